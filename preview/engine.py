@@ -1,0 +1,292 @@
+"""One worker for each device: takes the newest staged frame, decodes, encodes, hands it over.
+
+Why nothing here can make the sampler wait: the sampler's thread and the worker share two things,
+the mailbox and the free slots. Each is guarded by a lock that is held for a few assignments and
+never across a device call, an encode, a send or another lock, so whoever asks for it gets it at
+once. Why no slot is written while it is read: a slot is in one place at a time, either free, or
+with the sampler's thread that took it, or in the mailbox, or with the worker. It returns to the
+free ones from the mailbox, where nobody has begun to read it, or from the worker, which has then
+waited for the end of the reading. The one write that may still be under way when a slot is taken
+again is that of a frame replaced in the mailbox; `Lane.stage` orders the new write after it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+
+from . import encode, runs
+from .decoders import DecoderCache, paint, shown_size
+from .lane import Lane, Slot, lane_for
+from .runs import Frame, Run
+from .throttle import Budget
+
+log = logging.getLogger(__name__)
+
+IDLE_SECONDS = 5.0
+SLOTS = 3  # one being read, one waiting, one being written
+
+
+class Sink(Protocol):
+    """Where finished frames go."""
+
+    def watched(self, run: Run) -> bool:
+        """Whether anybody is there to see this run."""
+
+    def ready(self, run: Run) -> bool:
+        """Whether a frame handed over now would be sent at once."""
+
+    def live(self, run: Run) -> bool:
+        """Whether frames of this run may still be shown."""
+
+    def format(self, run: Run) -> str:
+        """How to encode frames of this run: a key of `encode.TYPES`."""
+
+    def send(self, frame: Frame) -> None:
+        """Take over an encoded frame, and close it in the end. Raises nothing."""
+
+
+class Mailbox:
+    """Room for one frame. A newer frame takes the place of the one that waits."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        self._frame: Frame | None = None
+        self._closed = False
+
+    def put(self, frame: Frame) -> Frame | None:
+        """Leave `frame`; returns the one that it replaces, or `frame` itself once closed."""
+        with self._changed:
+            if self._closed:
+                return frame
+            replaced, self._frame = self._frame, frame
+            self._changed.notify()
+            return replaced
+
+    def take(self, ready: Callable[[Frame], bool], timeout: float) -> Frame | None:
+        """Wait up to `timeout` seconds for a frame for which `ready` holds."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._closed or (self._frame is not None and ready(self._frame)), timeout
+            )
+            if self._closed or self._frame is None or not ready(self._frame):
+                return None
+            frame, self._frame = self._frame, None
+            return frame
+
+    def remove(self, unwanted: Callable[[Frame], bool]) -> Frame | None:
+        """Take out the waiting frame where `unwanted` holds for it."""
+        with self._changed:
+            if self._frame is None or not unwanted(self._frame):
+                return None
+            frame, self._frame = self._frame, None
+            return frame
+
+    def poke(self) -> None:
+        """Make the taker ask `ready` again."""
+        with self._changed:
+            self._changed.notify()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+
+class Slots:
+    """The staging slots of a device, `SLOTS` for each kind of latent that came by."""
+
+    KINDS = 4
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+        self._free: dict[tuple[torch.Size, torch.dtype], list[Slot]] = {}
+        self._lock = threading.Lock()
+
+    def take(self, shape: torch.Size, dtype: torch.dtype) -> Slot | None:
+        """A free slot, or None where all are in use."""
+        kind = (shape, dtype)
+        with self._lock:
+            free = self._free.get(kind)
+            if free is not None:
+                return free.pop() if free else None
+        made = [self._lane.slot(shape, dtype) for _ in range(SLOTS)]
+        taken = made.pop()
+        with self._lock:
+            self._free[kind] = made
+            self._trim(keep=self.KINDS)
+        return taken
+
+    def give_back(self, slot: Slot) -> None:
+        with self._lock:
+            free = self._free.get((slot.latent.shape, slot.latent.dtype))
+            if free is not None and len(free) < SLOTS:
+                free.append(slot)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._trim(keep=0)
+
+    def _trim(self, keep: int) -> None:
+        # Oldest first; memory that a copy is still on its way to stays.
+        for kind in list(self._free)[: max(0, len(self._free) - keep)]:
+            if all(self._lane.settled(slot) for slot in self._free[kind]):
+                del self._free[kind]
+
+
+class Engine:
+    """The worker of one device."""
+
+    def __init__(self, lane: Lane, decoders: DecoderCache, sink: Sink) -> None:
+        self.lane = lane
+        self.budget = Budget()
+        self._decoders = decoders
+        self._sink = sink
+        self._slots = Slots(lane)
+        self._mailbox = Mailbox()
+        self._in_work = 0
+        name = f"SideStream {lane.device}"
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    def capture(self, run: Run, latent: torch.Tensor) -> None:
+        """Stage `latent` as the frame of the run's current step. Never waits.
+
+        Called on the sampler's thread, under the stream that the sampler uses.
+        """
+        now = runs.now()
+        if not self.budget.allows(now, run.settings.budget, self._in_work):
+            return
+        frame = run.capture(now)
+        try:
+            frame.slot = self._slots.take(latent.shape, run.ladder.staging_dtype(latent.device))
+            if frame.slot is None:
+                frame.close(runs.BUSY)
+                return
+            self.lane.stage(frame.slot, latent)
+        except BaseException:
+            self._drop(frame, runs.FAILED)
+            raise
+        replaced = self._mailbox.put(frame)
+        if replaced is not None:
+            self._drop(replaced, runs.REPLACED)
+
+    def poke(self) -> None:
+        """A socket has become free."""
+        self._mailbox.poke()
+
+    def status(self) -> dict[str, Any]:
+        share = self.budget.share(runs.now())
+        return {
+            "device": str(self.lane.device),
+            "lane": type(self.lane).__name__,
+            "share": round(share, 4),
+        }
+
+    def close(self, timeout: float = 1.0) -> None:
+        """Stop the worker; waits at most `timeout` seconds for what it is doing."""
+        self._mailbox.close()
+        self._thread.join(timeout)
+
+    def _drop(self, frame: Frame, outcome: str) -> None:
+        if frame.slot is not None:
+            self._slots.give_back(frame.slot)
+            frame.slot = None
+        frame.close(outcome)
+
+    def _work(self) -> None:
+        with torch.inference_mode():
+            while not self._mailbox.closed:
+                frame = self._mailbox.take(lambda frame: self._sink.ready(frame.run), IDLE_SECONDS)
+                if frame is None:
+                    self._rest()
+                    continue
+                self._in_work = 1
+                try:
+                    self._process(frame)
+                finally:
+                    self._in_work = 0
+
+    def _rest(self) -> None:
+        stale = self._mailbox.remove(lambda frame: not self._sink.live(frame.run))
+        if stale is not None:
+            self._drop(stale, runs.LATE)
+        self._slots.clear()
+
+    def _process(self, frame: Frame) -> None:
+        """Carry one frame from its slot to the sink."""
+        try:
+            if not self._sink.live(frame.run):
+                self._drop(frame, runs.LATE)
+            elif not self._sink.watched(frame.run):
+                self._drop(frame, runs.UNWATCHED)
+            elif not self._decode(frame):
+                self._drop(frame, runs.FAILED)
+            else:
+                encode.encode_frame(frame, self._sink.format(frame.run))
+                self._sink.send(frame)
+        except Exception:
+            log.exception("[SideStream] A preview failed; sampling goes on.")
+            self._drop(frame, runs.FAILED)
+
+    def _decode(self, frame: Frame) -> bool:
+        """Fill in the picture, stepping down the ladder as long as rungs fail."""
+        slot, ladder, max_size = frame.slot, frame.run.ladder, frame.run.max_size
+        assert slot is not None
+        while (source := ladder.current) is not None:
+            try:
+                decoder = self._decoders.get(source, self.lane.device)
+                painter = partial(paint, decoder, max_size=max_size)
+                picture, seconds = self.lane.render(slot, painter)
+            except Exception as error:
+                ladder.step_down(source, error)
+                continue
+            self.budget.spend(runs.now(), seconds)
+            self._slots.give_back(slot)
+            frame.slot = None
+            frame.picture = picture
+            frame.size = shown_size(decoder, slot.latent, max_size)
+            frame.decoder = source.name
+            frame.decode_ms = seconds * 1000
+            return True
+        return False
+
+
+class Engines:
+    """The engines, made when a device is first sampled on."""
+
+    def __init__(self, decoders: DecoderCache, sink: Sink) -> None:
+        self._decoders = decoders
+        self._sink = sink
+        self._engines: dict[torch.device, Engine] = {}
+        self._lock = threading.Lock()
+
+    def of(self, device: torch.device) -> Engine:
+        engine = self._engines.get(device)
+        if engine is None:
+            with self._lock:
+                engine = self._engines.get(device)
+                if engine is None:
+                    engine = Engine(lane_for(device), self._decoders, self._sink)
+                    self._engines[device] = engine
+        return engine
+
+    def all(self) -> list[Engine]:
+        return list(self._engines.values())
+
+    def poke(self) -> None:
+        for engine in self.all():
+            engine.poke()
+
+    def close(self) -> None:
+        for engine in self.all():
+            engine.close()

@@ -1,0 +1,112 @@
+"""The rooms put together: what runs in ComfyUI from its start to its end."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+from typing import Any
+
+from . import host, routes
+from .decoders import DecoderCache
+from .engine import Engines
+from .runs import Run, Runs
+from .settings import DEFAULTS, FIELDS
+from .transport import Transport
+
+log = logging.getLogger(__name__)
+
+VERSION = "0.1.0"
+
+
+class Pack:
+    """Everything that SideStream keeps in a running ComfyUI."""
+
+    def __init__(self) -> None:
+        self.problem: str | None = None
+        self._decoders = DecoderCache()
+        self._provider: Any = None
+        self._engines: Engines | None = None
+        self._runs = Runs(self._announce_start, self._announce_end)
+
+    def install(self) -> None:
+        """Install the provider. Where that is not possible `problem` says why, and nothing else
+        changes."""
+        try:
+            host.check()
+            from .provider import Provider  # derives from a class that `check` has seen
+
+            self._transport = Transport(host.Server(), self._poke)
+            self._engines = Engines(self._decoders, self._transport)
+            self._provider = Provider(
+                self._decoders, self._engines, self._transport, self._runs
+            )
+            self._provider.install()
+        except Exception as error:
+            self.problem = str(error) or type(error).__name__
+            self._provider = None
+            log.warning(
+                "[SideStream] Previews are left to ComfyUI %s, which is not built as expected: %s.",
+                host.version(),
+                self.problem,
+            )
+
+    def close(self) -> None:
+        """Give everything back."""
+        if self._provider is not None:
+            self._provider.uninstall()
+        if self._engines is not None:
+            self._engines.close()
+
+    def status(self) -> dict[str, Any]:
+        """For `GET /sidestream/status`."""
+        engines = [] if self._engines is None else self._engines.all()
+        return {
+            "version": VERSION,
+            "comfyui": host.version(),
+            "provider": {
+                "installed": self._provider is not None,
+                "problem": self.problem,
+                "in_charge": "ComfyUI" if self._provider is None else self._provider.in_charge(),
+            },
+            "devices": [engine.status() for engine in engines],
+            "decoders": self._decoders.names(),
+            "counters": self._runs.counters(),
+        }
+
+    def settings(self) -> dict[str, Any]:
+        """For `GET /sidestream/settings`."""
+        return {
+            "fields": {name: field.describe() for name, field in FIELDS.items()},
+            "defaults": DEFAULTS.as_dict(),
+            "preview_size": host.preview_size(),
+        }
+
+    def change(self, client_id: str, live: dict[str, Any]) -> int:
+        """For `POST /sidestream/live`: change the client's runs. Returns how many there are."""
+        return self._runs.change(client_id, live)
+
+    def _poke(self) -> None:
+        if self._engines is not None:
+            self._engines.poke()
+
+    def _announce_start(self, run: Run) -> None:
+        self._transport.announce(run, "start")
+
+    def _announce_end(self, run: Run) -> None:
+        self._transport.announce(run, "end")
+
+
+def start() -> Pack:
+    """Make and install the pack, in the place of one that was loaded before."""
+    pack = Pack()
+    before = host.registered()
+    if before is None:
+        current = routes.Current(pack)
+        routes.add_to(host.routes(), current)
+        host.register(current)
+    else:
+        before.pack.close()
+        before.pack = pack
+    pack.install()
+    atexit.register(pack.close)
+    return pack

@@ -1,0 +1,274 @@
+"""The seam with ComfyUI's `latent_preview`: which previewer a sampler gets.
+
+`get_previewer` is replaced; `prepare_callback` is wrapped to learn the MODEL, the step and the end
+of sampling. Previewers of other packs, and what they wrap around ours, stay as they are.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import weakref
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from . import host, runs
+from .decoders import DecoderCache, Ladder, Source
+from .decoders.latent2rgb import Latent2RGBSource
+from .decoders.taesd import FAMILY, TaesdSource
+from .engine import Engines
+from .runs import Asked, Plan, Run, Runs
+from .settings import KEY, Settings, salvaged
+from .transport import Transport
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Sampling:
+    """What `prepare_callback` was called with, and the previewer that came of it."""
+
+    model: Any
+    steps: int
+    previewer: Previewer | None = None
+
+
+_sampling: ContextVar[Sampling | None] = ContextVar("sidestream_sampling", default=None)
+
+
+class Previewer(host.LatentPreviewer):
+    """What a sampler holds: hands latents to the engine and returns at once, without a picture."""
+
+    def __init__(
+        self, run: Run, engines: Engines, transport: Transport, own: Callable[[], Any]
+    ) -> None:
+        self.run = run
+        self._engines = engines
+        self._transport = transport
+        self._make_own = own
+        self._counts = True
+        # Catches the samplings whose end nobody tells: packs with callbacks of their own.
+        weakref.finalize(self, run.end).atexit = False
+
+    def decode_latent_to_preview_image(self, preview_format: str, x0: torch.Tensor) -> None:
+        """Stage the frame of the current step; SideStream sends it when it is ready."""
+        try:
+            if self._counts:
+                self.run.at(self.run.step + 1, host.announced_steps(self.run.owner))
+            if self.run.wants(runs.now()) and self._transport.watched(self.run):
+                self._capture(host.latent_frame(x0))
+        except Exception:
+            log.exception("[SideStream] A preview failed; sampling goes on without previews.")
+            self.run.abort()
+
+    def decode_latent_to_preview(self, x0: torch.Tensor) -> Any:
+        """For packs that decode on their own: ComfyUI's picture of `x0`, made on the spot."""
+        return self._own.decode_latent_to_preview(x0)
+
+    def told_steps(self, callback: Callable[..., Any]) -> Callable[..., Any]:
+        """`callback` as it is, telling the run its step before and an exception after."""
+        run = self.run
+        self._counts = False
+
+        @functools.wraps(callback)
+        def told(step: int, x0: Any, x: Any, total_steps: int) -> Any:
+            run.at(step + 1, total_steps)
+            try:
+                return callback(step, x0, x, total_steps)
+            except BaseException:
+                run.abort()
+                raise
+
+        return told
+
+    def _capture(self, latent: torch.Tensor) -> None:
+        # One picture: the first of the batch and, but for formats that mix frames, of the video.
+        latent = latent[:1]
+        with torch.inference_mode():
+            self._engines.of(latent.device).capture(self.run, latent)
+
+    @functools.cached_property
+    def _own(self) -> Any:
+        return self._make_own()
+
+    def __getattr__(self, name: str) -> Any:
+        # Packs that wrap previewers look for the attributes of ComfyUI's own.
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._own, name)
+
+
+class Provider:
+    """Installs itself into `latent_preview` and makes the previewers."""
+
+    def __init__(
+        self, decoders: DecoderCache, engines: Engines, transport: Transport, book: Runs
+    ) -> None:
+        self._decoders = decoders
+        self._engines = engines
+        self._transport = transport
+        self._runs = book
+        self._said: set[str] = set()
+        self._active = False
+        self._replaced: dict[str, tuple[Any, Any]] = {}
+
+    def install(self) -> None:
+        """Take the place of ComfyUI's functions. Raises host.UnknownHost."""
+        host.check()
+        self._active = True
+        self._replace("get_previewer", self._get_previewer)
+        self._replace("prepare_callback", self._prepare_callback)
+
+    def uninstall(self) -> None:
+        """Give the functions back; where another pack wraps ours, ours only passes through."""
+        self._active = False
+        for name, (original, ours) in self._replaced.items():
+            if getattr(host.latent_preview, name) is ours:
+                setattr(host.latent_preview, name, original)
+        self._replaced.clear()
+
+    def in_charge(self) -> str:
+        """Who answers when a sampler asks for a previewer, for people to read."""
+        if not self._active:
+            return "ComfyUI"
+        current = host.latent_preview.get_previewer
+        if current is self._replaced["get_previewer"][1]:
+            return "SideStream"
+        return f"{getattr(current, '__module__', 'another pack')}, around or instead of SideStream"
+
+    def _replace(self, name: str, method: Callable[..., Any]) -> None:
+        original = getattr(host.latent_preview, name)
+
+        @functools.wraps(original)
+        def ours(*args: Any, **kwargs: Any) -> Any:
+            return method(original, *args, **kwargs)
+
+        ours.__module__ = __name__
+        self._replaced[name] = (original, ours)
+        setattr(host.latent_preview, name, ours)
+
+    def _prepare_callback(
+        self, original: Callable[..., Any], model: Any, steps: int, *args: Any, **kwargs: Any
+    ) -> Any:
+        if not self._active:
+            return original(model, steps, *args, **kwargs)
+        sampling = Sampling(model, steps)
+        token = _sampling.set(sampling)
+        try:
+            callback = original(model, steps, *args, **kwargs)
+        finally:
+            _sampling.reset(token)
+        previewer = sampling.previewer
+        if previewer is None:
+            return callback
+        run = previewer.run
+        host.watch_sampling(model, lambda failed: run.abort() if failed else run.end())
+        return previewer.told_steps(callback)
+
+    def _get_previewer(
+        self, original: Callable[..., Any], device: Any, latent_format: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        beneath = functools.cache(
+            functools.partial(original, device, latent_format, *args, **kwargs)
+        )
+        if not self._active:
+            return beneath()
+        if not host.is_own_function(original):
+            theirs = beneath()
+            if theirs is not None and not host.is_own_previewer(theirs):
+                return theirs
+        try:
+            plan = self._plan(latent_format)
+        except Exception:
+            log.exception("[SideStream] Could not set up previews; ComfyUI's own are used.")
+            plan = None
+        if plan is None:
+            return beneath()
+        own = functools.partial(host.own_previewer, beneath, latent_format)
+        run = self._runs.start(plan)
+        previewer = Previewer(run, self._engines, self._transport, own)
+        sampling = _sampling.get()
+        if sampling is not None:
+            sampling.previewer = previewer
+        return previewer
+
+    def _plan(self, latent_format: Any) -> Plan | None:
+        """How to preview this sampling; None to leave it to ComfyUI."""
+        sampling = _sampling.get()
+        owner = host.current_owner()
+        extra = host.extra_data(owner.prompt_id)
+        node = host.model_settings(sampling.model, KEY) if sampling else {}
+        chosen = host.chosen_method(extra)
+        if chosen == "none" and node.get("method", "host") == "host":
+            return None
+        if chosen == "taesd" and self._is_video(latent_format):
+            return None
+
+        def ladder_for(settings: Settings) -> Ladder:
+            method = settings.method
+            if method == "host":
+                method = chosen or "auto"
+            return Ladder(self._sources(method, latent_format))
+
+        if not self._sources("auto", latent_format):
+            self._say_once(
+                logging.INFO,
+                f"No previews for {type(latent_format).__name__} latents:"
+                " ComfyUI has neither a decoder nor colour factors for them.",
+            )
+            return None
+        return Plan(
+            owner,
+            Asked(self._client_settings(extra), node),
+            ladder_for,
+            host.preview_size(),
+            sampling.steps if sampling else 0,
+        )
+
+    def _sources(self, method: str, latent_format: Any) -> list[Source]:
+        """The decoders for `method`, best first, without those that failed to load."""
+        sources: list[Source] = []
+        if method in ("none", "off"):
+            return sources
+        name = getattr(latent_format, "taesd_decoder_name", None)
+        if method in ("auto", "taesd") and name in FAMILY:
+            path = host.decoder_file(latent_format)
+            if path is not None:
+                sources.append(TaesdSource.of(path, latent_format.latent_channels))
+            elif method == "taesd":
+                self._say_once(
+                    logging.WARNING,
+                    f"TAESD previews want the file models/vae_approx/{name}, which is not there;"
+                    " Latent2RGB previews are used.",
+                )
+        if latent_format.latent_rgb_factors is not None:
+            sources.append(
+                Latent2RGBSource(
+                    type(latent_format).__name__,
+                    latent_format.latent_rgb_factors,
+                    getattr(latent_format, "latent_rgb_factors_bias", None),
+                    getattr(latent_format, "latent_rgb_factors_reshape", None),
+                    host.picture_scale(latent_format),
+                )
+            )
+        return [source for source in sources if not self._decoders.is_broken(source)]
+
+    def _is_video(self, latent_format: Any) -> bool:
+        """Whether ComfyUI would preview it with a video decoder, which is not served yet."""
+        name = getattr(latent_format, "taesd_decoder_name", None)
+        return name is not None and name not in FAMILY and bool(host.decoder_file(latent_format))
+
+    def _client_settings(self, extra: Any) -> dict[str, Any]:
+        good, complaints = salvaged(extra.get(KEY, {}))
+        for complaint in complaints:
+            self._say_once(logging.WARNING, f"Settings sent with a prompt: {complaint}.")
+        return good
+
+    def _say_once(self, level: int, line: str) -> None:
+        if line not in self._said and len(self._said) < 100:
+            self._said.add(line)
+            log.log(level, "[SideStream] %s", line)

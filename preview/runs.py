@@ -1,0 +1,246 @@
+"""Who a frame belongs to, and the one record that travels from the sampler to the socket."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .settings import Settings, combined
+from .throttle import Throttle
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .decoders import Ladder
+    from .lane import Slot
+
+SENT = "sent"
+REPLACED = "replaced"  # a newer frame took its place before it was decoded
+BUSY = "busy"  # no room to stage it, or its client still takes the last one
+LATE = "late"  # its node or its prompt was over
+UNWATCHED = "unwatched"  # its client is not connected
+FAILED = "failed"  # no decoder or encoder could make a picture of it
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The node of the prompt that is sampling. `client_id` None stands for everybody."""
+
+    prompt_id: str | None = None
+    node_id: str | None = None
+    display_node_id: str | None = None
+    parent_node_id: str | None = None
+    real_node_id: str | None = None
+    client_id: str | None = None
+
+    def wire(self) -> dict[str, Any]:
+        """The keys that ComfyUI gives with a preview."""
+        return {
+            "node_id": self.node_id,
+            "prompt_id": self.prompt_id,
+            "display_node_id": self.display_node_id,
+            "parent_node_id": self.parent_node_id,
+            "real_node_id": self.real_node_id,
+        }
+
+
+@dataclass(slots=True)
+class Asked:
+    """What each party asked of a run. See `settings.combined` for who wins."""
+
+    client: Mapping[str, Any] = field(default_factory=dict)
+    node: Mapping[str, Any] = field(default_factory=dict)
+    live: dict[str, Any] = field(default_factory=dict)
+
+    def settings(self) -> Settings:
+        return combined(self.client, self.node, self.live)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that a run is made from."""
+
+    owner: Owner
+    asked: Asked
+    ladder_for: Callable[[Settings], Ladder]
+    default_size: int
+    steps: int = 0
+
+
+@dataclass(slots=True)
+class Frame:
+    """One preview on its way: a label, the staged latent, then the picture, then the bytes."""
+
+    run: Run
+    seq: int
+    step: int
+    total_steps: int
+    captured_at: float
+    slot: Slot | None = None
+    picture: np.ndarray | None = None
+    size: tuple[int, int] = (0, 0)
+    decoder: str = ""
+    decode_ms: float = 0.0
+    image: bytes = b""
+    image_type: str = ""
+
+    def close(self, outcome: str) -> None:
+        """The frame's way is over. Called exactly once for each frame."""
+        self.run.count(outcome)
+
+    def info(self, now: float) -> dict[str, Any]:
+        """SideStream's own object on the wire, at the moment of sending."""
+        return {
+            "run": self.run.id,
+            "seq": self.seq,
+            "step": self.step,
+            "total_steps": self.total_steps,
+            "width": self.size[0],
+            "height": self.size[1],
+            "decoder": self.decoder,
+            "captured_to_sent_ms": round((now - self.captured_at) * 1000, 1),
+            "decode_ms": round(self.decode_ms, 2),
+            "dropped": self.run.dropped,
+        }
+
+
+class Run:
+    """One sampling: from the making of its previewer to its last frame.
+
+    The sampler's thread asks it for frames; any thread may change its settings or end it.
+    """
+
+    def __init__(self, plan: Plan, on_closed: Callable[[Run], None]) -> None:
+        # Not from a random number generator: the sampler's must stay as they are.
+        self.id = os.urandom(6).hex()
+        self.owner = plan.owner
+        self.settings = plan.asked.settings()
+        self.ladder = plan.ladder_for(self.settings)
+        self.step = 0
+        self.total_steps = plan.steps
+        self._plan = plan
+        self.outcomes: Counter[str] = Counter()
+        self.aborted = False
+        self._throttle = Throttle()
+        self._seq = 0
+        self._open = 0
+        self._ended = False
+        self._on_closed = on_closed
+        self._lock = threading.Lock()
+
+    def at(self, step: int, total_steps: int) -> None:
+        """The sampler has finished `step` (from 1) of `total_steps`."""
+        self.step, self.total_steps = step, total_steps
+
+    def wants(self, now: float) -> bool:
+        """Whether the throttle lets the frame of the current step pass."""
+        settings = self.settings
+        if self._ended or self.ladder.current is None:
+            return False
+        return self._throttle.admits(
+            self.step,
+            self.total_steps,
+            now,
+            throttle_ms=settings.throttle_ms,
+            every_n_steps=settings.every_n_steps,
+        )
+
+    def capture(self, now: float) -> Frame:
+        """A new frame of the current step. Whoever takes it must `close` it."""
+        self._throttle.mark(now)
+        self._seq += 1
+        with self._lock:
+            self._open += 1
+        return Frame(self, self._seq, self.step, self.total_steps, now)
+
+    def change(self, live: Mapping[str, Any]) -> None:
+        """Lay live changes over the run's settings."""
+        method = self.settings.method
+        self._plan.asked.live.update(live)
+        self.settings = self._plan.asked.settings()
+        if self.settings.method != method:
+            self.ladder = self._plan.ladder_for(self.settings)
+
+    def end(self) -> None:
+        """Sampling is over; frames on their way may still arrive while the node runs."""
+        with self._lock:
+            self._ended = True
+            closed = self._open == 0
+        if closed:
+            self._on_closed(self)
+
+    def abort(self) -> None:
+        """Sampling was interrupted or failed: nothing more is sent."""
+        self.aborted = True
+        self.end()
+
+    def count(self, outcome: str) -> None:
+        with self._lock:
+            self.outcomes[outcome] += 1
+            self._open -= 1
+            closed = self._ended and self._open == 0
+        if closed:
+            self._on_closed(self)
+
+    @property
+    def max_size(self) -> int:
+        """The longer side of the run's previews, in pixels."""
+        return self.settings.max_size or self._plan.default_size
+
+    @property
+    def sent(self) -> int:
+        return self.outcomes[SENT]
+
+    @property
+    def dropped(self) -> int:
+        return sum(self.outcomes.values()) - self.outcomes[SENT]
+
+
+class Runs:
+    """The runs that are going on, and what became of all frames since the start."""
+
+    def __init__(self, on_start: Callable[[Run], None], on_end: Callable[[Run], None]) -> None:
+        self._active: dict[str, Run] = {}
+        self._closed: Counter[str] = Counter()
+        self._count = 0
+        self._on_start = on_start
+        self._on_end = on_end
+        self._lock = threading.Lock()
+
+    def start(self, plan: Plan) -> Run:
+        run = Run(plan, self._close)
+        with self._lock:
+            self._active[run.id] = run
+            self._count += 1
+        self._on_start(run)
+        return run
+
+    def change(self, client_id: str, live: Mapping[str, Any]) -> int:
+        """Lay `live` over the runs that `client_id` queued. Returns how many there are."""
+        with self._lock:
+            runs = [run for run in self._active.values() if run.owner.client_id == client_id]
+        for run in runs:
+            run.change(live)
+        return len(runs)
+
+    def counters(self) -> dict[str, Any]:
+        with self._lock:
+            total = sum((run.outcomes for run in self._active.values()), self._closed)
+            return {"runs": self._count, "active_runs": len(self._active), "frames": dict(total)}
+
+    def _close(self, run: Run) -> None:
+        with self._lock:
+            if self._active.pop(run.id, None) is None:
+                return
+            self._closed.update(run.outcomes)
+        self._on_end(run)
+
+
+def now() -> float:
+    """The clock of frames, in seconds."""
+    return time.monotonic()

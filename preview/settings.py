@@ -1,0 +1,189 @@
+"""What can be set, its defaults and ranges, and who wins.
+
+One table, `FIELDS`, is the only place where a setting is described; the node's widgets, the
+routes and the page are made from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+KEY = "sidestream"
+"""Where settings lie on a MODEL's options and in a prompt's extra data."""
+
+METHODS = ("host", "auto", "taesd", "latent2rgb", "off")
+FORMATS = ("jpeg", "webp", "png")
+
+
+class SettingError(ValueError):
+    """A setting with a wrong name, type or value. The message names the field and its range."""
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """An integer setting and its inclusive range."""
+
+    default: int
+    low: int
+    high: int
+    unit: str
+    label: str
+    tooltip: str
+    advanced: bool = True
+
+    def check(self, name: str, value: Any) -> int:
+        """The value as an int. Raises SettingError for another type or a value out of range."""
+        whole = isinstance(value, float) and value.is_integer()
+        if isinstance(value, bool) or not (isinstance(value, int) or whole):
+            raise SettingError(f"{name} must be {self.range}, not {value!r:.80}")
+        if not self.low <= value <= self.high:
+            raise SettingError(f"{name} must be {self.range}, not {value!r:.80}")
+        return int(value)
+
+    @property
+    def range(self) -> str:
+        return f"a whole number from {self.low} to {self.high}"
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "type": "number",
+            "default": self.default,
+            "min": self.low,
+            "max": self.high,
+            "unit": self.unit,
+            "label": self.label,
+            "tooltip": self.tooltip,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Size(Number):
+    """A number that may also be 0, meaning 'as ComfyUI says'."""
+
+    def check(self, name: str, value: Any) -> int:
+        is_zero = value == 0 and not isinstance(value, bool)
+        return 0 if is_zero else Number.check(self, name, value)
+
+    @property
+    def range(self) -> str:
+        return f"0 or a whole number from {self.low} to {self.high}"
+
+    def describe(self) -> dict[str, Any]:
+        return Number.describe(self) | {"min": 0, "zero": "as ComfyUI"}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A setting with a few named values."""
+
+    default: str
+    options: tuple[str, ...]
+    label: str
+    tooltip: str
+    advanced: bool = True
+
+    def check(self, name: str, value: Any) -> str:
+        """The value itself. Raises SettingError for anything that is not an option."""
+        if not isinstance(value, str) or value not in self.options:
+            raise SettingError(f"{name} must be one of {', '.join(self.options)}, not {value!r:.80}")
+        return value
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "type": "choice",
+            "default": self.default,
+            "options": list(self.options),
+            "label": self.label,
+            "tooltip": self.tooltip,
+        }
+
+
+FIELDS: dict[str, Number | Choice] = {
+    "throttle_ms": Number(
+        100, 0, 60_000, "ms", "Throttle",
+        "Least time between two previews, in milliseconds. 0 previews as often as the decoder can."
+        " The first and the last step are always shown.",
+        advanced=False,
+    ),
+    "every_n_steps": Number(
+        1, 1, 1000, "steps", "Every n steps",
+        "Preview only every n-th step, counted from the first: 5 shows steps 1, 6, 11, 16 ...",
+        advanced=False,
+    ),
+    "method": Choice(
+        "host", METHODS, "Method",
+        "host: do what ComfyUI is told to (its --preview-method or its own setting); where nobody"
+        " chose there, the same as auto. auto: TAESD if its file is in models/vae_approx, else"
+        " Latent2RGB. off: no previews.",
+    ),
+    "max_size": Size(
+        0, 64, 2048, "px", "Size",
+        "The longer side of the preview in pixels. 0 takes ComfyUI's --preview-size.",
+    ),
+    "budget": Number(
+        5, 0, 100, "%", "Budget",
+        "The share of the decoding device's time that previews may take. 0 sets no limit.",
+    ),
+    "format": Choice("jpeg", FORMATS, "Format", "How preview pictures are encoded."),
+    "quality": Number(
+        85, 1, 100, "", "Quality", "Quality of JPEG and WebP previews, 1 to 100. PNG ignores it."
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One complete set of settings. Immutable, so that threads may share it."""
+
+    throttle_ms: int = 100
+    every_n_steps: int = 1
+    method: str = "host"
+    max_size: int = 0
+    budget: int = 5
+    format: str = "jpeg"
+    quality: int = 85
+
+    def updated(self, changes: Mapping[str, Any]) -> Settings:
+        """A copy with `changes` (already checked) laid over."""
+        return replace(self, **changes)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+DEFAULTS = Settings(**{name: field.default for name, field in FIELDS.items()})  # type: ignore[arg-type]
+
+
+def checked(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with every entry checked. Raises SettingError naming the first bad field."""
+    result = {}
+    for name, value in values.items():
+        field = FIELDS.get(name)
+        if field is None:
+            raise SettingError(f"{name!r:.80} is not a setting; there are {', '.join(FIELDS)}")
+        result[name] = field.check(name, value)
+    return result
+
+
+def salvaged(values: Any) -> tuple[dict[str, Any], list[str]]:
+    """The good entries of what came from outside, and one complaint for each bad one.
+
+    Used where refusing is not possible: a prompt that is already running.
+    """
+    if not isinstance(values, Mapping):
+        return {}, [f"settings must be an object, not {type(values).__name__}"]
+    good: dict[str, Any] = {}
+    complaints = []
+    for name, value in values.items():
+        try:
+            good |= checked({name: value})
+        except SettingError as error:
+            complaints.append(str(error))
+    return good, complaints
+
+
+def combined(client: Mapping[str, Any], node: Mapping[str, Any], live: Mapping[str, Any]) -> Settings:
+    """The settings of one run: live changes over the node over the client over the defaults."""
+    return DEFAULTS.updated({**client, **node, **live})

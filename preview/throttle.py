@@ -1,0 +1,76 @@
+"""When to preview: pure arithmetic on a clock that is handed in (seconds, monotonic)."""
+
+from __future__ import annotations
+
+from collections import deque
+
+
+class Throttle:
+    """Keeps the rate that the user set, for one run.
+
+    `every_n_steps` is exact and counts from step 1. `throttle_ms` is the least time between two
+    admitted steps; the first one asked about and the last step pass it.
+    """
+
+    def __init__(self) -> None:
+        self._last: float | None = None
+
+    def admits(
+        self, step: int, total_steps: int, now: float, *, throttle_ms: int, every_n_steps: int
+    ) -> bool:
+        """Whether the frame of `step` (from 1) is wanted at time `now`. Changes nothing."""
+        if (step - 1) % every_n_steps:
+            return False
+        if self._last is None or step == total_steps:
+            return True
+        return now - self._last >= throttle_ms / 1000
+
+    def mark(self, now: float) -> None:
+        """A frame was captured at `now`."""
+        self._last = now
+
+
+class Budget:
+    """Holds previews to a share of a device's time, over any window of `WINDOW` seconds.
+
+    `spend` reports what a decode took; `allows` says whether one more, expected to take as long
+    as the last, still fits. A decode too long for any window is spaced so that the share holds
+    on average.
+    """
+
+    WINDOW = 2.0
+    GRAIN = 0.1  # decodes that end within this many seconds are remembered as one
+
+    def __init__(self) -> None:
+        self._spent: deque[tuple[float, float]] = deque()  # (end of the last, seconds in all)
+        self._opened = 0.0
+        self._cost = 0.0
+
+    def spend(self, now: float, seconds: float) -> None:
+        """A decode that took `seconds` of the device ended at `now`."""
+        self._cost = seconds
+        if self._spent and now - self._opened < self.GRAIN:
+            self._spent[-1] = (now, self._spent[-1][1] + seconds)
+        else:
+            self._opened = now
+            self._spent.append((now, seconds))
+        # One is kept: a decode longer than the window matters until its spacing has passed.
+        while len(self._spent) > 1 and self._spent[0][0] <= now - self.WINDOW:
+            self._spent.popleft()
+
+    def allows(self, now: float, percent: int, pending: int = 0) -> bool:
+        """Whether one more decode may start at `now`, `pending` others being under way."""
+        if percent == 0 or percent >= 100:
+            return True
+        share = percent / 100
+        if self._cost > share * self.WINDOW:
+            last_start = self._spent[-1][0] - self._cost if self._spent else float("-inf")
+            return pending == 0 and now - last_start >= self._cost / share
+        return self._used(now) + (pending + 1) * self._cost <= share * self.WINDOW
+
+    def share(self, now: float) -> float:
+        """The share used over the last window, from 0 to 1."""
+        return min(1.0, self._used(now) / self.WINDOW)
+
+    def _used(self, now: float) -> float:
+        return sum(cost for end, cost in tuple(self._spent) if end > now - self.WINDOW)

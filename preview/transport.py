@@ -1,0 +1,166 @@
+"""Frames onto ComfyUI's websocket: who gets them, in which form, one at a time.
+
+`Wire` is what this needs of the server; `host.Server` is the real one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import struct
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple, Protocol
+
+from . import runs
+from .runs import Frame, Run
+
+log = logging.getLogger(__name__)
+
+PREVIEW_IMAGE = 1
+PREVIEW_IMAGE_WITH_METADATA = 4
+LEGACY_TYPES = {"image/jpeg": 1, "image/png": 2}
+
+
+class Socket(NamedTuple):
+    """One connected client."""
+
+    id: str
+    connection: object
+    metadata: bool
+    """Whether it announced `supports_preview_metadata`."""
+
+
+class Wire(Protocol):
+    """The server's side of the websocket."""
+
+    def sockets(self, client_id: str | None) -> list[Socket]:
+        """The connections of a client; of everybody for None."""
+
+    def is_running(self, prompt_id: str | None, node_id: str | None) -> bool:
+        """Whether that node of that prompt is at work and nobody has interrupted it."""
+
+    def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run `coroutine` on the server's event loop, from any thread."""
+
+    async def send_bytes(self, event: int, data: bytes, socket: Socket) -> None:
+        """Send a binary event; returns when the socket took it."""
+
+    async def send_json(self, event: str, data: dict[str, Any], socket: Socket) -> None:
+        """Send a JSON event; returns when the socket took it."""
+
+
+def metadata_message(frame: Frame, now: float) -> bytes:
+    """ComfyUI's binary event 4: length, JSON, picture."""
+    header = frame.run.owner.wire() | {
+        "image_type": frame.image_type,
+        "sidestream": frame.info(now),
+    }
+    encoded = json.dumps(header).encode()
+    return struct.pack(">I", len(encoded)) + encoded + frame.image
+
+
+def legacy_message(frame: Frame) -> bytes:
+    """ComfyUI's binary event 1: type of picture, picture."""
+    return struct.pack(">I", LEGACY_TYPES[frame.image_type]) + frame.image
+
+
+class Transport:
+    """Sends frames to the client that queued their prompt.
+
+    A socket is given a frame only when it took the one before, so a client that does not read
+    costs one frame, and nobody else anything.
+    """
+
+    def __init__(self, wire: Wire, on_free: Callable[[], None]) -> None:
+        self._wire = wire
+        self._on_free = on_free
+        self._busy: set[object] = set()
+        self._lock = threading.Lock()
+
+    def watched(self, run: Run) -> bool:
+        return bool(self._wire.sockets(run.owner.client_id))
+
+    def ready(self, run: Run) -> bool:
+        sockets = self._wire.sockets(run.owner.client_id)
+        # Where nobody is left the frame is dropped at once, which needs no socket.
+        return not sockets or any(socket.connection not in self._busy for socket in sockets)
+
+    def live(self, run: Run) -> bool:
+        return not run.aborted and self._wire.is_running(run.owner.prompt_id, run.owner.node_id)
+
+    def format(self, run: Run) -> str:
+        """The picture format for a run: what was asked, or JPEG where a client knows no other."""
+        wanted = run.settings.format
+        if wanted == "webp" and not all(s.metadata for s in self._wire.sockets(run.owner.client_id)):
+            return "jpeg"
+        return wanted
+
+    def send(self, frame: Frame) -> None:
+        """Hand an encoded frame over. Closes it when every free socket of its client has it."""
+        with self._lock:
+            free = [
+                socket
+                for socket in self._wire.sockets(frame.run.owner.client_id)
+                if socket.connection not in self._busy
+            ]
+            self._busy.update(socket.connection for socket in free)
+        if not free:
+            frame.close(runs.BUSY)
+            return
+        delivery = Delivery(frame, len(free))
+        for socket in free:
+            self._wire.start(self._deliver(delivery, socket))
+
+    def announce(self, run: Run, state: str) -> None:
+        """Tell the run's client that it has started or ended, with its counters."""
+        data = run.owner.wire() | {
+            "run": run.id,
+            "state": state,
+            "total_steps": run.total_steps,
+            "sent": run.sent,
+            "dropped": run.dropped,
+            "outcomes": dict(run.outcomes),
+        }
+        for socket in self._wire.sockets(run.owner.client_id):
+            # A client that is behind on frames would only pile these up.
+            if socket.metadata and (state == "end" or socket.connection not in self._busy):
+                self._wire.start(self._wire.send_json("sidestream.run", data, socket))
+
+    async def _deliver(self, delivery: Delivery, socket: Socket) -> None:
+        frame = delivery.frame
+        sent = False
+        try:
+            if self.live(frame.run):
+                if socket.metadata:
+                    now = runs.now()
+                    info = frame.run.owner.wire() | frame.info(now)
+                    await self._wire.send_json("sidestream.frame", info, socket)
+                    await self._wire.send_bytes(
+                        PREVIEW_IMAGE_WITH_METADATA, metadata_message(frame, now), socket
+                    )
+                else:
+                    await self._wire.send_bytes(PREVIEW_IMAGE, legacy_message(frame), socket)
+                sent = True
+        except Exception:
+            log.exception("[SideStream] A preview could not be sent.")
+        finally:
+            with self._lock:
+                self._busy.discard(socket.connection)
+            delivery.done(sent)
+            self._on_free()
+
+
+class Delivery:
+    """A frame on its way to several sockets. Lives on the event loop alone."""
+
+    def __init__(self, frame: Frame, sockets: int) -> None:
+        self.frame = frame
+        self._left = sockets
+        self._sent = False
+
+    def done(self, sent: bool) -> None:
+        self._left -= 1
+        self._sent = self._sent or sent
+        if self._left == 0:
+            self.frame.close(runs.SENT if self._sent else runs.LATE)

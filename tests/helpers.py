@@ -1,0 +1,126 @@
+"""Stand-ins for the pack's neighbours, for tests that need no ComfyUI."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from sidestream.preview import runs
+from sidestream.preview.decoders import DecoderCache, DecoderError, Ladder
+from sidestream.preview.engine import Engine
+from sidestream.preview.lane import lane_for
+from sidestream.preview.runs import Asked, Frame, Owner, Plan, Run, Runs
+
+CPU = torch.device("cpu")
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+    """Whether `condition` came true within `seconds`."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.002)
+    return True
+
+
+@dataclass(eq=False)
+class FlatDecoder:
+    """Paints the first channel of the latent as grey."""
+
+    before: Callable[[], None] = lambda: None
+    scale: int = 1
+
+    def __call__(self, latent: torch.Tensor, max_size: int) -> torch.Tensor:
+        self.before()
+        return latent[0, :1].expand(3, -1, -1)
+
+
+@dataclass(eq=False)
+class FakeSource:
+    """A source that loads what the test gives it, and counts."""
+
+    decoder: Any = field(default_factory=FlatDecoder)
+    name: str = "flat"
+    broken: bool = False
+    loads: int = 0
+
+    @property
+    def key(self) -> Hashable:
+        return (self.name, id(self))
+
+    def dtype(self, device: torch.device) -> torch.dtype:
+        return torch.float32
+
+    def load(self, device: torch.device) -> Any:
+        self.loads += 1
+        if self.broken:
+            raise DecoderError(f"{self.name}.pth is damaged")
+        return self.decoder
+
+
+@dataclass
+class FakeSink:
+    """Keeps the frames that it is sent; `hold` makes it a client that does not read."""
+
+    frames: list[Frame] = field(default_factory=list)
+    hold: bool = False
+    alive: bool = True
+    audience: bool = True
+    kind: str = "png"
+
+    def watched(self, run: Run) -> bool:
+        return self.audience
+
+    def ready(self, run: Run) -> bool:
+        return not self.hold
+
+    def live(self, run: Run) -> bool:
+        return self.alive and not run.aborted
+
+    def format(self, run: Run) -> str:
+        return self.kind
+
+    def send(self, frame: Frame) -> None:
+        self.frames.append(frame)
+        frame.close(runs.SENT)
+
+
+def start_run(book: Runs, *sources: Any, owner: Owner | None = None, **settings: Any) -> Run:
+    """A run over `sources` with `settings` over throttle 0 and no budget."""
+    asked = Asked(node={"throttle_ms": 0, "budget": 0, **settings})
+    plan = Plan(owner or Owner("p", "1", client_id="c"), asked, lambda s: Ladder(sources), 512, 20)
+    return book.start(plan)
+
+
+def a_book() -> Runs:
+    return Runs(lambda run: None, lambda run: None)
+
+
+def an_engine(sink: Any) -> Engine:
+    return Engine(lane_for(CPU), DecoderCache(), sink)
+
+
+def capture(engine: Engine, run: Run, step: int, value: float | None = None) -> None:
+    """What a sampler's callback does, with a latent that is all `value` (default step / 100)."""
+    run.at(step, 20)
+    latent = torch.full((1, 4, 8, 8), step / 100 if value is None else value)
+    with torch.inference_mode():
+        engine.capture(run, latent)
+    latent.fill_(-1)  # samplers go on in place
+
+
+class Gate:
+    """A decoder's `before` that waits until it is opened."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.open = threading.Event()
+
+    def __call__(self) -> None:
+        self.entered.set()
+        assert self.open.wait(10)

@@ -1,0 +1,222 @@
+"""Decoders and pictures: I12 right colours, I11 loaded once, I6 broken files."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from sidestream.preview.decoders import DecoderCache, DecoderError, paint, shown_size
+from sidestream.preview.decoders.latent2rgb import Latent2RGBSource
+from sidestream.preview.decoders.picture import contained, shrunk, to_uint8
+from sidestream.preview.decoders.taesd import TaesdSource, decoder_layers, unpacked
+from sidestream.tests.helpers import CPU, FakeSource
+
+FACTORS = [[0.35, 0.2, 0.1], [0.1, -0.3, 0.2], [-0.2, 0.2, 0.3], [-0.1, 0.0, -0.4]]
+BIAS = [-0.05, 0.02, 0.1]
+
+
+def latent2rgb(**changes) -> Latent2RGBSource:
+    arguments = {"factors": FACTORS, "bias": BIAS, "reshape": None, "scale": 8} | changes
+    return Latent2RGBSource("Test", **arguments)
+
+
+def write_decoder(path, channels=4, pooled=False, seed=0):
+    """A decoder file of random weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        torch.save(decoder_layers(channels, pooled).state_dict(), path)
+    return str(path)
+
+
+def test_i12_float_to_uint8_rounds_to_nearest():
+    levels = torch.arange(0, 256, dtype=torch.float64)
+    for off in (-0.49, -0.2, 0.0, 0.2, 0.49):
+        rgb = ((levels + off) / 255).float().expand(3, 1, 256)
+        assert to_uint8(rgb).numpy()[0, :, 0].tolist() == list(range(256))
+
+
+def test_i12_values_beyond_the_range_are_clamped():
+    rgb = torch.tensor([-3.0, -0.01, 1.01, 40.0]).expand(3, 1, 4)
+    assert to_uint8(rgb)[0, :, 1].tolist() == [0, 0, 255, 255]
+
+
+def test_i12_latent2rgb_is_within_one_level_of_the_float64_reference():
+    latent = torch.randn(1, 4, 40, 56) * 2
+    rgb = np.einsum("chw,ck->hwk", latent[0].double().numpy(), np.array(FACTORS)) + BIAS
+    expected = np.clip((rgb + 1) / 2, 0, 1) * 255
+    picture = paint(latent2rgb().load(CPU), latent, 4096).numpy()
+    assert picture.shape == (40, 56, 3)
+    assert np.abs(picture - expected).max() <= 0.51
+
+
+def test_latent2rgb_takes_the_first_frame_of_a_video_and_reshapes():
+    decoder = latent2rgb(bias=None).load(CPU)
+    video = torch.randn(1, 4, 5, 6, 7)
+    assert torch.equal(decoder(video, 512), decoder(video[:, :, 0], 512))
+    packed = latent2rgb(bias=None, reshape=unpacked, scale=16).load(CPU)
+    assert packed(torch.randn(1, 16, 6, 7), 512).shape == (3, 12, 14)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "max_size", "expected"),
+    [
+        (1024, 1024, 512, (512, 512)),
+        (1024, 512, 512, (512, 256)),
+        (832, 1216, 512, (350, 512)),
+        (512, 512, 512, (512, 512)),
+        (64, 48, 512, (64, 48)),
+        (8192, 8, 512, (512, 1)),
+    ],
+)
+def test_pictures_are_contained_with_their_aspect(width, height, max_size, expected):
+    assert contained(width, height, max_size) == expected
+
+
+def test_shrinking_is_the_mean_and_never_enlarges():
+    rgb = torch.rand(3, 64, 32)
+    assert torch.allclose(shrunk(rgb, 16, 32), torch.nn.functional.avg_pool2d(rgb, 2))
+    assert shrunk(rgb, 64, 128) is rgb
+
+
+def test_a_picture_larger_than_asked_is_shrunk_and_a_smaller_one_left():
+    decoder = latent2rgb().load(CPU)
+    latent = torch.randn(1, 4, 200, 100)
+    assert shown_size(decoder, latent, 64) == (32, 64)
+    assert paint(decoder, latent, 64).shape == (64, 32, 3)
+    assert shown_size(decoder, latent, 512) == (256, 512)
+    assert paint(decoder, latent, 512).shape == (200, 100, 3)
+
+
+@pytest.mark.parametrize(("channels", "pooled"), [(4, False), (16, False), (32, True)])
+def test_taesd_reads_its_layout_off_the_file(tmp_path, channels, pooled):
+    path = write_decoder(tmp_path / "taesd_decoder.pth", channels, pooled)
+    decoder = TaesdSource.of(path, channels).load(CPU)
+    assert decoder(torch.randn(1, channels, 5, 7), 512).shape == (3, 40, 56)
+
+
+def test_taesd_unpacks_flux2_latents(tmp_path):
+    path = write_decoder(tmp_path / "taef2_decoder.pth", 32, pooled=True)
+    decoder = TaesdSource.of(path, 128).load(CPU)
+    assert decoder.scale == 16
+    assert decoder(torch.randn(1, 128, 3, 2), 512).shape == (3, 48, 32)
+
+
+def test_unpacking_is_flux2s_order():
+    latent = torch.arange(2 * 4 * 3 * 5.0).reshape(1, 8, 3, 5)
+    whole = unpacked(latent)
+    for c, y, x in [(0, 0, 0), (1, 5, 9), (0, 3, 4)]:
+        assert whole[0, c, y, x] == latent[0, c * 4 + (y % 2) * 2 + x % 2, y // 2, x // 2]
+
+
+def test_safetensors_files_load_too(tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    path = write_decoder(tmp_path / "a.pth")
+    safetensors.save_file(torch.load(path, weights_only=True), tmp_path / "a.safetensors")
+    latent = torch.randn(1, 4, 4, 4)
+    one = TaesdSource.of(path, 4).load(CPU)(latent, 512)
+    other = TaesdSource.of(str(tmp_path / "a.safetensors"), 4).load(CPU)(latent, 512)
+    assert torch.equal(one, other)
+
+
+class Malicious:
+    def __reduce__(self):
+        return (os.mkdir, ("must-not-exist",))
+
+
+@pytest.mark.parametrize("kind", ["truncated", "text", "empty", "other", "gone", "list", "code"])
+def test_i6_a_bad_file_gives_an_error_that_names_it(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "taesd_decoder.pth"
+    write_decoder(path)
+    whole = path.read_bytes()
+    if kind == "truncated":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif kind == "text":
+        path.write_text("version https://git-lfs.github.com/spec/v1")
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "other":
+        torch.save({"weight": torch.zeros(3)}, path)
+    elif kind == "gone":
+        path.unlink()
+    elif kind == "list":
+        torch.save([1, 2], path)
+    elif kind == "code":
+        torch.save(Malicious(), path)
+    with pytest.raises(DecoderError, match=r"taesd_decoder\.pth"):
+        TaesdSource.of(str(path), 4).load(CPU)
+    assert not (tmp_path / "must-not-exist").exists()
+
+
+def test_i6_a_decoder_for_other_latents_is_refused(tmp_path):
+    path = write_decoder(tmp_path / "taesd_decoder.pth", 4)
+    with pytest.raises(DecoderError, match="4 channels, this model's have 16"):
+        TaesdSource.of(path, 16).load(CPU)
+
+
+def test_i11_a_decoder_is_loaded_once_and_a_changed_file_again(tmp_path):
+    path = write_decoder(tmp_path / "taesd_decoder.pth")
+    cache = DecoderCache()
+    first = cache.get(TaesdSource.of(path, 4), CPU)
+    assert cache.get(TaesdSource.of(path, 4), CPU) is first
+    write_decoder(path, seed=1)
+    os.utime(path, (1, 1))
+    assert cache.get(TaesdSource.of(path, 4), CPU) is not first
+
+
+def test_i11_the_cache_is_bounded():
+    cache = DecoderCache()
+    sources = [FakeSource() for _ in range(10)]
+    for source in sources:
+        cache.get(source, CPU)
+    assert len(cache.names()) == DecoderCache.LIMIT
+    cache.get(sources[-1], CPU)
+    assert sources[-1].loads == 1
+
+
+def test_i6_a_broken_source_is_remembered():
+    cache, source = DecoderCache(), FakeSource(broken=True)
+    with pytest.raises(DecoderError):
+        cache.get(source, CPU)
+    assert cache.is_broken(source)
+    assert not cache.is_broken(FakeSource())
+
+
+def test_real_flux2_weights_decode_to_the_real_encoders_input(shared_data):
+    """TAEF2's encoder and decoder are each other's inverse: a drawn scene survives both."""
+    height, width = 128, 192
+    y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
+    disc = ((x - 0.5) ** 2 + (y - 0.45) ** 2 < 0.06).float()
+    scene = torch.stack([0.2 + 0.6 * disc, 0.3 + 0.4 * y, 0.8 - 0.5 * disc * x])
+    encoder = torch.load(shared_data / "taef2_encoder.pth", weights_only=True)
+    latent = flux2_encode(encoder, scene[None])
+    source = TaesdSource.of(str(shared_data / "taef2_decoder.pth"), 32)
+    decoded = source.load(CPU)(latent, 512)
+    error = (decoded - scene).square().mean()
+    assert -10 * torch.log10(error) > 24  # dB
+
+
+def flux2_encode(weights, image):
+    """TAEF2's encoder, from the layer numbers of its file."""
+
+    def conv(name, x, **kwargs):
+        weight, bias = weights[f"{name}.weight"].float(), weights.get(f"{name}.bias")
+        bias = None if bias is None else bias.float()
+        return torch.nn.functional.conv2d(x, weight, bias, padding=weight.shape[-1] // 2, **kwargs)
+
+    def block(i, x):
+        if f"{i}.pool.0.weight" in weights:
+            wide = conv(f"{i}.pool.0", x)
+            norm = [weights[f"{i}.pool.1.{part}"].float() for part in ("weight", "bias")]
+            wide = torch.nn.functional.group_norm(wide, 4, *norm).relu()
+            x = x + conv(f"{i}.pool.3", wide)
+        y = conv(f"{i}.conv.0", x).relu()
+        y = conv(f"{i}.conv.2", y).relu()
+        return (conv(f"{i}.conv.4", y) + x).relu()
+
+    x = block(1, conv("0", image))
+    for layer in range(2, 14):
+        x = conv(str(layer), x, stride=2) if layer in (2, 6, 10) else block(layer, x)
+    return conv("14", x)

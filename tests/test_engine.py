@@ -1,0 +1,266 @@
+"""The engine: I1 never waits, I3 true, I5 bounded, I6 contained, I7 timely, I11 light."""
+
+from __future__ import annotations
+
+import io
+import logging
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sidestream.tests.helpers import (
+    CPU,
+    FakeSink,
+    FakeSource,
+    FlatDecoder,
+    Gate,
+    a_book,
+    an_engine,
+    capture,
+    start_run,
+    wait_until,
+)
+from sidestream.preview import engine as engine_module
+from sidestream.preview import runs
+from sidestream.preview.engine import SLOTS, Mailbox, Slots
+from sidestream.preview.lane import PlainLane
+from sidestream.preview.runs import Frame
+
+
+def grey(frame: Frame) -> int:
+    """The grey level of a frame's picture."""
+    pixels = np.asarray(Image.open(io.BytesIO(frame.image)))
+    assert pixels.min() == pixels.max()
+    return int(pixels.max())
+
+
+def test_i1_the_sampler_does_not_wait_for_a_slow_decoder():
+    sink, book = FakeSink(), a_book()
+    engine = an_engine(sink)
+    run = start_run(book, FakeSource(FlatDecoder(before=lambda: time.sleep(0.5))))
+    took = []
+    for step in range(1, 101):
+        start = time.perf_counter()
+        capture(engine, run, step)
+        took.append(time.perf_counter() - start)
+        time.sleep(0.005)
+    assert sorted(took)[50] < 0.001
+    assert wait_until(lambda: len(sink.frames) >= 1)
+    assert run.outcomes[runs.REPLACED] > 90
+    engine.close()
+
+
+def test_i3_pictures_are_of_their_step_though_the_sampler_overwrites_its_latent():
+    sink, book = FakeSink(), a_book()
+    engine = an_engine(sink)
+    run = start_run(book, FakeSource())
+    for step in range(1, 201):
+        capture(engine, run, step, value=step / 255)
+        if step % 3 == 0:
+            wait_until(lambda: run._open == 0)
+    assert wait_until(lambda: run._open == 0)
+    assert len(sink.frames) > 60
+    assert [grey(frame) for frame in sink.frames] == [frame.step for frame in sink.frames]
+    assert [f.seq for f in sink.frames] == sorted({f.seq for f in sink.frames})
+    engine.close()
+
+
+def test_i5_one_in_work_one_waiting_and_the_latest_wins():
+    gate, sink, book = Gate(), FakeSink(), a_book()
+    engine = an_engine(sink)
+    run = start_run(book, FakeSource(FlatDecoder(before=gate)))
+    capture(engine, run, 1)
+    assert gate.entered.wait(5)
+    for step in range(2, 50):
+        capture(engine, run, step)
+    assert run._open == 2
+    gate.open.set()
+    assert wait_until(lambda: len(sink.frames) == 2)
+    assert [frame.step for frame in sink.frames] == [1, 49]
+    assert run.outcomes[runs.REPLACED] == 47
+    engine.close()
+
+
+def test_i5_a_client_that_does_not_read_costs_no_decode():
+    source, sink, book = FakeSource(), FakeSink(hold=True), a_book()
+    engine = an_engine(sink)
+    run = start_run(book, source)
+    for step in range(1, 20):
+        capture(engine, run, step)
+    time.sleep(0.05)
+    assert source.loads == 0
+    sink.hold = False
+    engine.poke()
+    assert wait_until(lambda: [frame.step for frame in sink.frames] == [19])
+    engine.close()
+
+
+def test_i1_without_a_free_slot_the_frame_is_dropped():
+    lane = PlainLane(CPU)
+    slots = Slots(lane)
+    shape = torch.Size((1, 4, 8, 8))
+    taken = [slots.take(shape, torch.float32) for _ in range(SLOTS)]
+    assert len({id(slot) for slot in taken}) == SLOTS
+    assert slots.take(shape, torch.float32) is None
+    slots.give_back(taken[0])
+    assert slots.take(shape, torch.float32) is taken[0]
+
+
+def test_i1_no_memory_is_allocated_after_the_first_frame(monkeypatch):
+    lane = PlainLane(CPU)
+    made = []
+    original = PlainLane.slot
+    monkeypatch.setattr(
+        PlainLane, "slot", lambda self, *kind: made.append(kind) or original(self, *kind)
+    )
+    slots = Slots(lane)
+    for _ in range(100):
+        slot = slots.take(torch.Size((1, 4, 8, 8)), torch.float32)
+        slots.give_back(slot)
+    assert len(made) == SLOTS
+
+
+def test_slots_of_few_kinds_are_kept():
+    slots = Slots(PlainLane(CPU))
+    for size in range(1, 50):
+        slots.give_back(slots.take(torch.Size((1, 4, size, size)), torch.float32))
+    assert len(slots._free) == Slots.KINDS
+
+
+def test_i6_a_decoder_that_raises_is_left_for_the_next_rung(caplog):
+    def broken():
+        raise RuntimeError("out of luck")
+
+    sink, book = FakeSink(), a_book()
+    engine = an_engine(sink)
+    run = start_run(book, FakeSource(FlatDecoder(before=broken), name="first"), FakeSource())
+    with caplog.at_level(logging.WARNING):
+        for step in range(1, 5):
+            capture(engine, run, step)
+            assert wait_until(lambda: run._open == 0)
+    assert [frame.decoder for frame in sink.frames] == ["flat"] * 4
+    assert len(caplog.records) == 1
+    assert "first previews failed (RuntimeError: out of luck)" in caplog.text
+    engine.close()
+
+
+def test_i6_without_any_working_decoder_the_run_has_no_previews(caplog):
+    source, sink, book = FakeSource(broken=True), FakeSink(), a_book()
+    engine = an_engine(sink)
+    run = start_run(book, source)
+    for step in range(1, 5):
+        if run.wants(runs.now()):
+            capture(engine, run, step)
+        assert wait_until(lambda: run._open == 0)
+    assert sink.frames == []
+    assert source.loads == 1
+    assert "flat.pth is damaged" in caplog.text
+    assert "no previews" in caplog.text
+    engine.close()
+
+
+def test_i6_an_encoder_that_raises_costs_its_frame_only(monkeypatch):
+    sink, book = FakeSink(), a_book()
+    engine = an_engine(sink)
+    run = start_run(book, FakeSource())
+    failing = monkeypatch.context()
+    with failing as patch:
+        patch.setattr(engine_module.encode, "encode_frame", lambda *a: 1 / 0)
+        capture(engine, run, 1)
+        assert wait_until(lambda: run.outcomes[runs.FAILED] == 1)
+    capture(engine, run, 2)
+    assert wait_until(lambda: [frame.step for frame in sink.frames] == [2])
+    assert len(engine._slots._free[(torch.Size((1, 4, 8, 8)), torch.float32)]) == SLOTS
+    engine.close()
+
+
+def test_i7_frames_of_a_node_that_has_finished_are_dropped_and_counted():
+    gate, sink, book = Gate(), FakeSink(), a_book()
+    engine = an_engine(sink)
+    run = start_run(book, FakeSource(FlatDecoder(before=gate)))
+    capture(engine, run, 1)
+    assert gate.entered.wait(5)
+    capture(engine, run, 2)
+    sink.alive = False
+    gate.open.set()
+    assert wait_until(lambda: run.outcomes[runs.LATE] == 1)
+    engine.close()
+
+
+def test_the_end_of_a_run_is_told_once_and_after_its_last_frame():
+    ended = []
+    gate, sink = Gate(), FakeSink()
+    book = runs.Runs(lambda run: None, lambda run: ended.append(dict(run.outcomes)))
+    engine = an_engine(sink)
+    run = start_run(book, FakeSource(FlatDecoder(before=gate)))
+    capture(engine, run, 1)
+    assert gate.entered.wait(5)
+    run.end()
+    assert ended == []
+    gate.open.set()
+    assert wait_until(lambda: ended == [{runs.SENT: 1}])
+    run.end()
+    run.abort()
+    assert len(ended) == 1
+    assert book.counters() == {"runs": 1, "active_runs": 0, "frames": {runs.SENT: 1}}
+    engine.close()
+
+
+def test_i11_decoders_are_loaded_once_and_slots_go_when_idle(monkeypatch):
+    monkeypatch.setattr(engine_module, "IDLE_SECONDS", 0.05)
+    source, sink, book = FakeSource(), FakeSink(), a_book()
+    engine = an_engine(sink)
+    for _ in range(5):
+        run = start_run(book, source)
+        capture(engine, run, 1)
+        assert wait_until(lambda run=run: run._open == 0)
+    assert source.loads == 1
+    assert wait_until(lambda: not engine._slots._free)
+    engine.close()
+
+
+def test_closing_ends_the_thread():
+    engine = an_engine(FakeSink())
+    engine.close()
+    assert not engine._thread.is_alive()
+    run = start_run(a_book(), FakeSource())
+    capture(engine, run, 1)  # a sampler that goes on sees nothing of it
+    assert run._open == 0
+
+
+def test_mailbox_gives_nothing_that_is_not_ready():
+    box = Mailbox()
+    frame = start_run(a_book(), FakeSource()).capture(0)
+    assert box.put(frame) is None
+    assert box.take(lambda frame: False, 0.01) is None
+    assert box.take(lambda frame: True, 0.01) is frame
+    assert box.take(lambda frame: True, 0.01) is None
+
+
+def test_the_worker_survives_many_threads():
+    sink, book = FakeSink(), a_book()
+    engine = an_engine(sink)
+    all_runs = [start_run(book, FakeSource()) for _ in range(4)]
+
+    def sample(run):
+        for step in range(1, 200):
+            capture(engine, run, step)
+
+    threads = [threading.Thread(target=sample, args=(run,)) for run in all_runs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wait_until(lambda: all(run._open == 0 for run in all_runs))
+    assert sum(sum(run.outcomes.values()) for run in all_runs) == 4 * 199
+    engine.close()
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_left():
+    yield
+    assert wait_until(lambda: not any(t.name.startswith("SideStream") for t in threading.enumerate()))
