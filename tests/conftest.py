@@ -1,0 +1,242 @@
+"""Fixtures: the pack under one name, a real ComfyUI beside or inside the tests, a real browser.
+
+The unit tests need none of them: they run without ComfyUI.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+import tempfile
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+HOSTPACK = Path(__file__).resolve().parent / "hostpack"
+
+
+def _name_the_pack() -> None:
+    """Let tests import `sidestream.preview`, whatever the checkout's folder is called.
+
+    The root `__init__.py` stays unexecuted. The root itself leaves `sys.path`, where it would
+    put the pack's `nodes` before ComfyUI's.
+    """
+    pack = types.ModuleType("sidestream")
+    pack.__path__ = [str(REPO)]
+    sys.modules["sidestream"] = pack
+    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != REPO]
+
+
+_name_the_pack()
+
+from sidestream.tools import server  # noqa: E402
+from sidestream.tools.host import Host, installed_host  # noqa: E402
+from sidestream.tools.launch import mend_torchvision_when_imported  # noqa: E402
+from sidestream.tools.places import PACK_NAME, remove_base_directory  # noqa: E402
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+    from sidestream.tools.comfy_client import ComfyClient
+    from sidestream.tools.server import RunningHost
+
+
+def missing(what: str) -> NoReturn:
+    """Skip the test for want of `what`; in CI, where everything must be there, fail it."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{what} (run `python dev.py test`)", pytrace=False)
+    pytest.skip(f"{what} (run `python dev.py test`)")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not _cuda_is_there():
+        pytest.skip("no CUDA device")
+
+
+def _cuda_is_there() -> bool:
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+# ComfyUI beside the tests: a process of its own
+
+
+@pytest.fixture(scope="session")
+def host() -> Host:
+    """The ComfyUI that the other fixtures use."""
+    found = installed_host()
+    return found if found is not None else missing("no ComfyUI is installed")
+
+
+@dataclass
+class HostFactory:
+    """Starts ComfyUI servers, one for each way of starting it, and stops them all in the end."""
+
+    host: Host
+    folder: Path
+    started: dict[Any, RunningHost] = field(default_factory=dict)
+
+    def __call__(
+        self,
+        *arguments: str,
+        pack: bool = True,
+        hostpack: tuple[str, ...] = (),
+        early: tuple[str, ...] = (),
+        cpu: bool = True,
+        fresh: bool = False,
+    ) -> RunningHost:
+        """Return a ready server, shared with other tests that ask for the same one.
+
+        `arguments` go to ComfyUI. `hostpack` names entries of tests/hostpack to load as custom
+        nodes in no particular order, `early` ones to load before the pack. A `fresh` server is
+        nobody else's, and may be stopped.
+        """
+        key = (arguments, pack, hostpack, early, cpu)
+        if not fresh and key in self.started and self.started[key].process.poll() is None:
+            return self.started[key]
+        running = self._start((*arguments, "--cpu") if cpu else arguments, pack, hostpack, early)
+        self.started[(key, object()) if fresh else key] = running
+        running.wait_until_ready()
+        return running
+
+    def stop_all(self) -> None:
+        """Stop every server and delete what it wrote."""
+        for running in self.started.values():
+            running.stop()
+            remove_base_directory(running.base_dir)
+
+    def _start(
+        self,
+        arguments: tuple[str, ...],
+        pack: bool,
+        hostpack: tuple[str, ...],
+        early: tuple[str, ...],
+    ) -> RunningHost:
+        base = Path(tempfile.mkdtemp(prefix="host-", dir=self.folder))
+        packs = {name: HOSTPACK / name for name in hostpack}
+        if pack:
+            packs[PACK_NAME] = REPO
+        server.make_base_directory(base, packs)
+        if early:
+            # A default folder is searched before the others.
+            server.make_base_directory(base / "early", {name: HOSTPACK / name for name in early})
+            config = base / "early.yaml"
+            nodes = (base / "early" / "custom_nodes").as_posix()
+            config.write_text(f"early:\n  is_default: true\n  custom_nodes: '{nodes}'\n", "utf-8")
+            arguments = (*arguments, "--extra-model-paths-config", str(config))
+        return server.start(self.host, base, arguments)
+
+
+@pytest.fixture(scope="session")
+def comfy_host(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostFactory]:
+    """Call it for a running ComfyUI: `comfy_host("--preview-method", "none")`."""
+    factory = HostFactory(host, tmp_path_factory.mktemp("hosts"))
+    try:
+        yield factory
+    finally:
+        factory.stop_all()
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[..., ComfyClient]]:
+    """Call it with a running host for a websocket client, which is closed after the test."""
+    from sidestream.tools.comfy_client import ComfyClient
+
+    clients: list[ComfyClient] = []
+
+    def open_client(running: RunningHost, **options: Any) -> ComfyClient:
+        clients.append(ComfyClient(running.url, **options))
+        return clients[-1]
+
+    yield open_client
+    for client in clients:
+        client.close()
+
+
+# ComfyUI inside the tests: its modules in this process
+
+
+@dataclass(frozen=True)
+class HostModules:
+    """ComfyUI's own modules: `comfy.latent_preview`, `comfy.nodes`, `comfy("comfy.samplers")`."""
+
+    tree: Path
+    base_dir: Path
+
+    def __call__(self, name: str) -> Any:
+        """Import a module of the host by its full name."""
+        return importlib.import_module(name)
+
+    def __getattr__(self, name: str) -> Any:
+        return self(name)
+
+
+@pytest.fixture(scope="session")
+def comfy(host: Host, tmp_path_factory: pytest.TempPathFactory) -> HostModules:
+    """ComfyUI's modules in this process, on the CPU unless SIDESTREAM_TEST_DEVICE is `cuda`."""
+    for package in ("torch", "aiohttp", "safetensors"):
+        if importlib.util.find_spec(package) is None:
+            missing(f"ComfyUI cannot be imported here: {package} is not installed")
+    base = tmp_path_factory.mktemp("comfy")
+    server.make_base_directory(base, {})
+    # First of all, so that `nodes`, `server` and `utils` are ComfyUI's.
+    sys.path.insert(0, str(host.tree))
+    mend_torchvision_when_imported()
+    args = importlib.import_module("comfy.cli_args").args
+    args.base_directory = str(base)
+    args.cpu = os.environ.get("SIDESTREAM_TEST_DEVICE") != "cuda"
+    return HostModules(host.tree, base)
+
+
+# The page
+
+
+@dataclass(frozen=True)
+class BrowserPage:
+    """A browser's page, and the errors that its console showed."""
+
+    page: Page
+    console_errors: list[str]
+
+
+@pytest.fixture
+def browser_page() -> Iterator[BrowserPage]:
+    """A fresh page in headless Chromium."""
+    from sidestream.tools.browser import CHROMIUM_ARGUMENTS, find_chromium
+
+    if importlib.util.find_spec("playwright") is None:
+        missing("playwright is not installed")
+    chromium = find_chromium()
+    if chromium is None:
+        missing("no Chromium or Chrome is installed")
+    from playwright.sync_api import sync_playwright
+
+    # For one test only: while Playwright runs, no other asyncio loop can run on this thread.
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=str(chromium), headless=True, args=list(CHROMIUM_ARGUMENTS)
+        )
+        page = browser.new_page(viewport={"width": 1400, "height": 900})
+        errors: list[str] = []
+        page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        yield BrowserPage(page, errors)
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real weights and latents beside the checkout; tests that use them need not run."""
+    folder = Path(os.environ.get("SIDESTREAM_TEST_DATA", REPO.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip("no real weights: set SIDESTREAM_TEST_DATA to a folder that has them")
+    return folder

@@ -1,0 +1,80 @@
+"""The Chromium that browser tests drive: found on the system, or installed where that is easy."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from .environment import SetupError, say
+
+# The page under test is on this machine: nothing may ask the internet, and a container's root
+# user cannot have Chromium's sandbox.
+CHROMIUM_ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+_COMMANDS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "msedge")
+_MAC_PROGRAMS = ("Google Chrome", "Chromium", "Microsoft Edge")
+_WINDOWS_PROGRAMS = (
+    "Google/Chrome/Application/chrome.exe",
+    "Microsoft/Edge/Application/msedge.exe",
+)
+_WINDOWS_FOLDERS = ("PROGRAMFILES", "PROGRAMFILES(X86)", "LOCALAPPDATA")
+
+
+def find_chromium() -> Path | None:
+    """A Chromium, Chrome or Edge of this system; the variable CHROMIUM names another."""
+    named = os.environ.get("CHROMIUM")
+    if named:
+        return Path(named)
+    for command in _COMMANDS:
+        found = shutil.which(command)
+        if found:
+            return Path(found)
+    return next((program for program in _usual_places() if program.exists()), None)
+
+
+def get_chromium() -> Path:
+    """`find_chromium`, or install it with apt where that needs no password."""
+    found = find_chromium()
+    if found is None and shutil.which("apt-get"):
+        _install_with_apt()
+        found = find_chromium()
+    if found is None:
+        raise SetupError(
+            "The browser test needs Chromium, Chrome or Edge. Install one (Debian: "
+            "`sudo apt-get install chromium`; elsewhere: https://www.google.com/chrome) or name "
+            "its program in the environment variable CHROMIUM."
+        )
+    return found
+
+
+def _install_with_apt() -> None:
+    say("Installing Chromium with apt-get")
+    is_root = hasattr(os, "geteuid") and os.geteuid() == 0
+    apt = ["apt-get"] if is_root else ["sudo", "-n", "apt-get"]
+    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    try:
+        subprocess.run([*apt, "-qq", "update"], env=quiet, check=False)
+        install = [*apt, "-qq", "-y", "--no-install-recommends", "install", "chromium"]
+        subprocess.run(install, env=quiet, check=False, stdout=subprocess.DEVNULL)
+    except OSError as error:  # no sudo
+        say(f"apt-get could not be run: {error}")
+
+
+def _usual_places() -> list[Path]:
+    if sys.platform == "darwin":
+        return [Path(f"/Applications/{name}.app/Contents/MacOS/{name}") for name in _MAC_PROGRAMS]
+    if sys.platform == "win32":
+        folders = [os.environ[name] for name in _WINDOWS_FOLDERS if name in os.environ]
+        return [Path(folder, program) for folder in folders for program in _WINDOWS_PROGRAMS]
+    return []

@@ -1,0 +1,94 @@
+"""The stages of `dev.py check` and `dev.py test`: static checks first, then the tests."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from .browser import get_chromium
+from .environment import Environment, say
+from .host import get_host
+from .places import REPO, cache_folder, checkout_folder, link_folder
+
+# The name under which the pack's code is checked, whatever the checkout's folder is called.
+PACK_MODULE = "sidestream"
+CHECKED = ("preview", "nodes", "tools", "dev", "tests.conftest")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One check: its name, and what runs it and returns an exit code."""
+
+    name: str
+    run: Callable[[Environment], int]
+
+
+def check() -> int:
+    """Run the static checks."""
+    return _run_all(_prepare(), STATIC_STAGES)
+
+
+def test(pytest_arguments: Sequence[str]) -> int:
+    """Run everything; with arguments, only pytest, with these."""
+    environment = _prepare()
+    get_chromium()
+    if pytest_arguments:
+        return _pytest(environment, pytest_arguments)
+    everything = Stage("pytest", lambda environment: _pytest(environment, ("tests",)))
+    return _run_all(environment, (*STATIC_STAGES, everything))
+
+
+def _prepare() -> Environment:
+    environment = get_host().environment()
+    requirements = (REPO / "tests" / "requirements.txt").read_text("utf-8").split()
+    environment.install("test", requirements)
+    return environment
+
+
+def _run_all(environment: Environment, stages: Sequence[Stage]) -> int:
+    failed = []
+    for stage in stages:
+        say(f"\n== {stage.name}")
+        started = time.monotonic()
+        if stage.run(environment) != 0:
+            failed.append(stage.name)
+        say(f"== {stage.name}: {time.monotonic() - started:.1f} s")
+    say(f"\nFailed: {', '.join(failed)}" if failed else "\nAll stages passed.")
+    return 1 if failed else 0
+
+
+def _ruff(environment: Environment) -> int:
+    cache = cache_folder() / "ruff"
+    return _module(environment, "ruff", "check", "--cache-dir", str(cache), ".")
+
+
+def _mypy(environment: Environment) -> int:
+    link = checkout_folder() / "typing" / PACK_MODULE
+    link_folder(link, REPO)
+    return _module(
+        environment,
+        "mypy",
+        *("--config-file", str(REPO / "tools" / "mypy.ini")),
+        *("--cache-dir", str(checkout_folder() / "mypy")),
+        *(part for name in CHECKED for part in ("-p", f"{PACK_MODULE}.{name}")),
+        working_folder=str(link.parent),
+    )
+
+
+def _pytest(environment: Environment, arguments: Sequence[str]) -> int:
+    settings = ("-c", str(REPO / "tests" / "pytest.ini"))
+    cache = ("-o", f"cache_dir={checkout_folder() / 'pytest'}")
+    return _module(environment, "pytest", *settings, *cache, *arguments)
+
+
+def _module(
+    environment: Environment, module: str, *arguments: str, working_folder: str = str(REPO)
+) -> int:
+    command = [str(environment.python), "-m", module, *arguments]
+    return subprocess.run(command, cwd=working_folder).returncode
+
+
+# A check of another kind, such as one of the web folder's types, is one more entry here.
+STATIC_STAGES = (Stage("ruff", _ruff), Stage("mypy", _mypy))

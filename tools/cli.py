@@ -1,0 +1,131 @@
+"""The commands of dev.py."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from . import check, server
+from .environment import SetupError
+from .host import Host, get_host
+from .places import (
+    PACK_NAME,
+    REPO,
+    checkout_folder,
+    keep_bytecode_in_cache,
+    link_folder,
+    remove_base_directory,
+    short_hash,
+)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Carry out one command; return its exit code."""
+    options, rest = _parse(arguments)
+    signal.signal(signal.SIGTERM, _end)
+    keep_bytecode_in_cache()
+    try:
+        if options.command == "demo":
+            return _demo(options)
+        if options.command == "host":
+            return _host(rest)
+        if options.command == "check":
+            return check.check()
+        return check.test(rest)
+    except SetupError as error:
+        sys.stdout.flush()
+        print(f"dev.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        prog="dev.py",
+        description="Develop ComfyUI-SideStream: each command fetches what it needs, once.",
+        epilog="Environment: COMFYUI_PATH and COMFYUI_PYTHON name a ComfyUI of your own, "
+        "SIDESTREAM_CACHE the folder for what is downloaded.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="watch SideStream in a real ComfyUI")
+    demo.add_argument("--headless", action="store_true", help="no browser: print and save frames")
+    demo.add_argument("--no-browser", action="store_true", help="print the address only")
+    demo.add_argument("--port", type=int, help="where ComfyUI listens (8188, or a free one)")
+    demo.add_argument("--sheet", help="where --headless saves its contact sheet")
+
+    commands.add_parser("test", help="ruff, mypy and all tests; or pytest with these arguments")
+    commands.add_parser("check", help="ruff and mypy alone")
+    commands.add_parser("host", help="just ComfyUI with the pack: host -- ARGUMENTS")
+
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command not in ("test", "host"):
+        parser.error(f"unknown arguments: {' '.join(rest)}")
+    return options, [argument for argument in rest if argument != "--"]
+
+
+def _demo(options: argparse.Namespace) -> int:
+    host = get_host()
+    if not options.headless:
+        port = options.port or (8188 if server.is_free(8188) else server.free_port())
+        screen = ("--no-browser",) if options.no_browser else ()
+        return _run_demo(host, _lasting_base(host), port, *screen)
+    checkout_folder().mkdir(parents=True, exist_ok=True)
+    sheet = Path(options.sheet or checkout_folder() / "contact-sheet.png").absolute()
+    # Its own base each time: headless runs may go on beside each other and beside other work.
+    base = Path(tempfile.mkdtemp(prefix="headless-", dir=checkout_folder()))
+    try:
+        server.make_base_directory(base, {PACK_NAME: REPO})
+        port = options.port or server.free_port()
+        return _run_demo(host, base, port, "--headless", "--sheet", str(sheet))
+    finally:
+        remove_base_directory(base)
+
+
+def _run_demo(host: Host, base: Path, port: int, *arguments: str) -> int:
+    # In the host's interpreter: the demo's client and its pictures need packages that every
+    # ComfyUI has.
+    module = [str(host.python), "-m", "tools.demo"]
+    command = [*module, str(host.tree), str(base), str(port), *arguments]
+    return _wait(subprocess.Popen(command, cwd=REPO))
+
+
+def _host(arguments: Sequence[str]) -> int:
+    host = get_host()
+    named = any(argument.split("=")[0] == "--port" for argument in arguments)
+    port = None if named else 8188
+    running = server.start(host, _lasting_base(host), arguments, port=port, log_to_console=True)
+    return _wait(running.process)
+
+
+def _lasting_base(host: Host) -> Path:
+    base = checkout_folder() / f"base-{short_hash(str(host.tree))}"
+    if host.own:
+        link_folder(base / "models", host.tree / "models")
+    server.make_base_directory(base, {PACK_NAME: REPO})
+    return base
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        # The console sent it to the child as well, which is ending by itself.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(2 * server.SECONDS_TO_STOP)
+        raise
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)

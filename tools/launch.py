@@ -1,0 +1,108 @@
+"""Starts a ComfyUI tree from outside it: `python launch.py TREE ARGUMENTS...`.
+
+Runs in the host's interpreter, whichever that is, so it uses the standard library alone and
+imports no module beside it. ComfyUI ends when this process's standard input closes: whatever
+happens to the process that started it, no server stays behind.
+"""
+
+from __future__ import annotations
+
+import _thread
+import ctypes
+import importlib.abc
+import importlib.util
+import os
+import runpy
+import sys
+import threading
+import time
+from pathlib import Path
+
+SECONDS_TO_END = 5.0
+
+
+def main() -> None:
+    """Run the tree's main.py as if it had been started by itself."""
+    tree, arguments = Path(sys.argv[1]), sys.argv[2:]
+    threading.Thread(target=_end_with_standard_input, daemon=True).start()
+    mend_torchvision_when_imported()
+    if not _accelerator_is_likely() and not {"--cpu", "--directml"} & set(arguments):
+        arguments.append("--cpu")
+    # In place of this file's folder: ComfyUI expects its own modules to be importable.
+    sys.path[0] = str(tree)
+    sys.argv = [str(tree / "main.py"), *arguments]
+    os.chdir(tree)
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def mend_torchvision_when_imported() -> None:
+    """Let torchvision be imported beside a torch build that its own operators do not fit.
+
+    Waits for the import, since ComfyUI sets up its environment before torch is loaded.
+    """
+    if "torchvision" not in sys.modules:
+        sys.meta_path.insert(0, _BeforeTorchvision())
+
+
+class _BeforeTorchvision(importlib.abc.MetaPathFinder):
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
+        if fullname == "torchvision":
+            sys.meta_path.remove(self)
+            _define_missing_operators()
+
+
+def _define_missing_operators() -> None:
+    import torch
+
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None or spec.origin is None:
+        return
+    libraries = Path(spec.origin).parent.glob("_C*.*")
+    try:
+        for library in libraries:
+            torch.ops.load_library(str(library))
+    except OSError:
+        # torchvision's import fails without these two names; nothing here ever calls them.
+        definitions = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            definitions.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _define_missing_operators.keep = definitions  # type: ignore[attr-defined]
+
+
+def _accelerator_is_likely() -> bool:
+    """Whether torch can have a device to compute on, told without importing torch."""
+    if sys.platform == "darwin":
+        return os.uname().machine == "arm64"
+    torch = importlib.util.find_spec("torch")
+    if torch is None or torch.origin is None:
+        return True  # ComfyUI will say what is missing
+    build = runpy.run_path(str(Path(torch.origin).with_name("version.py")))
+    if build.get("hip") or build.get("xpu"):
+        return True
+    return bool(build.get("cuda")) and _cuda_driver_has_devices()
+
+
+def _cuda_driver_has_devices() -> bool:
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    return (
+        driver.cuInit(0) == 0
+        and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
+        and count.value > 0
+    )
+
+
+def _end_with_standard_input() -> None:
+    # Unbuffered: a thread inside sys.stdin's lock would make the interpreter's end fail.
+    while os.read(0, 1024):
+        pass
+    _thread.interrupt_main()
+    time.sleep(SECONDS_TO_END)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""ComfyUI's page with the panel in it, as tests and screenshots drive it through Playwright."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+# A page that was opened before: no tutorial, no announcements over the canvas.
+QUIET_PAGE: dict[str, Any] = {
+    "Comfy.TutorialCompleted": True,
+    "Comfy.InstalledVersion": "1.30.0",
+    "Comfy.Locale": "en",
+    "Comfy.ColorPalette": "dark",
+    "Comfy.UseNewMenu": "Top",
+    "Comfy.Sidebar.Location": "left",
+    "Comfy.VueNodes.Enabled": False,
+    "Comfy.Workflow.Persist": False,
+    "Comfy.Minimap.Visible": False,
+    "Comfy.VersionCompatibility.DisableWarnings": True,
+    "Comfy.Notification.ShowVersionUpdates": False,
+    "Comfy.Queue.History.Expanded": False,
+}
+
+PARTS = 'import("/extensions/ComfyUI-SideStream/sidestream.js")'
+SECONDS_TO_LOAD = 60.0
+
+
+def demo_prompt(
+    *, steps: int = 20, seconds: float = 0.05, seed: int = 1, samplers: int = 1, **preview: Any
+) -> dict[str, Any]:
+    """An API prompt: the demo model, 'Side-Stream Preview' on it, and that many KSamplers.
+
+    `preview` are settings for the preview node; `preview=None` leaves the node out.
+    """
+    with_node = preview.pop("preview", True) is not None
+    prompt: dict[str, Any] = {
+        "1": {
+            "class_type": "SideStreamDemoModel",
+            "inputs": {
+                "width": 512, "height": 512, "seconds_per_step": seconds,
+                "picture_set": "landmarks", "batch_size": 1,
+            },
+        },
+    }  # fmt: skip
+    if with_node:
+        settings = {
+            "throttle_ms": 0, "every_n_steps": 1, "method": "host", "max_size": 0, "budget": 0,
+            "detail": "auto", "device": "auto", "format": "jpeg", "quality": 85, **preview,
+        }  # fmt: skip
+        prompt["2"] = {"class_type": "SideStreamPreview", "inputs": {"model": ["1", 0], **settings}}
+    for number in range(samplers):
+        prompt[str(10 + number)] = {
+            "class_type": "KSampler",
+            "_meta": {"title": f"KSampler {'ABCDEFGH'[number]}"},
+            "inputs": {
+                "model": ["2" if with_node else "1", 0],
+                "positive": ["1", 1], "negative": ["1", 1], "latent_image": ["1", 2],
+                "seed": seed + number, "steps": steps, "cfg": 1.0, "sampler_name": "euler",
+                "scheduler": "normal", "denoise": 1.0,
+            },
+        }  # fmt: skip
+        prompt[str(20 + number)] = {
+            "class_type": "SaveLatent",
+            "inputs": {"samples": [str(10 + number), 0], "filename_prefix": "sidestream-test"},
+        }
+    return prompt
+
+
+class PanelPage:
+    """One open page of a ComfyUI with the pack."""
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.page = page
+        self.url = url
+
+    def open(self, settings: Mapping[str, Any] | None = None, path: str = "/") -> None:
+        """Store `settings` for the user over quiet ones, and load the page."""
+        stored = json.loads(self._get("/settings"))
+        own = {name: None for name in stored if name.startswith("SideStream.")}
+        self._post("/settings", {**own, **QUIET_PAGE, **(settings or {})})
+        self.page.goto(self.url + path)
+        self.wait_until_ready()
+
+    def wait_until_ready(self) -> None:
+        """Return once the page has set up the pack."""
+        self.page.wait_for_function(
+            "() => globalThis.app?.graph && app.extensionManager?.getSidebarTabs?.()"
+            ".some(tab => tab.id === 'sidestream') && !document.querySelector('#splash-loader')",
+            timeout=SECONDS_TO_LOAD * 1000,
+        )
+        self.page.evaluate(f"async () => {{ globalThis.sidestream = (await {PARTS}).shared; }}")
+
+    def load(self, prompt: Mapping[str, Any]) -> None:
+        """Put an API prompt onto the canvas, laid out by the page."""
+        self.page.evaluate("prompt => app.loadApiJson(prompt, 'sidestream demo')", dict(prompt))
+
+    def queue(self) -> None:
+        """Press Run, in effect."""
+        self.page.evaluate("() => app.queuePrompt(0)")
+
+    def command(self, name: str) -> None:
+        """Carry out one of the page's commands."""
+        self.page.evaluate("name => app.extensionManager.command.execute(name)", name)
+
+    def open_panel(self) -> None:
+        """Show the sidebar tab."""
+        if not self.page.locator(".side-bar-panel .sidestream").count():
+            self.command("Workspace.ToggleSidebarTab.sidestream")
+        self.page.locator(".side-bar-panel .sidestream").wait_for()
+
+    def close_panel(self) -> None:
+        """Hide the sidebar tab."""
+        if self.page.locator(".side-bar-panel .sidestream").count():
+            self.command("Workspace.ToggleSidebarTab.sidestream")
+        self.page.locator(".side-bar-panel .sidestream").wait_for(state="detached")
+
+    def wait(self, condition: str, seconds: float = 20.0, argument: object = None) -> None:
+        """Wait for a JavaScript condition; `sidestream` are the panel's parts in it."""
+        self.page.wait_for_function(condition, arg=argument, timeout=seconds * 1000)
+
+    def wait_frames(self, count: int, seconds: float = 20.0) -> None:
+        """Wait until the store keeps that many frames."""
+        self.wait("count => sidestream.store.frameCount >= count", seconds, count)
+
+    def wait_idle(self, seconds: float = 30.0) -> None:
+        """Wait until nothing runs."""
+        self.wait("() => !sidestream.store.live", seconds)
+
+    def _get(self, path: str) -> bytes:
+        with _direct().open(f"{self.url}/api{path}", timeout=10) as response:
+            return bytes(response.read())
+
+    def _post(self, path: str, body: Mapping[str, Any]) -> None:
+        data = json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{self.url}/api{path}", data, headers)
+        _direct().open(request, timeout=10).close()
+
+
+def _direct() -> urllib.request.OpenerDirector:
+    # Never through a proxy: the server is on this machine.
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -1,0 +1,187 @@
+"""Pictures for the README and the docs, from real runs: `python -m tools.screenshots [NAME...]`.
+
+Runs in the environment of the tests, which has Playwright; writes docs/images/*.png.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import server
+from .browser import CHROMIUM_ARGUMENTS, get_chromium
+from .environment import say
+from .frontends import get_frontend
+from .host import get_host
+from .page import PanelPage, demo_prompt
+from .places import PACK_NAME, REPO, remove_base_directory
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+IMAGES = REPO / "docs" / "images"
+WIDE = {"width": 1280, "height": 800}
+VUE = {"Comfy.VueNodes.Enabled": True}
+
+
+def main(names: Sequence[str]) -> int:
+    """Make the pictures of those names, or all."""
+    from playwright.sync_api import sync_playwright
+
+    host = get_host()
+    page_folder = get_frontend(host.environment())
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    base = Path(tempfile.mkdtemp(prefix="screenshots-"))
+    try:
+        server.make_base_directory(base, {PACK_NAME: REPO})
+        arguments = ("--front-end-root", str(page_folder))
+        with server.start(host, base, arguments) as running, sync_playwright() as playwright:
+            running.wait_until_ready()
+            chromium = playwright.chromium.launch(
+                executable_path=str(get_chromium()), headless=True, args=list(CHROMIUM_ARGUMENTS)
+            )
+            for name in names or SHOTS:
+                say(f"docs/images/{name}.png")
+                SHOTS[name](chromium, running.url, IMAGES / f"{name}.png")
+            chromium.close()
+    finally:
+        remove_base_directory(base)
+    return 0
+
+
+def _open(chromium: Browser, url: str, settings: dict[str, Any] | None = None) -> PanelPage:
+    panel = PanelPage(chromium.new_page(viewport=WIDE, device_scale_factor=1), url)  # type: ignore[arg-type]
+    panel.open(settings)
+    _widen_sidebar(panel)
+    return panel
+
+
+def _widen_sidebar(panel: PanelPage) -> None:
+    """Drag the sidebar to the width at which people use it."""
+    panel.open_panel()
+    box = panel.page.locator(".side-bar-panel").first.bounding_box()
+    assert box is not None
+    edge, middle = box["x"] + box["width"], box["y"] + box["height"] / 2
+    panel.page.mouse.move(edge + 1, middle)
+    panel.page.mouse.down()
+    panel.page.mouse.move(470, middle, steps=4)
+    panel.page.mouse.up()
+
+
+def _run(panel: PanelPage, prompt: dict[str, Any], *, frames: int) -> None:
+    panel.load(prompt)
+    _show_graph(panel)
+    panel.queue()
+    panel.wait_frames(frames)
+
+
+def _show_graph(panel: PanelPage) -> None:
+    """Lay the demo's nodes out beside the open panel."""
+    panel.page.evaluate(
+        """() => {
+          const places = { SideStreamDemoModel: [0, 0], SideStreamPreview: [0, 290], KSampler: [310, 0] };
+          let below = 0;
+          for (const node of [...app.graph._nodes]) {
+            const place = places[node.type];
+            if (node.type === "SaveLatent") { node.pos = [2000, below]; continue; }
+            if (!place) continue;
+            node.pos = [place[0] + (node.type === "KSampler" ? below : 0), place[1]];
+            if (node.type === "KSampler") below += 320;
+            if (node.type === "SideStreamPreview") node.setSize([270, 300]);
+            if (node.type === "KSampler") node.setSize([290, 550]);
+          }
+          app.canvas.ds.scale = 1;
+          app.canvas.ds.offset = [500, 130];
+          app.canvas.setDirty(true, true);
+        }"""
+    )
+
+
+def _finish(panel: PanelPage, path: Path) -> None:
+    panel.page.screenshot(path=path)
+    panel.page.evaluate("() => app.api.interrupt()")
+    panel.wait_idle()
+    panel.page.close()
+
+
+def live(chromium: Browser, url: str, path: Path) -> None:
+    """The panel beside the graph while a run goes on."""
+    panel = _open(chromium, url)
+    _run(panel, demo_prompt(seconds=0.15, seed=11), frames=12)
+    _finish(panel, path)
+
+
+def live_light(chromium: Browser, url: str, path: Path) -> None:
+    """The same in the light theme, with Nodes 2.0."""
+    panel = _open(chromium, url, {**VUE, "Comfy.ColorPalette": "light"})
+    _run(panel, demo_prompt(seconds=0.15, seed=12), frames=12)
+    _finish(panel, path)
+
+
+def timeline(chromium: Browser, url: str, path: Path) -> None:
+    """An early frame beside a late one."""
+    panel = _open(chromium, url)
+    _run(panel, demo_prompt(seconds=0.25, seed=13), frames=14)
+    panel.page.evaluate("() => sidestream.watching.scrub(4)")
+    panel.page.locator(".sidestream [aria-label^='Compare']").click()
+    panel.page.evaluate("() => sidestream.watching.scrub(11)")
+    panel.page.wait_for_timeout(900)
+    _finish(panel, path)
+
+
+def samplers(chromium: Browser, url: str, path: Path) -> None:
+    """Two samplers of one run side by side."""
+    panel = _open(chromium, url)
+    _run(panel, demo_prompt(seconds=0.12, seed=14, samplers=2), frames=30)
+    panel.page.locator(".sidestream .ss-strip >> text=All").click()
+    panel.wait_frames(32)
+    panel.page.wait_for_timeout(200)
+    _finish(panel, path)
+
+
+def bottom(chromium: Browser, url: str, path: Path) -> None:
+    """The panel at the bottom."""
+    panel = _open(chromium, url)
+    panel.close_panel()
+    panel.command("Workspace.ToggleBottomPanelTab.sidestream")
+    _run(panel, demo_prompt(seconds=0.15, seed=15), frames=14)
+    _finish(panel, path)
+
+
+def node(chromium: Browser, url: str, path: Path) -> None:
+    """The node on the canvas, with Nodes 2.0."""
+    panel = _open(chromium, url, VUE)
+    panel.close_panel()
+    _run(panel, demo_prompt(seconds=0.15, seed=16), frames=15)
+    panel.page.screenshot(path=path, clip={"x": 440, "y": 60, "width": 760, "height": 640})
+    panel.wait_idle()
+    panel.page.close()
+
+
+def settings(chromium: Browser, url: str, path: Path) -> None:
+    """SideStream in ComfyUI's settings dialog."""
+    panel = _open(chromium, url)
+    panel.close_panel()
+    panel.command("Comfy.ShowSettingsDialog")
+    panel.page.get_by_text("SideStream", exact=True).last.click()
+    panel.page.get_by_text("Throttle (ms)").first.wait_for()
+    panel.page.wait_for_timeout(500)
+    _finish(panel, path)
+
+
+SHOTS: dict[str, Callable[[Browser, str, Path], None]] = {
+    "panel-live": live,
+    "panel-light": live_light,
+    "panel-timeline": timeline,
+    "panel-samplers": samplers,
+    "panel-bottom": bottom,
+    "node": node,
+    "settings": settings,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
