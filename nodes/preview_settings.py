@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..preview.settings import FIELDS, KEY, Choice, SettingError
+from ..preview.settings import FIELDS, KEY, Choice, SettingError, checked
 
 
 def widgets() -> list[Any]:
@@ -49,17 +49,33 @@ class SideStreamPreview(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, max_size: int | None = None) -> bool | str:
-        # The range of a widget cannot say "0 or from 64". None stands for a linked input.
+    def validate_inputs(
+        cls,
+        max_size: int | None = None,
+        method: str | None = None,
+        detail: str | None = None,
+        device: str | None = None,
+        format: str | None = None,
+    ) -> bool | str:
+        # ComfyUI checks ranges, but none says "0 or from 64", and some versions let any choice
+        # of a node like this one pass. None stands for a linked input, or for none at all.
+        given = {
+            "max_size": max_size,
+            "method": method,
+            "detail": detail,
+            "device": device,
+            "format": format,
+        }
         try:
-            FIELDS["max_size"].check("max_size", 0 if max_size is None else max_size)
+            checked({name: value for name, value in given.items() if value is not None})
         except SettingError as error:
             return str(error)
         return True
 
     @classmethod
     def execute(cls, model: Any, **settings: Any) -> io.NodeOutput:
+        """Raises SettingError, for a linked input that nobody could check before."""
         clone = model.clone()
         before = clone.model_options.get(KEY, {})
-        clone.model_options[KEY] = {**before, **settings}
+        clone.model_options[KEY] = {**before, **checked(settings)}
         return io.NodeOutput(clone)
