@@ -15,20 +15,20 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Protocol
 
 import torch
 
-from . import encode, runs
-from .decoders import DecoderCache, paint, shown_size
+from . import devices, encode, runs
+from .decoders import DecoderCache, Painting, shown_size
 from .lane import Lane, Slot, lane_for
+from .profile import span
 from .runs import Frame, Run
 from .throttle import Budget
 
 log = logging.getLogger(__name__)
 
-IDLE_SECONDS = 5.0
+IDLE_SECONDS = 8.0
 SLOTS = 3  # one being read, one waiting, one being written
 
 
@@ -46,6 +46,9 @@ class Sink(Protocol):
 
     def format(self, run: Run) -> str:
         """How to encode frames of this run: a key of `encode.TYPES`."""
+
+    def quiet(self) -> bool:
+        """Whether nothing samples, so that memory may go back to the device."""
 
     def send(self, frame: Frame) -> None:
         """Take over an encoded frame, and close it in the end. Raises nothing."""
@@ -158,24 +161,29 @@ class Engine:
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
-    def capture(self, run: Run, latent: torch.Tensor) -> None:
-        """Stage `latent` as the frame of the run's current step. Never waits.
+    def capture(self, run: Run, latent: torch.Tensor) -> Frame | None:
+        """Stage `latent` as the frame of the run's current step; None if it is not wanted.
 
-        Called on the sampler's thread, under the stream that the sampler uses.
+        Never waits. Called on the sampler's thread, under the stream that the sampler uses; the
+        frame must be given to `publish`, best when the sampler's callback has nothing left to do,
+        because the worker that it wakes competes with the sampler for Python's lock.
         """
         now = runs.now()
         if not self.budget.allows(now, run.settings.budget, self._in_work):
-            return
+            return None
         frame = run.capture(now)
         try:
-            frame.slot = self._slots.take(latent.shape, run.ladder.staging_dtype(latent.device))
-            if frame.slot is None:
-                frame.close(runs.BUSY)
-                return
-            self.lane.stage(frame.slot, latent)
+            frame.slot = self._slots.take(latent.shape, run.ladder.staging_dtype(self.lane.device))
+            if frame.slot is not None and self.lane.stage(frame.slot, latent):
+                return frame
         except BaseException:
             self._drop(frame, runs.FAILED)
             raise
+        self._drop(frame, runs.BUSY)
+        return None
+
+    def publish(self, frame: Frame) -> None:
+        """Let the worker have a captured frame, in the place of an older one that it had not."""
         replaced = self._mailbox.put(frame)
         if replaced is not None:
             self._drop(replaced, runs.REPLACED)
@@ -204,7 +212,7 @@ class Engine:
         frame.close(outcome)
 
     def _work(self) -> None:
-        with torch.inference_mode():
+        with self.lane.working(), torch.inference_mode():
             while not self._mailbox.closed:
                 frame = self._mailbox.take(lambda frame: self._sink.ready(frame.run), IDLE_SECONDS)
                 if frame is None:
@@ -221,6 +229,8 @@ class Engine:
         if stale is not None:
             self._drop(stale, runs.LATE)
         self._slots.clear()
+        if self._sink.quiet():
+            self.lane.release()
 
     def _process(self, frame: Frame) -> None:
         """Carry one frame from its slot to the sink."""
@@ -232,7 +242,8 @@ class Engine:
             elif not self._decode(frame):
                 self._drop(frame, runs.FAILED)
             else:
-                encode.encode_frame(frame, self._sink.format(frame.run))
+                with span("encode"):
+                    encode.encode_frame(frame, self._sink.format(frame.run))
                 self._sink.send(frame)
         except Exception:
             log.exception("[SideStream] A preview failed; sampling goes on.")
@@ -240,17 +251,20 @@ class Engine:
 
     def _decode(self, frame: Frame) -> bool:
         """Fill in the picture, stepping down the ladder as long as rungs fail."""
-        slot, ladder, max_size = frame.slot, frame.run.ladder, frame.run.max_size
+        slot, ladder, settings = frame.slot, frame.run.ladder, frame.run.settings
+        max_size = frame.run.max_size
         assert slot is not None
         while (source := ladder.current) is not None:
             try:
                 decoder = self._decoders.get(source, self.lane.device)
-                painter = partial(paint, decoder, max_size=max_size)
-                picture, seconds = self.lane.render(slot, painter)
+                painting = Painting(decoder, max_size, full=settings.detail == "full")
+                picture, seconds = self.lane.render(slot, painting)
             except Exception as error:
                 ladder.step_down(source, error)
                 continue
-            self.budget.spend(runs.now(), seconds)
+            now = runs.now()
+            self.budget.spend(now, seconds)
+            frame.ready_at = now - seconds
             self._slots.give_back(slot)
             frame.slot = None
             frame.picture = picture
@@ -262,22 +276,24 @@ class Engine:
 
 
 class Engines:
-    """The engines, made when a device is first sampled on."""
+    """The engines, one for each way from a sampler's device to a painter's, made when needed."""
 
     def __init__(self, decoders: DecoderCache, sink: Sink) -> None:
         self._decoders = decoders
         self._sink = sink
-        self._engines: dict[torch.device, Engine] = {}
+        self._engines: dict[tuple[torch.device, torch.device], Engine] = {}
         self._lock = threading.Lock()
 
-    def of(self, device: torch.device) -> Engine:
-        engine = self._engines.get(device)
+    def of(self, source: torch.device, wanted: str = "auto") -> Engine:
+        """The engine for what is sampled on `source`, painting where the setting `device` says."""
+        key = (source, devices.resolved(wanted, source))
+        engine = self._engines.get(key)
         if engine is None:
             with self._lock:
-                engine = self._engines.get(device)
+                engine = self._engines.get(key)
                 if engine is None:
-                    engine = Engine(lane_for(device), self._decoders, self._sink)
-                    self._engines[device] = engine
+                    engine = Engine(lane_for(key[1], source), self._decoders, self._sink)
+                    self._engines[key] = engine
         return engine
 
     def all(self) -> list[Engine]:

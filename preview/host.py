@@ -81,8 +81,11 @@ def is_own_previewer(previewer: object) -> bool:
 
 
 def own_previewer(beneath: Callable[[], Any], latent_format: Any) -> Any:
-    """ComfyUI's own previewer: `beneath()`, or Latent2RGB where its method is none."""
-    previewer = beneath()
+    """ComfyUI's own previewer: `beneath()`, or Latent2RGB where that has none or fails."""
+    try:
+        previewer = beneath()
+    except Exception:  # a damaged decoder file, of which the worker speaks
+        previewer = None
     if previewer is None and latent_format.latent_rgb_factors is not None:
         optional = ("latent_rgb_factors_bias", "latent_rgb_factors_reshape")
         arguments = [getattr(latent_format, name) for name in optional if hasattr(latent_format, name)]
@@ -114,6 +117,16 @@ def picture_scale(latent_format: Any) -> int:
     if latent_format.latent_channels == 3:
         return 1  # models that work on pixels
     return 16 if getattr(latent_format, "taesd_decoder_name", None) == "taef2_decoder" else 8
+
+
+def precision(device: torch.device) -> torch.dtype:
+    """The fastest type in which convolutions are right on `device`, as ComfyUI knows it."""
+    if device.type in ("cuda", "xpu"):
+        if comfy.model_management.should_use_fp16(device):
+            return torch.float16
+        if comfy.model_management.should_use_bf16(device):
+            return torch.bfloat16
+    return torch.float32
 
 
 def preview_size() -> int:
@@ -240,6 +253,10 @@ class Server:
             found = [] if connection is None else [(client_id, connection)]
         return [Socket(sid, connection, self._knows_metadata(sid)) for sid, connection in found]
 
+    def connected(self, client_id: str | None) -> bool:
+        connections = self._server.sockets
+        return bool(connections) if client_id is None else client_id in connections
+
     def is_running(self, prompt_id: str | None, node_id: str | None) -> bool:
         if comfy.model_management.processing_interrupted():
             return False
@@ -254,6 +271,9 @@ class Server:
                 for item in list(self._server.prompt_queue.currently_running.values())
             )
         )
+
+    def is_idle(self) -> bool:
+        return not self._server.prompt_queue.currently_running
 
     def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         try:

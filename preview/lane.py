@@ -1,24 +1,38 @@
 """The stream, event and copy primitives of a device.
 
 A lane stages latents on the sampler's thread and renders them on the worker's. All that the
-engine knows of CUDA is in `CudaLane`; `PlainLane` serves devices without streams of their own.
+engine knows of CUDA is in `CudaLane`; `PlainLane` serves devices without streams of their own,
+and `HostLane` decodes on the CPU what a GPU samples.
 """
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-Paint = Callable[[torch.Tensor], torch.Tensor]
-"""A staged latent in, a uint8 picture [H, W, 3] on the same device out."""
+from . import graphs
+from .graphs import Graph, GraphError
+from .profile import span
+
+log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
+class Painter(Hashable, Protocol):
+    """What turns a staged latent into a picture; equal painters do the same work."""
+
+    def __call__(self, latent: torch.Tensor) -> torch.Tensor:
+        """A uint8 picture [H, W, 3] on the latent's device."""
+
+
+@dataclass(slots=True, eq=False)
 class Slot:
     """Room for one staged latent.
 
@@ -35,92 +49,265 @@ class Lane(Protocol):
     """What the engine asks of a device."""
 
     device: torch.device
+    """Where pictures are painted."""
 
     def slot(self, shape: torch.Size, dtype: torch.dtype) -> Slot:
         """Allocate room for a latent. Called on the sampler's thread, for a first frame only."""
 
-    def stage(self, slot: Slot, latent: torch.Tensor) -> None:
-        """Copy `latent` into `slot` in the order of the stream that is current. Never waits."""
+    def stage(self, slot: Slot, latent: torch.Tensor) -> bool:
+        """Copy `latent` into `slot` in the order of the stream that is current. Never waits.
+
+        False where nothing may be copied now: the sampler is recording a graph.
+        """
 
     def settled(self, slot: Slot) -> bool:
         """Whether the last copy into `slot` has happened, so that its memory may be freed."""
 
-    def render(self, slot: Slot, paint: Paint) -> tuple[np.ndarray, float]:
+    def working(self) -> AbstractContextManager[object]:
+        """Where the worker does all it does: its device, its streams. Entered once, by its thread.
+
+        What is allocated or launched inside does not touch the streams of the sampler.
+        """
+
+    def render(self, slot: Slot, painter: Painter) -> tuple[np.ndarray, float]:
         """Paint the staged latent. Returns uint8 [H, W, 3] and the seconds of the device taken.
 
         Waits, on the worker's thread alone. The array is valid until the next call.
         """
 
+    def release(self) -> None:
+        """Give back the memory that rendering takes. Called when nothing samples."""
 
-class PlainLane:
-    """A device without streams of its own: CPU, MPS, DirectML."""
+
+class PlainStaging:
+    """Staging on a device without streams of its own: CPU, MPS, DirectML."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
+        self._device = device
 
     def slot(self, shape: torch.Size, dtype: torch.dtype) -> Slot:
-        return Slot(torch.empty(shape, dtype=dtype, device=self.device))
+        return Slot(torch.empty(shape, dtype=dtype, device=self._device))
 
-    def stage(self, slot: Slot, latent: torch.Tensor) -> None:
+    def stage(self, slot: Slot, latent: torch.Tensor) -> bool:
         slot.latent.copy_(latent)
+        return True
 
     def settled(self, slot: Slot) -> bool:
         return True
 
-    def render(self, slot: Slot, paint: Paint) -> tuple[np.ndarray, float]:
+
+class CudaStaging:
+    """Staging on a CUDA device: one copy and one event on the sampler's current stream."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._streams: dict[int, torch.cuda.Stream] = {}
+
+    def slot(self, shape: torch.Size, dtype: torch.dtype) -> Slot:
+        return Slot(torch.empty(shape, dtype=dtype, device=self._device), torch.cuda.Event())
+
+    def stage(self, slot: Slot, latent: torch.Tensor) -> bool:
+        if torch.cuda.is_current_stream_capturing():
+            return False
+        with span("snapshot"):
+            stream = self._current_stream()
+            if slot.writer is not None and slot.writer is not stream:
+                # The frame dropped from this slot may still be on its way on another stream.
+                stream.wait_event(slot.written)
+            slot.latent.copy_(latent, non_blocking=True)
+            slot.written.record(stream)
+            slot.writer = stream
+        return True
+
+    def settled(self, slot: Slot) -> bool:
+        return slot.writer is None or bool(slot.written.query())
+
+    def _current_stream(self) -> torch.cuda.Stream:
+        # torch.cuda.current_stream makes a new object each time, a third of the callback's cost.
+        handle = torch._C._cuda_getCurrentRawStream(self._device.index)
+        stream = self._streams.get(handle)
+        if stream is None:
+            stream = self._streams[handle] = torch.cuda.current_stream(self._device)
+        return stream
+
+
+class PlainLane(PlainStaging):
+    """Staging and painting on the same device without streams."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
+        self.device = device
+
+    def working(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def render(self, slot: Slot, painter: Painter) -> tuple[np.ndarray, float]:
         start = time.perf_counter()
-        picture = paint(slot.latent).cpu().numpy()
+        picture = painter(slot.latent).cpu().numpy()
         return picture, time.perf_counter() - start
+
+    def release(self) -> None:
+        pass
+
+
+class HostLane(CudaStaging):
+    """A GPU's latents, painted on the CPU: only the latent crosses over."""
+
+    def __init__(self, source: torch.device) -> None:
+        super().__init__(source)
+        self.device = torch.device("cpu")
+        self._stream = torch.cuda.Stream(source)
+        self._landed = torch.cuda.Event(blocking=True)
+        self._pinned: torch.Tensor | None = None
+
+    def working(self) -> AbstractContextManager[object]:
+        return on_streams(self._stream)
+
+    def render(self, slot: Slot, painter: Painter) -> tuple[np.ndarray, float]:
+        latent = slot.latent
+        if self._pinned is None or self._pinned.shape != latent.shape:
+            self._pinned = torch.empty(latent.shape, dtype=latent.dtype, pin_memory=True)
+        self._stream.wait_event(slot.written)
+        self._pinned.copy_(latent, non_blocking=True)
+        self._landed.record(self._stream)
+        self._landed.synchronize()
+        start = time.perf_counter()
+        picture = painter(self._pinned).numpy()
+        return picture, time.perf_counter() - start
+
+    def release(self) -> None:
+        self._pinned = None
+
+
+@dataclass(slots=True, eq=False)
+class Program:
+    """A painter made ready for latents of one shape: memory that stays, and the recorded work."""
+
+    key: int
+    latent: torch.Tensor
+    picture: torch.Tensor | None = None  # pinned
+    graph: Graph | None = None
+    recordable: bool = False
+
+
+@contextmanager
+def on_streams(*streams: torch.cuda.Stream) -> Iterator[None]:
+    """The current thread on `streams`, one for each of several devices; the last one's is current."""
+    graphs.keep_out_of_others_captures()
+    with ExitStack() as entered:
+        for stream in streams:
+            entered.enter_context(torch.cuda.stream(stream))
+        yield
 
 
 class CudaLane:
-    """A CUDA or ROCm device with a side stream for previews.
+    """A CUDA device with a side stream for previews; the sampler may be on another device.
 
     The order of work: the sampler's current stream copies into the slot and records `written`;
     the side stream waits for it, paints, and copies to pinned memory; the worker waits for the
-    side stream's own event and blocks nobody else.
+    side stream's own event and blocks nobody else. From its second frame on a painter's work is
+    one recorded graph, so that the worker hardly needs Python's lock, which the sampler needs.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    PROGRAMS = 4
+    use_graphs = True
+
+    def __init__(self, device: torch.device, source: torch.device) -> None:
         self.device = device
-        with torch.cuda.device(device):
-            self.stream = torch.cuda.Stream(device)
-            self._start = torch.cuda.Event(enable_timing=True)
-            self._end = torch.cuda.Event(enable_timing=True, blocking=True)
-        self._pinned: torch.Tensor | None = None
+        staging = CudaStaging(source) if source.type == "cuda" else PlainStaging(source)
+        self.slot, self.stage, self.settled = staging.slot, staging.stage, staging.settled
+        # A copy between devices runs on streams of both.
+        self.stream = torch.cuda.Stream(device)
+        on_source = source.type == "cuda" and source != device
+        self._fetching = torch.cuda.Stream(source) if on_source else self.stream
+        self._start = torch.cuda.Event(enable_timing=True)
+        self._end = torch.cuda.Event(enable_timing=True, blocking=True)
+        self._graphs = self.use_graphs and graphs.available()
+        self._programs: OrderedDict[Hashable, Program] = OrderedDict()
+        self._ran: dict[int, torch.Size] = {}
+        self._pool: Any = None
 
-    def slot(self, shape: torch.Size, dtype: torch.dtype) -> Slot:
-        return Slot(torch.empty(shape, dtype=dtype, device=self.device), torch.cuda.Event())
+    def working(self) -> AbstractContextManager[object]:
+        return on_streams(self._fetching, self.stream)
 
-    def stage(self, slot: Slot, latent: torch.Tensor) -> None:
-        stream = torch.cuda.current_stream(self.device)
-        if slot.writer is not None and slot.writer != stream:
-            # The frame that was dropped from this slot may still be on its way on another stream.
-            stream.wait_event(slot.written)
-        slot.latent.copy_(latent, non_blocking=True)
-        slot.written.record(stream)
-        slot.writer = stream
-
-    def settled(self, slot: Slot) -> bool:
-        return bool(slot.written.query())
-
-    def render(self, slot: Slot, paint: Paint) -> tuple[np.ndarray, float]:
-        with torch.cuda.device(self.device), torch.cuda.stream(self.stream):
-            self.stream.wait_event(slot.written)
+    def render(self, slot: Slot, painter: Painter) -> tuple[np.ndarray, float]:
+        program = self._program(slot, painter)
+        if slot.written is not None:
+            self._fetching.wait_event(slot.written)
+        with span("decode"):
             self._start.record(self.stream)
-            picture = paint(slot.latent)
-            pinned = self._pinned_like(picture)
-            pinned.copy_(picture, non_blocking=True)
+            program.latent.copy_(slot.latent, non_blocking=True)
+            self._run(program, painter)
             self._end.record(self.stream)
+        with span("wait"):
             self._end.synchronize()
-        return pinned.numpy(), self._start.elapsed_time(self._end) / 1000
+        assert program.picture is not None
+        return program.picture.numpy(), self._start.elapsed_time(self._end) / 1000
 
-    def _pinned_like(self, picture: torch.Tensor) -> torch.Tensor:
-        if self._pinned is None or self._pinned.shape != picture.shape:
-            self._pinned = torch.empty(picture.shape, dtype=picture.dtype, pin_memory=True)
-        return self._pinned
+    def release(self) -> None:
+        self._programs.clear()
+        self._pool = None
+
+    def _program(self, slot: Slot, painter: Painter) -> Program:
+        key = (painter, slot.latent.shape, slot.latent.dtype)
+        program = self._programs.get(key)
+        if program is None:
+            program = Program(hash(key), torch.empty_like(slot.latent, device=self.device))
+            shape = self._ran.get(program.key)
+            if shape is not None:
+                # It ran before, though its memory was given back: it can be recorded at once.
+                program.picture = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+                program.recordable = self._graphs
+            self._programs[key] = program
+            if len(self._programs) > self.PROGRAMS:
+                self._programs.popitem(last=False)
+        self._programs.move_to_end(key)
+        return program
+
+    def _run(self, program: Program, painter: Painter) -> None:
+        """Put the program's work onto the side stream: as it is at first, then as a graph."""
+        if program.recordable:
+            program.recordable = False
+            self._record(program, painter)
+        if program.graph is not None:
+            program.graph.launch()
+            return
+        first = program.picture is None
+        with self._memory():
+            self._paint(program, painter)
+        program.recordable = first and self._graphs
+
+    def _record(self, program: Program, painter: Painter) -> None:
+        try:
+            with self._memory():
+                program.graph = Graph(self.stream, lambda: self._paint(program, painter))
+        except (GraphError, RuntimeError) as error:
+            log.warning(
+                "[SideStream] Previews are decoded without a CUDA graph, which takes more of the"
+                " sampler's time: %s",
+                error,
+            )
+
+    def _paint(self, program: Program, painter: Painter) -> None:
+        picture = painter(program.latent)
+        if program.picture is None:
+            program.picture = torch.empty(picture.shape, dtype=picture.dtype, pin_memory=True)
+            self._ran[program.key] = picture.shape
+        program.picture.copy_(picture, non_blocking=True)
+
+    def _memory(self) -> AbstractContextManager[object]:
+        """Take memory from the pool of this lane's graphs, which run one after the other."""
+        if not self._graphs:
+            return nullcontext()
+        if self._pool is None:
+            self._pool = torch.cuda.MemPool()
+        return torch.cuda.use_mem_pool(self._pool)
 
 
-def lane_for(device: torch.device) -> Lane:
-    """The lane that suits `device`."""
-    return CudaLane(device) if device.type == "cuda" else PlainLane(device)
+def lane_for(device: torch.device, source: torch.device) -> Lane:
+    """The lane that paints on `device` what is sampled on `source`."""
+    if device.type == "cuda":
+        return CudaLane(device, source)
+    if source.type == "cuda":
+        return HostLane(source)
+    return PlainLane(source)

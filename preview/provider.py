@@ -20,8 +20,8 @@ from . import host, runs
 from .decoders import DecoderCache, Ladder, Source
 from .decoders.latent2rgb import Latent2RGBSource
 from .decoders.taesd import FAMILY, TaesdSource
-from .engine import Engines
-from .runs import Asked, Plan, Run, Runs
+from .engine import Engine, Engines
+from .runs import Asked, Frame, Plan, Run, Runs
 from .settings import KEY, Settings, salvaged
 from .transport import Transport
 
@@ -37,6 +37,9 @@ class Sampling:
     previewer: Previewer | None = None
 
 
+STAGED_WHOLE = 1 << 20
+"""Numbers in a latent up to which it is staged with its whole batch."""
+
 _sampling: ContextVar[Sampling | None] = ContextVar("sidestream_sampling", default=None)
 
 
@@ -51,6 +54,9 @@ class Previewer(host.LatentPreviewer):
         self._transport = transport
         self._make_own = own
         self._counts = True
+        self._captured: tuple[Engine, Frame] | None = None
+        self._engine: Engine | None = None
+        self._engine_for: tuple[torch.device, str] | None = None
         # Catches the samplings whose end nobody tells: packs with callbacks of their own.
         weakref.finalize(self, run.end).atexit = False
 
@@ -61,6 +67,8 @@ class Previewer(host.LatentPreviewer):
                 self.run.at(self.run.step + 1, host.announced_steps(self.run.owner))
             if self.run.wants(runs.now()) and self._transport.watched(self.run):
                 self._capture(host.latent_frame(x0))
+            if self._counts:
+                self._hand_over()
         except Exception:
             log.exception("[SideStream] A preview failed; sampling goes on without previews.")
             self.run.abort()
@@ -82,14 +90,34 @@ class Previewer(host.LatentPreviewer):
             except BaseException:
                 run.abort()
                 raise
+            finally:
+                self._hand_over()
 
         return told
 
     def _capture(self, latent: torch.Tensor) -> None:
-        # One picture: the first of the batch and, but for formats that mix frames, of the video.
-        latent = latent[:1]
-        with torch.inference_mode():
-            self._engines.of(latent.device).capture(self.run, latent)
+        # One picture is shown. To take it out of the batch here costs the sampler more than to
+        # copy a batch that is small.
+        if latent.numel() > STAGED_WHOLE:
+            latent = latent[:1]
+        wanted = (latent.device, self.run.settings.device)
+        if self._engine is None or self._engine_for != wanted:
+            self._engine_for, self._engine = wanted, self._engines.of(*wanted)
+        if torch.is_inference_mode_enabled():  # as ComfyUI samples; the mode takes time to enter
+            frame = self._engine.capture(self.run, latent)
+        else:
+            with torch.inference_mode():
+                frame = self._engine.capture(self.run, latent)
+        self._hand_over()  # of a callback that asks twice
+        if frame is not None:
+            self._captured = (self._engine, frame)
+
+    def _hand_over(self) -> None:
+        """Give the captured frame to the worker, as the last thing in a callback."""
+        if self._captured is not None:
+            engine, frame = self._captured
+            self._captured = None
+            engine.publish(frame)
 
     @functools.cached_property
     def _own(self) -> Any:
@@ -178,7 +206,7 @@ class Provider:
         if not self._active:
             return beneath()
         if not host.is_own_function(original):
-            theirs = beneath()
+            theirs = self._contained(beneath)
             if theirs is not None and not host.is_own_previewer(theirs):
                 return theirs
         try:
@@ -195,6 +223,18 @@ class Provider:
         if sampling is not None:
             sampling.previewer = previewer
         return previewer
+
+    def _contained(self, beneath: Callable[[], Any]) -> Any:
+        """What other packs give; None where that, or ComfyUI beneath it, fails."""
+        try:
+            return beneath()
+        except Exception as error:
+            self._say_once(
+                logging.WARNING,
+                f"Another pack's previewer failed ({type(error).__name__}: {error!s:.200});"
+                " SideStream's is used.",
+            )
+            return None
 
     def _plan(self, latent_format: Any) -> Plan | None:
         """How to preview this sampling; None to leave it to ComfyUI."""
@@ -238,7 +278,7 @@ class Provider:
         if method in ("auto", "taesd") and name in FAMILY:
             path = host.decoder_file(latent_format)
             if path is not None:
-                sources.append(TaesdSource.of(path, latent_format.latent_channels))
+                sources.append(TaesdSource.of(path, latent_format.latent_channels, host.precision))
             elif method == "taesd":
                 self._say_once(
                     logging.WARNING,

@@ -86,6 +86,8 @@ class Frame:
     size: tuple[int, int] = (0, 0)
     decoder: str = ""
     decode_ms: float = 0.0
+    ready_at: float = 0.0
+    """When the sampler's device had made the latent, which may be long after the callback."""
     image: bytes = b""
     image_type: str = ""
 
@@ -104,8 +106,10 @@ class Frame:
             "height": self.size[1],
             "decoder": self.decoder,
             "captured_to_sent_ms": round((now - self.captured_at) * 1000, 1),
+            "ready_to_sent_ms": round((now - self.ready_at) * 1000, 1),
             "decode_ms": round(self.decode_ms, 2),
             "dropped": self.run.dropped,
+            "outcomes": dict(self.run.outcomes),
         }
 
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from . import devices
+
 KEY = "sidestream"
 """Where settings lie on a MODEL's options and in a prompt's extra data."""
 
@@ -100,6 +102,7 @@ class Choice:
         }
 
 
+# Saved workflows hold widget values by position: a new setting goes to the end.
 FIELDS: dict[str, Number | Choice] = {
     "throttle_ms": Number(
         100, 0, 60_000, "ms", "Throttle",
@@ -130,6 +133,15 @@ FIELDS: dict[str, Number | Choice] = {
     "quality": Number(
         85, 1, 100, "", "Quality", "Quality of JPEG and WebP previews, 1 to 100. PNG ignores it."
     ),
+    "detail": Choice(
+        "auto", ("auto", "full"), "Detail",
+        "auto: decode no more pixels than are shown. full: decode the whole picture and shrink it.",
+    ),
+    "device": Choice(
+        "auto", devices.NAMES, "Device",
+        "Where previews are decoded. auto and same: where the model samples. cpu, or the number of"
+        " another GPU: there, so that the sampler's keeps all its time.",
+    ),
 }
 
 
@@ -144,6 +156,8 @@ class Settings:
     budget: int = 5
     format: str = "jpeg"
     quality: int = 85
+    detail: str = "auto"
+    device: str = "auto"
 
     def updated(self, changes: Mapping[str, Any]) -> Settings:
         """A copy with `changes` (already checked) laid over."""

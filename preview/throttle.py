@@ -44,6 +44,7 @@ class Budget:
     def __init__(self) -> None:
         self._spent: deque[tuple[float, float]] = deque()  # (end of the last, seconds in all)
         self._opened = 0.0
+        self._remembered = 0.0
         self._cost = 0.0
 
     def spend(self, now: float, seconds: float) -> None:
@@ -57,6 +58,7 @@ class Budget:
         # One is kept: a decode longer than the window matters until its spacing has passed.
         while len(self._spent) > 1 and self._spent[0][0] <= now - self.WINDOW:
             self._spent.popleft()
+        self._remembered = sum(cost for _, cost in self._spent)
 
     def allows(self, now: float, percent: int, pending: int = 0) -> bool:
         """Whether one more decode may start at `now`, `pending` others being under way."""
@@ -66,7 +68,9 @@ class Budget:
         if self._cost > share * self.WINDOW:
             last_start = self._spent[-1][0] - self._cost if self._spent else float("-inf")
             return pending == 0 and now - last_start >= self._cost / share
-        return self._used(now) + (pending + 1) * self._cost <= share * self.WINDOW
+        room = share * self.WINDOW - (pending + 1) * self._cost
+        # What was remembered at the last decode is never less than what still counts.
+        return self._remembered <= room or self._used(now) <= room
 
     def share(self, now: float) -> float:
         """The share used over the last window, from 0 to 1."""

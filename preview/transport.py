@@ -9,6 +9,7 @@ import json
 import logging
 import struct
 import threading
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple, Protocol
 
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 PREVIEW_IMAGE = 1
 PREVIEW_IMAGE_WITH_METADATA = 4
 LEGACY_TYPES = {"image/jpeg": 1, "image/png": 2}
+
+NOTES = 8  # announcements that may be on their way to one socket; more are not made
 
 
 class Socket(NamedTuple):
@@ -37,8 +40,14 @@ class Wire(Protocol):
     def sockets(self, client_id: str | None) -> list[Socket]:
         """The connections of a client; of everybody for None."""
 
+    def connected(self, client_id: str | None) -> bool:
+        """Whether a client is there; anybody for None. Asked in the sampler's callback."""
+
     def is_running(self, prompt_id: str | None, node_id: str | None) -> bool:
         """Whether that node of that prompt is at work and nobody has interrupted it."""
+
+    def is_idle(self) -> bool:
+        """Whether no prompt is being executed."""
 
     def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run `coroutine` on the server's event loop, from any thread."""
@@ -76,10 +85,11 @@ class Transport:
         self._wire = wire
         self._on_free = on_free
         self._busy: set[object] = set()
+        self._notes: Counter[object] = Counter()
         self._lock = threading.Lock()
 
     def watched(self, run: Run) -> bool:
-        return bool(self._wire.sockets(run.owner.client_id))
+        return self._wire.connected(run.owner.client_id)
 
     def ready(self, run: Run) -> bool:
         sockets = self._wire.sockets(run.owner.client_id)
@@ -88,6 +98,9 @@ class Transport:
 
     def live(self, run: Run) -> bool:
         return not run.aborted and self._wire.is_running(run.owner.prompt_id, run.owner.node_id)
+
+    def quiet(self) -> bool:
+        return self._wire.is_idle()
 
     def format(self, run: Run) -> str:
         """The picture format for a run: what was asked, or JPEG where a client knows no other."""
@@ -121,11 +134,22 @@ class Transport:
             "sent": run.sent,
             "dropped": run.dropped,
             "outcomes": dict(run.outcomes),
+            "settings": run.settings.as_dict(),
         }
         for socket in self._wire.sockets(run.owner.client_id):
-            # A client that is behind on frames would only pile these up.
-            if socket.metadata and (state == "end" or socket.connection not in self._busy):
-                self._wire.start(self._wire.send_json("sidestream.run", data, socket))
+            with self._lock:
+                if not socket.metadata or self._notes[socket.connection] >= NOTES:
+                    continue
+                self._notes[socket.connection] += 1
+            self._wire.start(self._tell(data, socket))
+
+    async def _tell(self, data: dict[str, Any], socket: Socket) -> None:
+        try:
+            await self._wire.send_json("sidestream.run", data, socket)
+        finally:
+            with self._lock:
+                self._notes[socket.connection] -= 1
+                self._notes += Counter()  # forgets those at zero
 
     async def _deliver(self, delivery: Delivery, socket: Socket) -> None:
         frame = delivery.frame
@@ -136,6 +160,8 @@ class Transport:
                     now = runs.now()
                     info = frame.run.owner.wire() | frame.info(now)
                     await self._wire.send_json("sidestream.frame", info, socket)
+                    if not self.live(frame.run):  # that may have taken long
+                        return
                     await self._wire.send_bytes(
                         PREVIEW_IMAGE_WITH_METADATA, metadata_message(frame, now), socket
                     )

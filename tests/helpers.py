@@ -35,7 +35,7 @@ class FlatDecoder:
     before: Callable[[], None] = lambda: None
     scale: int = 1
 
-    def __call__(self, latent: torch.Tensor, max_size: int) -> torch.Tensor:
+    def __call__(self, latent: torch.Tensor, enough: int) -> torch.Tensor:
         self.before()
         return latent[0, :1].expand(3, -1, -1)
 
@@ -82,6 +82,9 @@ class FakeSink:
     def live(self, run: Run) -> bool:
         return self.alive and not run.aborted
 
+    def quiet(self) -> bool:
+        return True
+
     def format(self, run: Run) -> str:
         return self.kind
 
@@ -102,16 +105,23 @@ def a_book() -> Runs:
 
 
 def an_engine(sink: Any) -> Engine:
-    return Engine(lane_for(CPU), DecoderCache(), sink)
+    return Engine(lane_for(CPU, CPU), DecoderCache(), sink)
 
 
 def capture(engine: Engine, run: Run, step: int, value: float | None = None) -> None:
     """What a sampler's callback does, with a latent that is all `value` (default step / 100)."""
     run.at(step, 20)
     latent = torch.full((1, 4, 8, 8), step / 100 if value is None else value)
-    with torch.inference_mode():
-        engine.capture(run, latent)
+    stage(engine, run, latent)
     latent.fill_(-1)  # samplers go on in place
+
+
+def stage(engine: Engine, run: Run, latent: torch.Tensor) -> None:
+    """Capture and publish, as the provider does in a callback."""
+    with torch.inference_mode():
+        frame = engine.capture(run, latent)
+    if frame is not None:
+        engine.publish(frame)
 
 
 class Gate:

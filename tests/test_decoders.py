@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from sidestream.preview.decoders import DecoderCache, DecoderError, paint, shown_size
+from sidestream.preview.decoders import DecoderCache, DecoderError, Painting, shown_size
 from sidestream.preview.decoders.latent2rgb import Latent2RGBSource
 from sidestream.preview.decoders.picture import contained, shrunk, to_uint8
 from sidestream.preview.decoders.taesd import TaesdSource, decoder_layers, unpacked
@@ -46,7 +46,7 @@ def test_i12_latent2rgb_is_within_one_level_of_the_float64_reference():
     latent = torch.randn(1, 4, 40, 56) * 2
     rgb = np.einsum("chw,ck->hwk", latent[0].double().numpy(), np.array(FACTORS)) + BIAS
     expected = np.clip((rgb + 1) / 2, 0, 1) * 255
-    picture = paint(latent2rgb().load(CPU), latent, 4096).numpy()
+    picture = Painting(latent2rgb().load(CPU), 4096)(latent).numpy()
     assert picture.shape == (40, 56, 3)
     assert np.abs(picture - expected).max() <= 0.51
 
@@ -84,9 +84,9 @@ def test_a_picture_larger_than_asked_is_shrunk_and_a_smaller_one_left():
     decoder = latent2rgb().load(CPU)
     latent = torch.randn(1, 4, 200, 100)
     assert shown_size(decoder, latent, 64) == (32, 64)
-    assert paint(decoder, latent, 64).shape == (64, 32, 3)
+    assert Painting(decoder, 64)(latent).shape == (64, 32, 3)
     assert shown_size(decoder, latent, 512) == (256, 512)
-    assert paint(decoder, latent, 512).shape == (200, 100, 3)
+    assert Painting(decoder, 512)(latent).shape == (200, 100, 3)
 
 
 @pytest.mark.parametrize(("channels", "pooled"), [(4, False), (16, False), (32, True)])

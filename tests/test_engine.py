@@ -11,7 +11,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-
+from sidestream.preview import engine as engine_module
+from sidestream.preview import runs
+from sidestream.preview.engine import SLOTS, Mailbox, Slots
+from sidestream.preview.lane import PlainLane
+from sidestream.preview.runs import Frame
 from sidestream.tests.helpers import (
     CPU,
     FakeSink,
@@ -24,11 +28,6 @@ from sidestream.tests.helpers import (
     start_run,
     wait_until,
 )
-from sidestream.preview import engine as engine_module
-from sidestream.preview import runs
-from sidestream.preview.engine import SLOTS, Mailbox, Slots
-from sidestream.preview.lane import PlainLane
-from sidestream.preview.runs import Frame
 
 
 def grey(frame: Frame) -> int:

@@ -11,6 +11,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -18,6 +19,8 @@ import torch
 from .picture import contained, shrunk, to_uint8
 
 log = logging.getLogger(__name__)
+
+EVERYTHING = 1 << 30  # more pixels than any picture has
 
 
 class DecoderError(Exception):
@@ -30,10 +33,11 @@ class Decoder(Protocol):
     scale: int
     """Pixels of the final picture for each latent pixel."""
 
-    def __call__(self, latent: torch.Tensor, max_size: int) -> torch.Tensor:
+    def __call__(self, latent: torch.Tensor, enough: int) -> torch.Tensor:
         """RGB of the staged latent: [3, H, W] on the same device, 0 to 1, maybe beyond.
 
-        H and W may be those of the final picture or smaller.
+        H and W are those of the final picture or, where that saves work, smaller; but not with
+        a longer side below `enough` pixels if the decoder can give as many.
         """
 
 
@@ -55,14 +59,25 @@ class Source(Protocol):
         """Load it. Raises DecoderError."""
 
 
-def paint(decoder: Decoder, latent: torch.Tensor, max_size: int) -> torch.Tensor:
-    """The preview picture of a staged latent: uint8 [H, W, 3] on the same device.
+@dataclass(frozen=True)
+class Painting:
+    """The work from a staged latent to a preview picture, as `lane.Painter`.
 
-    Its longer side is at most `max_size`; a decoder of few pixels gives a small picture, which
-    is enlarged when it is encoded.
+    The picture's longer side is at most `max_size`; a decoder of few pixels gives a small one,
+    which is enlarged when it is encoded. `full` decodes all that the decoder can give before it
+    is shrunk; otherwise no more than is shown.
     """
-    rgb = decoder(latent, max_size)
-    return to_uint8(shrunk(rgb, *shown_size(decoder, latent, max_size)))
+
+    decoder: Decoder
+    max_size: int
+    full: bool = False
+
+    def __call__(self, latent: torch.Tensor) -> torch.Tensor:
+        """The picture of the first of the batch `latent`: uint8 [H, W, 3] on the same device."""
+        latent = latent[:1]
+        width, height = shown_size(self.decoder, latent, self.max_size)
+        enough = EVERYTHING if self.full else max(width, height)
+        return to_uint8(shrunk(self.decoder(latent, enough), width, height))
 
 
 def shown_size(decoder: Decoder, latent: torch.Tensor, max_size: int) -> tuple[int, int]:

@@ -28,7 +28,7 @@ class Latent2RGB:
             self._offset += bias * 0.5
         self._reshape = reshape
 
-    def __call__(self, latent: torch.Tensor, max_size: int) -> torch.Tensor:
+    def __call__(self, latent: torch.Tensor, enough: int) -> torch.Tensor:
         """RGB [3, h, w] of `latent` [1, C, h, w] or, its first frame, [1, C, T, h, w]."""
         if self._reshape is not None:
             latent = self._reshape(latent)

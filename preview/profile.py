@@ -1,0 +1,17 @@
+"""Named ranges for a profiler, off unless the environment variable SIDESTREAM_NVTX is set."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+ENABLED = bool(os.environ.get("SIDESTREAM_NVTX"))
+
+
+def span(name: str) -> AbstractContextManager[object]:
+    """A range `sidestream <name>` around a block, seen by Nsight Systems and torch's profiler."""
+    if not ENABLED:
+        return nullcontext()
+    return torch.cuda.nvtx.range(f"sidestream {name}")

@@ -1,0 +1,422 @@
+"""The CUDA lane: I1 never waits, I2 ordered, I3 true, I4 harmless, I6 contained, I11 light."""
+
+from __future__ import annotations
+
+import gc
+import io
+import logging
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sidestream.preview import engine as engine_module
+from sidestream.preview import graphs, runs
+from sidestream.preview.decoders import DecoderCache, Painting
+from sidestream.preview.decoders.taesd import TaesdSource, decoder_layers
+from sidestream.preview.engine import Engine
+from sidestream.preview.lane import CudaLane, HostLane, lane_for
+from sidestream.tests.helpers import (
+    FakeSink,
+    FakeSource,
+    FlatDecoder,
+    a_book,
+    stage,
+    start_run,
+    wait_until,
+)
+
+pytestmark = pytest.mark.gpu
+
+SHAPE = (1, 4, 64, 64)
+
+
+@pytest.fixture
+def cuda():
+    return torch.device("cuda", 0)
+
+
+@pytest.fixture
+def engine_of():
+    made = []
+
+    def make(device, source=None, sink=None, idle=None):
+        sink = sink or FakeSink()
+        engine = Engine(lane_for(device, source or device), DecoderCache(), sink)
+        made.append(engine)
+        return engine, sink
+
+    yield make
+    for engine in made:
+        engine.close(5)
+
+
+def half(device):
+    return torch.float16
+
+
+def taesd_source(tmp_path, precision=half):
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        path = tmp_path / "taesd_decoder.pth"
+        torch.save(decoder_layers(4, pooled=False).state_dict(), path)
+    return TaesdSource.of(str(path), 4, precision)
+
+
+def grey(frame):
+    pixels = np.asarray(Image.open(io.BytesIO(frame.image)))
+    assert pixels.min() == pixels.max(), f"step {frame.step} is a mixture"
+    return int(pixels[0, 0, 0])
+
+
+@pytest.mark.parametrize("use_graphs", [True, False])
+def test_i2_i3_500_frames_behind_a_slow_kernel_and_before_an_overwrite(
+    cuda, engine_of, monkeypatch, use_graphs
+):
+    monkeypatch.setattr(CudaLane, "use_graphs", use_graphs)
+    engine, sink = engine_of(cuda)
+    run = start_run(a_book(), FakeSource())
+    stream = torch.cuda.Stream(cuda)
+    latent = torch.zeros(SHAPE, device=cuda)
+    frames = 500
+    with torch.cuda.stream(stream), torch.inference_mode():
+        for step in range(1, frames + 1):
+            level = step % 251 + 1
+            latent.fill_(255)
+            torch.cuda._sleep(400_000)  # a reader that does not wait sees 255
+            latent.fill_(level / 255)
+            run.at(level, 1000)
+            stage(engine, run, latent)
+            latent.fill_(0)  # a reader that comes late sees 0
+            assert wait_until(lambda: run._open == 0)
+    assert len(sink.frames) == frames
+    assert [grey(frame) for frame in sink.frames] == [frame.step for frame in sink.frames]
+    program = next(iter(engine.lane._programs.values()))
+    assert (program.graph is not None) == use_graphs
+
+
+def test_i3_frames_that_were_replaced_leave_no_trace_in_those_that_were_not(cuda, engine_of):
+    engine, sink = engine_of(cuda)
+    run = start_run(a_book(), FakeSource())
+    streams = [torch.cuda.Stream(cuda) for _ in range(3)]
+    latent = torch.zeros(SHAPE, device=cuda)
+    with torch.inference_mode():
+        for step in range(1, 2000):
+            level = step % 251 + 1
+            stream = streams[step % 3]  # a sampler that goes from stream to stream
+            stream.wait_stream(streams[(step - 1) % 3])
+            with torch.cuda.stream(stream):
+                latent.fill_(level / 255)
+                run.at(level, 5000)
+                stage(engine, run, latent)
+                latent.fill_(0)
+    assert wait_until(lambda: run._open == 0, 20)
+    assert run.outcomes[runs.REPLACED] + run.outcomes[runs.BUSY] > 100
+    assert len(sink.frames) > 50
+    assert [grey(frame) for frame in sink.frames] == [frame.step for frame in sink.frames]
+
+
+def test_i1_the_samplers_thread_makes_no_call_that_waits(cuda, engine_of, tmp_path):
+    engine, _ = engine_of(cuda)
+    run = start_run(a_book(), taesd_source(tmp_path))
+    latent = torch.randn(SHAPE, device=cuda)
+
+    def sample(steps):
+        for step in range(1, steps):
+            run.at(step, 1000)
+            with torch.profiler.record_function("callback"):
+                stage(engine, run, latent)
+            time.sleep(0.004)
+
+    sample(20)
+    assert wait_until(lambda: run._open == 0, 20)
+    kinds = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    before = torch.cuda.memory_stats(cuda)["allocation.all.allocated"]
+    with torch.profiler.profile(activities=kinds) as profile:
+        sample(100)
+        assert wait_until(lambda: run._open == 0, 20)
+    assert torch.cuda.memory_stats(cuda)["allocation.all.allocated"] == before
+    events = profile.profiler.kineto_results.events()
+    here = threading.get_native_id()
+    callbacks = [
+        (e.start_ns(), e.end_ns())
+        for e in events
+        if e.name() == "callback" and e.device_resource_id() == here
+    ]
+    assert len(callbacks) == 99
+    calls = {
+        e.name()
+        for e in events
+        if e.name().startswith("cu")
+        and e.device_resource_id() == here
+        and any(start <= e.start_ns() <= end for start, end in callbacks)
+    }
+    assert calls == {"cudaLaunchKernel", "cudaEventRecordWithFlags", "cudaStreamIsCapturing"}
+
+
+def test_i4_a_sampler_that_draws_noise_is_undisturbed_by_recording(cuda, engine_of, tmp_path):
+    """The noise is the same, and recording a graph meanwhile raises nothing."""
+    torch.manual_seed(11)
+    expected = [torch.randn(64, device=cuda) for _ in range(3000)]
+    state = torch.cuda.get_rng_state(cuda)
+    engine, sink = engine_of(cuda)
+    source = taesd_source(tmp_path)
+    book = a_book()
+    torch.manual_seed(11)
+    drawn = []
+    for step in range(3000):
+        if step % 100 == 0:  # another size: another recording
+            run = start_run(book, source, max_size=64 + step // 100)
+        run.at(step + 1, 3000)
+        stage(engine, run, torch.ones(SHAPE, device=cuda))
+        drawn.append(torch.randn(64, device=cuda))
+        time.sleep(0.001)
+    assert all(torch.equal(a, b) for a, b in zip(expected, drawn, strict=True))
+    assert torch.equal(state, torch.cuda.get_rng_state(cuda))
+    assert wait_until(lambda: len(sink.frames) > 20, 20)
+
+
+def test_i4_nothing_leaks_into_the_samplers_thread(cuda, engine_of):
+    engine, _ = engine_of(cuda)
+    run = start_run(a_book(), FakeSource())
+    stream = torch.cuda.Stream(cuda)
+    with torch.cuda.stream(stream):
+        for step in range(1, 30):
+            run.at(step, 30)
+            stage(engine, run, torch.zeros(SHAPE, device=cuda))
+            assert torch.cuda.current_stream() == stream
+            assert torch.is_grad_enabled()
+            assert not torch.is_inference_mode_enabled()
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize("mode", ["global", "thread_local", "relaxed"])
+def test_a_sampler_may_record_graphs_of_its_own(cuda, engine_of, tmp_path, mode, caplog):
+    engine, sink = engine_of(cuda)
+    source, book = taesd_source(tmp_path), a_book()
+    latent = torch.randn(SHAPE, device=cuda)
+    weight = torch.randn(512, 512, device=cuda)
+    static = torch.randn(512, 512, device=cuda)
+    side = torch.cuda.Stream(cuda)
+    with torch.cuda.stream(side):
+        static @ weight
+    side.synchronize()
+    with caplog.at_level(logging.WARNING):
+        for round_ in range(12):
+            run = start_run(book, source, max_size=64 + 8 * (round_ % 6))
+            for step in range(1, 8):
+                run.at(step, 8)
+                stage(engine, run, latent)
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.stream(side):
+                    graph.capture_begin(capture_error_mode=mode)
+                    result = static
+                    for _ in range(20):
+                        result = (result @ weight).tanh()
+                    time.sleep(0.002)
+                    graph.capture_end()
+                graph.replay()
+            assert wait_until(lambda run=run: run._open == 0, 20)
+    torch.cuda.synchronize()
+    assert torch.isfinite(result).all()
+    assert len(sink.frames) >= 12
+    assert caplog.records == []
+
+
+def test_nothing_is_staged_into_a_samplers_recording(cuda):
+    lane = CudaLane(cuda, cuda)
+    slot = lane.slot(torch.Size(SHAPE), torch.float32)
+    latent = torch.ones(SHAPE, device=cuda)
+    stream = torch.cuda.Stream(cuda)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.stream(stream):
+        graph.capture_begin(capture_error_mode="thread_local")
+        copied = latent * 2
+        assert not lane.stage(slot, latent)
+        graph.capture_end()
+    graph.replay()
+    assert float(copied.sum()) == 2 * latent.numel()
+
+
+def test_i6_without_graphs_previews_go_on(cuda, engine_of, monkeypatch, caplog):
+    def refuse(*args):
+        raise graphs.GraphError("not today")
+
+    monkeypatch.setattr("sidestream.preview.lane.Graph", refuse)
+    engine, sink = engine_of(cuda)
+    run = start_run(a_book(), FakeSource())
+    for step in range(1, 10):
+        run.at(step, 10)
+        stage(engine, run, torch.full(SHAPE, step / 255, device=cuda))
+        assert wait_until(lambda: run._open == 0)
+    assert [grey(frame) for frame in sink.frames] == list(range(1, 10))
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "not today" in caplog.text
+
+
+class Greedy(FlatDecoder):
+    """A decoder that wants more memory than there is."""
+
+    def __call__(self, latent, enough):
+        torch.empty(1 << 46, dtype=torch.uint8, device=latent.device)
+        return super().__call__(latent, enough)
+
+
+def test_i6_a_real_out_of_memory_steps_down_and_sampling_goes_on(cuda, engine_of, caplog):
+    engine, sink = engine_of(cuda)
+    run = start_run(a_book(), FakeSource(Greedy(), name="greedy"), FakeSource())
+    latent = torch.zeros(SHAPE, device=cuda)
+    for step in range(1, 8):
+        latent.fill_(step / 255)
+        run.at(step, 8)
+        stage(engine, run, latent)
+        assert wait_until(lambda: run._open == 0)
+    assert [grey(frame) for frame in sink.frames] == list(range(1, 8))
+    assert "greedy previews failed (OutOfMemoryError" in caplog.text
+    assert len([r for r in caplog.records if r.levelname == "WARNING"]) == 1
+
+
+def test_i6_out_of_memory_while_recording(cuda, engine_of, caplog):
+    calls = []
+
+    def second_time_fails():
+        calls.append(1)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("no room to record")
+
+    engine, sink = engine_of(cuda)
+    run = start_run(a_book(), FakeSource(FlatDecoder(before=second_time_fails)))
+    for step in range(1, 8):
+        run.at(step, 8)
+        stage(engine, run, torch.full(SHAPE, step / 255, device=cuda))
+        assert wait_until(lambda: run._open == 0)
+    assert [grey(frame) for frame in sink.frames] == list(range(1, 8))
+    assert "no room to record" in caplog.text
+
+
+def test_i11_memory_goes_back_when_nothing_samples(cuda, engine_of, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine_module, "IDLE_SECONDS", 0.3)
+    engine, sink = engine_of(cuda)
+    source = taesd_source(tmp_path)
+    engine._decoders.get(source, cuda)
+    gc.collect()
+    weights = torch.cuda.memory_allocated(cuda)
+    reserved = torch.cuda.memory_reserved(cuda)
+    run = start_run(a_book(), source)
+    latent = torch.randn(1, 4, 128, 128, device=cuda)
+    for step in range(1, 10):
+        run.at(step, 10)
+        stage(engine, run, latent)
+        assert wait_until(lambda: run._open == 0)
+    assert torch.cuda.memory_allocated(cuda) > weights
+    del latent
+    assert wait_until(lambda: torch.cuda.memory_allocated(cuda) <= weights)
+    assert wait_until(lambda: torch.cuda.memory_reserved(cuda) <= reserved + (4 << 20))
+
+
+def test_i11_nothing_goes_back_while_something_samples(cuda, engine_of, monkeypatch):
+    monkeypatch.setattr(engine_module, "IDLE_SECONDS", 0.1)
+    sink = FakeSink()
+    sink.quiet = lambda: False
+    engine, _ = engine_of(cuda, sink=sink)
+    run = start_run(a_book(), FakeSource())
+    for step in range(1, 4):
+        run.at(step, 4)
+        stage(engine, run, torch.zeros(SHAPE, device=cuda))
+        assert wait_until(lambda: run._open == 0)
+    time.sleep(0.5)
+    assert engine.lane._programs
+
+
+def test_graphs_are_bounded(cuda, engine_of):
+    engine, _ = engine_of(cuda)
+    source, book = FakeSource(), a_book()
+    for size in range(64, 84):
+        run = start_run(book, source, max_size=size)
+        for step in range(1, 4):
+            run.at(step, 4)
+            stage(engine, run, torch.zeros(SHAPE, device=cuda))
+            assert wait_until(lambda run=run: run._open == 0)
+    assert len(engine.lane._programs) == CudaLane.PROGRAMS
+
+
+def psnr(one, other):
+    error = (one.float() - other.float()).square().mean()
+    return float(20 * torch.log10(255 / error.sqrt()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_i12_half_precision_is_within_its_tolerance(cuda, shared_data, dtype):
+    """Real FLUX.2 weights: at least 55 dB for float16 and 45 dB for bfloat16 against float32."""
+    latent = torch.randn(1, 32, 64, 64, device=cuda, generator=torch.Generator(cuda).manual_seed(3))
+    path = str(shared_data / "taef2_decoder.pth")
+    reference = TaesdSource.of(path, 32).load(cuda)
+    decoder = TaesdSource.of(path, 32, lambda device: dtype).load(cuda)
+    with torch.inference_mode():
+        exact = Painting(reference, 512)(latent)
+        fast = Painting(decoder, 512)(latent.to(dtype))
+    limit = {torch.float16: 55, torch.bfloat16: 45}[dtype]
+    assert psnr(fast, exact) > limit
+
+
+def test_decoding_on_the_cpu_what_a_gpu_samples(cuda, engine_of):
+    engine, sink = engine_of(torch.device("cpu"), source=cuda)
+    assert isinstance(engine.lane, HostLane)
+    run = start_run(a_book(), FakeSource())
+    latent = torch.zeros(SHAPE, device=cuda)
+    for step in range(1, 30):
+        with torch.inference_mode():
+            torch.cuda._sleep(400_000)
+            latent.fill_(step / 255)
+            run.at(step, 30)
+            stage(engine, run, latent)
+            latent.fill_(0)
+        assert wait_until(lambda: run._open == 0)
+    assert [grey(frame) for frame in sink.frames] == list(range(1, 30))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize(("sampled", "painted"), [(1, 1), (0, 1), (1, 0)])
+def test_two_devices(engine_of, tmp_path, sampled, painted):
+    source, target = torch.device("cuda", sampled), torch.device("cuda", painted)
+    engine, sink = engine_of(target, source=source)
+    run = start_run(a_book(), FakeSource())
+    stream = torch.cuda.Stream(source)
+    latent = torch.zeros(SHAPE, device=source)
+    with torch.cuda.device(source), torch.cuda.stream(stream), torch.inference_mode():
+        for step in range(1, 200):
+            torch.cuda._sleep(400_000)
+            latent.fill_(step / 255)
+            run.at(step, 200)
+            stage(engine, run, latent)
+            latent.fill_(0)
+            assert wait_until(lambda: run._open == 0)
+    assert len(sink.frames) == 199
+    assert [grey(frame) for frame in sink.frames] == list(range(1, 200))
+    assert torch.cuda.current_device() == 0
+
+
+def test_stress_with_another_thread_allocating_and_freeing(cuda, engine_of, tmp_path):
+    stop = threading.Event()
+
+    def churn():
+        while not stop.is_set():
+            torch.empty(64 << 20, dtype=torch.uint8, device=cuda)
+            torch.cuda.empty_cache()
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+        engine, sink = engine_of(cuda)
+        run = start_run(a_book(), FakeSource())
+        for step in range(1, 251):
+            run.at(step, 1000)
+            stage(engine, run, torch.full(SHAPE, step / 255, device=cuda))
+            assert wait_until(lambda: run._open == 0, 20)
+        assert [grey(frame) for frame in sink.frames] == list(range(1, 251))
+    finally:
+        stop.set()
+        thread.join()
