@@ -1,0 +1,1 @@
+"""What previews cost: SideStream beside what people use today, in one process, interleaved."""

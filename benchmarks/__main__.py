@@ -1,0 +1,156 @@
+"""`python -m benchmarks`: run it where ComfyUI and a CUDA device are; see --help."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.machinery
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+import types
+from pathlib import Path
+from typing import Any
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+def name_the_pack() -> None:
+    """Make the checkout importable as `sidestream`, whatever its folder is called."""
+    pack = types.ModuleType("sidestream")
+    pack.__path__ = [str(REPO)]
+    pack.__spec__ = importlib.machinery.ModuleSpec("sidestream", None, is_package=True)
+    sys.modules["sidestream"] = pack
+
+
+def enter_comfyui(tree: Path) -> None:
+    """Let `comfy` be imported from the ComfyUI in `tree`, with a decoder file of random weights."""
+    sys.path.insert(0, str(tree))
+    import comfy.options
+
+    comfy.options.enable_args_parsing(False)
+    import folder_paths
+    import torch
+    from sidestream.preview.decoders.taesd import decoder_layers
+
+    folder = tempfile.mkdtemp(prefix="sidestream-bench-")
+    torch.manual_seed(3)
+    for name in ("taesd_decoder", "taesdxl_decoder"):
+        layers = decoder_layers(4, pooled=False)
+        torch.save(layers.state_dict(), Path(folder) / f"{name}.pth")
+    folder_paths.folder_names_and_paths["vae_approx"] = ([folder], {".pth"})
+
+
+def bench(case_name: str, only: list[str], repetitions: int | None, seed: int) -> dict[str, Any]:
+    """Run a case: every provider in a new random order, again and again."""
+    import comfy.utils
+    import torch
+    from sidestream.benchmarks import measure, models, providers, standin
+    from sidestream.preview import pack as pack_module
+
+    device = torch.device("cuda", torch.cuda.current_device())
+    server = sys.modules["server"].PromptServer.instance  # type: ignore[attr-defined]
+    comfy.utils.set_progress_bar_global_hook(standin.progress_hook(server))
+    pack = pack_module.Pack()
+    pack.install()
+    if pack.problem:
+        raise SystemExit(f"SideStream cannot be installed: {pack.problem}")
+    pack._provider.uninstall()
+    case = models.CASES[case_name]
+    sampling = measure.Sampling(case, models.build(case.unet, device), server, device)
+    references = measure.reference_pictures(sampling, 512)
+    compared = [p for p in providers.compared(pack, device) if not only or p.name in only]
+    seen = {provider.name: measure.Measured() for provider in compared}
+    warm_up = {provider.name: measure.Measured() for provider in compared}
+    order = random.Random(seed)
+    latents: dict[str, torch.Tensor] = {}
+    differing = set()
+    for repetition in range(-1, repetitions or case.repetitions):
+        shuffled = compared[:]
+        order.shuffle(shuffled)
+        for provider in shuffled:
+            into = warm_up if repetition < 0 else seen
+            samples = measure.measure(sampling, provider, into[provider.name], references)
+            first = latents.setdefault("first", samples)
+            if not torch.equal(first, samples):
+                differing.add(provider.name)
+    for provider in compared:
+        for engine in pack._engines.all():
+            engine.lane.release()
+        measure.measure_memory(sampling, provider, seen[provider.name])
+    base = seen[compared[0].name]
+    rows = [measure.row(case, p.name, seen[p.name], base) for p in compared]
+    counters = pack._runs.counters()
+    pack.close()
+    return {
+        "case": case.name,
+        "steps": case.steps,
+        "repetitions": repetitions or case.repetitions,
+        "rows": rows,
+        "latents_differ": sorted(differing),
+        "seconds": {name: each.seconds for name, each in seen.items()},
+        "counters": counters,
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """A result as a Markdown table."""
+    heads = [
+        "provider", "ms a step", "ratio: median", "of pairs", "min/min", "callback p50", "p99 (ms)",
+        "frames", "wrong", "captured to sent p50", "p99 (ms)", "ready to sent p50", "p99 (ms)",
+        "peak MB above none",
+    ]
+    lines = [
+        f"### {result['case']}: {result['steps']} steps, {result['repetitions']} repetitions",
+        "",
+        "| " + " | ".join(heads) + " |",
+        "|" + "---|" * len(heads),
+    ]
+    for row in result["rows"]:
+        lines.append("| " + " | ".join("–" if v != v else str(v) for v in row.values()) + " |")
+    differ = ", ".join(result["latents_differ"]) or "none"
+    return "\n".join([*lines, "", f"Providers whose latents differ by a bit: {differ}."])
+
+
+def main() -> None:
+    """Parse the command line, run, print and save."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    comfyui = os.environ.get("COMFYUI_PATH")
+    parser.add_argument("--comfyui", type=Path, default=comfyui, required=comfyui is None)
+    parser.add_argument("--case", action="append", choices=["sdxl", "sd15", "sd15-launch"])
+    parser.add_argument("--only", action="append", default=[], help="a provider's name")
+    parser.add_argument("--repetitions", type=int)
+    parser.add_argument("--seed", type=int, default=0, help="of the order of providers")
+    parser.add_argument("--output", type=Path, help="a folder for the results")
+    arguments = parser.parse_args()
+
+    sys.path.insert(0, str(REPO))
+    name_the_pack()
+    from sidestream.benchmarks import standin
+
+    standin.install()
+    enter_comfyui(arguments.comfyui)
+    sys.path.remove(str(REPO))
+    import torch
+
+    if not torch.cuda.is_available():
+        raise SystemExit("no CUDA device: there is nothing to measure here")
+    about = {
+        "date": time.strftime("%Y-%m-%d"),
+        "device": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
+    }
+    print(json.dumps(about))
+    for case in arguments.case or ["sdxl", "sd15", "sd15-launch"]:
+        result = bench(case, arguments.only, arguments.repetitions, arguments.seed)
+        print(table(result), flush=True)
+        if arguments.output:
+            arguments.output.mkdir(parents=True, exist_ok=True)
+            (arguments.output / f"{case}.json").write_text(json.dumps(about | result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""The ways of making previews that are compared."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Provider:
+    """One way: `active` puts it in charge for the time of a run."""
+
+    name: str
+    active: Callable[[], Any]
+    decoder: str = ""
+    """Whose pictures it makes: '', 'latent2rgb' or 'taesd'."""
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@contextmanager
+def host_method(name: str) -> Iterator[None]:
+    """ComfyUI's own previews by the method `name`."""
+    from comfy.cli_args import LatentPreviewMethod, args
+
+    before = args.preview_method
+    args.preview_method = LatentPreviewMethod(name)
+    try:
+        yield
+    finally:
+        args.preview_method = before
+
+
+@contextmanager
+def thread_per_step(device: torch.device) -> Iterator[None]:
+    """Each preview on a new thread and one side stream, decoded eagerly in float32.
+
+    Written from the idea of ComfyUI pull request 8258: the event keeps the order, nothing waits,
+    and every step pays for a thread and for the launch of each of the decoder's kernels.
+    """
+    import latent_preview
+    from server import PromptServer
+
+    stream = torch.cuda.Stream(device)
+    original = latent_preview.get_previewer
+
+    class ThreadPreviewer(latent_preview.LatentPreviewer):
+        def __init__(self, taesd: Any) -> None:
+            self.taesd = taesd
+            self.step = 0
+
+        def decode_latent_to_preview_image(self, kind: str, x0: torch.Tensor) -> None:
+            self.step += 1
+            event = torch.cuda.Event()
+            staged = x0[:1].clone()
+            event.record(torch.cuda.current_stream(device))
+            threading.Thread(target=self._decode, args=(kind, staged, event, self.step)).start()
+
+        @torch.inference_mode()
+        def _decode(self, kind: str, x0: torch.Tensor, event: torch.cuda.Event, step: int) -> None:
+            with torch.cuda.stream(stream):
+                stream.wait_event(event)
+                rgb = self.taesd.decode(x0)[0].movedim(0, 2)
+                picture = ((rgb + 1) / 2).clamp(0, 1).mul(255).round().to(torch.uint8)
+                image = latent_preview.Image.fromarray(picture.cpu().numpy())
+            server = PromptServer.instance
+            data = ((kind, image, latent_preview.MAX_PREVIEW_RESOLUTION), {})
+            server.loop.call_soon_threadsafe(server._send, 4, data, step)
+
+    def get_previewer(device: torch.device, latent_format: Any) -> ThreadPreviewer:
+        return ThreadPreviewer(original(device, latent_format).taesd)
+
+    latent_preview.get_previewer = get_previewer
+    try:
+        with host_method("taesd"):
+            yield
+    finally:
+        latent_preview.get_previewer = original
+        for thread in threading.enumerate():
+            if thread.name.startswith("Thread-") and "_decode" in thread.name:
+                thread.join()
+
+
+@contextmanager
+def sidestream(pack: Any, **changes: Any) -> Iterator[None]:
+    """SideStream in charge; `changes` switches parts of it off (see `VARIANTS`)."""
+    undo = [VARIANTS[name](pack) for name in changes]
+    pack._provider.install()
+    try:
+        yield
+    finally:
+        pack._provider.uninstall()
+        for each in undo:
+            each()
+
+
+def _without_graph(pack: Any) -> Callable[[], None]:
+    changed = [engine.lane for engine in pack._engines.all()]
+    for lane in changed:
+        lane.release()
+        lane._graphs = False
+
+    def undo() -> None:
+        for lane in changed:
+            lane.release()
+            lane._graphs = True
+
+    return undo
+
+
+def _without_half(pack: Any) -> Callable[[], None]:
+    from sidestream.preview import host
+
+    before = host.precision
+    host.precision = lambda device: torch.float32
+    return lambda: setattr(host, "precision", before)
+
+
+def _with_pillow(pack: Any) -> Callable[[], None]:
+    from sidestream.preview import encode
+
+    before = encode.jpeg_encoder
+    encode.jpeg_encoder = lambda: encode.pillow_jpeg
+    return lambda: setattr(encode, "jpeg_encoder", before)
+
+
+VARIANTS: dict[str, Callable[[Any], Callable[[], None]]] = {
+    "graph": _without_graph,
+    "half": _without_half,
+    "encoder": _with_pillow,
+}
+
+EVERY_STEP = {"throttle_ms": 0, "budget": 0, "method": "taesd"}
+
+
+def compared(pack: Any, device: torch.device) -> list[Provider]:
+    """All that a benchmark runs, the first being what the others are compared with."""
+    return [
+        Provider("no previews", lambda: host_method("none")),
+        Provider("ComfyUI Latent2RGB", lambda: host_method("latent2rgb"), "latent2rgb"),
+        Provider("ComfyUI TAESD", lambda: host_method("taesd"), "taesd"),
+        Provider("thread per step on a side stream", lambda: thread_per_step(device), "taesd"),
+        Provider("SideStream, every step", lambda: sidestream(pack), "taesd", EVERY_STEP),
+        Provider("SideStream, defaults", lambda: sidestream(pack), "taesd", {}),
+        Provider(
+            "SideStream, every step, no graph",
+            lambda: sidestream(pack, graph=False), "taesd", EVERY_STEP,
+        ),
+        Provider(
+            "SideStream, every step, float32",
+            lambda: sidestream(pack, half=False), "taesd", EVERY_STEP,
+        ),
+        Provider(
+            "SideStream, every step, full detail",
+            lambda: sidestream(pack), "taesd", {**EVERY_STEP, "detail": "full"},
+        ),
+        Provider(
+            "SideStream, every step, Pillow's JPEG",
+            lambda: sidestream(pack, encoder=False), "taesd", EVERY_STEP,
+        ),
+    ]
