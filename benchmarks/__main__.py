@@ -7,6 +7,7 @@ import importlib.machinery
 import json
 import os
 import random
+import shlex
 import sys
 import tempfile
 import time
@@ -98,8 +99,19 @@ def bench(case_name: str, only: list[str], repetitions: int | None, seed: int) -
 def table(result: dict[str, Any]) -> str:
     """A result as a Markdown table."""
     heads = [
-        "provider", "ms a step", "ratio: median", "of pairs", "min/min", "callback p50", "p99 (ms)",
-        "frames", "wrong", "captured to sent p50", "p99 (ms)", "ready to sent p50", "p99 (ms)",
+        "provider",
+        "ms a step",
+        "ratio: median",
+        "of pairs",
+        "min/min",
+        "callback p50",
+        "p99 (ms)",
+        "frames",
+        "wrong",
+        "captured to sent p50",
+        "p99 (ms)",
+        "ready to sent p50",
+        "p99 (ms)",
         "peak MB above none",
     ]
     lines = [
@@ -141,7 +153,7 @@ def main() -> None:
         "date": time.strftime("%Y-%m-%d"),
         "device": torch.cuda.get_device_name(),
         "torch": torch.__version__,
-        "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
     }
     print(json.dumps(about))
     for case in arguments.case or ["sdxl", "sd15", "sd15-launch"]:

@@ -66,9 +66,18 @@ class Sampling:
         try:
             with torch.inference_mode():
                 samples = comfy.sample.sample(
-                    self._model, self._noise, self.case.steps, 7.0, "euler", "normal",
-                    self._conditioning, self._conditioning, self._latent,
-                    callback=timed, disable_pbar=True, seed=7,
+                    self._model,
+                    self._noise,
+                    self.case.steps,
+                    7.0,
+                    "euler",
+                    "normal",
+                    self._conditioning,
+                    self._conditioning,
+                    self._latent,
+                    callback=timed,
+                    disable_pbar=True,
+                    seed=7,
                 )
                 torch.cuda.synchronize(self.device)
         finally:
@@ -76,7 +85,9 @@ class Sampling:
         return samples, spent
 
 
-def measure(sampling: Sampling, provider: Provider, seen: Measured, references: Any) -> torch.Tensor:
+def measure(
+    sampling: Sampling, provider: Provider, seen: Measured, references: Any
+) -> torch.Tensor:
     """One timed run of `provider`, added to `seen`. Returns the sampled latents."""
     server = sampling.server
     with provider.active():
@@ -148,7 +159,9 @@ def reference_pictures(sampling: Sampling, max_size: int) -> dict[str, dict[int,
                 torch.cuda.synchronize(sampling.device)
                 image = Image.fromarray(np.array(image))
                 size = (max_size, max_size)
-                pictures[step] = np.asarray(ImageOps.contain(image, size, Image.Resampling.BILINEAR))
+                pictures[step] = np.asarray(
+                    ImageOps.contain(image, size, Image.Resampling.BILINEAR)
+                )
             result[method] = pictures
     return result
 

@@ -133,7 +133,7 @@ def drawing(data: dict[str, Any], first: float, last: float) -> str:
                     f' width="{max(0.7, (end - start) * scale):.1f}" height="{ROW - 10}"'
                     f' fill="{COLOURS[name]}"/>'
                 )
-    for tick in range(0, int(last - first) + 1, 20):
+    for tick in range(0, int(last - first), 20):
         x = LEFT + tick * scale
         y = 46 + ROW * len(rows) + 14
         parts.append(f'<text x="{x:.0f}" y="{y}" {text}>{tick} ms</text>')

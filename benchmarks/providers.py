@@ -148,18 +148,26 @@ def compared(pack: Any, device: torch.device) -> list[Provider]:
         Provider("SideStream, defaults", lambda: sidestream(pack), "taesd", {}),
         Provider(
             "SideStream, every step, no graph",
-            lambda: sidestream(pack, graph=False), "taesd", EVERY_STEP,
+            lambda: sidestream(pack, graph=False),
+            "taesd",
+            EVERY_STEP,
         ),
         Provider(
             "SideStream, every step, float32",
-            lambda: sidestream(pack, half=False), "taesd", EVERY_STEP,
+            lambda: sidestream(pack, half=False),
+            "taesd",
+            EVERY_STEP,
         ),
         Provider(
             "SideStream, every step, full detail",
-            lambda: sidestream(pack), "taesd", {**EVERY_STEP, "detail": "full"},
+            lambda: sidestream(pack),
+            "taesd",
+            {**EVERY_STEP, "detail": "full"},
         ),
         Provider(
             "SideStream, every step, Pillow's JPEG",
-            lambda: sidestream(pack, encoder=False), "taesd", EVERY_STEP,
+            lambda: sidestream(pack, encoder=False),
+            "taesd",
+            EVERY_STEP,
         ),
     ]

@@ -44,7 +44,10 @@ def check() -> None:
     """Raises UnknownHost where the functions that SideStream replaces have another shape."""
     if missing is not None:
         raise UnknownHost(missing)
-    expected = {"get_previewer": ["device", "latent_format"], "prepare_callback": ["model", "steps"]}
+    expected = {
+        "get_previewer": ["device", "latent_format"],
+        "prepare_callback": ["model", "steps"],
+    }
     for name, parameters in expected.items():
         function = getattr(latent_preview, name, None)
         if not callable(function):
@@ -58,6 +61,7 @@ def check() -> None:
 
 
 def version() -> str:
+    """ComfyUI's version."""
     try:
         from comfyui_version import __version__
     except ImportError:
@@ -88,7 +92,9 @@ def own_previewer(beneath: Callable[[], Any], latent_format: Any) -> Any:
         previewer = None
     if previewer is None and latent_format.latent_rgb_factors is not None:
         optional = ("latent_rgb_factors_bias", "latent_rgb_factors_reshape")
-        arguments = [getattr(latent_format, name) for name in optional if hasattr(latent_format, name)]
+        arguments = [
+            getattr(latent_format, name) for name in optional if hasattr(latent_format, name)
+        ]
         previewer = latent_preview.Latent2RGBPreviewer(latent_format.latent_rgb_factors, *arguments)
     return previewer
 

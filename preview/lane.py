@@ -192,7 +192,7 @@ class Program:
 
 @contextmanager
 def on_streams(*streams: torch.cuda.Stream) -> Iterator[None]:
-    """The current thread on `streams`, one for each of several devices; the last one's is current."""
+    """The current thread on `streams`, one a device; the device of the last is current."""
     graphs.keep_out_of_others_captures()
     with ExitStack() as entered:
         for stream in streams:

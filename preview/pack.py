@@ -37,9 +37,7 @@ class Pack:
 
             self._transport = Transport(host.Server(), self._poke)
             self._engines = Engines(self._decoders, self._transport)
-            self._provider = Provider(
-                self._decoders, self._engines, self._transport, self._runs
-            )
+            self._provider = Provider(self._decoders, self._engines, self._transport, self._runs)
             self._provider.install()
         except Exception as error:
             self.problem = str(error) or type(error).__name__

@@ -198,7 +198,12 @@ class Provider:
         return previewer.told_steps(callback)
 
     def _get_previewer(
-        self, original: Callable[..., Any], device: Any, latent_format: Any, *args: Any, **kwargs: Any
+        self,
+        original: Callable[..., Any],
+        device: Any,
+        latent_format: Any,
+        *args: Any,
+        **kwargs: Any,
     ) -> Any:
         beneath = functools.cache(
             functools.partial(original, device, latent_format, *args, **kwargs)

@@ -66,7 +66,9 @@ def read_live(body: bytes) -> tuple[str, dict[str, Any]]:
     except (ValueError, RecursionError) as error:
         raise SettingError("the body must be JSON") from error
     if not isinstance(data, dict):
-        raise SettingError(f"the body must be an object with client_id and any of {', '.join(FIELDS)}")
+        raise SettingError(
+            f"the body must be an object with client_id and any of {', '.join(FIELDS)}"
+        )
     client_id = data.pop("client_id", None)
     if not isinstance(client_id, str) or not 0 < len(client_id) <= 200:
         raise SettingError("client_id must be a string of 1 to 200 characters")

@@ -89,7 +89,9 @@ class Choice:
     def check(self, name: str, value: Any) -> str:
         """The value itself. Raises SettingError for anything that is not an option."""
         if not isinstance(value, str) or value not in self.options:
-            raise SettingError(f"{name} must be one of {', '.join(self.options)}, not {value!r:.80}")
+            raise SettingError(
+                f"{name} must be one of {', '.join(self.options)}, not {value!r:.80}"
+            )
         return value
 
     def describe(self) -> dict[str, Any]:
@@ -105,28 +107,46 @@ class Choice:
 # Saved workflows hold widget values by position: a new setting goes to the end.
 FIELDS: dict[str, Number | Choice] = {
     "throttle_ms": Number(
-        100, 0, 60_000, "ms", "Throttle",
+        100,
+        0,
+        60_000,
+        "ms",
+        "Throttle",
         "Least time between two previews, in milliseconds. 0 previews as often as the decoder can."
         " The first and the last step are always shown.",
         advanced=False,
     ),
     "every_n_steps": Number(
-        1, 1, 1000, "steps", "Every n steps",
+        1,
+        1,
+        1000,
+        "steps",
+        "Every n steps",
         "Preview only every n-th step, counted from the first: 5 shows steps 1, 6, 11, 16 ...",
         advanced=False,
     ),
     "method": Choice(
-        "host", METHODS, "Method",
+        "host",
+        METHODS,
+        "Method",
         "host: do what ComfyUI is told to (its --preview-method or its own setting); where nobody"
         " chose there, the same as auto. auto: TAESD if its file is in models/vae_approx, else"
         " Latent2RGB. off: no previews.",
     ),
     "max_size": Size(
-        0, 64, 2048, "px", "Size",
+        0,
+        64,
+        2048,
+        "px",
+        "Size",
         "The longer side of the preview in pixels. 0 takes ComfyUI's --preview-size.",
     ),
     "budget": Number(
-        5, 0, 100, "%", "Budget",
+        5,
+        0,
+        100,
+        "%",
+        "Budget",
         "The share of the decoding device's time that previews may take. 0 sets no limit.",
     ),
     "format": Choice("jpeg", FORMATS, "Format", "How preview pictures are encoded."),
@@ -134,11 +154,15 @@ FIELDS: dict[str, Number | Choice] = {
         85, 1, 100, "", "Quality", "Quality of JPEG and WebP previews, 1 to 100. PNG ignores it."
     ),
     "detail": Choice(
-        "auto", ("auto", "full"), "Detail",
+        "auto",
+        ("auto", "full"),
+        "Detail",
         "auto: decode no more pixels than are shown. full: decode the whole picture and shrink it.",
     ),
     "device": Choice(
-        "auto", devices.NAMES, "Device",
+        "auto",
+        devices.NAMES,
+        "Device",
         "Where previews are decoded. auto and same: where the model samples. cpu, or the number of"
         " another GPU: there, so that the sampler's keeps all its time.",
     ),
@@ -198,6 +222,8 @@ def salvaged(values: Any) -> tuple[dict[str, Any], list[str]]:
     return good, complaints
 
 
-def combined(client: Mapping[str, Any], node: Mapping[str, Any], live: Mapping[str, Any]) -> Settings:
+def combined(
+    client: Mapping[str, Any], node: Mapping[str, Any], live: Mapping[str, Any]
+) -> Settings:
     """The settings of one run: live changes over the node over the client over the defaults."""
     return DEFAULTS.updated({**client, **node, **live})

@@ -105,7 +105,9 @@ class Transport:
     def format(self, run: Run) -> str:
         """The picture format for a run: what was asked, or JPEG where a client knows no other."""
         wanted = run.settings.format
-        if wanted == "webp" and not all(s.metadata for s in self._wire.sockets(run.owner.client_id)):
+        if wanted == "webp" and not all(
+            s.metadata for s in self._wire.sockets(run.owner.client_id)
+        ):
             return "jpeg"
         return wanted
 

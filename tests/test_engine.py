@@ -262,4 +262,6 @@ def test_the_worker_survives_many_threads():
 @pytest.fixture(autouse=True)
 def _no_thread_left():
     yield
-    assert wait_until(lambda: not any(t.name.startswith("SideStream") for t in threading.enumerate()))
+    assert wait_until(
+        lambda: not any(t.name.startswith("SideStream") for t in threading.enumerate())
+    )

@@ -67,9 +67,12 @@ def test_salvage_keeps_what_is_good():
     assert salvaged([1])[0] == {}
 
 
-@given(st.dictionaries(st.text() | st.sampled_from(list(FIELDS)), st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists
-)))
+@given(
+    st.dictionaries(
+        st.text() | st.sampled_from(list(FIELDS)),
+        st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists),
+    )
+)
 def test_nothing_from_outside_gets_through_unchecked(values):
     good, _ = salvaged(values)
     assert checked(good) == good

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,9 @@ from hypothesis import strategies as st
 from sidestream.preview.throttle import Budget, Throttle
 
 
-def admitted(steps: int, seconds_per_step: float, throttle_ms: int = 0, every: int = 1) -> list[int]:
+def admitted(
+    steps: int, seconds_per_step: float, throttle_ms: int = 0, every: int = 1
+) -> list[int]:
     throttle, result = Throttle(), []
     for step in range(1, steps + 1):
         now = 100 + step * seconds_per_step
@@ -52,7 +55,7 @@ def test_never_two_too_close_and_never_off_the_grid(steps, every, throttle_ms, p
     result = admitted(steps, pace, throttle_ms, every)
     assert result[0] == 1
     assert all((step - 1) % every == 0 for step in result)
-    for before, after in zip(result, result[1:], strict=False):
+    for before, after in itertools.pairwise(result):
         assert (after - before) * pace >= throttle_ms / 1000 - 1e-6 or after == steps
 
 
@@ -76,7 +79,7 @@ def test_the_budget_holds_over_any_window(decode, percent, pace):
         used = decode * (i + 1 - bisect.bisect_right(ends, end - Budget.WINDOW))
         assert used <= max(percent / 100 * Budget.WINDOW, decode) + 1e-6
     if not fits:
-        for (start, _), (following, _) in zip(spans, spans[1:], strict=False):
+        for (start, _), (following, _) in itertools.pairwise(spans):
             assert following - start >= decode / (percent / 100) - 1e-6
     assert spans
 

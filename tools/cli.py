@@ -36,6 +36,8 @@ def main(arguments: Sequence[str]) -> int:
             return _demo(options)
         if options.command == "host":
             return _host(rest)
+        if options.command == "bench":
+            return _bench(rest)
         if options.command == "check":
             return check.check()
         return check.test(rest)
@@ -66,8 +68,10 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     commands.add_parser("check", help="ruff and mypy alone")
     commands.add_parser("host", help="just ComfyUI with the pack: host -- ARGUMENTS")
 
+    commands.add_parser("bench", help="what previews cost, on a GPU: bench -- ARGUMENTS")
+
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command not in ("test", "host"):
+    if rest and options.command not in ("test", "host", "bench"):
         parser.error(f"unknown arguments: {' '.join(rest)}")
     return options, [argument for argument in rest if argument != "--"]
 
@@ -104,6 +108,12 @@ def _host(arguments: Sequence[str]) -> int:
     port = None if named else 8188
     running = server.start(host, _lasting_base(host), arguments, port=port, log_to_console=True)
     return _wait(running.process)
+
+
+def _bench(arguments: Sequence[str]) -> int:
+    host = get_host()
+    command = [str(host.python), "-m", "benchmarks", "--comfyui", str(host.tree), *arguments]
+    return _wait(subprocess.Popen(command, cwd=REPO))
 
 
 def _lasting_base(host: Host) -> Path:

@@ -146,7 +146,9 @@ class Ladder:
             return
         self._sources.pop(0)
         after = self.current
-        reason = str(error) if isinstance(error, DecoderError) else f"{type(error).__name__}: {error}"
+        reason = (
+            str(error) if isinstance(error, DecoderError) else f"{type(error).__name__}: {error}"
+        )
         log.warning(
             "[SideStream] %s previews failed (%s); this run goes on with %s.",
             source.name,

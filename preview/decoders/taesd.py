@@ -106,7 +106,12 @@ def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
     weight, bias = x.new_zeros(WIDTH, WIDTH, 3, 3), x.new_zeros(WIDTH)
     try:
         torch.cudnn_convolution_add_relu(
-            torch.cudnn_convolution_relu(x, weight, bias, *GEOMETRY), weight, x, 1.0, bias, *GEOMETRY
+            torch.cudnn_convolution_relu(x, weight, bias, *GEOMETRY),
+            weight,
+            x,
+            1.0,
+            bias,
+            *GEOMETRY,
         )
     except RuntimeError:
         return False

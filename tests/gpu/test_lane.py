@@ -299,7 +299,7 @@ def test_i6_out_of_memory_while_recording(cuda, engine_of, caplog):
 
 def test_i11_memory_goes_back_when_nothing_samples(cuda, engine_of, tmp_path, monkeypatch):
     monkeypatch.setattr(engine_module, "IDLE_SECONDS", 0.3)
-    engine, sink = engine_of(cuda)
+    engine, _ = engine_of(cuda)
     source = taesd_source(tmp_path)
     engine._decoders.get(source, cuda)
     gc.collect()

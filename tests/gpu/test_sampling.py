@@ -22,9 +22,18 @@ def sampled(sampling, sampler, settings):
     torch.manual_seed(5)
     with torch.inference_mode():
         latents = comfy.sample.sample(
-            sampling._model, sampling._noise, 8, 7.0, sampler, "normal",
-            sampling._conditioning, sampling._conditioning, sampling._latent,
-            callback=callback, disable_pbar=True, seed=5,
+            sampling._model,
+            sampling._noise,
+            8,
+            7.0,
+            sampler,
+            "normal",
+            sampling._conditioning,
+            sampling._conditioning,
+            sampling._latent,
+            callback=callback,
+            disable_pbar=True,
+            seed=5,
         )
     end_prompt(sampling.server)
     return latents, torch.cuda.get_rng_state(DEVICE)

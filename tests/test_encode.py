@@ -1,0 +1,75 @@
+"""The encoder: pictures come back as they went in, in the size and the quality asked for."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from sidestream.preview.encode import TYPES, encode_frame, encoded
+from sidestream.tests.helpers import FakeSource, a_book, start_run
+from sidestream.tests.pictures import decoded, psnr
+
+
+def scene(width: int = 96, height: int = 64) -> np.ndarray:
+    """A picture with smooth parts, an edge, and different red, green and blue."""
+    y, x = np.mgrid[0:height, 0:width] / max(width, height)
+    disc = (x - 0.5) ** 2 + (y - 0.3) ** 2 < 0.04
+    levels = np.stack([200 * x + 40, 180 * y + 30, np.where(disc, 240, 60)], axis=-1)
+    return levels.round().astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_every_format_decodes_back_to_the_picture(kind):
+    picture = scene()
+    image = encoded(picture, (96, 64), kind, 90)
+    opened = Image.open(io.BytesIO(image))
+    assert Image.MIME[opened.format] == TYPES[kind]
+    assert opened.size == (96, 64)
+    assert psnr(decoded(image), picture) > 30
+
+
+def test_png_loses_nothing():
+    picture = np.arange(37 * 53 * 3, dtype=np.uint32).astype(np.uint8).reshape(37, 53, 3)
+    assert np.array_equal(decoded(encoded(picture, (53, 37), "png", 1)), picture)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "webp"])
+def test_quality_matters(kind):
+    picture = scene()
+    sizes, ratios = [], []
+    for quality in (1, 50, 100):
+        image = encoded(picture, (96, 64), kind, quality)
+        sizes.append(len(image))
+        ratios.append(psnr(decoded(image), picture))
+    assert sizes == sorted(set(sizes))
+    assert ratios == sorted(set(ratios))
+
+
+def test_png_ignores_quality():
+    assert encoded(scene(), (96, 64), "png", 1) == encoded(scene(), (96, 64), "png", 100)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_picture_of_few_pixels_is_enlarged_to_its_size(kind):
+    small = scene(24, 16)
+    image = encoded(small, (192, 128), kind, 95)
+    assert Image.open(io.BytesIO(image)).size == (192, 128)
+    smooth = Image.fromarray(small).resize((192, 128), Image.Resampling.BILINEAR)
+    assert psnr(decoded(image), np.asarray(smooth)) > 30
+
+
+def test_i12_enlarging_keeps_flat_colours_to_the_level():
+    for level in ((0, 0, 0), (1, 128, 254), (255, 255, 255)):
+        flat = np.broadcast_to(np.array(level, np.uint8), (8, 8, 3)).copy()
+        assert (decoded(encoded(flat, (64, 64), "png", 1)) == level).all()
+
+
+def test_an_encoded_frame_lets_go_of_its_picture():
+    frame = start_run(a_book(), FakeSource(), quality=40).capture(0.0)
+    frame.picture, frame.size = scene(), (96, 64)
+    encode_frame(frame, "jpeg")
+    assert frame.image_type == "image/jpeg"
+    assert frame.image == encoded(scene(), (96, 64), "jpeg", 40)
+    assert frame.picture is None

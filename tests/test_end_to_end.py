@@ -1,0 +1,505 @@
+"""SideStream in a real ComfyUI, seen by real websocket clients: what it must show.
+
+One server serves most tests. Others are started, asked and stopped.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sidestream.preview.settings import FIELDS, Choice
+from sidestream.tests.graphs import (
+    MODEL,
+    NODE,
+    SAMPLER,
+    SAVE,
+    a_sampler,
+    demo_graph,
+    insert,
+    new_seed,
+)
+from sidestream.tests.helpers import wait_until
+from sidestream.tests.pictures import decoded, psnr
+from sidestream.tools.comfy_client import Event, Frame, RequestRefused
+
+if TYPE_CHECKING:
+    from sidestream.tools.comfy_client import ComfyClient, Run
+    from sidestream.tools.server import RunningHost
+
+SEED = 7
+FREE = {"throttle_ms": 0, "budget": 0}
+LATENT2RGB = {"method": "latent2rgb", **FREE}
+
+Connect = Callable[..., "ComfyClient"]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a ComfyUI without the pack makes of the demo graph with `SEED`."""
+
+    frames: list[Frame]
+    latents: dict[str, bytes]
+    """By sampler."""
+
+
+@pytest.fixture(scope="module")
+def reference(comfy_host: Any) -> Reference:
+    from sidestream.tools.comfy_client import ComfyClient
+
+    running = comfy_host(
+        "--preview-method", "latent2rgb", pack=False, hostpack=("demo_model_only",), fresh=True
+    )
+    runs = {}
+    with ComfyClient(running.url) as client:
+        for sampler in ("euler", "euler_ancestral"):
+            runs[sampler] = client.run(demo_graph(seed=SEED, sampler=sampler))
+        latents = {name: client.saved_latent(run.prompt_id, SAVE) for name, run in runs.items()}
+    running.stop()
+    assert not any(frame.sidestream for frame in runs["euler"].frames)
+    return Reference(runs["euler"].frames, latents)
+
+
+@pytest.fixture(scope="module")
+def running(reference: Reference, comfy_host: Any) -> RunningHost:
+    """ComfyUI with SideStream, started without any word about previews."""
+    return comfy_host(hostpack=("probe",))
+
+
+@pytest.fixture
+def client(running: RunningHost, connect: Connect) -> ComfyClient:
+    return connect(running)
+
+
+def steps(run: Run) -> list[int]:
+    """The labels of SideStream's frames; 0 for a frame that is not SideStream's."""
+    return [frame.sidestream.get("step", 0) for frame in run.frames]
+
+
+def without_last(run: Run, total: int) -> list[int]:
+    """The labels but for the last step's: its frame is late where the node ends right after it."""
+    return [step for step in steps(run) if step != total]
+
+
+def log_lines(running: RunningHost, since: int, *parts: str) -> list[str]:
+    """Lines of the log after position `since` that have all `parts`."""
+    lines = running.log_text[since:].splitlines()
+    return [line for line in lines if all(part in line for part in parts)]
+
+
+# First light
+
+
+def test_20_steps_give_19_frames_that_are_comfyuis_own_pictures(reference, client):
+    assert len(reference.frames) == 20
+    for attempt in range(3):  # on a machine that is busy elsewhere a frame may be left out
+        run = client.run(demo_graph({**LATENT2RGB, "quality": 85 + attempt}, seed=SEED))
+        assert run.outcome == "success"
+        assert steps(run) == sorted(set(steps(run)))
+        assert set(steps(run)) <= set(range(1, 21))
+        for frame in run.frames:
+            own = decoded(reference.frames[frame.sidestream["step"] - 1].image)
+            assert psnr(decoded(frame.image), own) >= 30
+        assert client.saved_latent(run.prompt_id, SAVE) == reference.latents["euler"]
+        if len(run.frames) >= 19:
+            break
+    assert len(run.frames) >= 19
+
+
+def test_a_frame_says_what_it_is(client):
+    run = client.run(demo_graph(LATENT2RGB))
+    assert {frame.mime for frame in run.frames} == {"image/jpeg"}
+    for frame in run.frames:
+        assert decoded(frame.image).shape == (512, 512, 3)
+        ids = ("node_id", "display_node_id", "real_node_id")
+        assert [frame.metadata[key] for key in ids] == [SAMPLER] * 3
+        assert frame.metadata["prompt_id"] == run.prompt_id
+        own = frame.sidestream
+        assert (own["total_steps"], own["width"], own["height"]) == (20, 512, 512)
+        assert own["decoder"] == "latent2rgb"
+        assert 0 <= own["captured_to_sent_ms"] < 5000
+        assert own["decode_ms"] > 0
+    told = [event.data for event in run.events_of("sidestream.frame")]
+    assert [data["step"] for data in told] == steps(run)
+    assert {data["node_id"] for data in told} == {SAMPLER}
+    ends = run.events_of("sidestream.run") + client.listen(0.5).events_of("sidestream.run")
+    start, end = [event.data for event in ends]
+    assert (start["state"], end["state"]) == ("start", "end")
+    assert end["sent"] == len(run.frames)
+    assert sum(end["outcomes"].values()) == end["sent"] + end["dropped"] == 20
+
+
+@pytest.mark.parametrize(("kind", "mime"), [("png", "image/png"), ("webp", "image/webp")])
+def test_other_formats_arrive(client, kind, mime):
+    run = client.run(demo_graph({**LATENT2RGB, "format": kind, "max_size": 128}, steps=4))
+    assert {frame.mime for frame in run.frames} == {mime}
+    assert {decoded(frame.image).shape for frame in run.frames} == {(128, 128, 3)}
+
+
+@pytest.mark.parametrize("sampler", ["euler", "euler_ancestral"])
+@pytest.mark.parametrize("node", [None, {"method": "off"}, {**LATENT2RGB, "every_n_steps": 2}])
+def test_i4_the_latents_bytes_are_those_without_the_pack(reference, client, sampler, node):
+    run = client.run(demo_graph(node, seed=SEED, sampler=sampler))
+    assert bool(run.frames) == (node != {"method": "off"})
+    assert client.saved_latent(run.prompt_id, SAVE) == reference.latents[sampler]
+
+
+def test_every_5th_of_20_steps_is_previewed(client):
+    run = client.run(demo_graph({**LATENT2RGB, "every_n_steps": 5}))
+    assert steps(run) == [1, 6, 11, 16]
+
+
+def test_500_ms_over_two_seconds_give_three_to_six_frames(client):
+    run = client.run(demo_graph({**LATENT2RGB, "throttle_ms": 500}, steps=20, seconds=0.1))
+    assert 3 <= len(run.frames) <= 6
+    arrived = [frame.received_at for frame in run.frames if frame.sidestream["step"] != 20]
+    gaps = [after - before for before, after in itertools.pairwise(arrived)]
+    assert min(gaps) > 0.4  # half a second when they were captured
+
+
+# I1: never waits
+
+
+def test_i1_a_decoder_of_2_s_leaves_the_sampler_its_time(client):
+    def sampled(name: str, method: str, decoder_seconds: float) -> dict[str, Any]:
+        prompt = demo_graph({**FREE, "method": method}, steps=20, seconds=0.05)
+        insert(prompt, "9", "ProbeSampling", name=name, decoder_seconds=decoder_seconds)
+        run = client.run(prompt)
+        assert run.outcome == "success"
+        return client.get(f"/probe/{name}")
+
+    without, slow = [], []
+    for turn in range(6):  # by turns, and the best of each: the machine has other work
+        without.append(sampled(f"none-{turn}", "off", 0.0)["seconds"])
+        slow.append(sampled(f"slow-{turn}", "latent2rgb", 2.0))
+        ratio = min(run["seconds"] for run in slow) / min(without)
+        if turn >= 2 and ratio < 1.03:
+            break
+    assert ratio < 1.05
+    callbacks = [seconds for run in slow for seconds in run["callbacks"]]
+    assert len(callbacks) == 20 * len(slow)
+    assert statistics.median(callbacks) < 0.001
+    assert wait_until(lambda: frames_under_way(client) == 0, 10)
+
+
+def frames_under_way(client: ComfyClient) -> int:
+    return client.get("/sidestream/status")["counters"]["active_runs"]
+
+
+# I7: timely
+
+
+def slow_graph(decoder_seconds: float, **changes: Any) -> dict[str, Any]:
+    prompt = demo_graph(LATENT2RGB, **changes)
+    insert(prompt, "9", "ProbeSampling", name="slow", decoder_seconds=decoder_seconds)
+    return prompt
+
+
+def test_i7_a_frame_that_is_late_for_its_node_is_dropped_and_counted(client):
+    before = client.get("/sidestream/status")["counters"]["frames"].get("late", 0)
+    run = client.run(slow_graph(0.7, steps=5, seconds=0.02))
+    rest = client.listen(1.5)
+    assert run.frames == rest.frames == []
+    counters = client.get("/sidestream/status")["counters"]
+    assert counters["active_runs"] == 0
+    assert counters["frames"]["late"] == before + 2
+
+
+def test_i7_after_an_interrupt_nothing_more_is_sent(client):
+    prompt_id = client.queue(demo_graph(LATENT2RGB, steps=200, seconds=0.05))
+    frames = 0
+    for message in client.messages(prompt_id):
+        if isinstance(message, Frame):
+            frames += 1
+            if frames == 3:
+                client.interrupt()
+                interrupted_at = time.monotonic()
+        elif message.type == "execution_interrupted":
+            break
+    rest = client.collect(prompt_id)
+    assert rest.frames == client.listen(0.5).frames == []
+    assert 3 <= frames <= 5
+    assert time.monotonic() - interrupted_at < 5
+    assert frames_under_way(client) == 0
+    again = client.run(demo_graph(LATENT2RGB, steps=4))
+    assert again.outcome == "success"
+    assert again.frames
+
+
+def test_i7_an_interrupt_during_a_decode_keeps_that_frame_back(client):
+    prompt_id = client.queue(slow_graph(0.8, steps=200, seconds=0.05))
+    for message in client.messages(prompt_id):
+        if isinstance(message, Event) and message.type == "progress" and message.data["value"] == 2:
+            client.interrupt()
+            break
+    run = client.collect(prompt_id)
+    assert run.outcome == "interrupted"
+    assert run.frames == client.listen(1.2).frames == []
+    assert frames_under_way(client) == 0
+
+
+# I8: private
+
+
+def test_i8_only_the_client_that_queued_gets_frames(running, client, connect):
+    others = [connect(running), connect(running, announce_features=False)]
+    assert client.run(demo_graph(FREE, steps=6)).frames
+    for other in others:
+        seen = other.listen(0.3)
+        assert seen.frames == []
+        assert not [event for event in seen.events if event.type.startswith("sidestream")]
+
+
+def test_a_prompt_without_a_client_is_shown_to_everybody(running, client, connect):
+    other, legacy = connect(running), connect(running, announce_features=False)
+    prompt_id = client.queue(demo_graph(FREE, steps=6), anonymous=True)
+    seen = [each.collect(prompt_id) for each in (client, other, legacy)]
+    assert all(run.frames for run in seen)
+    assert [frame.metadata for frame in seen[2].frames] == [{}] * len(seen[2].frames)
+    assert steps(seen[0]) == steps(seen[1])
+
+
+def test_a_legacy_client_gets_event_1(running, connect):
+    legacy = connect(running, announce_features=False)
+    run = legacy.run(demo_graph({**LATENT2RGB, "format": "webp"}, steps=6))
+    assert len(run.frames) >= 3
+    assert {frame.mime for frame in run.frames} == {"image/jpeg"}
+    assert all(frame.metadata == {} for frame in run.frames)
+    assert {decoded(frame.image).shape for frame in run.frames} == {(512, 512, 3)}
+    assert not [event for event in run.events if event.type.startswith("sidestream")]
+
+
+# I9: obedient
+
+
+def test_i9_where_nobody_chose_a_method_there_are_previews(client):
+    run = client.run(demo_graph())
+    assert run.frames
+    assert 0 not in steps(run)
+    assert {frame.sidestream["decoder"] for frame in run.frames} == {"latent2rgb"}
+
+
+def test_i9_where_none_was_chosen_only_the_node_brings_previews(comfy_host, connect):
+    running = comfy_host("--preview-method", "none", fresh=True)
+    try:
+        client = connect(running)
+        for node in (None, {}, {"method": "host"}):
+            run = client.run(demo_graph(node, steps=6, seconds=0.05))
+            assert run.outcome == "success"
+            assert run.frames == run.events_of("sidestream.run") == []
+        run = client.run(demo_graph({"method": "latent2rgb"}, steps=6, seconds=0.05))
+        assert steps(run)[0] == 1
+        assert len(run.frames) >= 2
+    finally:
+        running.stop()
+
+
+# The node
+
+
+def test_the_node_changes_nothing_on_another_branch_or_in_a_later_prompt(client):
+    prompt = demo_graph({"method": "off"}, steps=8)
+    other = {"throttle_ms": 0, "every_n_steps": 3}
+    prompt["6"] = {"class_type": "SideStreamPreview", "inputs": {"model": [MODEL, 0], **other}}
+    branches = {"5": [MODEL, 0], "7": ["6", 0]}
+    for key, model in branches.items():
+        prompt[key] = a_sampler(model, 8, "euler", new_seed())
+        inputs = {"samples": [key, 0], "filename_prefix": "test"}
+        prompt[f"{key}-save"] = {"class_type": "SaveLatent", "inputs": inputs}
+    run = client.run(prompt)
+    by_node: dict[str, list[int]] = {SAMPLER: [], "5": [], "7": []}
+    for frame in run.frames:
+        by_node[frame.metadata["node_id"]].append(frame.sidestream["step"])
+    assert by_node[SAMPLER] == []
+    assert by_node["7"] == [1, 4, 7]
+    # The default, 100 ms at 60 ms a step: the first, and about every second.
+    assert by_node["5"][0] == 1
+    assert 3 <= len(by_node["5"]) <= 5
+    later = client.run(demo_graph(steps=8))
+    assert steps(later)[0] == 1
+    assert 3 <= len(steps(later)) <= 5
+
+
+def bad_widgets() -> list[tuple[str, Any]]:
+    """For each setting, values right outside its range."""
+    found: list[tuple[str, Any]] = [("quality", "high"), ("max_size", 1), ("max_size", -1)]
+    for name, field in FIELDS.items():
+        bad = ("best",) if isinstance(field, Choice) else (field.low - 1, field.high + 1)
+        found += [(name, value) for value in bad]
+    return found
+
+
+@pytest.mark.parametrize(("widget", "value"), bad_widgets())
+def test_a_bad_widget_is_refused_with_the_fields_name(client, widget, value):
+    with pytest.raises(RequestRefused) as refused:
+        client.queue(demo_graph({widget: value}))
+    assert refused.value.status == 400
+    assert refused.value.body["node_errors"].keys() == {NODE}
+    [error] = refused.value.body["node_errors"][NODE]["errors"]
+    assert widget in error["details"]
+
+
+def test_a_choice_that_is_none_is_refused_by_name_whatever_else_is_set(client):
+    with pytest.raises(RequestRefused) as refused:
+        client.queue(demo_graph({"max_size": 64, "format": "png", "method": "best"}))
+    errors = refused.value.body["node_errors"][NODE]["errors"]
+    assert all("method must be one of host, auto" in error["details"] for error in errors)
+
+
+def test_a_bad_value_from_another_node_stops_the_prompt_with_the_fields_name(client):
+    prompt = demo_graph({"throttle_ms": ["8", 0]})
+    prompt["8"] = {"class_type": "PrimitiveInt", "inputs": {"value": -1}}
+    run = client.run(prompt)
+    assert run.outcome == "error"
+    [error] = run.events_of("execution_error")
+    assert error.data["node_id"] == NODE
+    assert "throttle_ms must be a whole number from 0 to 60000" in error.data["exception_message"]
+
+
+# What the client sends
+
+
+def test_settings_sent_with_the_prompt_are_honoured(client):
+    sent = {"sidestream": {"every_n_steps": 5, **FREE, "max_size": 64}}
+    run = client.queue(demo_graph(), sent)
+    run = client.collect(run)
+    assert steps(run) == [1, 6, 11, 16]
+    assert {decoded(frame.image).shape for frame in run.frames} == {(64, 64, 3)}
+
+
+def test_bad_settings_sent_with_a_prompt_are_warned_of_once_and_the_good_ones_kept(
+    running, client
+):
+    since = len(running.log_text)
+    sent = {"sidestream": {"every_n_steps": 5, "throttle_ms": 0, "quality": 500, "colour": 1}}
+    for _ in range(2):
+        run = client.run(demo_graph(seconds=0.04), sent)
+        assert run.outcome == "success"
+        assert steps(run) == [1, 6, 11, 16]
+    assert len(log_lines(running, since, "quality must be a whole number from 1 to 100")) == 1
+    assert len(log_lines(running, since, "'colour' is not a setting")) == 1
+    for nonsense in ("all", 5, [FREE], None):
+        run = client.run(demo_graph(steps=3, seconds=0.02), {"sidestream": nonsense})
+        assert run.outcome == "success"
+        assert run.frames
+
+
+# Live changes
+
+
+def test_a_live_change_reaches_that_clients_run_and_nobody_elses(running, client, connect):
+    other = connect(running)
+    prompt_id = client.queue(demo_graph({**LATENT2RGB, "throttle_ms": 60_000}, steps=40))
+    shown: list[int] = []
+    for message in client.messages(prompt_id):
+        if isinstance(message, Frame):
+            shown.append(message.sidestream["step"])
+        elif message.type == "progress" and message.data["value"] == 5:
+            answer = other.post("/sidestream/live", {"client_id": other.client_id, **FREE})
+            assert answer == {"runs": 0}
+        elif message.type == "progress" and message.data["value"] == 15:
+            answer = client.post(
+                "/sidestream/live", {"client_id": client.client_id, "throttle_ms": 0}
+            )
+            assert answer == {"runs": 1}
+    assert shown[0] == 1
+    assert 15 <= shown[1] <= 20
+    assert len(shown) >= 12
+    # The change ends with the run that it was for.
+    again = client.run(demo_graph({**LATENT2RGB, "throttle_ms": 60_000}, steps=10))
+    assert without_last(again, 10) == [1]
+
+
+@pytest.mark.parametrize(
+    ("bad", "parts"),
+    [
+        ({"throttle_ms": -1}, ["throttle_ms", "from 0 to 60000"]),
+        ({"throttle_ms": 0, "quality": 101}, ["quality", "from 1 to 100"]),
+        ({"throttle_ms": 0, "rate": 5}, ["'rate'", "throttle_ms"]),
+    ],
+)
+def test_a_bad_live_change_gives_400_and_changes_nothing(client, bad, parts):
+    settings = client.get("/sidestream/settings")
+    prompt_id = client.queue(demo_graph({**LATENT2RGB, "throttle_ms": 60_000}, steps=10))
+    shown: set[int] = set()
+    for message in client.messages(prompt_id):
+        if isinstance(message, Frame):
+            shown.add(message.sidestream["step"])
+        elif message.type == "progress" and message.data["value"] == 3:
+            with pytest.raises(RequestRefused) as refused:
+                client.post("/sidestream/live", {"client_id": client.client_id, **bad})
+            assert refused.value.status == 400
+            assert all(part in refused.value.body["error"] for part in parts)
+    assert shown - {10} == {1}
+    assert client.get("/sidestream/settings") == settings
+
+
+def test_status_says_what_is_installed(client):
+    client.run(demo_graph(LATENT2RGB, steps=2))
+    status = client.get("/sidestream/status")
+    assert status["provider"]["installed"] is True
+    assert status["provider"]["problem"] is None
+    assert status["comfyui"] == "0.3.75" or status["comfyui"]
+    assert [device["device"] for device in status["devices"]] == ["cpu"]
+    assert any("latent2rgb" in name for name in status["decoders"])
+    assert status["counters"]["frames"]["sent"] > 0
+
+
+# Decoders that are not there
+
+
+@pytest.mark.parametrize("content", ["truncated", "wrong"])
+def test_i6_a_bad_decoder_file_gives_one_warning_and_latent2rgb(running, client, content):
+    import torch
+    from sidestream.preview.decoders.taesd import decoder_layers
+
+    path = running.base_dir / "models" / "vae_approx" / "taesd_decoder.pth"
+    since = len(running.log_text)
+    try:
+        if content == "truncated":
+            torch.save(decoder_layers(4, False).state_dict(), path)
+            path.write_bytes(path.read_bytes()[:100_000])
+        else:
+            torch.save({"weight": torch.zeros(3)}, path)
+        for node in (FREE, {**FREE, "method": "taesd"}):
+            run = client.run(demo_graph(node, steps=6))
+            assert run.outcome == "success"
+            assert len(run.frames) >= 2
+            assert {frame.sidestream["decoder"] for frame in run.frames} == {"latent2rgb"}
+    finally:
+        path.unlink()
+    [warning] = log_lines(running, since, "[SideStream]")
+    assert "taesd_decoder.pth" in warning
+    assert "latent2rgb" in warning
+    assert "Traceback" not in running.log_text[since:]
+
+
+def test_a_good_decoder_file_is_used(running, client):
+    import torch
+    from sidestream.preview.decoders.taesd import decoder_layers
+
+    path = running.base_dir / "models" / "vae_approx" / "taesd_decoder.pth"
+    try:
+        torch.save(decoder_layers(4, False).state_dict(), path)
+        run = client.run(demo_graph(FREE, steps=4, seconds=0.3, size=128))
+    finally:
+        path.unlink()
+    assert {frame.sidestream["decoder"] for frame in run.frames} == {"taesd"}
+    assert {decoded(frame.image).shape for frame in run.frames} == {(128, 128, 3)}
+
+
+def test_a_format_with_neither_decoder_nor_factors_gives_one_info_line(running, client):
+    since = len(running.log_text)
+    for _ in range(2):
+        prompt = demo_graph(FREE, steps=4, seconds=0.02)
+        insert(prompt, "9", "ProbeBareFormat")
+        run = client.run(prompt)
+        assert run.outcome == "success"
+        assert run.frames == []
+    [line] = log_lines(running, since, "[SideStream]")
+    assert "No previews for BareFormat latents" in line

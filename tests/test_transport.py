@@ -1,0 +1,424 @@
+"""The wire: bytes as design.md has them, back-pressure, I7 timely, I8 private."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import struct
+import threading
+from collections.abc import Coroutine, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import pytest
+from sidestream.preview import runs
+from sidestream.preview.runs import Frame, Owner, Run
+from sidestream.preview.transport import Socket, Transport
+from sidestream.tests.helpers import FakeSource, a_book, start_run, wait_until
+
+PICTURE = b"\xff\xd8 a picture \xff\xd9"
+OWN_KEYS = {
+    *("run", "seq", "step", "total_steps", "width", "height", "decoder"),
+    *("captured_to_sent_ms", "ready_to_sent_ms", "decode_ms", "dropped", "outcomes"),
+}
+
+
+class Sent(NamedTuple):
+    client: str
+    event: int | str
+    data: Any
+
+
+@dataclass(eq=False)
+class Connection:
+    """One client's end of the websocket."""
+
+    reads: asyncio.Event = field(default_factory=asyncio.Event)
+    raises: bool = False
+
+
+@dataclass
+class FakeWire:
+    """The server's side of the websocket, on a real event loop in a thread of its own."""
+
+    clients: dict[str, Socket] = field(default_factory=dict)
+    sent: list[Sent] = field(default_factory=list)
+    running: bool = True
+    started: int = 0
+
+    def __post_init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever)
+        self._thread.start()
+
+    def connect(self, client: str, metadata: bool = True, reads: bool = True) -> Connection:
+        connection = Connection()
+        if reads:
+            connection.reads.set()
+        self.clients[client] = Socket(client, connection, metadata)
+        return connection
+
+    def resume(self, connection: Connection) -> None:
+        """Let a client that did not read take what is sent to it."""
+        self.loop.call_soon_threadsafe(connection.reads.set)
+
+    def to(self, client: str, event: int | str | None = None) -> list[Sent]:
+        return [s for s in self.sent if s.client == client and event in (None, s.event)]
+
+    def steps(self, client: str) -> list[int]:
+        """The labels of the frames that a client has."""
+        return [header(sent.data)[0]["sidestream"]["step"] for sent in self.to(client, 4)]
+
+    def settle(self) -> None:
+        """Return when all that could run on the loop has run."""
+        for _ in range(3):
+            asyncio.run_coroutine_threadsafe(asyncio.sleep(0.01), self.loop).result(5)
+
+    def close(self) -> None:
+        async def cancel_all() -> None:
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+
+        asyncio.run_coroutine_threadsafe(cancel_all(), self.loop).result(5)
+        self.settle()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(5)
+        self.loop.close()
+
+    # What the transport asks for
+
+    def sockets(self, client_id: str | None) -> list[Socket]:
+        return [s for s in list(self.clients.values()) if client_id in (None, s.id)]
+
+    def connected(self, client_id: str | None) -> bool:
+        return bool(self.sockets(client_id))
+
+    def is_running(self, prompt_id: str | None, node_id: str | None) -> bool:
+        return self.running
+
+    def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        self.started += 1
+        asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+    async def send_bytes(self, event: int, data: bytes, socket: Socket) -> None:
+        await self._take(socket, event, data)
+
+    async def send_json(self, event: str, data: dict[str, Any], socket: Socket) -> None:
+        await self._take(socket, event, json.loads(json.dumps(data)))
+
+    async def _take(self, socket: Socket, event: int | str, data: Any) -> None:
+        connection = socket.connection
+        assert isinstance(connection, Connection)
+        assert asyncio.get_running_loop() is self.loop
+        await connection.reads.wait()
+        if connection.raises:
+            raise ConnectionResetError("the client is gone")
+        self.sent.append(Sent(socket.id, event, data))
+
+
+def header(message: bytes) -> tuple[dict[str, Any], bytes]:
+    """The JSON and the picture of an event 4."""
+    (length,) = struct.unpack_from(">I", message)
+    return json.loads(message[4 : 4 + length]), message[4 + length :]
+
+
+def encoded_frame(run: Run, step: int = 1, kind: str = "image/jpeg") -> Frame:
+    """A frame as it comes from the encoder."""
+    run.at(step, 20)
+    frame = run.capture(runs.now())
+    frame.image, frame.image_type = PICTURE, kind
+    frame.size, frame.decoder, frame.decode_ms = (512, 384), "latent2rgb", 1.23456
+    return frame
+
+
+def a_run(client: str | None = "c", **settings: Any) -> Run:
+    owner = Owner("p", "1:3", "1", "1", "3", client)
+    return start_run(a_book(), FakeSource(), owner=owner, **settings)
+
+
+@pytest.fixture
+def wire() -> Iterator[FakeWire]:
+    made = FakeWire()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def transport(wire: FakeWire) -> Transport:
+    return Transport(wire, lambda: None)
+
+
+# The bytes
+
+
+def test_the_bytes_of_event_4(wire, transport):
+    wire.connect("c")
+    run = a_run()
+    transport.send(encoded_frame(run, step=7))
+    assert wait_until(lambda: run.sent == 1)
+    [sent] = wire.to("c", 4)
+    data, picture = header(sent.data)
+    assert picture == PICTURE
+    own = data.pop("sidestream")
+    assert data == {
+        "node_id": "1:3",
+        "prompt_id": "p",
+        "display_node_id": "1",
+        "parent_node_id": "1",
+        "real_node_id": "3",
+        "image_type": "image/jpeg",
+    }
+    assert own.keys() == OWN_KEYS
+    assert 0 <= own.pop("captured_to_sent_ms") < 5000
+    assert own.pop("ready_to_sent_ms") >= 0
+    assert own == {
+        "run": run.id,
+        "seq": 1,
+        "step": 7,
+        "total_steps": 20,
+        "width": 512,
+        "height": 384,
+        "decoder": "latent2rgb",
+        "decode_ms": 1.23,
+        "dropped": 0,
+        "outcomes": {},
+    }
+
+
+@pytest.mark.parametrize(("kind", "number"), [("image/jpeg", 1), ("image/png", 2)])
+def test_the_bytes_of_event_1(wire, transport, kind, number):
+    wire.connect("old", metadata=False)
+    run = a_run("old")
+    transport.send(encoded_frame(run, kind=kind))
+    assert wait_until(lambda: run.sent == 1)
+    # Nothing but the picture: such a client knows none of SideStream's events.
+    assert wire.sent == [Sent("old", 1, struct.pack(">I", number) + PICTURE)]
+
+
+def test_the_panel_gets_the_same_object_as_json_before_the_picture(wire, transport):
+    wire.connect("c")
+    run = a_run()
+    transport.send(encoded_frame(run, step=3))
+    assert wait_until(lambda: run.sent == 1)
+    first, second = wire.to("c")
+    assert (first.event, second.event) == ("sidestream.frame", 4)
+    picture_header = header(second.data)[0]
+    ids = {key: value for key, value in picture_header.items() if key.endswith("_id")}
+    assert first.data == ids | picture_header["sidestream"]
+
+
+@pytest.mark.parametrize("state", ["start", "end"])
+def test_start_and_end_of_a_run_are_told_with_its_counters(wire, transport, state):
+    wire.connect("c")
+    wire.connect("other")
+    wire.connect("old", metadata=False)
+    run = a_run()
+    encoded_frame(run).close(runs.SENT)
+    encoded_frame(run).close(runs.LATE)
+    transport.announce(run, state)
+    wire.settle()
+    [sent] = wire.sent
+    assert (sent.client, sent.event) == ("c", "sidestream.run")
+    assert sent.data == run.owner.wire() | {
+        "run": run.id,
+        "state": state,
+        "total_steps": 20,
+        "sent": 1,
+        "dropped": 1,
+        "outcomes": {"sent": 1, "late": 1},
+        "settings": run.settings.as_dict(),
+    }
+
+
+def test_clients_that_know_no_webp_get_jpeg(wire, transport):
+    wire.connect("new")
+    wire.connect("old", metadata=False)
+    assert transport.format(a_run("new", format="webp")) == "webp"
+    assert transport.format(a_run("old", format="webp")) == "jpeg"
+    assert transport.format(a_run(None, format="webp")) == "jpeg"
+    assert transport.format(a_run("old", format="png")) == "png"
+
+
+# I8: to whom
+
+
+def test_i8_a_frame_goes_to_the_client_that_queued_and_to_nobody_else(wire, transport):
+    for client in ("a", "b", "c"):
+        wire.connect(client)
+    wire.connect("old", metadata=False)
+    run = a_run("b")
+    transport.send(encoded_frame(run))
+    assert wait_until(lambda: run.sent == 1)
+    wire.settle()
+    assert {sent.client for sent in wire.sent} == {"b"}
+
+
+def test_a_frame_of_nobodys_prompt_goes_to_everybody_in_their_own_form(wire, transport):
+    wire.connect("new")
+    wire.connect("old", metadata=False)
+    run = a_run(client=None)
+    transport.send(encoded_frame(run))
+    assert wait_until(lambda: run.sent == 1)
+    assert len(wire.to("new", 4)) == len(wire.to("old", 1)) == 1
+    assert run.outcomes == {runs.SENT: 1}
+
+
+def test_i8_a_client_that_is_gone_leaves_its_frames_to_nobody(wire, transport):
+    wire.connect("other")
+    run = a_run("gone")
+    assert not transport.watched(run)
+    assert transport.ready(run)  # so that the worker takes it out of the mailbox and drops it
+    transport.send(encoded_frame(run))
+    wire.settle()
+    assert wire.sent == []
+    assert (run.dropped, run._open) == (1, 0)
+
+
+# I5: back-pressure
+
+
+def test_i5_a_client_that_does_not_read_has_one_frame_in_flight(wire, transport):
+    connection = wire.connect("c", reads=False)
+    run = a_run()
+    assert transport.ready(run)
+    transport.send(encoded_frame(run, step=1))
+    assert not transport.ready(run)
+    for step in range(2, 100):
+        transport.send(encoded_frame(run, step=step))
+    wire.settle()
+    assert wire.sent == []
+    assert wire.started == 1
+    assert run.outcomes == {runs.BUSY: 98}
+    wire.resume(connection)
+    assert wait_until(lambda: run.sent == 1)
+    assert transport.ready(run)
+    transport.send(encoded_frame(run, step=100))
+    assert wait_until(lambda: run.sent == 2)
+    assert wire.steps("c") == [1, 100]
+
+
+def test_i5_a_client_that_does_not_read_costs_the_others_nothing(wire, transport):
+    wire.connect("stuck", reads=False)
+    wire.connect("quick")
+    stuck, quick = a_run("stuck"), a_run("quick")
+    transport.send(encoded_frame(stuck))
+    for step in range(1, 21):
+        assert transport.ready(quick)
+        transport.send(encoded_frame(quick, step=step))
+        assert wait_until(lambda step=step: quick.sent == step)
+    assert wire.steps("quick") == list(range(1, 21))
+    assert stuck.sent == 0
+
+
+def test_i5_of_everybodys_frames_a_stuck_client_misses_some_and_the_others_none(wire, transport):
+    connection = wire.connect("stuck", reads=False)
+    wire.connect("quick")
+    run = a_run(client=None)
+    for step in range(1, 11):
+        assert transport.ready(run)
+        transport.send(encoded_frame(run, step=step))
+        assert wait_until(lambda step=step: len(wire.steps("quick")) == step)
+        wire.settle()
+    wire.resume(connection)
+    assert wait_until(lambda: run.sent == 10)
+    assert wire.steps("quick") == list(range(1, 11))
+    assert wire.steps("stuck") == [1]
+    assert run._open == 0
+
+
+def test_i5_what_waits_for_a_stuck_client_does_not_grow_with_runs(wire, transport):
+    wire.connect("c", reads=False)
+    transport.send(encoded_frame(a_run()))
+    for _ in range(200):
+        run = a_run()
+        transport.announce(run, "start")
+        transport.announce(run, "end")
+    wire.settle()
+    assert wire.started < 20
+
+
+def test_the_worker_is_told_when_a_socket_is_free(wire):
+    told = []
+    transport = Transport(wire, lambda: told.append(transport.ready(run)))
+    connection = wire.connect("c", reads=False)
+    run = a_run()
+    transport.send(encoded_frame(run))
+    wire.settle()
+    assert told == []
+    wire.resume(connection)
+    assert wait_until(lambda: told == [True])
+
+
+# I6: what fails
+
+
+def test_i6_a_connection_that_raises_costs_its_frame_only(wire, transport, caplog):
+    connection = wire.connect("c")
+    connection.raises = True
+    run = a_run()
+    transport.send(encoded_frame(run, step=1))
+    assert wait_until(lambda: run._open == 0)
+    assert run.sent == 0
+    assert run.dropped == 1
+    assert len(caplog.records) == 1
+    connection.raises = False
+    assert transport.ready(run)
+    transport.send(encoded_frame(run, step=2))
+    assert wait_until(lambda: wire.steps("c") == [2])
+
+
+def test_i6_a_connection_that_raises_keeps_no_frame_from_the_others(wire, transport):
+    wire.connect("broken").raises = True
+    wire.connect("fine")
+    run = a_run(client=None)
+    transport.send(encoded_frame(run))
+    assert wait_until(lambda: run._open == 0)
+    assert wire.steps("fine") == [1]
+    assert run.outcomes == {runs.SENT: 1}
+
+
+def test_a_client_that_connects_anew_is_not_held_up_by_its_old_connection(wire, transport):
+    wire.connect("c", reads=False)
+    run = a_run()
+    transport.send(encoded_frame(run, step=1))
+    assert not transport.ready(run)
+    wire.connect("c")
+    assert transport.ready(run)
+    transport.send(encoded_frame(run, step=2))
+    assert wait_until(lambda: wire.steps("c") == [2])
+
+
+# I7: when
+
+
+def test_i7_nothing_is_sent_when_the_node_is_no_longer_at_work(wire, transport):
+    wire.connect("c")
+    run = a_run()
+    wire.running = False
+    assert not transport.live(run)
+    transport.send(encoded_frame(run))
+    assert wait_until(lambda: run.outcomes == {runs.LATE: 1})
+    assert wire.sent == []
+    assert transport.ready(run)
+
+
+def test_i7_nothing_is_sent_of_a_run_that_was_interrupted(wire, transport):
+    wire.connect("c")
+    run = a_run()
+    run.abort()
+    assert not transport.live(run)
+    transport.send(encoded_frame(run))
+    assert wait_until(lambda: run.outcomes == {runs.LATE: 1})
+    assert wire.sent == []
+
+
+def test_i7_an_interrupt_while_the_socket_is_busy_keeps_the_picture_back(wire, transport):
+    connection = wire.connect("c", reads=False)
+    run = a_run()
+    transport.send(encoded_frame(run))
+    wire.settle()  # the JSON is on its way
+    run.abort()
+    wire.resume(connection)
+    assert wait_until(lambda: run._open == 0)
+    assert wire.to("c", 4) == []
+    assert run.outcomes == {runs.LATE: 1}
