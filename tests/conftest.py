@@ -194,6 +194,8 @@ def comfy(host: Host, tmp_path_factory: pytest.TempPathFactory) -> HostModules:
     args = importlib.import_module("comfy.cli_args").args
     args.base_directory = str(base)
     args.cpu = os.environ.get("SIDESTREAM_TEST_DEVICE") != "cuda"
+    # ComfyUI's `nodes` puts another `utils` before the package of that name.
+    importlib.import_module("utils.extra_config")
     return HostModules(host.tree, base)
 
 

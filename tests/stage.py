@@ -54,7 +54,6 @@ class Stage:
     """One server for all tests of a session."""
 
     def __init__(self, comfy: Any) -> None:
-        comfy("utils.extra_config")  # before `nodes`, which hides the package `utils`
         self.comfy = comfy
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)

@@ -360,6 +360,26 @@ def test_i6_a_sampler_that_fails_ends_its_run(stage, pack, client, told):
     assert wait_until(lambda: active_runs(pack) == 0)
 
 
+def test_i1_a_previewer_that_becomes_garbage_at_any_moment_hangs_nobody(
+    stage, pack, client, told, latent_preview
+):
+    with stage.node():
+        previewers = [latent_preview.get_previewer(CPU, sd15(stage)) for _ in range(3)]
+    locks = [pack._runs._lock, previewers[0].run._lock, pack._transport._lock]
+
+    def collect() -> None:
+        # As when the garbage collector finds it while this thread is in the midst of something.
+        for lock in locks:
+            with lock:
+                previewers.pop()
+
+    thread = threading.Thread(target=collect, daemon=True)
+    thread.start()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert wait_until(lambda: active_runs(pack) == 0)
+
+
 # I9: obedient
 
 # The command line, ComfyUI's method after it (and after the prompt's own), the prompt's extra
