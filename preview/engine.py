@@ -2,7 +2,7 @@
 
 Why nothing here can make the sampler wait: the sampler's thread and the worker share two things,
 the mailbox and the free slots. Each is guarded by a lock that is held for a few assignments and
-never across a device call, an encode, a send or another lock, so whoever asks for it gets it at
+never across a copy, a wait, an encode, a send or another lock, so whoever asks for it gets it at
 once. Why no slot is written while it is read: a slot is in one place at a time, either free, or
 with the sampler's thread that took it, or in the mailbox, or with the worker. It returns to the
 free ones from the mailbox, where nobody has begun to read it, or from the worker, which has then

@@ -135,7 +135,7 @@ class Run:
         self._open = 0
         self._ended = False
         self._on_closed = on_closed
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # as all locks that `end` takes: see there
 
     def at(self, step: int, total_steps: int) -> None:
         """The sampler has finished `step` (from 1) of `total_steps`."""
@@ -171,7 +171,10 @@ class Run:
             self.ladder = self._plan.ladder_for(self.settings)
 
     def end(self) -> None:
-        """Sampling is over; frames on their way may still arrive while the node runs."""
+        """Sampling is over; frames on their way may still arrive while the node runs.
+
+        Also called when a previewer is garbage, so at any moment, within any of these locks.
+        """
         with self._lock:
             self._ended = True
             closed = self._open == 0
@@ -214,7 +217,7 @@ class Runs:
         self._count = 0
         self._on_start = on_start
         self._on_end = on_end
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def start(self, plan: Plan) -> Run:
         run = Run(plan, self._close)
@@ -227,14 +230,14 @@ class Runs:
     def change(self, client_id: str, live: Mapping[str, Any]) -> int:
         """Lay `live` over the runs that `client_id` queued. Returns how many there are."""
         with self._lock:
-            runs = [run for run in self._active.values() if run.owner.client_id == client_id]
+            runs = [run for run in list(self._active.values()) if run.owner.client_id == client_id]
         for run in runs:
             run.change(live)
         return len(runs)
 
     def counters(self) -> dict[str, Any]:
         with self._lock:
-            total = sum((run.outcomes for run in self._active.values()), self._closed)
+            total = sum((run.outcomes for run in list(self._active.values())), self._closed)
             return {"runs": self._count, "active_runs": len(self._active), "frames": dict(total)}
 
     def _close(self, run: Run) -> None:

@@ -86,7 +86,7 @@ class Transport:
         self._on_free = on_free
         self._busy: set[object] = set()
         self._notes: Counter[object] = Counter()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a run may end, and be announced, within it
 
     def watched(self, run: Run) -> bool:
         return self._wire.connected(run.owner.client_id)

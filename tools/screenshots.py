@@ -82,7 +82,9 @@ def _show_graph(panel: PanelPage) -> None:
     """Lay the demo's nodes out beside the open panel."""
     panel.page.evaluate(
         """() => {
-          const places = { SideStreamDemoModel: [0, 0], SideStreamPreview: [0, 290], KSampler: [310, 0] };
+          const places = {
+            SideStreamDemoModel: [0, 0], SideStreamPreview: [0, 290], KSampler: [310, 0],
+          };
           let below = 0;
           for (const node of [...app.graph._nodes]) {
             const place = places[node.type];

@@ -1,13 +1,132 @@
-import { app } from "../../scripts/app.js";
-import { api } from "../../scripts/api.js";
+/** The entry: puts the parts together and registers them with ComfyUI's page. */
 
-/** Makes ComfyUI's page accept the pack's JSON events. */
-const ignore = () => {};
+import { app, toast } from "./lib/comfy.js";
+import { isDemo, loadDemo } from "./lib/demo.js";
+import { addThumbnail, drawThumbnails } from "./lib/node_preview.js";
+import { openPanel } from "./lib/panel.js";
+import { popOutOf } from "./lib/popout.js";
+import { Prompts, joinQueueing } from "./lib/prompts.js";
+import { Rates } from "./lib/rates.js";
+import { Settings } from "./lib/settings.js";
+import { ServerStatus } from "./lib/status.js";
+import { Steering } from "./lib/steering.js";
+import { FrameStore } from "./lib/store.js";
+import { loadStrings, t } from "./lib/strings.js";
+import { Watching } from "./lib/watching.js";
+import { listen } from "./lib/wire.js";
+
+const TAB = "sidestream";
+const PACK = decodeURIComponent(new URL(import.meta.url).pathname.split("/").at(-2) ?? "");
+
+const settings = new Settings();
+const store = new FrameStore(() => settings.limits());
+const prompts = new Prompts();
+const steering = new Steering(settings, store);
+const watching = new Watching(store);
+
+/**
+ * The parts, for other packs and for tests: `import("/extensions/<pack>/sidestream.js")`.
+ *
+ * @type {import("./lib/panel.js").Shared}
+ */
+export const shared = {
+  store,
+  watching,
+  settings,
+  steering,
+  status: new ServerStatus(store),
+  rates: new Rates(store),
+  popOut: () => void popOut(),
+};
+const popOut = popOutOf((container) => openPanel(container, shared, { canPopOut: false }));
+
+store.titleOf = (/** @type {string} */ promptId, /** @type {string} */ nodeId) => prompts.titleOf(promptId, nodeId);
+prompts.learnt = () => store.nameRuns();
+listen(store);
+drawThumbnails(store, prompts);
+store.addEventListener("runs", () => {
+  document.documentElement.classList.toggle("sidestream-streams", store.live);
+});
+joinQueueing(
+  (body) => (body.extra_data = { ...body.extra_data, sidestream: steering.forPrompt() }),
+  (promptId, prompt) => prompts.remember(promptId, prompt),
+);
+
+const style = document.createElement("link");
+style.rel = "stylesheet";
+style.href = new URL("sidestream.css", import.meta.url).href;
+document.head.append(style);
+
+await Promise.all([settings.load(), loadStrings()]);
+
+/** A tab of ComfyUI's that holds a panel. */
+function tab() {
+  /** @type {(() => void) | undefined} */
+  let close;
+  return {
+    id: TAB,
+    title: t("panel.title"),
+    icon: "pi pi-eye",
+    tooltip: t("panel.tooltip"),
+    type: /** @type {const} */ ("custom"),
+    render: (/** @type {HTMLElement} */ container) => {
+      close?.();
+      close = openPanel(container, shared);
+    },
+    destroy: () => {
+      close?.();
+      close = undefined;
+    },
+  };
+}
+
+let demoWanted = isDemo();
+
+/** @param {number} wait for the page to put its own first workflow on the canvas */
+function showDemoAfter(wait) {
+  if (!demoWanted) return;
+  setTimeout(() => {
+    if (demoWanted) void loadDemo(PACK);
+    demoWanted = false;
+  }, wait);
+}
 
 app.registerExtension({
   name: "SideStream",
-  init() {
-    api.addEventListener("sidestream.frame", ignore);
-    api.addEventListener("sidestream.run", ignore);
+  settings: settings.entries(),
+  bottomPanelTabs: [tab()],
+  commands: [
+    {
+      id: "SideStream.OpenPanel",
+      label: "Open or close Live Preview",
+      icon: "pi pi-eye",
+      function: () => app.extensionManager.command.execute(`Workspace.ToggleSidebarTab.${TAB}`),
+    },
+    {
+      id: "SideStream.TogglePreviews",
+      label: "Pause or resume live previews",
+      icon: "pi pi-pause",
+      function: () => {
+        steering.togglePause(watching.run);
+        toast("info", t(steering.paused ? "steering.nowPaused" : "steering.nowOn"));
+      },
+    },
+    {
+      id: "SideStream.PopOut",
+      label: "Live Preview in a window of its own",
+      icon: "pi pi-external-link",
+      function: popOut,
+    },
+  ],
+  keybindings: [
+    { combo: { key: "l", shift: true }, commandId: "SideStream.OpenPanel" },
+    { combo: { key: "k", shift: true }, commandId: "SideStream.TogglePreviews" },
+  ],
+  addCustomNodeDefs: (definitions) => prompts.define(definitions),
+  nodeCreated: addThumbnail,
+  setup: () => {
+    app.extensionManager.registerSidebarTab(tab());
+    showDemoAfter(3000); // some pages begin with no workflow at all
   },
+  afterConfigureGraph: () => showDemoAfter(500),
 });

@@ -1,0 +1,182 @@
+"""The panel in the real page: two versions of it, each with classic nodes and with Nodes 2.0.
+
+One browser and one page for each kind serve all tests of a module; `panel` hands it out tidied up,
+and fails the test where the pack wrote an error or a warning to the console.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pytest
+from sidestream.tools.page import PanelPage
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page
+
+    from ..conftest import HostFactory
+
+OLDEST, NEWEST = "1.32.9", "1.58.1"
+ALL_KINDS = tuple(f"{version} {nodes}" for version in (OLDEST, NEWEST) for nodes in ("classic", "vue"))
+FAR_APART = (ALL_KINDS[0], ALL_KINDS[-1])
+
+# What the page says by itself about the pack's nodes when it finds no internet.
+NOT_OURS = ("api.comfy.org", "comfyregistry", "Failed to load resource")
+
+COUNT_ADDRESSES = """
+(() => {
+  const alive = (globalThis.ownObjectURLs = new Set());
+  const { createObjectURL, revokeObjectURL } = URL;
+  URL.createObjectURL = (object) => {
+    const address = createObjectURL.call(URL, object);
+    if (new Error().stack.includes("SideStream")) alive.add(address);
+    return address;
+  };
+  URL.revokeObjectURL = (address) => {
+    alive.delete(address);
+    revokeObjectURL.call(URL, address);
+  };
+})();
+"""
+
+TIDY = """
+async () => {
+  const { steering, watching, store, settings } = sidestream;
+  await app.api.fetchApi("/queue", { method: "POST", body: '{"clear":true}' });
+  await app.api.interrupt();
+  if (steering.paused) steering.togglePause();
+  store.end((run) => run.promptId.length < 4); // made-up ones do not end by themselves
+  watching.compare(false);
+  watching.follow();
+  store.clear();
+  for (const [name, field] of Object.entries(settings.fields)) {
+    if (settings.get(name) !== field.default) await settings.set(name, field.default);
+  }
+}
+"""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a module's tests on the oldest and the newest kind, or on all where it says so."""
+    if "opened" in metafunc.fixturenames:
+        kinds = ALL_KINDS if getattr(metafunc.module, "ON_ALL_KINDS", False) else FAR_APART
+        metafunc.parametrize("opened", kinds, indirect=True, scope="module")
+
+
+@dataclass
+class Opened:
+    """An open page and what its console said about the pack."""
+
+    kind: str
+    panel: PanelPage
+    problems: list[str] = field(default_factory=list)
+
+    def listen(self, page: Page) -> None:
+        page.on("console", self._on_console)
+        page.on("pageerror", lambda error: self.problems.append(f"uncaught: {error}"))
+
+    def _on_console(self, said: ConsoleMessage) -> None:
+        text = f"{said.text} ({said.location.get('url')})"
+        about_us = "sidestream" in text.lower() and not any(part in text for part in NOT_OURS)
+        if said.type in ("error", "warning") and about_us:
+            self.problems.append(f"{said.type}: {text}")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium, for the tests of one module: other modules need the thread's event loop."""
+    from sidestream.tools.browser import CHROMIUM_ARGUMENTS, find_chromium
+
+    if importlib.util.find_spec("playwright") is None:
+        _missing("playwright is not installed")
+    chromium = find_chromium()
+    if chromium is None:
+        _missing("no Chromium or Chrome is installed")
+    from playwright.sync_api import sync_playwright
+
+    arguments = [*CHROMIUM_ARGUMENTS, "--js-flags=--expose-gc"]
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(
+            executable_path=str(chromium), headless=True, args=arguments
+        )
+        yield launched
+        launched.close()
+
+
+@pytest.fixture(scope="session")
+def address_of(comfy_host: HostFactory) -> Callable[[str], str]:
+    """Call it with a page's version for the address of a ComfyUI that serves this page."""
+    from sidestream.tools.environment import SetupError
+    from sidestream.tools.frontends import get_frontend
+
+    def start(version: str) -> str:
+        if version == OLDEST:
+            return comfy_host().url
+        try:
+            folder = get_frontend(comfy_host.host.environment(), version)
+        except SetupError as error:
+            _missing(f"no ComfyUI page {version}: {error}")
+        return comfy_host("--front-end-root", str(folder)).url
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def open_kind(
+    browser: Browser, address_of: Callable[[str], str]
+) -> Iterator[Callable[..., Opened]]:
+    """Call it with a kind (and settings) for a page of its own."""
+    contexts: list[BrowserContext] = []
+
+    def start(kind: str, settings: dict[str, Any] | None = None, path: str = "/") -> Opened:
+        version, nodes = kind.split()
+        context = browser.new_context(
+            viewport={"width": 1400, "height": 900}, accept_downloads=True
+        )
+        contexts.append(context)
+        context.add_init_script(COUNT_ADDRESSES)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        opened = Opened(kind, PanelPage(page, address_of(version)))
+        opened.listen(page)
+        opened.panel.open({"Comfy.VueNodes.Enabled": nodes == "vue", **(settings or {})}, path)
+        return opened
+
+    yield start
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture(scope="module")
+def opened(request: pytest.FixtureRequest, open_kind: Callable[..., Opened]) -> Iterator[Opened]:
+    """One page of each kind."""
+    one = open_kind(request.param)
+    yield one
+    one.panel.page.context.close()
+
+
+@pytest.fixture
+def panel(opened: Opened) -> Iterator[PanelPage]:
+    """The page, idle, with the panel closed and nothing kept."""
+    page = opened.panel
+    _tidy(page)
+    opened.problems.clear()
+    yield page
+    assert opened.problems == []
+
+
+def _missing(what: str) -> NoReturn:
+    if os.environ.get("CI") == "true":
+        pytest.fail(what, pytrace=False)
+    pytest.skip(what)
+
+
+def _tidy(panel: PanelPage) -> None:
+    panel.page.evaluate(TIDY)
+    panel.wait_idle()
+    panel.close_panel()
+    panel.page.evaluate("() => sidestream.store.clear()")

@@ -1,0 +1,114 @@
+"""Real runs in every kind of page: the live picture, the settings, the node on the canvas."""
+
+from __future__ import annotations
+
+import pytest
+from sidestream.tests.web.views import (
+    PANEL,
+    SEEDS,
+    STAGE,
+    shown_step,
+    start_run,
+    text,
+    wait_shown,
+    wait_until_stage_is_the_frame,
+)
+from sidestream.tools.page import PanelPage, demo_prompt
+
+pytestmark = pytest.mark.browser
+
+ON_ALL_KINDS = True
+
+
+# 1: the live picture
+
+
+def test_a_real_run_is_shown_large_and_live(panel: PanelPage) -> None:
+    page = panel.page
+    panel.open_panel()
+    assert "No preview yet" in text(panel, ".ss-empty")
+    start_run(panel, seconds=0.12)
+    panel.wait_frames(6)
+    assert page.locator("html.sidestream-streams").count() == 1
+    assert page.locator(f"{PANEL} .ss-live-button.ss-on-air").count() == 1
+    panel.wait_idle()
+    last = shown_step(panel)
+    assert last >= 18
+    wait_shown(panel, last)
+    wait_until_stage_is_the_frame(panel)
+    box = page.locator(f"{STAGE} .ss-canvas").first.bounding_box()
+    assert box is not None
+    assert box["width"] == pytest.approx(box["height"], abs=1.0)
+    assert box["width"] > 250
+    assert page.locator("html.sidestream-streams").count() == 0
+
+
+# 5: settings
+
+
+def test_settings_are_in_the_dialog_and_go_with_each_prompt(panel: PanelPage) -> None:
+    page = panel.page
+    page.evaluate("() => sidestream.settings.set('quality', 61)")
+    panel.load(demo_prompt(seed=next(SEEDS), preview=None, steps=2))
+    with page.expect_request("**/prompt") as posted:
+        panel.queue()
+    sent = posted.value.post_data_json["extra_data"]
+    assert sent["sidestream"]["quality"] == 61
+    assert set(sent["sidestream"]) == set(page.evaluate("() => Object.keys(sidestream.settings.fields)"))
+    assert "extra_pnginfo" in sent  # what the page sends is still there
+    panel.wait_idle()
+    panel.command("Comfy.ShowSettingsDialog")
+    page.get_by_text("SideStream", exact=True).last.click()
+    page.get_by_text("Throttle (ms)").first.wait_for()
+    assert page.get_by_text("Frames to keep").count() >= 1
+    page.keyboard.press("Escape")
+    page.get_by_text("Throttle (ms)").first.wait_for(state="hidden")
+
+
+def test_previews_switched_off_in_the_settings_do_not_come(panel: PanelPage) -> None:
+    panel.page.evaluate("() => sidestream.settings.set('method', 'off')")
+    panel.load(demo_prompt(seed=next(SEEDS), preview=None, steps=5, seconds=0.05))
+    with panel.page.expect_response("**/prompt"):
+        panel.queue()
+    panel.page.wait_for_timeout(1200)
+    assert panel.page.evaluate("() => sidestream.store.frameCount") == 0
+
+
+# 6: the node
+
+NODE = "app.graph._nodes.find(node => node.type === 'SideStreamPreview')"
+
+
+def test_the_node_shows_its_samplers_and_folds_its_settings(panel: PanelPage) -> None:
+    page = panel.page
+    start_run(panel, seconds=0.06, samplers=2)
+    caption = page.locator(".ss-node-caption").first
+    caption.wait_for()
+    panel.wait(
+        "() => /^KSampler [AB] · [0-9]+ . 20 · .+ . s$/.test("
+        "document.querySelector('.ss-node-caption')?.textContent)"
+    )
+    panel.wait("() => document.querySelector('.ss-node canvas').width === 512")
+    panel.wait_idle()
+    order = page.evaluate(f"() => {NODE}.widgets.map(widget => widget.name)")
+    assert order[:2] == ["throttle_ms", "every_n_steps"]
+    folded = page.evaluate(f"() => {NODE}.widgets.filter(w => w.advanced || w.options?.advanced).map(w => w.name)")
+    assert {"method", "max_size", "budget", "format", "quality"} <= set(folded)
+    api = page.evaluate("async () => (await app.graphToPrompt()).output")
+    node = next(node for node in api.values() if node["class_type"] == "SideStreamPreview")
+    assert "sidestream_thumbnail" not in node["inputs"]
+
+
+def test_a_sampler_elsewhere_leaves_the_node_alone(panel: PanelPage) -> None:
+    page = panel.page
+    prompt = demo_prompt(seed=next(SEEDS) * 10, samplers=2, steps=4)
+    prompt["11"]["inputs"]["model"] = ["1", 0]
+    # Behind a sampler that uses the node, but by its latent only.
+    prompt["11"]["inputs"]["latent_image"] = ["10", 0]
+    del prompt["20"]
+    panel.load(prompt)
+    panel.queue()
+    panel.wait("() => sidestream.store.current.length === 2")
+    panel.wait_idle()
+    page.wait_for_timeout(200)
+    assert page.locator(".ss-node-caption").first.inner_text().startswith("KSampler A")

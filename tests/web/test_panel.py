@@ -1,0 +1,409 @@
+"""The panel in the real page, point by point, on every kind of page."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from PIL import Image
+from sidestream.tests.web.streams import deliver, end_run
+from sidestream.tests.web.views import (
+    PANEL,
+    STAGE,
+    start_run,
+    text,
+    wait_shown,
+    wait_until_stage_is_the_frame,
+)
+from sidestream.tools.page import PanelPage
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Download
+
+pytestmark = pytest.mark.browser
+
+# 1: a large live picture, several samplers
+
+
+def test_zoom_is_pixel_exact_and_pans(panel: PanelPage) -> None:
+    panel.open_panel()
+    deliver(panel, 3)
+    wait_shown(panel, 3)
+    stage = panel.page.locator(STAGE)
+    canvas = panel.page.locator(f"{STAGE} .ss-canvas").first
+    stage.focus()
+    panel.page.keyboard.press("1")
+    box = canvas.bounding_box()
+    assert box is not None
+    assert box["width"] == 64
+    assert "ss-pixels" in (canvas.get_attribute("class") or "")
+    stage.hover()
+    panel.page.mouse.wheel(0, -100)
+    zoomed = canvas.bounding_box()
+    assert zoomed is not None
+    assert zoomed["width"] == 128
+    panel.page.mouse.down()
+    panel.page.mouse.move(zoomed["x"] + 100, zoomed["y"] + 90, steps=3)
+    panel.page.mouse.up()
+    moved = canvas.bounding_box()
+    assert moved is not None
+    assert (moved["x"], moved["y"]) != (zoomed["x"], zoomed["y"])
+    panel.page.keyboard.press("0")
+    fitted = canvas.bounding_box()
+    room = stage.bounding_box()
+    assert fitted is not None
+    assert room is not None
+    assert max(fitted["width"] - room["width"], fitted["height"] - room["height"]) == pytest.approx(0, abs=1)
+
+
+def test_samplers_are_followed_pinned_or_all_shown(panel: PanelPage) -> None:
+    panel.open_panel()
+    start_run(panel, seconds=0.05, samplers=2)
+    panel.wait("() => sidestream.store.current.length === 2")
+    panel.wait_idle()
+    chips = panel.page.locator(f"{PANEL} .ss-samplers .ss-chip")
+    names = [chips.nth(i).inner_text().rsplit(" ", 1)[0] for i in range(2)]
+    assert sorted(names) == ["KSampler A", "KSampler B"]
+    assert panel.page.evaluate("() => sidestream.watching.run.title") == names[1]  # the later one
+    chips.first.click()
+    assert chips.first.get_attribute("aria-pressed") == "true"
+    assert panel.page.evaluate("() => sidestream.watching.run.title") == names[0]
+    panel.page.locator(f"{PANEL} .ss-strip >> text=All").click()
+    tiles = panel.page.locator(f"{PANEL} .ss-tile")
+    tiles.nth(1).wait_for()
+    assert tiles.count() == 2
+    panel.wait("() => [...document.querySelectorAll('.ss-tile canvas')].every(c => c.width === 512)")
+    tiles.nth(1).click()
+    assert panel.page.evaluate("() => sidestream.watching.run.title") == names[1]
+    panel.page.locator(f"{PANEL} .ss-strip >> text=Follow").click()
+    assert panel.page.evaluate("() => sidestream.watching.pinnedNode") is None
+
+
+def test_the_bottom_panel_full_screen_and_a_window_show_it_too(panel: PanelPage) -> None:
+    page = panel.page
+    deliver(panel, 2)
+    panel.command("Workspace.ToggleBottomPanelTab.sidestream")
+    bottom = page.locator(".bottom-panel .sidestream, .sidestream")
+    bottom.first.wait_for()
+    wait_shown(panel, 2)
+    page.locator(".sidestream [aria-label='Full screen']").click()
+    panel.wait("() => document.fullscreenElement?.classList.contains('sidestream')")
+    page.locator(".sidestream [aria-label='Leave full screen']").click()
+    panel.wait("() => !document.fullscreenElement")
+    on_top = "documentPictureInPicture.window"
+    page.locator(".sidestream [aria-label^='Open in a window']").click()
+    panel.wait(f"() => {on_top}?.document.querySelector('.ss-stage')?.ariaLabel.endsWith('2 / 20')")
+    page.evaluate(f"() => {on_top}.close()")
+    panel.wait(f"() => !{on_top}")
+    # And where the browser has no such windows.
+    page.evaluate("() => Object.defineProperty(window, 'documentPictureInPicture', { value: undefined })")
+    with page.context.expect_page() as opening:
+        page.locator(".sidestream [aria-label^='Open in a window']").click()
+    window = opening.value
+    window.wait_for_selector(".sidestream .ss-stage")
+    window.wait_for_function("() => document.querySelector('.ss-canvas').width === 64")
+    assert window.locator("[aria-label^='Open in a window']").count() == 0
+    deliver(panel, 1, first=3)
+    window.wait_for_function("() => document.querySelector('.ss-stage').ariaLabel.endsWith('3 / 20')")
+    window.close()
+    panel.command("Workspace.ToggleBottomPanelTab.sidestream")
+    page.locator(".sidestream").wait_for(state="detached")
+
+
+# 2: the timeline
+
+
+def test_the_timeline_goes_back_while_the_run_goes_on(panel: PanelPage) -> None:
+    page = panel.page
+    panel.open_panel()
+    deliver(panel, 10)
+    wait_shown(panel, 10)
+    scrubber = page.locator(f"{PANEL} .ss-scrubber")
+    scrubber.focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowLeft")
+    wait_shown(panel, 7)
+    assert scrubber.get_attribute("aria-valuetext") == "7 / 20"
+    wait_until_stage_is_the_frame(panel)
+    deliver(panel, 4, first=11)
+    wait_shown(panel, 7)
+    page.locator(f"{PANEL} .ss-live-button").click()
+    wait_shown(panel, 14)
+    deliver(panel, 1, first=15)
+    wait_shown(panel, 15)
+    film = "() => { const f = document.querySelector('.ss-film'); const d = f.getContext('2d')"
+    panel.wait(f"{film}.getImageData(f.width / 2, 20, 1, 1).data; return d[3] === 255; }}")
+
+
+def test_two_frames_are_compared_with_a_slider(panel: PanelPage) -> None:
+    page = panel.page
+    panel.open_panel()
+    deliver(panel, 9)
+    wait_shown(panel, 9)
+    page.evaluate("() => sidestream.watching.scrub(1)")
+    page.locator(f"{PANEL} [aria-label^='Compare']").click()
+    page.locator(f"{PANEL} .ss-live-button").click()
+    wait_shown(panel, 9)
+    assert text(panel, ".ss-label-left") == "2 / 20"
+    assert text(panel, ".ss-label-right") == "9 / 20"
+    panel.wait("() => document.querySelector('.ss-canvas-left').width === 64")
+    left = "() => document.querySelector('.ss-canvas-left').style.clipPath"
+    before = page.evaluate(left)
+    page.locator(f"{PANEL} .ss-divider").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate(left) != before
+    page.locator(f"{PANEL} [aria-label^='Compare']").click()
+    assert page.locator(f"{PANEL} .ss-canvas-left").is_hidden()
+
+
+def test_kept_frames_are_bounded_and_earlier_runs_can_be_chosen(panel: PanelPage) -> None:
+    page = panel.page
+    panel.open_panel()
+    page.evaluate("() => sidestream.settings.set('keep_frames', 12)")
+    deliver(panel, 9, run="first", prompt="p1")
+    end_run(panel, run="first", prompt="p1")
+    deliver(panel, 8, run="second", prompt="p2")
+    wait_shown(panel, 8)
+    assert page.evaluate("() => sidestream.store.frameCount") == 12
+    runs = page.locator(f"{PANEL} .ss-runs")
+    assert runs.locator("option").count() == 2
+    runs.select_option(index=1)
+    wait_shown(panel, 9)
+    assert page.evaluate("() => sidestream.watching.run.id") == "first"
+    assert page.evaluate("() => sidestream.watching.run.frames.length") == 4
+    page.evaluate("() => sidestream.settings.set('keep_frames', 600)")
+
+
+def test_frames_and_runs_are_saved(panel: PanelPage) -> None:
+    panel.open_panel()
+    deliver(panel, 6)
+    wait_shown(panel, 6)
+    png = Image.open(io.BytesIO(saved(panel, "png")))
+    assert (png.format, png.size) == ("PNG", (64, 64))
+    red, _, blue = png.convert("RGB").getpixel((32, 10))  # type: ignore[misc]
+    assert (red, blue) == (pytest.approx(72, abs=4), pytest.approx(183, abs=4))
+    plain = Image.open(io.BytesIO(saved(panel, "webp")))
+    assert (plain.format, plain.size, plain.n_frames) == ("WEBP", (64, 64), 6)
+    panel.page.locator(f"{PANEL} .ss-menu-button").click()
+    panel.page.locator(f"{PANEL} .ss-menu input").check()
+    panel.page.locator(f"{PANEL} .ss-menu-button").click()
+    burnt = Image.open(io.BytesIO(saved(panel, "png"))).convert("RGB")
+    assert burnt.crop((0, 44, 40, 64)).getcolors() != png.convert("RGB").crop((0, 44, 40, 64)).getcolors()
+    panel.page.locator(f"{PANEL} .ss-menu-button").click()
+    panel.page.locator(f"{PANEL} .ss-menu input").uncheck()
+    panel.page.locator(f"{PANEL} .ss-menu-button").click()
+    assert saved(panel, "webm")[:4] == b"\x1a\x45\xdf\xa3"
+    panel.wait("() => ownObjectURLs.size === 0", 5)
+
+
+def saved(panel: PanelPage, kind: str) -> bytes:
+    """The file that an entry of the save menu makes."""
+    page = panel.page
+    with page.expect_download() as download:
+        page.locator(f"{PANEL} .ss-menu-button").click()
+        page.locator(f"{PANEL} [data-save={kind}]").click()
+    done: Download = download.value
+    assert done.suggested_filename.endswith(kind)
+    return done.path().read_bytes()
+
+
+# 3: steering
+
+
+def test_a_running_sampler_is_steered_and_the_change_remembered(panel: PanelPage) -> None:
+    page = panel.page
+    panel.open_panel()
+    start_run(panel, steps=1000, seconds=0.03)
+    panel.wait_frames(5)
+    throttle = page.locator(f"{PANEL} input[name=throttle_ms]")
+    assert throttle.input_value() == "0"  # what the node asked for
+    with page.expect_request("**/sidestream/live") as posted:
+        throttle.fill("60000")
+        throttle.press("Enter")
+    body = posted.value.post_data_json
+    assert body["throttle_ms"] == 60000
+    assert body["client_id"] == page.evaluate("() => app.api.clientId")
+    wait_for_silence(panel)
+    assert page.evaluate("() => app.extensionManager.setting.get('SideStream.throttle_ms')") == 60000
+    page.locator(f"{PANEL} .ss-control[data-setting=max_size] input[type=number]").fill("256")
+    page.keyboard.press("Enter")
+    throttle.fill("0")
+    throttle.press("Enter")
+    panel.wait("() => sidestream.watching.frame.width === 256")
+    page.locator(f"{PANEL} [aria-label='Interrupt the run']").click()
+    panel.wait_idle()
+
+
+def test_previews_are_paused_and_resumed(panel: PanelPage) -> None:
+    page = panel.page
+    panel.open_panel()
+    start_run(panel, steps=1000, seconds=0.03)
+    panel.wait_frames(4)
+    page.locator(f"{PANEL} [aria-label='Pause previews']").click()
+    assert "paused" in text(panel, ".ss-notice")
+    settled = wait_for_silence(panel)
+    page.locator(f"{PANEL} [aria-label='Resume previews']").click()
+    panel.wait_frames(settled + 5)
+    page.locator(f"{PANEL} [aria-label='Interrupt the run']").click()
+    panel.wait_idle()
+
+
+def wait_for_silence(panel: PanelPage) -> int:
+    """Wait until no more frames come though the run goes on; return how many came."""
+    count = -1
+    for _ in range(10):
+        before, count = count, int(panel.page.evaluate("() => sidestream.store.frameCount"))
+        assert panel.page.evaluate("() => sidestream.store.live"), "the run ended too early to tell"
+        if before == count:
+            return count
+        panel.page.wait_for_timeout(450)
+    raise AssertionError("frames keep coming")
+
+
+# 4: read-outs and notices
+
+
+def test_the_numbers_are_those_of_the_frames(panel: PanelPage) -> None:
+    panel.open_panel()
+    deliver(panel, 12)
+    wait_shown(panel, 12)
+    panel.wait("() => document.querySelector('.ss-readout-step dd').textContent === '12 / 20'")
+    assert text(panel, ".ss-readout-latency dd") == "12 ms"
+    assert text(panel, ".ss-readout-dropped dd") == "2"
+    assert text(panel, ".ss-readout-picture dd") == "Latent2RGB · 64 × 64"
+    assert text(panel, ".ss-readout-rate dd").endswith("/ s")
+    dropped = panel.page.locator(f"{PANEL} .ss-readout-dropped")
+    assert "2 replaced by a newer one" in (dropped.get_attribute("title") or "")
+    panel.wait(f"() => document.querySelector('{PANEL} .ss-spark').ariaLabel.includes('at most')")
+    titles = panel.page.locator(f"{PANEL} .ss-readout").evaluate_all("all => all.map(e => e.title)")
+    assert all(titles)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ({"installed": False, "problem": "get_previewer is missing"}, "get_previewer is missing"),
+        ({"installed": True, "in_charge": "other_pack"}, "other_pack"),
+        (None, "does not answer"),
+    ],
+)
+def test_what_is_degraded_is_said(panel: PanelPage, answer: dict[str, Any] | None, said: str) -> None:
+    page = panel.page
+    if answer is None:
+        page.route("**/sidestream/status", lambda route: route.fulfill(status=500, body="no"))
+    else:
+        page.route("**/sidestream/status", lambda route: route.fulfill(json={"provider": answer}))
+    panel.open_panel()
+    page.locator(f"{PANEL} .ss-notice:visible").wait_for()
+    assert said in text(panel, ".ss-notice")
+    page.unroute("**/sidestream/status")
+    panel.close_panel()
+    panel.open_panel()
+    page.locator(f"{PANEL} .ss-notice").wait_for(state="hidden")
+
+
+def test_a_foreign_preview_is_shown_and_named_so(panel: PanelPage) -> None:
+    page = panel.page
+    panel.open_panel()
+    deliver(panel, 1)
+    page.evaluate(
+        """async () => {
+          const canvas = new OffscreenCanvas(32, 16);
+          canvas.getContext("2d").fillRect(0, 0, 32, 16);
+          const detail = { blob: await canvas.convertToBlob(), nodeId: "77", displayNodeId: "77",
+                           promptId: "q", jobId: "q" };
+          app.api.dispatchEvent(new CustomEvent("b_preview_with_metadata", { detail }));
+        }"""
+    )
+    panel.wait("() => document.querySelector('.ss-canvas').width === 32")
+    assert "another previewer" in text(panel, ".ss-notice")
+
+
+# 7: commands and keys
+
+
+def test_keys_open_the_panel_and_pause_previews(panel: PanelPage) -> None:
+    page = panel.page
+    page.locator("canvas#graph-canvas").first.focus()
+    page.evaluate("() => document.activeElement?.blur()")
+    page.keyboard.press("Shift+L")
+    page.locator(PANEL).wait_for()
+    page.evaluate("() => document.activeElement?.blur()")
+    page.keyboard.press("Shift+K")
+    panel.wait("() => sidestream.steering.paused")
+    page.keyboard.press("Shift+K")
+    panel.wait("() => !sidestream.steering.paused")
+    page.keyboard.press("Shift+L")
+    page.locator(PANEL).wait_for(state="detached")
+
+
+def test_a_dot_on_the_tab_says_that_a_run_streams(panel: PanelPage) -> None:
+    dot = """() => {
+      const tab = document.querySelector(".sidestream-tab-button, [data-testid=sidestream-tab-button]");
+      return getComputedStyle(tab, "::after").content !== "none";
+    }"""
+    assert not panel.page.evaluate(dot)
+    deliver(panel, 1)
+    assert panel.page.evaluate(dot)
+    end_run(panel)
+    assert not panel.page.evaluate(dot)
+
+
+# 8: people
+
+
+def test_everything_can_be_reached_and_has_a_name(panel: PanelPage) -> None:
+    page = panel.page
+    panel.open_panel()
+    deliver(panel, 4)
+    deliver(panel, 4, run="other", node="11")
+    wait_shown(panel, 4)
+    nameless = page.locator(f"{PANEL} :is(button, input, select, [tabindex]):visible").evaluate_all(
+        """all => all.filter((e) => !(e.ariaLabel || e.textContent.trim() || e.labels?.length))
+                     .map((e) => e.outerHTML)"""
+    )
+    assert nameless == []
+    page.locator(STAGE).focus()
+    reached = set()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        place = page.evaluate(
+            """() => {
+              const e = document.activeElement;
+              if (!e.closest(".sidestream")) return null;
+              const outlined = getComputedStyle(e).outlineStyle !== "none";
+              return [e.name || e.ariaLabel || e.textContent, outlined];
+            }"""
+        )
+        if place is None:
+            break
+        assert place[1], f"{place[0]} shows no focus"
+        reached.add(place[0])
+    assert {"Frame of the run", "throttle_ms", "method"} <= reached
+    page.emulate_media(reduced_motion="reduce")
+    animation = page.locator(f"{PANEL} .ss-live-button").evaluate(
+        "button => getComputedStyle(button, '::before').animationName"
+    )
+    assert animation == "none"
+    page.emulate_media(reduced_motion="no-preference")
+
+
+def test_it_fits_into_320_pixels(panel: PanelPage) -> None:
+    page = panel.page
+    panel.open_panel()
+    deliver(panel, 4)
+    deliver(panel, 4, run="other", node="11")
+    wait_shown(panel, 4)
+    overflowing = page.evaluate(
+        """() => {
+          const panel = document.querySelector(".side-bar-panel .sidestream");
+          panel.style.cssText = "width: 320px; max-width: 320px";
+          const room = panel.getBoundingClientRect().right + 0.5;
+          const parts = [...panel.querySelectorAll("*")].filter((e) => !e.closest(".ss-stage, .ss-menu-list, svg"));
+          const out = parts.filter((e) => e.checkVisibility() && e.getBoundingClientRect().right > room);
+          panel.style.cssText = "";
+          return out.map((e) => e.outerHTML.slice(0, 120));
+        }"""
+    )
+    assert overflowing == []

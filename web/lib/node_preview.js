@@ -1,0 +1,144 @@
+/** A live thumbnail on the 'Side-Stream Preview' node, of the samplers that use its settings. */
+
+import { app, nodeByExecutionId } from "./comfy.js";
+import { elementsOf, setText } from "./dom.js";
+import { FramePainter } from "./pictures.js";
+import { rateOf } from "./rates.js";
+import { stepText } from "./stage.js";
+import { t } from "./strings.js";
+
+/** @typedef {import("./prompts.js").Prompts} Prompts */
+/** @typedef {import("./store.js").Frame} Frame */
+/** @typedef {import("./store.js").FrameStore} FrameStore */
+/** @typedef {{ painter: FramePainter, caption: HTMLElement, element: HTMLElement }} Thumbnail */
+
+const NODE = "SideStreamPreview";
+const MAX_SIDE = 512;
+const MIN_HEIGHT = 160;
+
+// Of the classic canvas, which adds the gap to every height.
+const WIDGET_HEIGHT = 20;
+const WIDGET_GAP = 4;
+
+/** @type {WeakMap<object, Thumbnail>} by node of the canvas */
+const thumbnails = new WeakMap();
+
+/**
+ * Give a preview node its thumbnail; leaves other nodes alone.
+ *
+ * @param {any} node a LGraphNode that was just made
+ */
+export function addThumbnail(node) {
+  if (node.comfyClass !== NODE || thumbnails.has(node)) return;
+  foldAdvanced(node);
+  const element = elementsOf(document);
+  const canvas = element("canvas", { width: 1, height: 1 });
+  const caption = element("span", { class: "ss-node-caption" }, t("node.idle"));
+  const more = element(
+    "button",
+    { type: "button", class: "ss-node-more", title: t("node.moreTooltip"), onclick: () => toggleAdvanced(node, more) },
+    t("node.more"),
+  );
+  more.hidden = usesVueNodes();
+  const row = element("div", { class: "ss-node-row" }, caption, more);
+  const box = element("div", { class: "ss-node ss-node-idle" }, element("div", { class: "ss-node-picture" }, canvas), row);
+  const widget = node.addDOMWidget("sidestream_thumbnail", "sidestream", box, {
+    serialize: false,
+    hideOnZoom: false,
+    getMinHeight: () => MIN_HEIGHT,
+    getValue: () => "",
+    setValue: () => {},
+  });
+  widget.serialize = false;
+  const painter = new FramePainter(canvas, undefined, MAX_SIDE);
+  thumbnails.set(node, { painter, caption, element: box });
+  const before = node.onRemoved;
+  node.onRemoved = function (/** @type {any[]} */ ...args) {
+    thumbnails.delete(node);
+    painter.show(null);
+    box.classList.add("ss-node-idle");
+    setText(caption, t("node.idle"));
+    return before?.apply(this, args);
+  };
+}
+
+/**
+ * Draw frames on the nodes that they belong to.
+ *
+ * @param {FrameStore} store
+ * @param {Prompts} prompts
+ * @param {AbortSignal} [signal]
+ */
+export function drawThumbnails(store, prompts, signal) {
+  store.addEventListener(
+    "frame",
+    (event) => {
+      const frame = /** @type {CustomEvent<Frame>} */ (event).detail;
+      const { promptId, nodeId, displayNodeId } = frame.run;
+      const direct = prompts.previewNodesOf(promptId, nodeId);
+      const ids = direct.length ? direct : prompts.previewNodesOf(promptId, displayNodeId);
+      for (const id of ids) {
+        const node = nodeByExecutionId(id);
+        const thumbnail = node && thumbnails.get(node);
+        if (thumbnail && isOnScreen(node, thumbnail.element)) draw(thumbnail, frame);
+      }
+    },
+    { signal },
+  );
+}
+
+/**
+ * Some pages keep the element of an earlier node with the same id when another workflow is opened:
+ * then the new one takes its place.
+ *
+ * @param {any} node
+ * @param {HTMLElement} element
+ */
+function isOnScreen(node, element) {
+  if (!element.isConnected && node.graph === app.canvas?.graph) {
+    document.querySelector(`[data-node-id="${CSS.escape(node.id)}"] .ss-node`)?.replaceWith(element);
+  }
+  return element.isConnected;
+}
+
+/**
+ * @param {Thumbnail} thumbnail
+ * @param {Frame} frame
+ */
+function draw(thumbnail, frame) {
+  thumbnail.element.classList.remove("ss-node-idle");
+  thumbnail.painter.show(frame);
+  const rate = rateOf(frame.run.frames);
+  const text = [frame.run.title, stepText(frame), rate ? t("readouts.perSecond", { rate: rate.toFixed(1) }) : ""];
+  setText(thumbnail.caption, text.filter(Boolean).join(" · "));
+}
+
+/**
+ * On the classic canvas pages hide advanced widgets but keep room for them; older ones do not even
+ * read from the node's definition which ones these are.
+ *
+ * @param {any} node
+ */
+function foldAdvanced(node) {
+  const inputs = node.constructor.nodeData?.input?.optional ?? {};
+  for (const widget of node.widgets ?? []) {
+    if (!inputs[widget.name]?.[1]?.advanced) continue;
+    widget.advanced = true;
+    if (usesVueNodes()) continue;
+    widget.computeSize = () => [0, node.showAdvanced ? WIDGET_HEIGHT : -WIDGET_GAP];
+  }
+}
+
+/** Whether the page draws nodes with Vue, which has a button of its own for advanced inputs. */
+function usesVueNodes() {
+  return Boolean(/** @type {any} */ (globalThis).LiteGraph?.vueNodesMode);
+}
+
+/**
+ * @param {any} node
+ * @param {HTMLElement} button
+ */
+function toggleAdvanced(node, button) {
+  node.toggleAdvanced?.();
+  button.textContent = t(node.showAdvanced ? "node.less" : "node.more");
+}

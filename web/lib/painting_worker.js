@@ -1,0 +1,55 @@
+/**
+ * Draws pictures into canvases on a thread of their own, so that a page that is busy with a large
+ * graph does not hold them up. The page imports this file like every other; there it does nothing.
+ */
+
+/**
+ * @typedef {object} Easel A canvas that was handed over.
+ * @property {OffscreenCanvas} canvas
+ * @property {{ blob: Blob, number: number } | null} wanted the newest picture, until it is drawn
+ * @property {boolean} busy
+ */
+
+/** @type {Map<number, Easel>} */
+const easels = new Map();
+
+/** @type {any} */
+const scope = globalThis;
+
+if (typeof scope.WorkerGlobalScope === "function") {
+  scope.addEventListener("message", (/** @type {MessageEvent} */ event) => {
+    const { id, canvas, blob, number, close } = event.data;
+    if (canvas) easels.set(id, { canvas, wanted: null, busy: false });
+    const easel = easels.get(id);
+    if (close) easels.delete(id);
+    if (!easel || !blob) return;
+    easel.wanted = { blob, number };
+    if (!easel.busy) void paint(id, easel);
+  });
+}
+
+/**
+ * Draw the newest picture; those that it overtook are left out.
+ *
+ * @param {number} id
+ * @param {Easel} easel
+ */
+async function paint(id, easel) {
+  easel.busy = true;
+  while (easel.wanted) {
+    const { blob, number } = easel.wanted;
+    easel.wanted = null;
+    try {
+      const bitmap = await createImageBitmap(blob);
+      const { canvas } = easel;
+      const { width, height } = bitmap;
+      if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+      canvas.getContext("2d")?.drawImage(bitmap, 0, 0);
+      bitmap.close();
+      scope.postMessage({ id, number, width, height, at: performance.timeOrigin + performance.now() });
+    } catch {
+      scope.postMessage({ id, number, failed: true }); // the last picture stays
+    }
+  }
+  easel.busy = false;
+}

@@ -1,0 +1,156 @@
+/** One view of the previews, for the sidebar, the bottom panel or a window of its own. */
+
+import { Controls } from "./controls.js";
+import { elementsOf, iconButton, setIcon, setText } from "./dom.js";
+import { Grid } from "./grid.js";
+import { Readouts } from "./readouts.js";
+import { Stage } from "./stage.js";
+import { notice } from "./status.js";
+import { Strip } from "./strip.js";
+import { Timeline } from "./timeline.js";
+import { t } from "./strings.js";
+
+/**
+ * @typedef {object} Shared What all panels share.
+ * @property {import("./store.js").FrameStore} store
+ * @property {import("./watching.js").Watching} watching
+ * @property {import("./settings.js").Settings} settings
+ * @property {import("./steering.js").Steering} steering
+ * @property {import("./status.js").ServerStatus} status
+ * @property {import("./rates.js").Rates} rates
+ * @property {() => void} popOut
+ */
+
+/** @type {Set<string>} notices that the user has put away */
+const putAway = new Set();
+
+/**
+ * Fill `container` with a panel.
+ *
+ * @param {HTMLElement} container
+ * @param {Shared} shared
+ * @param {{ canPopOut?: boolean }} [options]
+ * @returns {() => void} takes it down again
+ */
+export function openPanel(container, shared, { canPopOut = true } = {}) {
+  const closing = new AbortController();
+  const { signal } = closing;
+  const document = container.ownerDocument;
+  const element = elementsOf(document);
+  const window = /** @type {Window & typeof globalThis} */ (document.defaultView);
+
+  const stage = new Stage(document, shared.watching, signal);
+  const grid = new Grid(document, shared.watching);
+  const strip = new Strip(document, shared.watching);
+  const readouts = new Readouts(document, shared, signal);
+  const timeline = new Timeline(document, shared.watching, signal);
+  const controls = new Controls(document, shared);
+
+  const fit = iconButton(element, "arrows-alt", t("stage.fit"), () => stage.setZoom(null));
+  const exact = element(
+    "button",
+    { type: "button", class: "ss-icon-button", title: t("stage.exact"), "aria-label": t("stage.exact"), onclick: () => stage.setZoom(1) },
+    "1:1",
+  );
+  const zoomText = element("span", { class: "ss-zoom", "aria-live": "off" });
+  const fullScreen = iconButton(element, "window-maximize", t("stage.fullScreen"), () => {
+    if (document.fullscreenElement) void document.exitFullscreen();
+    else void root.requestFullscreen();
+  });
+  const popOut = canPopOut ? iconButton(element, "external-link", t("stage.popOut"), shared.popOut) : null;
+  const toolbar = element(
+    "div",
+    { class: "ss-toolbar", role: "toolbar", "aria-label": t("stage.toolbar") },
+    controls.pause,
+    controls.stop,
+    element("span", { class: "ss-space" }),
+    element(
+      "span",
+      { class: "ss-zooms" },
+      iconButton(element, "minus", t("stage.zoomOut"), () => stage.zoomBy(-1)),
+      zoomText,
+      iconButton(element, "plus", t("stage.zoomIn"), () => stage.zoomBy(1)),
+    ),
+    fit,
+    exact,
+    fullScreen,
+    popOut,
+  );
+  const noticeText = element("span");
+  let noticeKey = "";
+  const noticeBar = element(
+    "div",
+    { class: "ss-notice", role: "status", hidden: true },
+    element("i", { class: "pi pi-info-circle", "aria-hidden": "true" }),
+    noticeText,
+    iconButton(element, "times", t("notices.putAway"), () => {
+      putAway.add(noticeKey);
+      showNotice();
+    }),
+  );
+  const root = element(
+    "section",
+    { class: "sidestream", "aria-label": t("panel.title") },
+    element("div", { class: "ss-view" }, toolbar, strip.element, stage.element, grid.element),
+    element("div", { class: "ss-side" }, noticeBar, readouts.element, timeline.element, controls.element),
+  );
+
+  stage.onZoom = () => {
+    fit.setAttribute("aria-pressed", String(stage.zoom === null));
+    exact.setAttribute("aria-pressed", String(stage.zoom === 1));
+    const percent = Math.round(stage.scale * window.devicePixelRatio * 100);
+    setText(zoomText, shared.watching.frame && !shared.watching.grid ? `${percent} %` : "");
+  };
+
+  function showNotice() {
+    const told = notice(shared.status, shared.steering, shared.watching.run);
+    noticeKey = told?.key ?? "";
+    noticeBar.hidden = !told || putAway.has(noticeKey);
+    noticeBar.classList.toggle("ss-mild", told?.mild ?? false);
+    setText(noticeText, told?.text ?? "");
+  }
+
+  let asked = 0;
+  function update() {
+    asked = 0;
+    if (signal.aborted) return;
+    setText(stage.empty, t(shared.store.live ? "stage.waiting" : "stage.empty"));
+    stage.element.hidden = shared.watching.grid;
+    strip.update();
+    grid.update();
+    readouts.update();
+    timeline.update();
+    controls.update();
+    stage.onZoom();
+    showNotice();
+  }
+  // The picture at once; the words around it once for each picture that the screen shows.
+  function onChange() {
+    stage.update();
+    asked ||= window.requestAnimationFrame(update);
+  }
+
+  shared.watching.addEventListener("change", onChange, { signal });
+  shared.steering.addEventListener("change", onChange, { signal });
+  shared.status.addEventListener("change", onChange, { signal });
+  document.addEventListener(
+    "fullscreenchange",
+    () => {
+      const inside = document.fullscreenElement === root;
+      setIcon(fullScreen, inside ? "window-minimize" : "window-maximize", t(inside ? "stage.leaveFullScreen" : "stage.fullScreen"));
+    },
+    { signal },
+  );
+  shared.status.watch(signal);
+  container.classList.add("ss-host");
+  container.append(root);
+  stage.update();
+  update();
+
+  return () => {
+    closing.abort();
+    window.cancelAnimationFrame(asked);
+    root.remove();
+    container.classList.remove("ss-host");
+  };
+}

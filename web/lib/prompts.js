@@ -1,0 +1,144 @@
+/**
+ * What the queued prompts look like: names of nodes, and which 'Side-Stream Preview' each sampler
+ * hangs on. Learnt from the request that queues a prompt, so that it holds when another workflow is
+ * opened meanwhile; after a reload of the page, from the server's queue.
+ */
+
+import { api, getJson, nodeByExecutionId } from "./comfy.js";
+
+/** @typedef {Record<string, { class_type: string, inputs: Record<string, any>, _meta?: { title?: string } }>} Prompt */
+
+const KEPT = 30;
+const PREVIEW_NODE = "SideStreamPreview";
+
+/** Outputs of these types carry results, not the MODEL that a sampler works with. */
+const RESULTS = new Set([
+  ..."LATENT IMAGE MASK CONDITIONING VAE CLIP SIGMAS NOISE SAMPLER".split(" "),
+  ..."INT FLOAT STRING BOOLEAN".split(" "),
+]);
+
+export class Prompts {
+  constructor() {
+    /** @type {Map<string, Prompt>} */
+    this._known = new Map();
+    /** @type {Map<string, Record<string, any>>} output types of node classes */
+    this._definitions = new Map();
+    this._asking = false;
+    /** Called when a prompt was learnt late. */
+    this.learnt = () => {};
+  }
+
+  /** @param {Record<string, any>} definitions ComfyUI's node definitions by class */
+  define(definitions) {
+    this._definitions = new Map(Object.entries(definitions));
+  }
+
+  /**
+   * @param {string} promptId
+   * @param {Prompt} prompt
+   */
+  remember(promptId, prompt) {
+    this._known.set(promptId, prompt);
+    const [oldest] = this._known.keys();
+    if (this._known.size > KEPT) this._known.delete(oldest);
+  }
+
+  /**
+   * The name of a node as its user sees it.
+   *
+   * @param {string} promptId
+   * @param {string} nodeId
+   * @returns {string}
+   */
+  titleOf(promptId, nodeId) {
+    const prompt = this._known.get(promptId);
+    if (!prompt) void this._ask(promptId);
+    const node = prompt?.[nodeId];
+    return node?._meta?.title ?? node?.class_type ?? nodeByExecutionId(nodeId)?.title ?? `#${nodeId}`;
+  }
+
+  /**
+   * The execution ids of the preview nodes whose settings a sampler uses: the nearest upstream.
+   *
+   * @param {string} promptId
+   * @param {string} nodeId the sampler
+   * @returns {string[]}
+   */
+  previewNodesOf(promptId, nodeId) {
+    const prompt = this._known.get(promptId) ?? {};
+    const found = [];
+    const seen = new Set([nodeId]);
+    const open = [nodeId];
+    for (let at = open.pop(); at !== undefined; at = open.pop()) {
+      for (const input of Object.values(prompt[at]?.inputs ?? {})) {
+        if (!Array.isArray(input) || input.length !== 2) continue;
+        const [source, slot] = [String(input[0]), Number(input[1])];
+        const kind = prompt[source]?.class_type;
+        if (!kind || seen.has(source) || RESULTS.has(this._outputType(kind, slot))) continue;
+        seen.add(source);
+        if (kind === PREVIEW_NODE) found.push(source);
+        else open.push(source);
+      }
+    }
+    return found;
+  }
+
+  /**
+   * @param {string} kind
+   * @param {number} slot
+   * @returns {string}
+   */
+  _outputType(kind, slot) {
+    const type = this._definitions.get(kind)?.output?.[slot];
+    return typeof type === "string" ? type : "*";
+  }
+
+  /** @param {string} promptId a prompt that this page did not queue */
+  async _ask(promptId) {
+    if (this._asking) return;
+    this._asking = true;
+    try {
+      const { queue_running: running } = await getJson("/queue");
+      const item = running.find((/** @type {any[]} */ entry) => entry[1] === promptId);
+      this.remember(promptId, item?.[2] ?? {});
+      if (item) this.learnt();
+    } catch {
+      // The names stay numbers.
+    } finally {
+      this._asking = false;
+    }
+  }
+}
+
+/**
+ * Take part in the queueing of prompts, keeping whatever other packs do there: `change` may add to
+ * the request's body, `queued` hears the prompt's id.
+ *
+ * @param {(body: any) => void} change
+ * @param {(promptId: string, prompt: Prompt) => void} queued
+ */
+export function joinQueueing(change, queued) {
+  const before = api.fetchApi;
+  api.fetchApi = async function (route, options) {
+    const isPrompt = /^\/prompt\/?$/.test(route) && options?.method?.toUpperCase() === "POST";
+    if (!isPrompt || typeof options?.body !== "string") return before.call(this, route, options);
+    const body = parsed(options.body);
+    if (!body?.prompt) return before.call(this, route, options);
+    change(body);
+    const response = await before.call(this, route, { ...options, body: JSON.stringify(body) });
+    if (response.ok) {
+      const { prompt_id } = await response.clone().json();
+      if (prompt_id) queued(prompt_id, body.prompt);
+    }
+    return response;
+  };
+}
+
+/** @param {string} text */
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
+}

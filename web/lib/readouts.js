@@ -1,0 +1,99 @@
+/** The honest numbers: step, rate, latency, drops, share of the device, decoder and size. */
+
+import { elementsOf, setText, whenEnded } from "./dom.js";
+import { SECONDS } from "./rates.js";
+import { stepText } from "./stage.js";
+import { t } from "./strings.js";
+
+/** @typedef {import("./panel.js").Shared} Shared */
+/** @typedef {import("./store.js").Run} Run */
+
+const SVG = "http://www.w3.org/2000/svg";
+const NAMES = /** @type {const} */ (["step", "rate", "latency", "dropped", "share", "picture"]);
+const NOTHING = "–";
+
+export class Readouts {
+  /**
+   * @param {Document} document
+   * @param {Shared} shared
+   * @param {AbortSignal} signal
+   */
+  constructor(document, shared, signal) {
+    const element = elementsOf(document);
+    this.shared = shared;
+    /** @type {Record<string, HTMLElement>} */
+    this.values = {};
+    /** @type {Record<string, HTMLElement>} */
+    this.tiles = {};
+    for (const name of NAMES) {
+      this.values[name] = element("dd", {}, NOTHING);
+      this.tiles[name] = element(
+        "div",
+        { class: `ss-readout ss-readout-${name}`, title: t(`readouts.${name}Tooltip`) },
+        element("dt", {}, t(`readouts.${name}`)),
+        this.values[name],
+      );
+    }
+    this.line = document.createElementNS(SVG, "polyline");
+    const chart = document.createElementNS(SVG, "svg");
+    chart.setAttribute("viewBox", `0 0 ${SECONDS - 1} 10`);
+    chart.setAttribute("preserveAspectRatio", "none");
+    chart.setAttribute("aria-hidden", "true");
+    chart.append(this.line);
+    this.chart = element("div", { class: "ss-spark", title: t("readouts.sparkTooltip") });
+    this.chart.append(chart);
+    this.element = element(
+      "dl",
+      { class: "ss-readouts", "aria-label": t("readouts.label") },
+      ...Object.values(this.tiles),
+      this.chart,
+    );
+    const timer = setInterval(() => this.update(), 1000);
+    whenEnded(signal, () => clearInterval(timer));
+  }
+
+  /** Show the numbers of now. */
+  update() {
+    const { watching, rates, status } = this.shared;
+    const { frame, run } = watching;
+    const rate = rates.now();
+    const share = status.share;
+    const picture = frame ? pictureText(frame) : NOTHING;
+    setText(this.values.step, frame ? stepText(frame) : NOTHING);
+    setText(this.values.rate, rate ? t("readouts.perSecond", { rate: rate.toFixed(1) }) : NOTHING);
+    setText(this.values.latency, frame && frame.latencyMs >= 0 ? `${Math.round(frame.latencyMs)} ms` : NOTHING);
+    setText(this.values.dropped, run && !run.foreign ? String(run.dropped) : NOTHING);
+    setText(this.values.share, share === null ? NOTHING : `${(share * 100).toFixed(1)} %`);
+    setText(this.values.picture, picture);
+    this.tiles.dropped.title = droppedTooltip(run);
+    this.tiles.picture.title = `${picture}\n${t("readouts.pictureTooltip")}`;
+    this._drawLine();
+  }
+
+  _drawLine() {
+    const counts = this.shared.rates.minute();
+    const top = Math.max(4, ...counts);
+    const points = counts.map((count, second) => `${second},${(9.5 - (count / top) * 9).toFixed(2)}`);
+    this.line.setAttribute("points", points.join(" "));
+    const label = t("readouts.sparkLabel", { most: Math.max(...counts) });
+    if (this.chart.getAttribute("aria-label") !== label) {
+      this.chart.setAttribute("role", "img");
+      this.chart.setAttribute("aria-label", label);
+    }
+  }
+}
+
+/** @param {import("./store.js").Frame} frame */
+function pictureText(frame) {
+  const decoder = { taesd: "TAESD", latent2rgb: "Latent2RGB" }[frame.decoder] ?? frame.decoder;
+  const size = frame.width ? `${frame.width} × ${frame.height}` : "";
+  return [decoder, size].filter(Boolean).join(" · ") || NOTHING;
+}
+
+/** @param {Run | null} run */
+function droppedTooltip(run) {
+  const reasons = Object.entries(run?.outcomes ?? {})
+    .filter(([outcome, count]) => outcome !== "sent" && count > 0)
+    .map(([outcome, count]) => t(`outcomes.${outcome}`, { count }));
+  return [t("readouts.droppedTooltip"), ...reasons].join("\n");
+}

@@ -1,0 +1,178 @@
+/** The frames that the page keeps: runs with their frames, bounded by count and by bytes. */
+
+/**
+ * @typedef {object} Frame One preview picture, as it arrived.
+ * @property {Run} run
+ * @property {number} seq counts from 1 within its run
+ * @property {number} step from 1
+ * @property {number} totalSteps
+ * @property {number} width
+ * @property {number} height
+ * @property {string} decoder
+ * @property {number} latencyMs captured to sent
+ * @property {number} decodeMs
+ * @property {number} arrivedAt on the clock of performance.now()
+ * @property {Blob} blob
+ */
+
+/**
+ * @typedef {object} Run One sampling.
+ * @property {string} id
+ * @property {string} promptId
+ * @property {string} nodeId the execution id of its node
+ * @property {string} displayNodeId
+ * @property {string} title
+ * @property {boolean} foreign whether the previews are ComfyUI's or another pack's
+ * @property {Frame[]} frames by age
+ * @property {number} bytes
+ * @property {number} step
+ * @property {number} totalSteps
+ * @property {number} dropped
+ * @property {Record<string, number>} outcomes what became of its frames, where the server said so
+ * @property {Record<string, any> | null} settings the run's own, where the server said so
+ * @property {Date} startedAt
+ * @property {boolean} live
+ */
+
+const MAX_RUNS = 40;
+
+/**
+ * Tells of changes by the events `frame` (detail: the Frame) and `runs` (a run came, ended or was
+ * forgotten).
+ */
+export class FrameStore extends EventTarget {
+  /** @param {() => { frames: number, bytes: number }} limits asked for every time */
+  constructor(limits) {
+    super();
+    this.limits = limits;
+    /** @type {Run[]} by age */
+    this.runs = [];
+    this.frameCount = 0;
+    this.bytes = 0;
+    /** @type {(promptId: string, nodeId: string) => string} */
+    this.titleOf = (_, nodeId) => `#${nodeId}`;
+  }
+
+  /** The runs of the newest prompt. */
+  get current() {
+    const newest = this.runs.at(-1);
+    return newest ? this.runs.filter((run) => run.promptId === newest.promptId) : [];
+  }
+
+  /** Whether any run is going on. */
+  get live() {
+    return this.runs.some((run) => run.live);
+  }
+
+  /**
+   * The run of that id, made where it is new.
+   *
+   * @param {string} id
+   * @param {{ promptId: string, nodeId: string, displayNodeId?: string, foreign?: boolean }} about
+   * @returns {Run}
+   */
+  run(id, { promptId, nodeId, displayNodeId = nodeId, foreign = false }) {
+    const known = this.runs.find((run) => run.id === id);
+    if (known) return known;
+    /** @type {Run} */
+    const run = {
+      id,
+      promptId,
+      nodeId,
+      displayNodeId,
+      title: this.titleOf(promptId, displayNodeId),
+      foreign,
+      frames: [],
+      bytes: 0,
+      step: 0,
+      totalSteps: 0,
+      dropped: 0,
+      outcomes: {},
+      settings: null,
+      startedAt: new Date(),
+      live: true,
+    };
+    this.runs.push(run);
+    this._trim();
+    this._tell("runs");
+    return run;
+  }
+
+  /**
+   * @param {Run} run
+   * @param {Omit<Frame, "run">} picture
+   */
+  add(run, picture) {
+    const frame = { run, ...picture };
+    run.frames.push(frame);
+    run.bytes += frame.blob.size;
+    run.step = frame.step;
+    run.totalSteps = frame.totalSteps;
+    this.frameCount += 1;
+    this.bytes += frame.blob.size;
+    this._trim();
+    this.dispatchEvent(new CustomEvent("frame", { detail: frame }));
+  }
+
+  /**
+   * No more frames are to be expected of the runs for which `over` holds.
+   *
+   * @param {(run: Run) => boolean} over
+   */
+  end(over) {
+    const ended = this.runs.filter((run) => run.live && over(run));
+    for (const run of ended) run.live = false;
+    if (ended.length) {
+      this.runs = this.runs.filter((run) => run.live || run.frames.length > 0);
+      this._tell("runs");
+    }
+  }
+
+  /** The names of nodes were learnt: use them. */
+  nameRuns() {
+    for (const run of this.runs) run.title = this.titleOf(run.promptId, run.displayNodeId);
+    this._tell("runs");
+  }
+
+  /** Forget everything but what is going on. */
+  clear() {
+    for (const run of this.runs) this._forget(run, run.frames.length);
+    this.runs = this.runs.filter((run) => run.live);
+    this._tell("runs");
+  }
+
+  _trim() {
+    const { frames, bytes } = this.limits();
+    while ((this.frameCount > frames || this.bytes > bytes) && this.frameCount > 1) {
+      const oldest = this.runs.find((run) => run.frames.length > 0);
+      if (!oldest) break;
+      this._forget(oldest, 1);
+    }
+    while (this.runs.length > MAX_RUNS || (this.runs[0] && isSpent(this.runs[0]))) {
+      const run = /** @type {Run} */ (this.runs.shift());
+      this._forget(run, run.frames.length);
+    }
+  }
+
+  /**
+   * @param {Run} run
+   * @param {number} count
+   */
+  _forget(run, count) {
+    for (const frame of run.frames.splice(0, count)) {
+      run.bytes -= frame.blob.size;
+      this.bytes -= frame.blob.size;
+      this.frameCount -= 1;
+    }
+  }
+
+  /** @param {string} what */
+  _tell(what) {
+    this.dispatchEvent(new CustomEvent(what));
+  }
+}
+
+/** @param {Run} run */
+function isSpent(run) {
+  return !run.live && run.frames.length === 0;
+}

@@ -1,0 +1,143 @@
+/** What the user looks at, the same in every panel: which run, which of its frames, against which. */
+
+/** @typedef {import("./store.js").Frame} Frame */
+/** @typedef {import("./store.js").Run} Run */
+/** @typedef {import("./store.js").FrameStore} FrameStore */
+
+/** Tells of every change by the event `change`. */
+export class Watching extends EventTarget {
+  /**
+   * @param {FrameStore} store
+   * @param {AbortSignal} [signal]
+   */
+  constructor(store, signal) {
+    super();
+    this.store = store;
+    /** @type {string | null} the node whose runs are shown; null follows the running one */
+    this._node = null;
+    /** @type {Run | null} a run chosen from the earlier ones */
+    this._chosen = null;
+    /** @type {Frame | null} null for the newest */
+    this._at = null;
+    /** @type {Frame | null} the left half of a comparison */
+    this._against = null;
+    this.grid = false;
+    store.addEventListener("frame", () => this._tell(), { signal });
+    store.addEventListener("runs", () => this._tell(), { signal });
+  }
+
+  /** @returns {Run | null} */
+  get run() {
+    const { store } = this;
+    if (this._at) return this._at.run;
+    if (this._chosen && store.runs.includes(this._chosen)) return this._chosen;
+    if (this._node !== null) {
+      const pinned = store.runs.findLast((run) => run.displayNodeId === this._node);
+      if (pinned) return pinned;
+    }
+    const seen = store.runs.filter((run) => run.frames.length > 0);
+    const live = seen.filter((run) => run.live);
+    return newest(live) ?? newest(seen) ?? store.runs.at(-1) ?? null;
+  }
+
+  /** @returns {Frame | null} the frame to show */
+  get frame() {
+    if (this._at && this._at.run.frames.includes(this._at)) return this._at;
+    if (this._at) return this._at.run.frames[0] ?? null;
+    return this.run?.frames.at(-1) ?? null;
+  }
+
+  /** @returns {Frame | null} the frame to compare with */
+  get against() {
+    return this._against;
+  }
+
+  /** Whether new frames are shown as they come. */
+  get isLive() {
+    return this._at === null && this._chosen === null;
+  }
+
+  /** @returns {string | null} */
+  get pinnedNode() {
+    return this._node;
+  }
+
+  /** The place of the shown frame among those of its run. */
+  get index() {
+    const { frame } = this;
+    return frame ? frame.run.frames.indexOf(frame) : -1;
+  }
+
+  /** Show what runs, whichever sampler it is. */
+  follow() {
+    this._node = this._chosen = this._at = null;
+    this.grid = false;
+    this._tell();
+  }
+
+  /** Show the newest frame of what is watched. */
+  goLive() {
+    this._chosen = this._at = null;
+    this._tell();
+  }
+
+  /** @param {string} displayNodeId show this sampler, now and in later runs */
+  pin(displayNodeId) {
+    this._node = displayNodeId;
+    this._chosen = this._at = null;
+    this.grid = false;
+    this._tell();
+  }
+
+  /** @param {Run} run */
+  choose(run) {
+    this._chosen = run;
+    this._at = null;
+    this.grid = false;
+    this._tell();
+  }
+
+  /** @param {number} index of a frame of the watched run; the last one of a live run is 'live' */
+  scrub(index) {
+    const run = this.run;
+    const frame = run?.frames[Math.max(0, Math.min(index, run.frames.length - 1))];
+    if (!run || !frame) return;
+    this._at = run.live && frame === run.frames.at(-1) ? null : frame;
+    this._tell();
+  }
+
+  /** @param {boolean} on compare the frame shown now with what is shown later */
+  compare(on) {
+    this._against = on ? this.frame : null;
+    this.grid = false;
+    this._tell();
+  }
+
+  /** @param {boolean} on */
+  showGrid(on) {
+    this.grid = on;
+    this._against = null;
+    this._tell();
+  }
+
+  _tell() {
+    if (this._against && !this._against.run.frames.length) this._against = null;
+    this.dispatchEvent(new CustomEvent("change"));
+  }
+}
+
+/**
+ * @param {Run[]} runs
+ * @returns {Run | undefined} the one with the newest frame
+ */
+function newest(runs) {
+  return runs.reduce(
+    (best, run) => (!best || lastArrival(run) >= lastArrival(best) ? run : best),
+    /** @type {Run | undefined} */ (undefined),
+  );
+}
+
+/** @param {Run} run */
+function lastArrival(run) {
+  return run.frames.at(-1)?.arrivedAt ?? 0;
+}

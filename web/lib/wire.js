@@ -1,0 +1,169 @@
+/**
+ * ComfyUI's events made into frames of the store.
+ *
+ * The page drops what it does not know of a preview's metadata, so a frame comes in two events:
+ * `sidestream.frame` with the facts, then ComfyUI's own preview event with the picture. Facts wait
+ * here for the picture of the same node; a picture without facts is another previewer's.
+ */
+
+import { api, getJson, promptOf } from "./comfy.js";
+
+/** @typedef {import("./store.js").FrameStore} FrameStore */
+
+const ENDINGS = ["execution_success", "execution_error", "execution_interrupted"];
+const MAX_WAITING = 64;
+
+/**
+ * @param {FrameStore} store
+ * @param {AbortSignal} [signal] ends the listening
+ */
+export function listen(store, signal) {
+  /** @type {Map<string, any>} facts by node, newest only */
+  const waiting = new Map();
+  /** @type {Map<string, { value: number, max: number }>} by node */
+  const progress = new Map();
+
+  const handlers = {
+    /** @param {any} facts */
+    "sidestream.frame": (facts) => {
+      waiting.delete(facts.node_id);
+      waiting.set(facts.node_id, facts);
+      const [oldest] = waiting.keys();
+      if (waiting.size > MAX_WAITING) waiting.delete(oldest);
+    },
+
+    /** @param {any} detail */
+    b_preview_with_metadata: (detail) => {
+      const facts = waiting.get(detail.nodeId);
+      waiting.delete(detail.nodeId);
+      const promptId = promptOf(detail);
+      if (facts && facts.prompt_id === promptId) addOwn(store, facts, detail.blob);
+      else addForeign(store, detail, promptId, progress.get(detail.nodeId));
+    },
+
+    /** @param {any} told */
+    "sidestream.run": (told) => {
+      if (told.state === "end") {
+        const run = store.runs.find((known) => known.id === told.run);
+        if (run) Object.assign(run, { dropped: told.dropped, outcomes: told.outcomes });
+        store.end((known) => known.id === told.run);
+        return;
+      }
+      const run = store.run(told.run, ownerOf(told));
+      run.settings = told.settings ?? run.settings;
+      run.totalSteps ||= told.total_steps;
+      store.dispatchEvent(new CustomEvent("start", { detail: run }));
+    },
+
+    /** @param {any} detail */
+    progress: (detail) => {
+      if (detail.node) progress.set(String(detail.node), detail);
+      if (progress.size > MAX_WAITING) progress.clear();
+    },
+
+    /** @param {any} detail the node that begins; null at the end */
+    executing: (detail) => {
+      const node = typeof detail === "object" ? detail?.node : detail;
+      if (node == null) store.end(() => true);
+    },
+
+    reconnected: () => {
+      waiting.clear();
+      void forgetEnded(store);
+    },
+  };
+
+  for (const [name, handle] of Object.entries(handlers)) {
+    api.addEventListener(
+      /** @type {any} */ (name),
+      (/** @type {any} */ event) => handle(event.detail),
+      { signal },
+    );
+  }
+  for (const name of ENDINGS) {
+    api.addEventListener(
+      /** @type {any} */ (name),
+      (/** @type {any} */ event) => {
+        waiting.clear();
+        store.end((run) => run.promptId === event.detail?.prompt_id);
+      },
+      { signal },
+    );
+  }
+}
+
+/** @param {any} told */
+function ownerOf(told) {
+  return {
+    promptId: told.prompt_id ?? "",
+    nodeId: told.node_id ?? "",
+    displayNodeId: told.display_node_id ?? told.node_id ?? "",
+  };
+}
+
+/**
+ * @param {FrameStore} store
+ * @param {any} facts
+ * @param {Blob} blob
+ */
+function addOwn(store, facts, blob) {
+  const run = store.run(facts.run, ownerOf(facts));
+  run.dropped = facts.dropped;
+  run.outcomes = facts.outcomes ?? run.outcomes;
+  store.add(run, {
+    seq: facts.seq,
+    step: facts.step,
+    totalSteps: facts.total_steps,
+    width: facts.width,
+    height: facts.height,
+    decoder: facts.decoder ?? "",
+    latencyMs: facts.captured_to_sent_ms,
+    decodeMs: facts.decode_ms,
+    arrivedAt: performance.now(),
+    blob,
+  });
+}
+
+/**
+ * @param {FrameStore} store
+ * @param {any} detail
+ * @param {string} promptId
+ * @param {{ value: number, max: number } | undefined} progress
+ */
+function addForeign(store, detail, promptId, progress) {
+  if (!detail.nodeId || !detail.blob) return;
+  const id = `${promptId}/${detail.nodeId}`;
+  const run = store.run(id, {
+    promptId,
+    nodeId: detail.nodeId,
+    displayNodeId: detail.displayNodeId ?? detail.nodeId,
+    foreign: true,
+  });
+  store.add(run, {
+    seq: (run.frames.at(-1)?.seq ?? 0) + 1,
+    step: progress?.value ?? 0,
+    totalSteps: progress?.max ?? 0,
+    width: 0,
+    height: 0,
+    decoder: "",
+    latencyMs: NaN,
+    decodeMs: NaN,
+    arrivedAt: performance.now(),
+    blob: detail.blob,
+  });
+}
+
+/**
+ * After a lost connection: end the runs whose prompts are over.
+ *
+ * @param {FrameStore} store
+ */
+async function forgetEnded(store) {
+  try {
+    const queue = await getJson("/queue");
+    const running = new Set(queue.queue_running.map((/** @type {any[]} */ item) => item[1]));
+    store.end((run) => !running.has(run.promptId));
+  } catch {
+    store.end(() => true);
+  }
+}
