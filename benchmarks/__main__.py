@@ -52,11 +52,11 @@ def bench(case_name: str, only: list[str], repetitions: int | None, seed: int) -
     from sidestream.preview import pack as pack_module
 
     device = torch.device("cuda", torch.cuda.current_device())
-    server = sys.modules["server"].PromptServer.instance  # type: ignore[attr-defined]
+    server = sys.modules["server"].PromptServer.instance
     comfy.utils.set_progress_bar_global_hook(standin.progress_hook(server))
     pack = pack_module.Pack()
     pack.install()
-    if pack.problem:
+    if pack.problem or pack._engines is None:
         raise SystemExit(f"SideStream cannot be installed: {pack.problem}")
     pack._provider.uninstall()
     case = models.CASES[case_name]

@@ -68,10 +68,11 @@ def build(unet: str, device: torch.device) -> Any:
     import comfy.model_patcher
     import comfy.supported_models
 
-    shape, family = {
+    kinds: dict[str, tuple[dict[str, Any], Any]] = {
         "sd15": (SD15, comfy.supported_models.SD15),
         "sdxl": (SDXL, comfy.supported_models.SDXL),
-    }[unet]
+    }
+    shape, family = kinds[unet]
     config = family({**shape, "dtype": torch.float16})
     config.set_inference_dtype(torch.float16, None)
     kind = comfy.model_base.SDXL if unet == "sdxl" else comfy.model_base.BaseModel

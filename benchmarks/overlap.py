@@ -49,7 +49,7 @@ def profiled(tree: Path, steps: int) -> dict[str, Any]:
     by_stream: dict[int, list[Span]] = defaultdict(list)
     for event in profile.profiler.kineto_results.events():
         annotation = event.is_user_annotation()
-        if event.device_type() == torch.autograd.DeviceType.CUDA and not annotation:
+        if event.device_type() == torch._C._autograd.DeviceType.CUDA and not annotation:
             span = (event.start_ns() / 1e6, event.end_ns() / 1e6)
             by_stream[event.device_resource_id()].append(span)
     about = {

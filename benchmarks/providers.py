@@ -68,7 +68,7 @@ def thread_per_step(device: torch.device) -> Iterator[None]:
                 picture = ((rgb + 1) / 2).clamp(0, 1).mul(255).round().to(torch.uint8)
                 image = latent_preview.Image.fromarray(picture.cpu().numpy())
             server = PromptServer.instance
-            data = ((kind, image, latent_preview.MAX_PREVIEW_RESOLUTION), {})
+            data: Any = ((kind, image, latent_preview.MAX_PREVIEW_RESOLUTION), {})
             server.loop.call_soon_threadsafe(server._send, 4, data, step)
 
     def get_previewer(device: torch.device, latent_format: Any) -> ThreadPreviewer:
@@ -124,7 +124,7 @@ def _with_pillow(pack: Any) -> Callable[[], None]:
     from sidestream.preview import encode
 
     before = encode.jpeg_encoder
-    encode.jpeg_encoder = lambda: encode.pillow_jpeg
+    setattr(encode, "jpeg_encoder", lambda: encode.pillow_jpeg)  # noqa: B010
     return lambda: setattr(encode, "jpeg_encoder", before)
 
 

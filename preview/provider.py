@@ -249,6 +249,7 @@ class Provider:
         node = host.model_settings(sampling.model, KEY) if sampling else {}
         chosen = host.chosen_method(extra)
         if chosen == "none" and node.get("method", "host") == "host":
+            self._transport.announce_none(owner, "method")
             return None
         if chosen == "taesd" and self._is_video(latent_format):
             return None
@@ -265,6 +266,7 @@ class Provider:
                 f"No previews for {type(latent_format).__name__} latents:"
                 " ComfyUI has neither a decoder nor colour factors for them.",
             )
+            self._transport.announce_none(owner, "latents")
             return None
         return Plan(
             owner,

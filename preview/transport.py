@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple, Protocol
 
 from . import runs
-from .runs import Frame, Run
+from .runs import Frame, Owner, Run
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +138,14 @@ class Transport:
             "outcomes": dict(run.outcomes),
             "settings": run.settings.as_dict(),
         }
-        for socket in self._wire.sockets(run.owner.client_id):
+        self._note(run.owner.client_id, data)
+
+    def announce_none(self, owner: Owner, why: str) -> None:
+        """Tell a client that its sampler has no previews: `why` is `method` or `latents`."""
+        self._note(owner.client_id, owner.wire() | {"state": "none", "why": why})
+
+    def _note(self, client_id: str | None, data: dict[str, Any]) -> None:
+        for socket in self._wire.sockets(client_id):
             with self._lock:
                 if not socket.metadata or self._notes[socket.connection] >= NOTES:
                     continue

@@ -46,7 +46,7 @@ class FakeSocket:
 
     @property
     def run_states(self) -> list[str]:
-        """What was told of runs: `start` and `end`."""
+        """What was told of runs: `start` and `end`, or `none`."""
         return [e["data"]["state"] for e in self.events if e["type"] == "sidestream.run"]
 
 

@@ -365,7 +365,7 @@ def test_i1_a_previewer_that_becomes_garbage_at_any_moment_hangs_nobody(
 ):
     with stage.node():
         previewers = [latent_preview.get_previewer(CPU, sd15(stage)) for _ in range(3)]
-    locks = [pack._runs._lock, previewers[0].run._lock, pack._transport._lock]
+    locks = [pack._runs._lock, pack._transport._lock, previewers[0].run._lock]
 
     def collect() -> None:
         # As when the garbage collector finds it while this thread is in the midst of something.
@@ -421,7 +421,7 @@ def test_i9_what_somebody_chose_is_followed_unless_the_node_says_otherwise(
     if decides == "none":
         # No frame and no work.
         assert pack.status()["counters"]["runs"] == 0
-        assert client.events == []
+        assert wait_until(lambda: client.run_states == ["none"])
 
 
 def test_i9_a_clients_wish_does_not_undo_that_somebody_chose_none(
@@ -782,7 +782,20 @@ def test_i10_a_pack_that_takes_previewers_apart_breaks_no_generation(
     assert client.steps == [1, 2, 3]
 
 
-# Formats without any way to a picture
+# Formats without a way to a picture, or without the best one
+
+
+def test_taesd_without_its_file_is_said_once_and_shown_by_latent2rgb(
+    stage, pack, client, told, caplog
+):
+    model = with_settings(stage.demo_model(), method="taesd")
+    for seed in (1, 2):
+        with stage.node():
+            stage.sample(model, steps=2, seed=seed)
+    assert [frame.sidestream["decoder"] for frame in client.frames] == ["latent2rgb"] * 4
+    [record] = [r for r in caplog.records if "SideStream" in r.getMessage()]
+    assert record.levelname == "WARNING"
+    assert "models/vae_approx/taesd_decoder" in record.getMessage()
 
 
 def test_a_format_with_neither_decoder_nor_factors_has_one_info_line_and_no_preview(
@@ -795,7 +808,8 @@ def test_a_format_with_neither_decoder_nor_factors_has_one_info_line_and_no_prev
     [record] = [r for r in caplog.records if "SideStream" in r.getMessage()]
     assert record.levelname == "INFO"
     assert "No previews for HunyuanImage21Refiner latents" in record.getMessage()
-    assert client.events == []
+    assert wait_until(lambda: client.run_states == ["none", "none"])
+    assert client.frames == []
 
 
 def test_i5_a_pack_keeps_nothing_of_runs_that_are_over(stage, pack, client, told):

@@ -230,6 +230,16 @@ def test_start_and_end_of_a_run_are_told_with_its_counters(wire, transport, stat
     }
 
 
+def test_a_sampler_without_previews_is_told_with_the_reason(wire, transport):
+    wire.connect("c")
+    wire.connect("other")
+    owner = a_run().owner
+    transport.announce_none(owner, "latents")
+    wire.settle()
+    expected = owner.wire() | {"state": "none", "why": "latents"}
+    assert wire.sent == [Sent("c", "sidestream.run", expected)]
+
+
 def test_clients_that_know_no_webp_get_jpeg(wire, transport):
     wire.connect("new")
     wire.connect("old", metadata=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from .places import REPO, cache_folder, checkout_folder, link_folder
 
 # The name under which the pack's code is checked, whatever the checkout's folder is called.
 PACK_MODULE = "sidestream"
-CHECKED = ("preview", "nodes", "tools", "dev", "tests.conftest")
+CHECKED = ("preview", "nodes", "tools", "benchmarks", "dev", "tests.conftest")
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,19 @@ def _mypy(environment: Environment) -> int:
     )
 
 
+def _types_of_web(environment: Environment) -> int:
+    folder = REPO / "tools" / "web"
+    npm = shutil.which("npm")
+    if npm is None:
+        say("npm is not there: install Node.js 18 or newer to check the types of web/")
+        return 1
+    if not (folder / "node_modules" / "typescript").exists():
+        installed = subprocess.run([npm, "ci", "--no-audit", "--no-fund"], cwd=folder).returncode
+        if installed != 0:
+            return installed
+    return subprocess.run([npm, "run", "--silent", "check"], cwd=folder).returncode
+
+
 def _pytest(environment: Environment, arguments: Sequence[str]) -> int:
     settings = ("-c", str(REPO / "tests" / "pytest.ini"))
     cache = ("-o", f"cache_dir={checkout_folder() / 'pytest'}")
@@ -90,5 +104,4 @@ def _module(
     return subprocess.run(command, cwd=working_folder).returncode
 
 
-# A check of another kind, such as one of the web folder's types, is one more entry here.
-STATIC_STAGES = (Stage("ruff", _ruff), Stage("mypy", _mypy))
+STATIC_STAGES = (Stage("ruff", _ruff), Stage("mypy", _mypy), Stage("tsc", _types_of_web))

@@ -303,6 +303,24 @@ def test_what_is_degraded_is_said(panel: PanelPage, answer: dict[str, Any] | Non
     page.locator(f"{PANEL} .ss-notice").wait_for(state="hidden")
 
 
+@pytest.mark.parametrize(
+    ("why", "said"), [("method", "told to show no previews"), ("latents", "no decoder")]
+)
+def test_why_a_sampler_has_no_previews_is_said(panel: PanelPage, why: str, said: str) -> None:
+    panel.open_panel()
+    panel.page.evaluate(
+        """(why) => app.api.socket.dispatchEvent(new MessageEvent("message", { data: JSON.stringify({
+          type: "sidestream.run", data: { node_id: "10", prompt_id: "p", state: "none", why },
+        }) }))""",
+        why,
+    )
+    panel.page.locator(f"{PANEL} .ss-notice:visible").wait_for()
+    assert said in text(panel, ".ss-notice")
+    deliver(panel, 1)
+    wait_shown(panel, 1)
+    assert said not in text(panel, ".ss-notice")
+
+
 def test_a_foreign_preview_is_shown_and_named_so(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()

@@ -81,6 +81,8 @@ export function notice(status, steering, run) {
     return say("inFront", { who: provider.in_charge });
   }
   if (steering.paused) return say("paused");
+  if (status.store.silence === "method") return say("chosenNone");
+  if (status.store.silence === "latents") return say("noDecoder");
   const method = run?.settings?.method ?? steering.settings.get("method");
   if (run?.live && method === "off") return say("off");
   const decoder = run?.frames.at(-1)?.decoder;

@@ -49,6 +49,8 @@ export class FrameStore extends EventTarget {
     this.runs = [];
     this.frameCount = 0;
     this.bytes = 0;
+    /** @type {string | null} why the newest sampler has no previews: `method`, `latents` */
+    this.silence = null;
     /** @type {(promptId: string, nodeId: string) => string} */
     this.titleOf = (_, nodeId) => `#${nodeId}`;
   }

@@ -43,6 +43,11 @@ export function listen(store, signal) {
 
     /** @param {any} told */
     "sidestream.run": (told) => {
+      store.silence = told.state === "none" ? told.why : null;
+      if (told.state === "none") {
+        store.dispatchEvent(new CustomEvent("runs"));
+        return;
+      }
       if (told.state === "end") {
         const run = store.runs.find((known) => known.id === told.run);
         if (run) Object.assign(run, { dropped: told.dropped, outcomes: told.outcomes });
