@@ -44,8 +44,10 @@ def enter_comfyui(tree: Path) -> None:
     folder_paths.folder_names_and_paths["vae_approx"] = ([folder], {".pth"})
 
 
-def bench(case_name: str, only: list[str], repetitions: int | None, seed: int) -> dict[str, Any]:
-    """Run a case: every provider in a new random order, again and again."""
+def bench(
+    case_name: str, only: list[str], repetitions: int | None, seconds: float, seed: int
+) -> dict[str, Any]:
+    """Run a case: every provider in a new random order, again and again, for so many seconds."""
     import comfy.utils
     import torch
     from sidestream.benchmarks import measure, models, providers, standin
@@ -68,7 +70,10 @@ def bench(case_name: str, only: list[str], repetitions: int | None, seed: int) -
     order = random.Random(seed)
     latents: dict[str, torch.Tensor] = {}
     differing = set()
+    end = time.monotonic() + seconds
     for repetition in range(-1, repetitions or case.repetitions):
+        if repetition > 0 and time.monotonic() > end:
+            break
         shuffled = compared[:]
         order.shuffle(shuffled)
         for provider in shuffled:
@@ -88,7 +93,7 @@ def bench(case_name: str, only: list[str], repetitions: int | None, seed: int) -
     return {
         "case": case.name,
         "steps": case.steps,
-        "repetitions": repetitions or case.repetitions,
+        "repetitions": len(base.seconds),
         "rows": rows,
         "latents_differ": sorted(differing),
         "seconds": {name: each.seconds for name, each in seen.items()},
@@ -134,6 +139,7 @@ def main() -> None:
     parser.add_argument("--case", action="append", choices=["sdxl", "sd15", "sd15-launch"])
     parser.add_argument("--only", action="append", default=[], help="a provider's name")
     parser.add_argument("--repetitions", type=int)
+    parser.add_argument("--seconds", type=float, default=1e9, help="a case may take, about")
     parser.add_argument("--seed", type=int, default=0, help="of the order of providers")
     parser.add_argument("--output", type=Path, help="a folder for the results")
     arguments = parser.parse_args()
@@ -157,7 +163,8 @@ def main() -> None:
     }
     print(json.dumps(about))
     for case in arguments.case or ["sdxl", "sd15", "sd15-launch"]:
-        result = bench(case, arguments.only, arguments.repetitions, arguments.seed)
+        limits = (arguments.repetitions, arguments.seconds)
+        result = bench(case, arguments.only, *limits, arguments.seed)
         print(table(result), flush=True)
         if arguments.output:
             arguments.output.mkdir(parents=True, exist_ok=True)

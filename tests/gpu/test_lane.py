@@ -42,7 +42,7 @@ def cuda():
 def engine_of():
     made = []
 
-    def make(device, source=None, sink=None, idle=None):
+    def make(device, source=None, sink=None):
         sink = sink or FakeSink()
         engine = Engine(lane_for(device, source or device), DecoderCache(), sink)
         made.append(engine)
