@@ -74,6 +74,13 @@ class SideStreamDemoModel(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, picture_set: str | None = None) -> bool | str:
+        # Some versions of ComfyUI let any choice of a node like this one pass.
+        if picture_set is None or picture_set in PICTURE_SETS:
+            return True
+        return f"picture_set must be one of {', '.join(PICTURE_SETS)}, not {picture_set!r:.80}"
+
+    @classmethod
     def execute(
         cls, width: int, height: int, seconds_per_step: float, picture_set: str, batch_size: int
     ) -> io.NodeOutput:

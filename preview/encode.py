@@ -29,7 +29,7 @@ def encoded(picture: np.ndarray, size: tuple[int, int], kind: str, quality: int)
     """
     if picture.shape[1::-1] != size:
         image = Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR)
-        picture = np.asarray(image)
+        picture = np.array(image)  # its own memory, which torch may look at
     if kind == "jpeg":
         return jpeg_encoder()(picture, quality)
     # A preview is looked at once: Pillow's fastest settings.

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import torch
 
 from . import devices, encode, runs
-from .decoders import DecoderCache, Painting, shown_size
+from .decoders import Decoder, DecoderCache, Painting, shown_size
 from .lane import Lane, Slot, lane_for
 from .profile import span
 from .runs import Frame, Run
@@ -157,6 +157,7 @@ class Engine:
         self._slots = Slots(lane)
         self._mailbox = Mailbox()
         self._in_work = 0
+        self._warm: Decoder | None = None
         name = f"SideStream {lane.device}"
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
@@ -263,7 +264,9 @@ class Engine:
                 ladder.step_down(source, error)
                 continue
             now = runs.now()
-            self.budget.spend(now, seconds)
+            if decoder is self._warm:
+                self.budget.spend(now, seconds)
+            self._warm = decoder  # a first decode makes things ready, and tells nothing of the next
             frame.ready_at = now - seconds
             self._slots.give_back(slot)
             frame.slot = None

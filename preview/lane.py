@@ -142,9 +142,11 @@ class PlainLane(PlainStaging):
         return nullcontext()
 
     def render(self, slot: Slot, painter: Painter) -> tuple[np.ndarray, float]:
-        start = time.perf_counter()
+        # On a CPU what the thread worked, not what the machine kept it waiting.
+        clock = time.thread_time if self.device.type == "cpu" else time.perf_counter
+        start = clock()
         picture = painter(slot.latent).cpu().numpy()
-        return picture, time.perf_counter() - start
+        return picture, clock() - start
 
     def release(self) -> None:
         pass
@@ -171,9 +173,9 @@ class HostLane(CudaStaging):
         self._pinned.copy_(latent, non_blocking=True)
         self._landed.record(self._stream)
         self._landed.synchronize()
-        start = time.perf_counter()
+        start = time.thread_time()
         picture = painter(self._pinned).numpy()
-        return picture, time.perf_counter() - start
+        return picture, time.thread_time() - start
 
     def release(self) -> None:
         self._pinned = None

@@ -113,7 +113,7 @@ FIELDS: dict[str, Number | Choice] = {
         "ms",
         "Throttle",
         "Least time between two previews, in milliseconds. 0 previews as often as the decoder can."
-        " The first and the last step are always shown.",
+        " The first and the last step pass it.",
         advanced=False,
     ),
     "every_n_steps": Number(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from statistics import median
 
 
 class Throttle:
@@ -33,9 +34,9 @@ class Throttle:
 class Budget:
     """Holds previews to a share of a device's time, over any window of `WINDOW` seconds.
 
-    `spend` reports what a decode took; `allows` says whether one more, expected to take as long
-    as the last, still fits. A decode too long for any window is spaced so that the share holds
-    on average.
+    `spend` reports what a decode took; `allows` says whether one more, expected to take the median
+    of the last few, still fits. Decodes too long for any window are spaced so that the share
+    holds on average.
     """
 
     WINDOW = 2.0
@@ -45,11 +46,13 @@ class Budget:
         self._spent: deque[tuple[float, float]] = deque()  # (end of the last, seconds in all)
         self._opened = 0.0
         self._remembered = 0.0
+        self._costs: deque[float] = deque(maxlen=5)
         self._cost = 0.0
 
     def spend(self, now: float, seconds: float) -> None:
         """A decode that took `seconds` of the device ended at `now`."""
-        self._cost = seconds
+        self._costs.append(seconds)
+        self._cost = median(self._costs)  # one that was held up says nothing about the next
         if self._spent and now - self._opened < self.GRAIN:
             self._spent[-1] = (now, self._spent[-1][1] + seconds)
         else:

@@ -12,19 +12,14 @@ from PIL import Image
 from sidestream.tests.graphs import demo_graph
 from sidestream.tests.pictures import decoded, psnr
 from sidestream.tools.comfy_client import parse_frame
+from sidestream.tools.page import PanelPage
 
 pytestmark = pytest.mark.browser
-
-READY = "() => window.app?.graph && window.app.canvas && window.app.api?.clientId"
-
-LOAD = "async (prompt) => { await app.loadApiJson(prompt, 'test'); return app.graph.nodes.length }"
-
-QUEUE = "() => app.queuePrompt(0)"
 
 # The picture that the node draws, as PNG; null as long as there is none.
 SHOWN = """() => {
     const node = app.graph.nodes.find((node) => node.type === 'KSampler');
-    const image = node.imgs?.[0];
+    const image = node?.imgs?.[0];
     if (!image?.complete || !image.naturalWidth) return null;
     const canvas = document.createElement('canvas');
     canvas.width = image.naturalWidth;
@@ -45,10 +40,10 @@ def test_the_page_shows_on_the_sampler_node_a_preview_that_sidestream_sent(
             frames.append(parse_frame(payload, 0.0))
 
     page.on("websocket", lambda socket: socket.on("framereceived", receive))
-    page.goto(running.url)
-    page.wait_for_function(READY, timeout=60_000)
-    assert page.evaluate(LOAD, demo_graph({"throttle_ms": 0, "budget": 0}, seconds=0.3)) == 4
-    page.evaluate(QUEUE)
+    panel = PanelPage(page, running.url)
+    panel.open()
+    panel.load(demo_graph({"throttle_ms": 0, "budget": 0}, seconds=0.3))
+    panel.queue()
     shown = page.wait_for_function(SHOWN, timeout=60_000).json_value()
     page.evaluate("() => app.api.interrupt(null)")
 

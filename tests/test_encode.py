@@ -7,6 +7,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from sidestream.preview import encode
 from sidestream.preview.encode import TYPES, encode_frame, encoded
 from sidestream.tests.helpers import FakeSource, a_book, start_run
 from sidestream.tests.pictures import decoded, psnr
@@ -28,6 +29,22 @@ def test_every_format_decodes_back_to_the_picture(kind):
     assert Image.MIME[opened.format] == TYPES[kind]
     assert opened.size == (96, 64)
     assert psnr(decoded(image), picture) > 30
+
+
+@pytest.fixture(params=["the best", "Pillow's"])
+def jpeg_encoder(request, monkeypatch):
+    """Every JPEG encoder that may be at work: the best of this machine, and the last resort."""
+    if request.param == "Pillow's":
+        monkeypatch.setattr(encode, "jpeg_encoder", lambda: encode.pillow_jpeg)
+
+
+@pytest.mark.filterwarnings("error")
+def test_jpeg_comes_in_the_right_colours_and_size_whoever_encodes_it(jpeg_encoder):
+    for size in ((96, 64), (192, 128)):
+        image = encoded(scene(), size, "jpeg", 90)
+        smooth = Image.fromarray(scene()).resize(size, Image.Resampling.BILINEAR)
+        assert psnr(decoded(image), np.asarray(smooth)) > 30
+    assert len(encoded(scene(), (96, 64), "jpeg", 20)) < len(encoded(scene(), (96, 64), "jpeg", 90))
 
 
 def test_png_loses_nothing():

@@ -36,6 +36,9 @@ SEED = 7
 FREE = {"throttle_ms": 0, "budget": 0}
 LATENT2RGB = {"method": "latent2rgb", **FREE}
 
+# With a prompt that has no node. One decode that the machine held up must not use up the budget.
+NO_BUDGET = {"sidestream": {"budget": 0}}
+
 Connect = Callable[..., "ComfyClient"]
 
 
@@ -144,7 +147,7 @@ def test_other_formats_arrive(client, kind, mime):
 @pytest.mark.parametrize("sampler", ["euler", "euler_ancestral"])
 @pytest.mark.parametrize("node", [None, {"method": "off"}, {**LATENT2RGB, "every_n_steps": 2}])
 def test_i4_the_latents_bytes_are_those_without_the_pack(reference, client, sampler, node):
-    run = client.run(demo_graph(node, seed=SEED, sampler=sampler))
+    run = client.run(demo_graph(node, seed=SEED, sampler=sampler), NO_BUDGET)
     assert bool(run.frames) == (node != {"method": "off"})
     assert client.saved_latent(run.prompt_id, SAVE) == reference.latents[sampler]
 
@@ -278,7 +281,7 @@ def test_a_legacy_client_gets_event_1(running, connect):
 
 
 def test_i9_where_nobody_chose_a_method_there_are_previews(client):
-    run = client.run(demo_graph())
+    run = client.run(demo_graph(), NO_BUDGET)
     assert run.frames
     assert 0 not in steps(run)
     assert {frame.sidestream["decoder"] for frame in run.frames} == {"latent2rgb"}
@@ -293,7 +296,8 @@ def test_i9_where_none_was_chosen_only_the_node_brings_previews(comfy_host, conn
             assert run.outcome == "success"
             assert run.frames == []
             assert [e.data["state"] for e in run.events_of("sidestream.run")] == ["none"]
-        run = client.run(demo_graph({"method": "latent2rgb"}, steps=6, seconds=0.05))
+        node = {"method": "latent2rgb"}
+        run = client.run(demo_graph(node, steps=6, seconds=0.05), NO_BUDGET)
         assert steps(run)[0] == 1
         assert len(run.frames) >= 2
     finally:
@@ -312,7 +316,7 @@ def test_the_node_changes_nothing_on_another_branch_or_in_a_later_prompt(client)
         prompt[key] = a_sampler(model, 8, "euler", new_seed())
         inputs = {"samples": [key, 0], "filename_prefix": "test"}
         prompt[f"{key}-save"] = {"class_type": "SaveLatent", "inputs": inputs}
-    run = client.run(prompt)
+    run = client.run(prompt, NO_BUDGET)
     by_node: dict[str, list[int]] = {SAMPLER: [], "5": [], "7": []}
     for frame in run.frames:
         by_node[frame.metadata["node_id"]].append(frame.sidestream["step"])
@@ -321,7 +325,7 @@ def test_the_node_changes_nothing_on_another_branch_or_in_a_later_prompt(client)
     # The default, 100 ms at 60 ms a step: the first, and about every second.
     assert by_node["5"][0] == 1
     assert 3 <= len(by_node["5"]) <= 5
-    later = client.run(demo_graph(steps=8))
+    later = client.run(demo_graph(steps=8), NO_BUDGET)
     assert steps(later)[0] == 1
     assert 3 <= len(steps(later)) <= 5
 
@@ -377,7 +381,7 @@ def test_bad_settings_sent_with_a_prompt_are_warned_of_once_and_the_good_ones_ke
     running, client
 ):
     since = len(running.log_text)
-    sent = {"sidestream": {"every_n_steps": 5, "throttle_ms": 0, "quality": 500, "colour": 1}}
+    sent = {"sidestream": {"every_n_steps": 5, **FREE, "quality": 500, "colour": 1}}
     for _ in range(2):
         run = client.run(demo_graph(seconds=0.04), sent)
         assert run.outcome == "success"
@@ -385,7 +389,7 @@ def test_bad_settings_sent_with_a_prompt_are_warned_of_once_and_the_good_ones_ke
     assert len(log_lines(running, since, "quality must be a whole number from 1 to 100")) == 1
     assert len(log_lines(running, since, "'colour' is not a setting")) == 1
     for nonsense in ("all", 5, [FREE], None):
-        run = client.run(demo_graph(steps=3, seconds=0.02), {"sidestream": nonsense})
+        run = client.run(demo_graph(FREE, steps=3, seconds=0.02), {"sidestream": nonsense})
         assert run.outcome == "success"
         assert run.frames
 

@@ -209,6 +209,23 @@ def test_the_end_of_a_run_is_told_once_and_after_its_last_frame():
     engine.close()
 
 
+def test_a_decoders_first_picture_is_not_held_against_the_budget():
+    def work():
+        end = time.thread_time() + 0.15
+        while time.thread_time() < end:
+            pass
+
+    sink, book = FakeSink(), a_book()
+    engine = an_engine(sink)
+    run = start_run(book, FakeSource(FlatDecoder(before=work)), budget=5)
+    for step in range(1, 4):
+        capture(engine, run, step)
+        assert wait_until(lambda: run._open == 0)
+    assert [frame.step for frame in sink.frames] == [1, 2]
+    assert engine.budget.share(runs.now()) > 0.05
+    engine.close()
+
+
 def test_i11_decoders_are_loaded_once_and_slots_go_when_idle(monkeypatch):
     monkeypatch.setattr(engine_module, "IDLE_SECONDS", 0.05)
     source, sink, book = FakeSource(), FakeSink(), a_book()

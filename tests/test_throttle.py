@@ -105,3 +105,12 @@ def test_pending_decodes_count():
     budget.spend(0.0, 0.04)
     assert budget.allows(0.1, 5, pending=0)
     assert not budget.allows(0.1, 5, pending=2)
+
+
+def test_one_decode_that_was_held_up_does_not_stop_previews_for_longer_than_a_window():
+    budget = Budget()
+    for number in range(5):
+        budget.spend(number * 0.2, 0.005)
+    budget.spend(1.0, 0.12)
+    assert not budget.allows(1.1, 5)
+    assert budget.allows(3.01, 5)
