@@ -185,7 +185,7 @@ class HostLane(CudaStaging):
 class Program:
     """A painter made ready for latents of one shape: memory that stays, and the recorded work."""
 
-    key: int
+    key: Hashable
     latent: torch.Tensor
     picture: torch.Tensor | None = None  # pinned
     graph: Graph | None = None
@@ -226,7 +226,7 @@ class CudaLane:
         self._end = torch.cuda.Event(enable_timing=True, blocking=True)
         self._graphs = self.use_graphs and graphs.available()
         self._programs: OrderedDict[Hashable, Program] = OrderedDict()
-        self._ran: dict[int, torch.Size] = {}
+        self._ran: dict[Hashable, torch.Size] = {}
         self._pool: Any = None
 
     def working(self) -> AbstractContextManager[object]:
@@ -254,8 +254,8 @@ class CudaLane:
         key = (painter, slot.latent.shape, slot.latent.dtype)
         program = self._programs.get(key)
         if program is None:
-            program = Program(hash(key), torch.empty_like(slot.latent, device=self.device))
-            shape = self._ran.get(program.key)
+            program = Program(key, torch.empty_like(slot.latent, device=self.device))
+            shape = self._ran.get(key)
             if shape is not None:
                 # It ran before, though its memory was given back: it can be recorded at once.
                 program.picture = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
@@ -295,6 +295,8 @@ class CudaLane:
         if program.picture is None:
             program.picture = torch.empty(picture.shape, dtype=picture.dtype, pin_memory=True)
             self._ran[program.key] = picture.shape
+            if len(self._ran) > self.PROGRAMS:
+                del self._ran[next(iter(self._ran))]
         program.picture.copy_(picture, non_blocking=True)
 
     def _memory(self) -> AbstractContextManager[object]:
