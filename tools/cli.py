@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import signal
 import subprocess
 import sys
@@ -121,6 +122,11 @@ def _lasting_base(host: Host) -> Path:
     if host.own:
         link_folder(base / "models", host.tree / "models")
     server.make_base_directory(base, {PACK_NAME: REPO})
+    settings = base / "user" / "default" / "comfy.settings.json"
+    if not settings.exists():
+        settings.parent.mkdir(parents=True, exist_ok=True)
+        # A first visitor's page would put its templates before the demo graph.
+        settings.write_text(json.dumps({"Comfy.TutorialCompleted": True}), "utf-8")
     return base
 
 
