@@ -7,16 +7,25 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import functools
 import inspect
+import logging
+import socket as sockets
 import sys
+import weakref
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import torch
 from server import PromptServer
 
-from .runs import Owner
+from .decoders.vae import SMALLEST, VaeCopy, copied, weights
+from .runs import Owner, Video
+from .settings import VAE_KEY
 from .transport import Socket
+
+log = logging.getLogger(__name__)
 
 missing: str | None = None
 try:
@@ -33,6 +42,7 @@ except ImportError as error:
     missing = str(error)
 
 OWN_PREVIEWERS = ("TAESDPreviewerImpl", "Latent2RGBPreviewer")
+UNSENT = 32 * 1024  # bytes that a connection may keep waiting for a slow network
 WRAPPER_KEY = "sidestream"
 
 
@@ -104,9 +114,25 @@ def latent_frame(x0: Any) -> torch.Tensor:
     return x0.tensors[0] if getattr(x0, "is_nested", False) else x0
 
 
+DECODERS = {
+    "Flux2": "taef2_decoder",
+    "HunyuanVideo": "taehv",
+    "Wan21": "lighttaew2_1",
+    "Wan22": "lighttaew2_2",
+    "LTXAV": "taeltx_2",
+}
+"""By latent format, decoders that there are and that some versions of ComfyUI do not name."""
+
+
+def decoder_name(latent_format: Any) -> str | None:
+    """How the name of the format's file in models/vae_approx begins; None where there is none."""
+    name = getattr(latent_format, "taesd_decoder_name", None)
+    return DECODERS.get(type(latent_format).__name__) if name is None else name
+
+
 def decoder_file(latent_format: Any) -> str | None:
     """The path of the format's file in models/vae_approx, as ComfyUI picks it."""
-    name = getattr(latent_format, "taesd_decoder_name", None)
+    name = decoder_name(latent_format)
     if name is None:
         return None
     for file in folder_paths.get_filename_list("vae_approx"):
@@ -115,14 +141,77 @@ def decoder_file(latent_format: Any) -> str | None:
     return None
 
 
+def latent_channels(latent_format: Any) -> int:
+    """The channels of the format's pictures.
+
+    Of formats for video with sound ComfyUI gives the larger number of the two; the factors are
+    those of the pictures, unless they are for latents that have another shape then.
+    """
+    factors = latent_format.latent_rgb_factors
+    if factors is None or getattr(latent_format, "latent_rgb_factors_reshape", None) is not None:
+        return int(latent_format.latent_channels)
+    return len(factors)
+
+
+SCALES = {
+    "SC_Prior": 42,
+    "SC_B": 4,
+    "SD_X4": 4,
+    "Flux2": 16,
+    "LTXV": 32,
+    "Wan22": 16,
+    "HunyuanImage21": 32,
+    "HunyuanImage21Refiner": 16,
+    "HunyuanVideo15": 16,
+    "ChromaRadiance": 1,
+}
+"""By latent format, pixels for each latent pixel where that is not `SCALE`: ComfyUI says it of
+some, in its newer versions."""
+
+SCALE = 8
+
+
 def picture_scale(latent_format: Any) -> int:
-    """Pixels of the final picture for each latent pixel."""
-    ratio = getattr(latent_format, "spacial_downscale_ratio", None)
-    if ratio is not None:
-        return int(ratio)
-    if latent_format.latent_channels == 3:
-        return 1  # models that work on pixels
-    return 16 if getattr(latent_format, "taesd_decoder_name", None) == "taef2_decoder" else 8
+    """Pixels of the final picture for each latent pixel: those of the nearest class known."""
+    for kind in type(latent_format).__mro__:
+        stated = vars(kind).get("spacial_downscale_ratio", SCALES.get(kind.__name__))
+        if stated is not None:
+            return int(stated)
+    return SCALE
+
+
+VIDEOS = {
+    "Wan21": Video(16, 4),
+    "Wan22": Video(24, 4),
+    "HunyuanVideo": Video(24, 4),
+    "HunyuanVideo15": Video(24, 4),
+    "LTXV": Video(25, 8),
+    "Mochi": Video(24, 6),
+    "Cosmos1CV8x8x8": Video(24, 8),
+    "CogVideoX": Video(8, 4),
+    "CogVideoX1_5": Video(16, 4),
+    "MiniMaxH3Video": Video(24, 4),
+}
+"""By latent format, the frame rate that its models are made for: ComfyUI does not say."""
+
+
+def video(latent_format: Any) -> Video:
+    """How the format's videos play; that of the nearest class that is known."""
+    known = (VIDEOS.get(kind.__name__) for kind in type(latent_format).__mro__)
+    found = next((each for each in known if each), Video())
+    ratio = getattr(latent_format, "temporal_downscale_ratio", None)
+    return found if not ratio else Video(found.fps, ratio)
+
+
+SOUNDS = {"ACEAudio"}
+"""Latent formats of sound that have rows, and so two dimensions as pictures have them."""
+
+
+def is_sound(latent_format: Any) -> bool:
+    """Whether its latents are no pictures: sound, or others with one dimension and channels."""
+    if getattr(latent_format, "latent_dimensions", 2) == 1:
+        return True
+    return any(kind.__name__ in SOUNDS for kind in type(latent_format).__mro__)
 
 
 def precision(device: torch.device) -> torch.dtype:
@@ -161,6 +250,129 @@ def _given_on_command_line(option: str) -> bool:
     namespace = argparse.Namespace(**{option: absent})
     comfy.cli_args.parser.parse_known_args(sys.argv[1:], namespace)
     return getattr(namespace, option) is not absent
+
+
+# --- VAEs ---------------------------------------------------------------------------------------
+
+
+class Shared:
+    """What all copies of a MODEL share: ComfyUI copies a MODEL's options to their depths."""
+
+    def __init__(self, content: Any) -> None:
+        self.content = content
+
+    def __deepcopy__(self, memo: object) -> Shared:
+        return self
+
+
+def leave_vae(model: Any, vae: Any) -> None:
+    """Put a VAE to preview by on a MODEL."""
+    model.model_options[VAE_KEY] = Shared(vae)
+
+
+def left_vae(model: Any) -> Any:
+    """The VAE that `leave_vae` put on a MODEL; None where it did not."""
+    left = getattr(model, "model_options", {}).get(VAE_KEY)
+    return left.content if isinstance(left, Shared) else None
+
+
+_vae_copies: weakref.WeakKeyDictionary[Any, VaeCopy | None] = weakref.WeakKeyDictionary()
+
+
+def vae_copy(vae: Any) -> VaeCopy | None:
+    """The decoder of ComfyUI's `vae`, copied at the first call; None where that cannot be done.
+
+    To be called on the prompt's thread: nobody moves the VAE's weights meanwhile.
+    """
+    try:
+        if vae not in _vae_copies:
+            _vae_copies[vae] = None
+            _vae_copies[vae] = _copy_of_vae(vae)
+        return _vae_copies[vae]
+    except Exception as error:  # it may be any pack's
+        log.warning(
+            "[SideStream] This VAE cannot show previews (%s); they go on without it.",
+            str(error) or type(error).__name__,
+        )
+        return None
+
+
+def _copy_of_vae(vae: Any) -> VaeCopy:
+    """Raises ValueError where it makes no pictures; something else where it is built otherwise."""
+    model = getattr(vae, "first_stage_model", None)
+    if model is None:
+        raise ValueError("it holds no weights")
+    dimensions = vae.latent_dim
+    is_audio = getattr(vae, "extra_1d_channel", None) is not None
+    if is_audio or dimensions not in (2, 3) or getattr(vae, "output_channels", 3) < 3:
+        raise ValueError("it makes no pictures")
+    if any(weight.is_meta for weight in weights(model)):
+        raise ValueError("its weights are not loaded")
+    types = getattr(vae, "working_dtypes", [torch.bfloat16])
+    half = next((dtype for dtype in types if dtype.itemsize == 2), torch.float32)
+    decoder = copied(model, torch.device("cpu"), half, lambda name: name.endswith("encoder"))
+    _make_independent(decoder)
+    one_tile = (1, vae.latent_channels, *(1, SMALLEST, SMALLEST)[-dimensions:])
+    held = vae.memory_used_decode(one_tile, torch.float32) / torch.float32.itemsize
+    return VaeCopy(
+        decoder,
+        vae.process_output,
+        vae.latent_channels,
+        int(vae.spacial_compression_decode()),
+        dimensions,
+        functools.partial(comfy.model_management.vae_dtype, allowed_dtypes=types),
+        held / SMALLEST**2,
+        type(model).__name__,
+    )
+
+
+def _make_independent(decoder: Any) -> None:
+    """Make ComfyUI's layers of a copy work on any thread, without ComfyUI's memory management."""
+    for layer in decoder.modules():
+        kind: Any = type(layer)
+        layer.__class__ = _independent(kind)
+        attention = getattr(layer, "optimized_attention", None)
+        if getattr(attention, "__module__", None) == "comfy.ldm.modules.diffusionmodules.model":
+            # ComfyUI's empties the allocator's caches when memory is short: that stalls samplers.
+            layer.optimized_attention = _attention
+        if getattr(layer, "inject_noise", False):
+            layer.inject_noise = False
+    if getattr(decoder, "timestep_conditioning", False):
+        # LTX-Video's VAE adds noise to latents: random numbers that are the sampler's.
+        decoder.timestep_conditioning = False
+
+
+@functools.cache
+def _independent(kind: Any) -> Any:
+    """`kind` with torch's layers in the place of ComfyUI's.
+
+    Those ask with every call whether the prompt was interrupted, and who asks takes the interrupt
+    from the sampler; and they move weights to where a model is only partly loaded.
+    """
+    layers = [base for base in kind.__mro__ if issubclass(base, torch.nn.Module)]
+    of_host = [layer for layer in layers if layer.__module__ == "comfy.ops"]
+    if not of_host:
+        return kind
+    hosts = of_host[-1]  # next to torch's
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return super(hosts, self).forward(*args, **kwargs)
+
+    def convolve(self: Any, x: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        return self._conv_forward(x, self.weight, self.bias, **kwargs)
+
+    is_convolution = hasattr(hosts, "_conv_forward")
+    between = type(hosts.__name__, (hosts,), {"forward": convolve if is_convolution else forward})
+    # After `kind` and before ComfyUI's in the order in which methods are looked up.
+    return between if kind is hosts else type(kind.__name__, (kind, between), {})
+
+
+def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Attention of every pixel to every other: [B, C, ...] each."""
+    batch, channels = q.shape[:2]
+    q_, k_, v_ = (x.reshape(batch, 1, channels, -1).transpose(2, 3) for x in (q, k, v))
+    result = torch.nn.functional.scaled_dot_product_attention(q_, k_, v_)
+    return result.transpose(2, 3).reshape(q.shape)
 
 
 # --- the prompt ---------------------------------------------------------------------------------
@@ -289,6 +501,7 @@ class Server:
 
     async def send_bytes(self, event: int, data: bytes, socket: Socket) -> None:
         if self._server.sockets.get(socket.id) is socket.connection:
+            keep_queue_short(socket.connection)
             await self._server.send_bytes(event, data, socket.id)
 
     async def send_json(self, event: str, data: dict[str, Any], socket: Socket) -> None:
@@ -296,5 +509,18 @@ class Server:
             await self._server.send_json(event, data, socket.id)
 
     def _knows_metadata(self, sid: str) -> bool:
-        flags = self._server.sockets_metadata.get(sid, {}).get("feature_flags", {})
-        return flags.get("supports_preview_metadata") is True
+        # As the client sent it: ComfyUI keeps whatever JSON that was.
+        flags = self._server.sockets_metadata.get(sid, {}).get("feature_flags")
+        return isinstance(flags, Mapping) and flags.get("supports_preview_metadata") is True
+
+
+def keep_queue_short(connection: Any) -> None:
+    """Let the system keep little that the network has not taken yet, where it can be told so.
+
+    By itself it keeps megabytes, and what a slow client sees would be many seconds old.
+    """
+    option = getattr(sockets, "TCP_NOTSENT_LOWAT", None)
+    if option is not None:
+        with contextlib.suppress(AttributeError, OSError):
+            raw = connection.get_extra_info("socket")
+            raw.setsockopt(sockets.IPPROTO_TCP, option, UNSENT)

@@ -7,10 +7,17 @@ import os
 import numpy as np
 import pytest
 import torch
-from sidestream.preview.decoders import DecoderCache, DecoderError, Painting, shown_size
+from sidestream.preview.decoders import (
+    EVERYTHING,
+    DecoderCache,
+    DecoderError,
+    Painting,
+    shown_size,
+    taesd,
+)
 from sidestream.preview.decoders.latent2rgb import Latent2RGBSource
 from sidestream.preview.decoders.picture import contained, shrunk, to_uint8
-from sidestream.preview.decoders.taesd import TaesdSource, decoder_layers, unpacked
+from sidestream.preview.decoders.taesd import TaesdSource, decoder_layers, left_out, unpacked
 from sidestream.tests.helpers import CPU, FakeSource
 
 FACTORS = [[0.35, 0.2, 0.1], [0.1, -0.3, 0.2], [-0.2, 0.2, 0.3], [-0.1, 0.0, -0.4]]
@@ -46,7 +53,7 @@ def test_i12_latent2rgb_is_within_one_level_of_the_float64_reference():
     latent = torch.randn(1, 4, 40, 56) * 2
     rgb = np.einsum("chw,ck->hwk", latent[0].double().numpy(), np.array(FACTORS)) + BIAS
     expected = np.clip((rgb + 1) / 2, 0, 1) * 255
-    picture = Painting(latent2rgb().load(CPU), 4096)(latent).numpy()
+    picture = Painting(latent2rgb().load(CPU), 4096)(latent)[0].numpy()
     assert picture.shape == (40, 56, 3)
     assert np.abs(picture - expected).max() <= 0.51
 
@@ -84,9 +91,9 @@ def test_a_picture_larger_than_asked_is_shrunk_and_a_smaller_one_left():
     decoder = latent2rgb().load(CPU)
     latent = torch.randn(1, 4, 200, 100)
     assert shown_size(decoder, latent, 64) == (32, 64)
-    assert Painting(decoder, 64)(latent).shape == (64, 32, 3)
+    assert Painting(decoder, 64)(latent)[0].shape == (64, 32, 3)
     assert shown_size(decoder, latent, 512) == (256, 512)
-    assert Painting(decoder, 512)(latent).shape == (200, 100, 3)
+    assert Painting(decoder, 512)(latent)[0].shape == (200, 100, 3)
 
 
 @pytest.mark.parametrize(("channels", "pooled"), [(4, False), (16, False), (32, True)])
@@ -101,6 +108,45 @@ def test_taesd_unpacks_flux2_latents(tmp_path):
     decoder = TaesdSource.of(path, 128).load(CPU)
     assert decoder.scale == 16
     assert decoder(torch.randn(1, 128, 3, 2), 512).shape == (3, 48, 32)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_taesd_takes_the_first_frame_of_a_video(tmp_path, packed):
+    channels = 128 if packed else 16
+    path = write_decoder(tmp_path / "taesd.pth", 32 if packed else 16, pooled=packed)
+    decoder = TaesdSource.of(path, channels).load(CPU)
+    video = torch.randn(1, channels, 3, 2, 3)
+    assert torch.equal(decoder(video, 512), decoder(video[:, :, 0], 512))
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "enough", "longer"),
+    [
+        (8, 8, 512, 8),
+        (512, 512, 512, 512),
+        (1024, 1024, 512, 512),
+        (1024, 1024, 513, 1024),
+        (2048, 1024, 256, 1024),  # once is all that small pictures are halved
+        (4096, 4096, 512, 2048),
+        (8192, 8192, 512, 2048),
+        (8192, 8192, 2048, 2048),
+        (8192, 8192, 2049, 4096),
+        (8192, 1024, 512, 4096),  # not so many pixels
+        (16384, 16384, 512, 2048),
+        (65536, 65536, 512, 8192),  # there is no more to leave out
+        (8192, 8192, EVERYTHING, 8192),
+    ],
+)
+def test_a_huge_picture_is_decoded_at_a_size_that_fits(height, width, enough, longer):
+    assert max(height, width) >> left_out(height, width, enough) == longer
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_what_is_left_out_makes_the_picture_smaller(tmp_path, monkeypatch, count):
+    monkeypatch.setattr(taesd, "LARGEST", 0)
+    decoder = TaesdSource.of(write_decoder(tmp_path / "taesd_decoder.pth"), 4).load(CPU)
+    latent = torch.randn(1, 4, 3, 5)
+    assert decoder(latent, 40 >> count).shape == (3, 24 >> count, 40 >> count)
 
 
 def test_unpacking_is_flux2s_order():

@@ -2,7 +2,7 @@
 
 A `Source` says where a decoder comes from without loading it; a `Decoder` is loaded and turns a
 staged latent into RGB. To add a family, write a module with both beside this one and name it in
-`provider.py`.
+`sources.py`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
-from .picture import contained, shrunk, to_uint8
+from .picture import contained, greyed, near_square, shrunk, tiled, to_uint8, without_holes
 
 log = logging.getLogger(__name__)
 
@@ -26,19 +26,75 @@ EVERYTHING = 1 << 30  # more pixels than any picture has
 class DecoderError(Exception):
     """A decoder cannot be loaded. The message names the file and says what is wrong with it."""
 
+    lasting = True
+    """Whether it would fail again."""
+
 
 class Decoder(Protocol):
     """A loaded decoder on its device."""
 
-    scale: int
-    """Pixels of the final picture for each latent pixel."""
+    @property
+    def scale(self) -> int:
+        """Pixels of the final picture for each latent pixel."""
+
+    @property
+    def recordable(self) -> bool:
+        """Whether it does the same for all latents of one shape, so that this may be recorded."""
+
+    @property
+    def light(self) -> bool:
+        """Whether its weights may stay on the device while nothing samples."""
 
     def __call__(self, latent: torch.Tensor, enough: int) -> torch.Tensor:
-        """RGB of the staged latent: [3, H, W] on the same device, 0 to 1, maybe beyond.
+        """RGB of one staged latent [1, C, h, w], or of the first frame of [1, C, T, h, w].
 
-        H and W are those of the final picture or, where that saves work, smaller; but not with
-        a longer side below `enough` pixels if the decoder can give as many.
+        [3, H, W] on the same device, 0 to 1, maybe beyond. H and W are those of the final picture
+        or, where that saves work, smaller; but not with a longer side below `enough` pixels if
+        the decoder can give as many.
         """
+
+
+@runtime_checkable
+class Chart(Decoder, Protocol):
+    """A decoder of latents that are no pictures, of [1, C, T] or [1, C, h, T].
+
+    Its pictures have a size of their own; only across do they show the latent's positions.
+    """
+
+    def size(self, latents: torch.Tensor) -> tuple[int, int]:
+        """Width and height of the final picture of each of `latents` [n, C, ...]."""
+
+
+class Reel(Protocol):
+    """Decodes the frames of one video latent, in their order, a few at a time.
+
+    It keeps what a frame needs of those before it, in memory that stays where it is from its
+    first call on: a call can be recorded as a graph.
+    """
+
+    def __call__(self, latent: torch.Tensor, enough: int) -> torch.Tensor:
+        """RGB [n, 3, H, W] of the next latent frame [1, C, 1, h, w], else as `Decoder`.
+
+        n is the same for every call: the decoder's `frames_each`.
+        """
+
+    def rewind(self) -> None:
+        """Forget the frames before: the next call is for a first frame. In the order of calls."""
+
+
+@runtime_checkable
+class VideoDecoder(Decoder, Protocol):
+    """A decoder that also gives every frame of a video latent [1, C, T, h, w]."""
+
+    @property
+    def frames_each(self) -> int:
+        """Pictures that come of one latent frame."""
+
+    def kept(self, index: int) -> range:
+        """Which of the pictures of latent frame `index` (from 0) are frames of the video."""
+
+    def reel(self) -> Reel:
+        """A new one, with nothing before its first frame."""
 
 
 class Source(Protocol):
@@ -65,25 +121,89 @@ class Painting:
 
     The picture's longer side is at most `max_size`; a decoder of few pixels gives a small one,
     which is enlarged when it is encoded. `full` decodes all that the decoder can give before it
-    is shrunk; otherwise no more than is shown.
+    is shrunk; otherwise no more than is shown. Of a batch the first `images` are shown, side by
+    side.
     """
 
     decoder: Decoder
     max_size: int
     full: bool = False
+    images: int = 1
+    lasting = True
 
-    def __call__(self, latent: torch.Tensor) -> torch.Tensor:
-        """The picture of the first of the batch `latent`: uint8 [H, W, 3] on the same device."""
-        latent = latent[:1]
-        width, height = shown_size(self.decoder, latent, self.max_size)
+    @property
+    def recordable(self) -> bool:
+        return self.decoder.recordable
+
+    def __call__(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The picture, uint8 [H, W, 3], and how many positions of the latent were not finite."""
+        whole, holes = without_holes(latent[: self.images])
+        width, height = cell_size(self.decoder, whole, self.max_size)
         enough = EVERYTHING if self.full else max(width, height)
-        return to_uint8(shrunk(self.decoder(latent, enough), width, height))
+        cells = []
+        for i in range(len(whole)):
+            rgb = self.decoder(whole[i : i + 1], enough)
+            cells.append(shrunk(greyed(rgb, on_picture(self.decoder, holes[i])), width, height))
+        return to_uint8(tiled(cells)), holes.sum()
 
 
-def shown_size(decoder: Decoder, latent: torch.Tensor, max_size: int) -> tuple[int, int]:
-    """Width and height of the preview: those of the final picture, contained in `max_size`."""
-    height, width = latent.shape[-2:]
-    return contained(width * decoder.scale, height * decoder.scale, max_size)
+class ReelPainting:
+    """The work from the next frame of a video latent to pictures, as `lane.Painter`.
+
+    It goes on where its last call ended, so it is itself and equals no other.
+    """
+
+    recordable = True
+    lasting = False
+
+    def __init__(self, decoder: VideoDecoder, max_size: int, full: bool) -> None:
+        self.key = (decoder, max_size, full)
+        self._reel = decoder.reel()
+
+    def rewind(self) -> None:
+        """The next call is for a first frame."""
+        self._reel.rewind()
+
+    def __call__(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of a frame [1, C, 1, h, w] pictures, uint8 [n, H, W, 3], and the holes, as `Painting`."""
+        decoder, max_size, full = self.key
+        whole, holes = without_holes(latent)
+        width, height = cell_size(decoder, whole, max_size)
+        rgb = self._reel(whole, EVERYTHING if full else max(width, height))
+        rgb = greyed(rgb, on_picture(decoder, holes[0]))
+        return to_uint8(shrunk(rgb, width, height)), holes.sum()
+
+
+def on_picture(decoder: Decoder, positions: torch.Tensor) -> torch.Tensor:
+    """Where `positions` of a latent, bool [h, w], [T, h, w] or [T], are in its picture.
+
+    [h, w], of a video the first frame's; of a chart one row of columns [1, T].
+    """
+    if isinstance(decoder, Chart):
+        return positions.reshape(-1, positions.shape[-1]).any(dim=0, keepdim=True)
+    return positions[0] if positions.ndim == 3 else positions
+
+
+def full_size(decoder: Decoder, latents: torch.Tensor) -> tuple[int, int]:
+    """Width and height of the final picture of each of `latents` [n, C, ...]."""
+    if isinstance(decoder, Chart):
+        return decoder.size(latents)
+    return latents.shape[-1] * decoder.scale, latents.shape[-2] * decoder.scale
+
+
+def cell_size(decoder: Decoder, latents: torch.Tensor, max_size: int) -> tuple[int, int]:
+    """Width and height of each picture where all of `latents` [n, C, ...] are shown together."""
+    columns, rows = near_square(len(latents))
+    width, height = full_size(decoder, latents)
+    cell_width, cell_height = contained(columns * width, rows * height, max_size)
+    return max(1, cell_width // columns), max(1, cell_height // rows)
+
+
+def shown_size(decoder: Decoder, latents: torch.Tensor, max_size: int) -> tuple[int, int]:
+    """Width and height of the preview of all of `latents` [n, C, ...]."""
+    columns, rows = near_square(len(latents))
+    width, height = cell_size(decoder, latents, max_size)
+    return columns * width, rows * height
 
 
 class DecoderCache:
@@ -107,13 +227,21 @@ class DecoderCache:
         try:
             decoder = source.load(device)
         except DecoderError as error:
-            self._broken[source.key] = str(error)
+            if error.lasting:
+                self._broken[source.key] = str(error)
             raise
         with self._lock:
             self._loaded[key] = decoder
             while len(self._loaded) > self.LIMIT:
                 self._loaded.popitem(last=False)
         return decoder
+
+    def release(self, device: torch.device) -> None:
+        """Forget the decoders on `device` whose weights are too large to lie there unused."""
+        with self._lock:
+            for key, decoder in list(self._loaded.items()):
+                if key[1] == device and not decoder.light:  # type: ignore[index]
+                    del self._loaded[key]
 
     def is_broken(self, source: Source) -> bool:
         """Whether this very source failed to load before; a changed file is a new source."""

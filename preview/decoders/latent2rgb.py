@@ -13,6 +13,10 @@ Reshape = Callable[[torch.Tensor], torch.Tensor]
 class Latent2RGB:
     """The matrix on a device."""
 
+    recordable = True
+    light = True
+    frames_each = 1
+
     def __init__(
         self,
         factors: torch.Tensor,
@@ -29,7 +33,10 @@ class Latent2RGB:
         self._reshape = reshape
 
     def __call__(self, latent: torch.Tensor, enough: int) -> torch.Tensor:
-        """RGB [3, h, w] of `latent` [1, C, h, w] or, its first frame, [1, C, T, h, w]."""
+        """RGB [3, h, w] of `latent` [1, C, h, w] or, its first frame, [1, C, T, h, w].
+
+        A video's latent frame stands for several pictures; here it gives one, shown as long.
+        """
         if self._reshape is not None:
             latent = self._reshape(latent)
         latent = latent[0, :, 0] if latent.ndim == 5 else latent[0]
@@ -37,6 +44,26 @@ class Latent2RGB:
             latent.movedim(0, -1).to(self._matrix.dtype), self._matrix, self._offset
         )
         return pixels.movedim(-1, 0)
+
+    def kept(self, index: int) -> range:
+        return range(1)
+
+    def reel(self) -> Latent2RGBReel:
+        return Latent2RGBReel(self)
+
+
+class Latent2RGBReel:
+    """Frame by frame: none needs another."""
+
+    def __init__(self, decoder: Latent2RGB) -> None:
+        self._decoder = decoder
+
+    def __call__(self, latent: torch.Tensor, enough: int) -> torch.Tensor:
+        """RGB [1, 3, h, w] of `latent` [1, C, 1, h, w]."""
+        return self._decoder(latent, enough)[None]
+
+    def rewind(self) -> None:
+        """There is nothing to forget."""
 
 
 @dataclass(frozen=True)

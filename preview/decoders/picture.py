@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -12,17 +14,49 @@ def contained(width: int, height: int, max_size: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
+def near_square(cells: int) -> tuple[int, int]:
+    """Columns and rows that hold so many cells, as many of the one as of the other or one more."""
+    columns = math.isqrt(cells - 1) + 1
+    return columns, -(-cells // columns)
+
+
+def tiled(cells: list[torch.Tensor]) -> torch.Tensor:
+    """Pictures [3, H, W] side by side, row by row; what is left over is black."""
+    if len(cells) == 1:
+        return cells[0]
+    columns, rows = near_square(len(cells))
+    black = torch.zeros_like(cells[0])
+    cells = cells + [black] * (columns * rows - len(cells))
+    lines = [torch.cat(cells[i : i + columns], dim=2) for i in range(0, len(cells), columns)]
+    return torch.cat(lines, dim=1)
+
+
+def without_holes(latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`latent` [B, C, ...] with 0 for every NaN and infinity, and where these were: [B, ...]."""
+    finite = torch.isfinite(latent)
+    return latent.where(finite, 0), ~finite.all(dim=1)
+
+
+def greyed(rgb: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
+    """`rgb` [..., 3, H, W] with grey wherever one of the latent positions `holes` [h, w] is."""
+    # By area and not by the nearest: where a pixel stands for many positions, all of them count.
+    share = F.interpolate(holes[None, None].to(rgb.dtype), size=rgb.shape[-2:], mode="area")
+    return rgb.where(share[0] == 0, 0.5)
+
+
 def shrunk(rgb: torch.Tensor, width: int, height: int) -> torch.Tensor:
-    """`rgb` [3, H, W] averaged down to [3, height, width]; never enlarged."""
+    """`rgb` [..., 3, H, W] averaged down to [..., 3, height, width]; never enlarged."""
     if rgb.shape[-1] <= width and rgb.shape[-2] <= height:
         return rgb
-    return F.interpolate(rgb[None], size=(height, width), mode="area")[0]
+    pictures = rgb.reshape(-1, *rgb.shape[-3:])
+    small = F.interpolate(pictures, size=(height, width), mode="area")
+    return small.reshape(*rgb.shape[:-2], height, width)
 
 
 def to_uint8(rgb: torch.Tensor) -> torch.Tensor:
-    """`rgb` [3, H, W] of 0 to 1, any float type, as contiguous uint8 [H, W, 3].
+    """`rgb` [..., 3, H, W] of 0 to 1, any float type, as contiguous uint8 [..., H, W, 3].
 
     Rounds to nearest; values beyond the range are clamped.
     """
     levels = rgb.float().clamp(0, 1).mul(255).round_()
-    return levels.to(torch.uint8).movedim(0, -1).contiguous()
+    return levels.to(torch.uint8).movedim(-3, -1).contiguous()

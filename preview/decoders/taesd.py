@@ -7,10 +7,8 @@ sequence of layers, numbered from 0.
 
 from __future__ import annotations
 
-import functools
 import os
-import pickle
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +17,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from . import DecoderError
+from .convolution import conv_relu
+from .weights import Precision, float32_everywhere, read_weights
 
 FAMILY = ("taesd_decoder", "taesdxl_decoder", "taesd3_decoder", "taef1_decoder", "taef2_decoder")
 """The names of decoder files, as ComfyUI's latent formats give them."""
@@ -27,21 +27,13 @@ WIDTH = 64
 STAGES = 3  # each doubles the size
 SCALE = 2**STAGES
 
-SKIPPED = 1
-"""How many of the last upsamplings may be left out where fewer pixels are enough.
+LARGEST = 2048 * 2048
+"""Pixels up to which no more than the last upsampling is left out: half a gigabyte a layer.
 
 Against the full decode shrunk by area, real FLUX.2 weights at 1024 px: 34 to 35 dB without the
-last one, 27 to 28 dB without the last two, which shows.
+last one, 27 to 28 dB without the last two. That shows, but a picture so large is still well
+readable so, where all of it would take gigabytes.
 """
-
-
-Precision = Callable[[torch.device], torch.dtype]
-"""The fastest type that convolutions on a device are right in."""
-
-
-def float32_everywhere(device: torch.device) -> torch.dtype:
-    """The precision to choose where nothing is known of the device."""
-    return torch.float32
 
 
 class SoftClamp(nn.Module):
@@ -79,45 +71,6 @@ class ResidualBlock(nn.Module):
         return conv_relu(conv_relu(conv_relu(x, first), second), third, add=x)
 
 
-def conv_relu(x: torch.Tensor, conv: nn.Conv2d, add: torch.Tensor | None = None) -> torch.Tensor:
-    """ReLU of the 3×3 convolution of `x`, plus `add`.
-
-    On NVIDIA devices it is one kernel instead of three: half of the decoder's time goes into
-    writing and reading what lies between. The pictures are the same but for one level in one of
-    a thousand values.
-    """
-    if not can_fuse(x.device, x.dtype):
-        y = conv(x)
-        return F.relu(y if add is None else y + add)
-    if add is None:
-        return torch.cudnn_convolution_relu(x, conv.weight, conv.bias, *GEOMETRY)
-    return torch.cudnn_convolution_add_relu(x, conv.weight, add, 1.0, conv.bias, *GEOMETRY)
-
-
-GEOMETRY = ((1, 1), (1, 1), (1, 1), 1)  # stride, padding, dilation, groups
-
-
-@functools.cache
-def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether cuDNN's fused convolutions are to be had: tried once, small."""
-    if device.type != "cuda" or torch.version.cuda is None or dtype == torch.float32:
-        return False
-    x = torch.zeros(1, WIDTH, 8, 8, device=device, dtype=dtype)
-    weight, bias = x.new_zeros(WIDTH, WIDTH, 3, 3), x.new_zeros(WIDTH)
-    try:
-        torch.cudnn_convolution_add_relu(
-            torch.cudnn_convolution_relu(x, weight, bias, *GEOMETRY),
-            weight,
-            x,
-            1.0,
-            bias,
-            *GEOMETRY,
-        )
-    except RuntimeError:
-        return False
-    return True
-
-
 def decoder_layers(latent_channels: int, pooled: bool) -> nn.Sequential:
     """The decoder: [B, latent_channels, H, W] to [B, 3, 8 H, 8 W] in 0 to 1."""
     layers: list[nn.Module] = [
@@ -137,21 +90,43 @@ def unpacked(latent: torch.Tensor) -> torch.Tensor:
     return F.pixel_shuffle(latent, 2)
 
 
+def left_out(height: int, width: int, enough: int) -> int:
+    """How many of the last upsamplings to leave out, each of which halves the picture.
+
+    Of a picture height × width with all of them, so many that its longer side keeps `enough`
+    pixels: one at most, or as many as bring it down to `LARGEST`.
+    """
+    count = 0
+    while count < STAGES and max(height, width) >> (count + 1) >= enough:
+        if count > 0 and (height >> count) * (width >> count) <= LARGEST:
+            break
+        count += 1
+    return count
+
+
 class Taesd:
     """A loaded TAESD decoder."""
+
+    recordable = True
+    light = True
 
     def __init__(self, layers: nn.Sequential, packed: bool) -> None:
         self.scale = SCALE * (2 if packed else 1)
         self._layers = layers
+        self._dtype = next(layers.parameters()).dtype
         self._packed = packed
 
     def __call__(self, latent: torch.Tensor, enough: int) -> torch.Tensor:
-        """RGB [3, H, W] of `latent` [1, C, h, w]; H and W halved where `enough` allows."""
+        """RGB [3, H, W] of `latent` [1, C, h, w], or of the first frame of [1, C, T, h, w].
+
+        H and W are halved, once or more, where `enough` allows.
+        """
+        x = latent[:, :, 0] if latent.ndim == 5 else latent
+        x = x.to(self._dtype)  # it may have been staged for a decoder that then failed
         if self._packed:
-            latent = unpacked(latent)
-        longer = max(latent.shape[-2:]) * SCALE
-        skipped = next(n for n in range(SKIPPED, -1, -1) if n == 0 or longer >> n >= enough)
-        x = latent
+            x = unpacked(x)
+        height, width = x.shape[-2:]
+        skipped = left_out(height * SCALE, width * SCALE, enough)
         upsamplings = STAGES
         for layer in self._layers:
             if isinstance(layer, nn.Upsample):
@@ -209,26 +184,3 @@ class TaesdSource:
         # Made ready on the CPU: what moves is all that the device sees of loading.
         layers.to(self.dtype(device)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return Taesd(layers.to(device), packed)
-
-
-def read_weights(path: str) -> Mapping[str, torch.Tensor]:
-    """The tensors of a .safetensors or .pth file, on the CPU. Raises DecoderError.
-
-    Files are read as weights only: nothing in them is executed.
-    """
-    try:
-        if path.endswith((".safetensors", ".sft")):
-            from safetensors.torch import load_file  # shipped with ComfyUI
-
-            weights = load_file(path)
-        else:
-            weights = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise DecoderError(f"{path} is gone") from error
-    except (pickle.UnpicklingError, EOFError, OSError, RuntimeError, ValueError) as error:
-        raise DecoderError(f"{path} is damaged or no file of weights") from error
-    except Exception as error:  # safetensors has an error class of its own
-        raise DecoderError(f"{path} cannot be read: {error}") from error
-    if not isinstance(weights, Mapping):
-        raise DecoderError(f"{path} holds no weights by name")
-    return weights

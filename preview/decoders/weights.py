@@ -1,0 +1,41 @@
+"""Files of weights, and the type to use them in."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping
+
+import torch
+
+from . import DecoderError
+
+Precision = Callable[[torch.device], torch.dtype]
+"""The fastest type that convolutions on a device are right in."""
+
+
+def float32_everywhere(device: torch.device) -> torch.dtype:
+    """The precision to choose where nothing is known of the device."""
+    return torch.float32
+
+
+def read_weights(path: str) -> Mapping[str, torch.Tensor]:
+    """The tensors of a .safetensors or .pth file, on the CPU. Raises DecoderError.
+
+    Files are read as weights only: nothing in them is executed.
+    """
+    try:
+        if path.endswith((".safetensors", ".sft")):
+            from safetensors.torch import load_file  # shipped with ComfyUI
+
+            weights = load_file(path)
+        else:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise DecoderError(f"{path} is gone") from error
+    except (pickle.UnpicklingError, EOFError, OSError, RuntimeError, ValueError) as error:
+        raise DecoderError(f"{path} is damaged or no file of weights") from error
+    except Exception as error:  # safetensors has an error class of its own
+        raise DecoderError(f"{path} cannot be read: {error}") from error
+    if not isinstance(weights, Mapping):
+        raise DecoderError(f"{path} holds no weights by name")
+    return weights

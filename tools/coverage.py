@@ -1,0 +1,354 @@
+"""Which latent formats have previews: `python dev.py coverage [TREE ...]` writes docs/coverage.md.
+
+For each ComfyUI tree a process of its own asks ComfyUI's `get_previewer` and SideStream's
+`sources.find` about every class in `comfy.latent_formats`, with every preview method, with and
+without a decoder file. Packages that a tree wants beyond those of the environment may lie on
+PYTHONPATH.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.machinery
+import inspect
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import types
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import torch
+
+REPO = Path(__file__).resolve().parent.parent
+PAGE = REPO / "docs" / "coverage.md"
+
+METHODS = ("default", "auto", "latent2rgb", "taesd")
+"""ComfyUI's preview methods; the default is where nobody chose one."""
+
+NOTHING = "–"
+OWN_PREVIEWERS = {
+    "NoneType": NOTHING,
+    "Latent2RGBPreviewer": "Latent2RGB",
+    "TAESDPreviewerImpl": "TAESD",
+    "TAEHVPreviewerImpl": "TAEHV",
+}
+OUR_DECODERS = {
+    "latent2rgb": "Latent2RGB",
+    "spectrogram": "spectrogram",
+    "taesd": "TAESD",
+    "taehv": "TAEHV",
+}
+RANKS = {NOTHING: 0, "spectrogram": 1, "Latent2RGB": 1, "TAESD": 2, "TAEHV": 2}
+
+NO_FACTORS = "ComfyUI has neither factors nor a decoder for it"
+WHY_NOTHING = {
+    "HunyuanImage21Refiner": NO_FACTORS,
+    "CogVideoX": NO_FACTORS,
+    "CogVideoX1_5": NO_FACTORS,
+    "SeedVR2": NO_FACTORS,
+    "TripoSplat": "8192 tokens of a scene in no order of places, which ComfyUI's node"
+    " *TripoSplat Sampling Preview* can draw",
+    "Trellis2": "features of a 3D shape: of 16 × 16 × 16 places, then of a list of points",
+    "Trellis2SLAT": "as Trellis2",
+    "Trellis2ShapeSLAT": "as Trellis2",
+    "Trellis2TexSLAT": "as Trellis2",
+}
+
+
+class Shown(NamedTuple):
+    """What is shown of a format."""
+
+    without: str
+    """While the decoder file is not there."""
+    best: str
+    """Once it is there; the same where there is none to be had."""
+
+    def __str__(self) -> str:
+        return self.best if self.best == self.without else f"{self.best}, else {self.without}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One latent format."""
+
+    format: str
+    channels: int
+    dimensions: int
+    decoder: str
+    comfyui: dict[str, Shown]
+    """By method, the still preview."""
+    sidestream: dict[str, Shown]
+    animated: Shown
+    """SideStream's; ComfyUI's previewers give one picture."""
+
+    def lacking(self) -> list[str]:
+        """The methods with which ComfyUI shows more."""
+        return [
+            method
+            for method in METHODS
+            for ours, own in zip(self.sidestream[method], self.comfyui[method], strict=True)
+            if RANKS[ours] < RANKS[own]
+        ]
+
+    def cells(self) -> list[str]:
+        """As in the page's table."""
+        own = [str(self.comfyui[method]) for method in ("default", "auto", "taesd")]
+        ours = [str(self.sidestream["default"]), str(self.animated)]
+        file = f"`{self.decoder}`" if self.decoder else NOTHING
+        numbers = [str(self.channels), str(self.dimensions)]
+        return [self.format, *numbers, file, *own, NOTHING, *ours]
+
+
+HEADINGS = (
+    *("Latent format", "Channels", "Dimensions", "Decoder file"),
+    *("ComfyUI: default", "auto", "taesd", "animated"),
+    *("SideStream: default", "animated"),
+)
+
+INTRODUCTION = """\
+# What can be previewed
+
+Every latent format of ComfyUI, with what its own previewers show of it and what SideStream shows.
+`python dev.py coverage` asks both and writes this page.
+
+- *TAESD, else Latent2RGB* is the first where the decoder file (its name begins as stated) lies in
+  `models/vae_approx`, and the second where it does not.
+- *Default* is where nobody has chosen a preview method; then ComfyUI shows nothing. With any other
+  method of ComfyUI's SideStream shows at least what ComfyUI does.
+- Of a video (three dimensions) the still preview is the first frame. ComfyUI shows no other.
+- A *spectrogram* is a map of numbers that are no picture: time, or what there is one after the
+  other, to the right, and channels upwards.
+- A VAE at SideStream's node shows its own picture instead, which needs neither factors nor a
+  decoder file.
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the page for these trees; `--rows FILE TREE` is what each one's process does."""
+    if arguments[:1] == ["--rows"]:
+        _, file, tree = arguments
+        logging.disable(logging.WARNING)  # ComfyUI warns of every decoder file that is not there
+        enter_comfyui(Path(tree))
+        Path(file).write_text(json.dumps([asdict(row) for row in all_rows()]), "utf-8")
+        return 0
+    tables = {version(Path(tree)): rows_of(Path(tree)) for tree in arguments}
+    PAGE.write_text(page(tables), "utf-8")
+    lacking = [
+        f"ComfyUI {number}: {row.format} has less with {', '.join(row.lacking())}"
+        for number, rows in tables.items()
+        for row in rows
+        if row.lacking()
+    ]
+    print("\n".join([*lacking, f"Wrote {PAGE}: ComfyUI {', '.join(tables)}"]))
+    return 1 if lacking else 0
+
+
+def version(tree: Path) -> str:
+    """The version of a ComfyUI tree."""
+    text = (tree / "comfyui_version.py").read_text("utf-8")
+    found = re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)
+    return "unknown" if found is None else found[1]
+
+
+def rows_of(tree: Path) -> list[Row]:
+    """The rows of a tree, from a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "rows.json"
+        command = [sys.executable, "-m", "tools.coverage", "--rows", str(file), str(tree)]
+        subprocess.run(command, cwd=REPO, check=True)
+        return [row_of_json(row) for row in json.loads(file.read_text("utf-8"))]
+
+
+def row_of_json(row: dict[str, Any]) -> Row:
+    """What `asdict` and JSON made of a row, as it was."""
+    for side in ("comfyui", "sidestream"):
+        row[side] = {method: Shown(*shown) for method, shown in row[side].items()}
+    return Row(**(row | {"animated": Shown(*row["animated"])}))
+
+
+def page(tables: dict[str, list[Row]]) -> str:
+    """The whole page, with a section for each version."""
+    return "\n".join([INTRODUCTION, *(section(*table) for table in tables.items())])
+
+
+def section(number: str, rows: list[Row]) -> str:
+    """The part of the page about one version of ComfyUI."""
+    lines = [f"## ComfyUI {number}", "", line(HEADINGS), line(["---"] * len(HEADINGS))]
+    lines += [line(row.cells()) for row in rows]
+    without = [row.format for row in rows if row.sidestream["default"].best == NOTHING]
+    if without:
+        lines += ["", "Without a preview, other than by a VAE that makes pictures:", ""]
+        lines += [f"- {name}: {WHY_NOTHING.get(name, 'unknown')}" for name in without]
+    return "\n".join(lines) + "\n"
+
+
+def line(cells: Sequence[str]) -> str:
+    """A row of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
+
+
+# --- within ComfyUI -----------------------------------------------------------------------------
+
+
+def enter_comfyui(tree: Path) -> None:
+    """Let the modules of the ComfyUI in `tree`, and the pack as `sidestream`, be imported."""
+    from .launch import mend_torchvision_when_imported
+
+    pack = types.ModuleType("sidestream")
+    pack.__path__ = [str(REPO)]
+    pack.__spec__ = importlib.machinery.ModuleSpec("sidestream", None, is_package=True)
+    sys.modules["sidestream"] = pack
+    # Nothing is asked of the server, whose module wants many packages.
+    server = types.ModuleType("server")
+    server.PromptServer = object  # type: ignore[attr-defined]
+    sys.modules["server"] = server
+    sys.path.insert(0, str(tree))
+    os.chdir(tree)
+    mend_torchvision_when_imported()
+    import comfy.cli_args
+
+    comfy.cli_args.args.cpu = True
+
+
+def all_rows() -> list[Row]:
+    """A row for each latent format of the ComfyUI that can be imported, in its order."""
+    import comfy.latent_formats
+
+    base = comfy.latent_formats.LatentFormat
+    kinds = [kind for kind in vars(comfy.latent_formats).values() if inspect.isclass(kind)]
+    kinds = [kind for kind in kinds if issubclass(kind, base) and kind is not base]
+    with tempfile.TemporaryDirectory() as folder, only_decoder_files_in(Path(folder)):
+        return [row_of(kind(), Path(folder)) for kind in kinds]
+
+
+def row_of(latent_format: Any, folder: Path) -> Row:
+    """The row of a format, where decoder files are looked for in `folder`."""
+    from sidestream.preview import host
+
+    name = host.decoder_name(latent_format)
+    states = [everything_shown(latent_format)]
+    if name is not None:
+        file = folder / f"{name}.pth"
+        write_decoder(file, name, host.latent_channels(latent_format))
+        states.append(everything_shown(latent_format))
+        file.unlink()
+    own, ours, animated = (
+        {key: Shown(states[0][side][key], states[-1][side][key]) for key in states[0][side]}
+        for side in range(3)
+    )
+    return Row(
+        type(latent_format).__name__,
+        latent_format.latent_channels,
+        latent_format.latent_dimensions,
+        name or "",
+        own,
+        ours,
+        animated["default"],
+    )
+
+
+Names = dict[str, str]
+
+
+def everything_shown(latent_format: Any) -> tuple[Names, Names, Names]:
+    """By method, as things are: ComfyUI's still, SideStream's still, SideStream's animation."""
+    import torch
+    from sidestream.preview import sources
+    from sidestream.preview.decoders import VideoDecoder
+
+    own, ours, animated = {}, {}, {}
+    for method in METHODS:
+        own[method] = own_previewer(latent_format, method)
+        wanted = "auto" if method == "default" else method
+        found = sources.find(wanted, latent_format, lambda level, line: None)
+        ours[method] = animated[method] = NOTHING
+        if found:
+            decoder = found[0].load(torch.device("cpu"))
+            ours[method] = OUR_DECODERS[found[0].name]
+            if latent_format.latent_dimensions == 3 and isinstance(decoder, VideoDecoder):
+                animated[method] = ours[method]
+    return own, ours, animated
+
+
+def own_previewer(latent_format: Any, method: str) -> str:
+    """What ComfyUI's `get_previewer` gives for a format."""
+    import comfy.cli_args
+    import latent_preview
+    import torch
+
+    arguments, methods = comfy.cli_args.args, comfy.cli_args.LatentPreviewMethod
+    before = arguments.preview_method
+    arguments.preview_method = methods("none" if method == "default" else method)
+    try:
+        previewer = latent_preview.get_previewer(torch.device("cpu"), latent_format)
+    finally:
+        arguments.preview_method = before
+    return OWN_PREVIEWERS[type(previewer).__name__]
+
+
+class Unloaded:
+    """In the place of ComfyUI's decoders: what it would load is all that is asked."""
+
+    first_stage_model = types.SimpleNamespace()
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        pass
+
+    def to(self, device: torch.device) -> Unloaded:
+        return self
+
+
+@contextlib.contextmanager
+def only_decoder_files_in(folder: Path) -> Iterator[None]:
+    """Within it ComfyUI looks for decoder files there alone, and loads none."""
+    import comfy.utils
+    import folder_paths
+    import latent_preview
+
+    patches: list[tuple[Any, str, Any]] = [
+        (latent_preview, "TAESD", Unloaded),
+        (latent_preview, "VAE", Unloaded),
+        (comfy.utils, "load_torch_file", lambda *args, **kwargs: {}),
+        (folder_paths, "cached_filename_list_", lambda name: None),
+    ]
+    patches = [patch for patch in patches if hasattr(*patch[:2])]  # older versions have no VAE
+    before = [(module, name, getattr(module, name)) for module, name, _ in patches]
+    places = folder_paths.folder_names_and_paths
+    vae_approx = places["vae_approx"]
+    try:
+        places["vae_approx"] = ([str(folder)], vae_approx[1])
+        for patch in patches:
+            setattr(*patch)
+        yield
+    finally:
+        for patch in before:
+            setattr(*patch)
+        places["vae_approx"] = vae_approx
+
+
+def write_decoder(file: Path, name: str, channels: int) -> None:
+    """A decoder file of random weights, for latents of so many channels."""
+    import torch
+    from sidestream.benchmarks.weights import video_decoder
+    from sidestream.preview.decoders import taehv, taesd
+
+    if name in taehv.FAMILY:
+        small = taehv.Layout(channels, widths=(8, 8, 8, 8), strides=(1, 2, 2), patch=1)
+        torch.save(video_decoder(small), file)
+    else:
+        # FLUX.2's takes a quarter of the channels, which are packed.
+        packed = name == "taef2_decoder"
+        layers = taesd.decoder_layers(channels // 4 if packed else channels, pooled=packed)
+        torch.save(layers.state_dict(), file)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
