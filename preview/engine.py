@@ -13,23 +13,27 @@ again is that of a frame replaced in the mailbox; `Lane.stage` orders the new wr
 from __future__ import annotations
 
 import logging
+import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 
 from . import devices, encode, runs
-from .decoders import Decoder, DecoderCache, Painting, shown_size
+from .animator import BUDGET_SHARE, Animator
+from .decoders import DecoderCache, Painting, shown_size
+from .decoders.picture import near_square
 from .lane import Lane, Slot, lane_for
 from .profile import span
-from .runs import Frame, Run
+from .runs import FIRST_IMAGE, Frame, Run
 from .throttle import Budget
 
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 8.0
-SLOTS = 3  # one being read, one waiting, one being written
+SLOTS = 4  # one being read, one waiting, one being written, one that a film is made of
 
 
 class Sink(Protocol):
@@ -43,6 +47,9 @@ class Sink(Protocol):
 
     def live(self, run: Run) -> bool:
         """Whether frames of this run may still be shown."""
+
+    def animates(self, run: Run) -> bool:
+        """Whether anybody is there who can show animated frames of this run."""
 
     def format(self, run: Run) -> str:
         """How to encode frames of this run: a key of `encode.TYPES`."""
@@ -58,47 +65,54 @@ class Mailbox:
     """Room for one frame. A newer frame takes the place of the one that waits."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
         self._frame: Frame | None = None
         self._closed = False
+        # Wakes the taker up; to notify a Condition takes the sampler four times as long.
+        self._changes: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def put(self, frame: Frame) -> Frame | None:
         """Leave `frame`; returns the one that it replaces, or `frame` itself once closed."""
-        with self._changed:
+        with self._lock:
             if self._closed:
                 return frame
             replaced, self._frame = self._frame, frame
-            self._changed.notify()
-            return replaced
+        self.poke()
+        return replaced
 
-    def take(self, ready: Callable[[Frame], bool], timeout: float) -> Frame | None:
-        """Wait up to `timeout` seconds for a frame for which `ready` holds."""
-        with self._changed:
-            self._changed.wait_for(
-                lambda: self._closed or (self._frame is not None and ready(self._frame)), timeout
-            )
-            if self._closed or self._frame is None or not ready(self._frame):
+    def take(self, wanted: Callable[[Frame], bool], timeout: float) -> Frame | None:
+        """Wait up to `timeout` seconds for a frame for which `wanted` holds."""
+        end = time.monotonic() + timeout
+        while not self._closed:
+            frame = self.remove(wanted)
+            if frame is not None:
+                return frame
+            try:
+                self._changes.get(timeout=max(0.0, end - time.monotonic()))
+            except queue.Empty:
                 return None
-            frame, self._frame = self._frame, None
-            return frame
+        return None
 
-    def remove(self, unwanted: Callable[[Frame], bool]) -> Frame | None:
-        """Take out the waiting frame where `unwanted` holds for it."""
-        with self._changed:
-            if self._frame is None or not unwanted(self._frame):
+    def remove(self, wanted: Callable[[Frame], bool]) -> Frame | None:
+        """Take out the waiting frame where `wanted` holds for it."""
+        waiting = self._frame
+        if waiting is None or not wanted(waiting):
+            return None
+        with self._lock:
+            if self._frame is not waiting:  # a newer one, whose `put` wakes the taker again
                 return None
-            frame, self._frame = self._frame, None
-            return frame
+            self._frame = None
+        return waiting
 
     def poke(self) -> None:
-        """Make the taker ask `ready` again."""
-        with self._changed:
-            self._changed.notify()
+        """Make the taker look again."""
+        if self._changes.empty():
+            self._changes.put(None)
 
     def close(self) -> None:
-        with self._changed:
+        with self._lock:
             self._closed = True
-            self._changed.notify()
+        self.poke()
 
     @property
     def closed(self) -> bool:
@@ -157,22 +171,29 @@ class Engine:
         self._slots = Slots(lane)
         self._mailbox = Mailbox()
         self._in_work = 0
-        self._warm: Decoder | None = None
+        self._warm: Painting | None = None
+        self._animator = Animator(lane, sink, self._slots.give_back)
         name = f"SideStream {lane.device}"
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
-    def capture(self, run: Run, latent: torch.Tensor) -> Frame | None:
+    def capture(
+        self, run: Run, latent: torch.Tensor, images: range = FIRST_IMAGE
+    ) -> Frame | None:
         """Stage `latent` as the frame of the run's current step; None if it is not wanted.
 
-        Never waits. Called on the sampler's thread, under the stream that the sampler uses; the
-        frame must be given to `publish`, best when the sampler's callback has nothing left to do,
-        because the worker that it wakes competes with the sampler for Python's lock.
+        `images` are the indices in the sampler's batch of those that are shown, which come first
+        in `latent`. Never waits. Called on the sampler's thread, under the stream that the sampler
+        uses; the frame must be given to `publish`, best when the sampler's callback has nothing
+        left to do, because the worker that it wakes competes with the sampler for Python's lock.
         """
         now = runs.now()
-        if not self.budget.allows(now, run.settings.budget, self._in_work):
+        budget: float = run.settings.budget
+        if self._animator.busy:
+            budget *= 1 - BUDGET_SHARE
+        if not self.budget.allows(now, budget, self._in_work):
             return None
-        frame = run.capture(now)
+        frame = run.capture(now, images)
         try:
             frame.slot = self._slots.take(latent.shape, run.ladder.staging_dtype(self.lane.device))
             if frame.slot is not None and self.lane.stage(frame.slot, latent):
@@ -194,7 +215,8 @@ class Engine:
         self._mailbox.poke()
 
     def status(self) -> dict[str, Any]:
-        share = self.budget.share(runs.now())
+        now = runs.now()
+        share = self.budget.share(now) + self._animator.budget.share(now)
         return {
             "device": str(self.lane.device),
             "lane": type(self.lane).__name__,
@@ -213,17 +235,27 @@ class Engine:
         frame.close(outcome)
 
     def _work(self) -> None:
+        animator = self._animator
         with self.lane.working(), torch.inference_mode():
             while not self._mailbox.closed:
-                frame = self._mailbox.take(lambda frame: self._sink.ready(frame.run), IDLE_SECONDS)
-                if frame is None:
+                patience = animator.patience() if animator.busy else IDLE_SECONDS
+                frame = self._mailbox.take(lambda frame: self._sink.ready(frame.run), patience)
+                if frame is None and not animator.busy:
                     self._rest()
                     continue
                 self._in_work = 1
                 try:
-                    self._process(frame)
+                    if frame is not None:
+                        # The sampler's device may be a whole step behind its callbacks.
+                        while not self._has_landed(frame) and animator.advance():
+                            pass
+                        self._process(frame)
+                    animator.advance()
                 finally:
                     self._in_work = 0
+
+    def _has_landed(self, frame: Frame) -> bool:
+        return frame.slot is None or self.lane.settled(frame.slot)
 
     def _rest(self) -> None:
         stale = self._mailbox.remove(lambda frame: not self._sink.live(frame.run))
@@ -231,7 +263,10 @@ class Engine:
             self._drop(stale, runs.LATE)
         self._slots.clear()
         if self._sink.quiet():
+            self._animator.forget()
+            self._warm = None
             self.lane.release()
+            self._decoders.release(self.lane.device)
 
     def _process(self, frame: Frame) -> None:
         """Carry one frame from its slot to the sink."""
@@ -258,22 +293,29 @@ class Engine:
         while (source := ladder.current) is not None:
             try:
                 decoder = self._decoders.get(source, self.lane.device)
-                painting = Painting(decoder, max_size, full=settings.detail == "full")
-                picture, seconds = self.lane.render(slot, painting)
+                full = settings.detail == "full"
+                images = 1 if settings.batch == "animation" else len(frame.images)
+                painting = Painting(decoder, max_size, full, images)
+                (picture, holes), seconds = self.lane.render(slot, painting)
             except Exception as error:
                 ladder.step_down(source, error)
                 continue
             now = runs.now()
-            if decoder is self._warm:
+            if painting == self._warm:
                 self.budget.spend(now, seconds)
-            self._warm = decoder  # a first decode makes things ready, and tells nothing of the next
+            # A first decode makes things ready, and tells nothing of the next one.
+            self._warm = painting
             frame.ready_at = now - seconds
-            self._slots.give_back(slot)
-            frame.slot = None
             frame.picture = picture
-            frame.size = shown_size(decoder, slot.latent, max_size)
+            frame.holes = int(holes)
+            frame.run.not_finite += frame.holes > 0
+            frame.size = shown_size(decoder, slot.latent[:images], max_size)
+            frame.grid = near_square(images) if images > 1 else None
             frame.decoder = source.name
             frame.decode_ms = seconds * 1000
+            if not self._animator.begin(frame, decoder):
+                self._slots.give_back(slot)
+            frame.slot = None
             return True
         return False
 

@@ -26,10 +26,21 @@ log = logging.getLogger(__name__)
 
 
 class Painter(Hashable, Protocol):
-    """What turns a staged latent into a picture; equal painters do the same work."""
+    """What turns a staged latent into pictures; equal painters do the same work."""
 
-    def __call__(self, latent: torch.Tensor) -> torch.Tensor:
-        """A uint8 picture [H, W, 3] on the latent's device."""
+    @property
+    def recordable(self) -> bool:
+        """Whether all calls for latents of one shape do the same, from the second one on."""
+
+    @property
+    def lasting(self) -> bool:
+        """Whether an equal painter may come again after this one is gone."""
+
+    def __call__(self, latent: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Tensors on the latent's device that the CPU gets."""
+
+
+Arrays = tuple[np.ndarray, ...]
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +54,10 @@ class Slot:
     latent: torch.Tensor
     written: Any = None
     writer: Any = None
+
+    def part(self, latent: torch.Tensor) -> Slot:
+        """A view of what was staged, to be rendered alone."""
+        return Slot(latent, self.written)
 
 
 class Lane(Protocol):
@@ -69,10 +84,10 @@ class Lane(Protocol):
         What is allocated or launched inside does not touch the streams of the sampler.
         """
 
-    def render(self, slot: Slot, painter: Painter) -> tuple[np.ndarray, float]:
-        """Paint the staged latent. Returns uint8 [H, W, 3] and the seconds of the device taken.
+    def render(self, slot: Slot, painter: Painter) -> tuple[Arrays, float]:
+        """Paint the staged latent. Returns what the painter gives and the seconds that it took.
 
-        Waits, on the worker's thread alone. The array is valid until the next call.
+        Waits, on the worker's thread alone. The arrays are valid until the next call.
         """
 
     def release(self) -> None:
@@ -141,12 +156,12 @@ class PlainLane(PlainStaging):
     def working(self) -> AbstractContextManager[object]:
         return nullcontext()
 
-    def render(self, slot: Slot, painter: Painter) -> tuple[np.ndarray, float]:
+    def render(self, slot: Slot, painter: Painter) -> tuple[Arrays, float]:
         # On a CPU what the thread worked, not what the machine kept it waiting.
         clock = time.thread_time if self.device.type == "cpu" else time.perf_counter
         start = clock()
-        picture = painter(slot.latent).cpu().numpy()
-        return picture, clock() - start
+        results = tuple(each.cpu().numpy() for each in painter(slot.latent))
+        return results, clock() - start
 
     def release(self) -> None:
         pass
@@ -165,7 +180,7 @@ class HostLane(CudaStaging):
     def working(self) -> AbstractContextManager[object]:
         return on_streams(self._stream)
 
-    def render(self, slot: Slot, painter: Painter) -> tuple[np.ndarray, float]:
+    def render(self, slot: Slot, painter: Painter) -> tuple[Arrays, float]:
         latent = slot.latent
         if self._pinned is None or self._pinned.shape != latent.shape:
             self._pinned = torch.empty(latent.shape, dtype=latent.dtype, pin_memory=True)
@@ -174,8 +189,8 @@ class HostLane(CudaStaging):
         self._landed.record(self._stream)
         self._landed.synchronize()
         start = time.thread_time()
-        picture = painter(self._pinned).numpy()
-        return picture, time.thread_time() - start
+        results = tuple(each.numpy() for each in painter(self._pinned))
+        return results, time.thread_time() - start
 
     def release(self) -> None:
         self._pinned = None
@@ -187,7 +202,7 @@ class Program:
 
     key: Hashable
     latent: torch.Tensor
-    picture: torch.Tensor | None = None  # pinned
+    results: list[torch.Tensor] | None = None  # pinned
     graph: Graph | None = None
     recordable: bool = False
 
@@ -226,13 +241,13 @@ class CudaLane:
         self._end = torch.cuda.Event(enable_timing=True, blocking=True)
         self._graphs = self.use_graphs and graphs.available()
         self._programs: OrderedDict[Hashable, Program] = OrderedDict()
-        self._ran: dict[Hashable, torch.Size] = {}
+        self._ran: dict[Hashable, list[tuple[torch.Size, torch.dtype]]] = {}
         self._pool: Any = None
 
     def working(self) -> AbstractContextManager[object]:
         return on_streams(self._fetching, self.stream)
 
-    def render(self, slot: Slot, painter: Painter) -> tuple[np.ndarray, float]:
+    def render(self, slot: Slot, painter: Painter) -> tuple[Arrays, float]:
         program = self._program(slot, painter)
         if slot.written is not None:
             self._fetching.wait_event(slot.written)
@@ -243,24 +258,26 @@ class CudaLane:
             self._end.record(self.stream)
         with span("wait"):
             self._end.synchronize()
-        assert program.picture is not None
-        return program.picture.numpy(), self._start.elapsed_time(self._end) / 1000
+        assert program.results is not None
+        arrays = tuple(each.numpy() for each in program.results)
+        return arrays, self._start.elapsed_time(self._end) / 1000
 
     def release(self) -> None:
         self._programs.clear()
         self._pool = None
 
     def _program(self, slot: Slot, painter: Painter) -> Program:
-        key = (painter, slot.latent.shape, slot.latent.dtype)
+        staged = slot.latent
+        key = (painter, staged.shape, staged.dtype)
         program = self._programs.get(key)
         if program is None:
-            program = Program(key, torch.empty_like(slot.latent, device=self.device))
-            shape = self._ran.get(key)
-            if shape is not None:
+            latent = torch.empty(staged.shape, dtype=staged.dtype, device=self.device)
+            program = self._programs[key] = Program(key, latent)
+            known = self._ran.get(key)
+            if known is not None:
                 # It ran before, though its memory was given back: it can be recorded at once.
-                program.picture = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+                program.results = [torch.empty(s, dtype=d, pin_memory=True) for s, d in known]
                 program.recordable = self._graphs
-            self._programs[key] = program
             if len(self._programs) > self.PROGRAMS:
                 self._programs.popitem(last=False)
         self._programs.move_to_end(key)
@@ -274,10 +291,10 @@ class CudaLane:
         if program.graph is not None:
             program.graph.launch()
             return
-        first = program.picture is None
+        first = program.results is None
         with self._memory():
             self._paint(program, painter)
-        program.recordable = first and self._graphs
+        program.recordable = first and self._graphs and painter.recordable
 
     def _record(self, program: Program, painter: Painter) -> None:
         try:
@@ -291,13 +308,16 @@ class CudaLane:
             )
 
     def _paint(self, program: Program, painter: Painter) -> None:
-        picture = painter(program.latent)
-        if program.picture is None:
-            program.picture = torch.empty(picture.shape, dtype=picture.dtype, pin_memory=True)
-            self._ran[program.key] = picture.shape
+        made = painter(program.latent)
+        if program.results is None:
+            kinds = [(each.shape, each.dtype) for each in made]
+            program.results = [torch.empty(s, dtype=d, pin_memory=True) for s, d in kinds]
+            if painter.lasting and painter.recordable:
+                self._ran[program.key] = kinds
             if len(self._ran) > self.PROGRAMS:
                 del self._ran[next(iter(self._ran))]
-        program.picture.copy_(picture, non_blocking=True)
+        for result, each in zip(program.results, made, strict=True):
+            result.copy_(each, non_blocking=True)
 
     def _memory(self) -> AbstractContextManager[object]:
         """Take memory from the pool of this lane's graphs, which run one after the other."""

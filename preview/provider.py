@@ -16,10 +16,9 @@ from typing import Any
 
 import torch
 
-from . import host, runs
-from .decoders import DecoderCache, Ladder, Source
-from .decoders.latent2rgb import Latent2RGBSource
-from .decoders.taesd import FAMILY, TaesdSource
+from . import host, runs, sources
+from .batches import shown_images, staged
+from .decoders import DecoderCache, Ladder
 from .engine import Engine, Engines
 from .runs import Asked, Frame, Plan, Run, Runs
 from .settings import KEY, Settings, salvaged
@@ -37,9 +36,6 @@ class Sampling:
     previewer: Previewer | None = None
 
 
-STAGED_WHOLE = 1 << 20
-"""Numbers in a latent up to which it is staged with its whole batch."""
-
 _sampling: ContextVar[Sampling | None] = ContextVar("sidestream_sampling", default=None)
 
 
@@ -47,9 +43,13 @@ class Previewer(host.LatentPreviewer):
     """What a sampler holds: hands latents to the engine and returns at once, without a picture."""
 
     def __init__(
-        self, run: Run, engines: Engines, transport: Transport, own: Callable[[], Any]
+        self,
+        start: Callable[[], Run],
+        engines: Engines,
+        transport: Transport,
+        own: Callable[[], Any],
     ) -> None:
-        self.run = run
+        self._start = start
         self._engines = engines
         self._transport = transport
         self._make_own = own
@@ -57,8 +57,13 @@ class Previewer(host.LatentPreviewer):
         self._captured: tuple[Engine, Frame] | None = None
         self._engine: Engine | None = None
         self._engine_for: tuple[torch.device, str] | None = None
+        self.run = self._started()
+
+    def _started(self) -> Run:
+        run = self._start()
         # Catches the samplings whose end nobody tells: packs with callbacks of their own.
         weakref.finalize(self, run.end).atexit = False
+        return run
 
     def decode_latent_to_preview_image(self, preview_format: str, x0: torch.Tensor) -> None:
         """Stage the frame of the current step; SideStream sends it when it is ready."""
@@ -79,11 +84,13 @@ class Previewer(host.LatentPreviewer):
 
     def told_steps(self, callback: Callable[..., Any]) -> Callable[..., Any]:
         """`callback` as it is, telling the run its step before and an exception after."""
-        run = self.run
         self._counts = False
 
         @functools.wraps(callback)
         def told(step: int, x0: Any, x: Any, total_steps: int) -> Any:
+            if self.run.ended and not self.run.aborted:
+                self.run = self._started()  # one callback for several samplings
+            run = self.run
             run.at(step + 1, total_steps)
             try:
                 return callback(step, x0, x, total_steps)
@@ -96,18 +103,24 @@ class Previewer(host.LatentPreviewer):
         return told
 
     def _capture(self, latent: torch.Tensor) -> None:
-        # One picture is shown. To take it out of the batch here costs the sampler more than to
-        # copy a batch that is small.
-        if latent.numel() > STAGED_WHOLE:
-            latent = latent[:1]
-        wanted = (latent.device, self.run.settings.device)
+        settings = self.run.settings
+        if not 3 <= latent.ndim <= 5:
+            log.info(
+                "[SideStream] No previews of a latent with %d dimensions: nothing is known of it.",
+                latent.ndim,
+            )
+            self.run.abort()
+            return
+        wanted = (latent.device, settings.device)
         if self._engine is None or self._engine_for != wanted:
             self._engine_for, self._engine = wanted, self._engines.of(*wanted)
+        images = shown_images(latent.shape[0], settings)
+        latent = staged(latent, images, settings)
         if torch.is_inference_mode_enabled():  # as ComfyUI samples; the mode takes time to enter
-            frame = self._engine.capture(self.run, latent)
+            frame = self._engine.capture(self.run, latent, images)
         else:
             with torch.inference_mode():
-                frame = self._engine.capture(self.run, latent)
+                frame = self._engine.capture(self.run, latent, images)
         self._hand_over()  # of a callback that asks twice
         if frame is not None:
             self._captured = (self._engine, frame)
@@ -222,8 +235,8 @@ class Provider:
         if plan is None:
             return beneath()
         own = functools.partial(host.own_previewer, beneath, latent_format)
-        run = self._runs.start(plan)
-        previewer = Previewer(run, self._engines, self._transport, own)
+        start = functools.partial(self._runs.start, plan)
+        previewer = Previewer(start, self._engines, self._transport, own)
         sampling = _sampling.get()
         if sampling is not None:
             sampling.previewer = previewer
@@ -251,16 +264,17 @@ class Provider:
         if chosen == "none" and node.get("method", "host") == "host":
             self._transport.announce_none(owner, "method")
             return None
-        if chosen == "taesd" and self._is_video(latent_format):
-            return None
+        left = host.left_vae(sampling.model) if sampling else None
+        vae = None if left is None else host.vae_copy(left)
 
         def ladder_for(settings: Settings) -> Ladder:
             method = settings.method
             if method == "host":
                 method = chosen or "auto"
-            return Ladder(self._sources(method, latent_format))
+            found = sources.find(method, latent_format, self._say_once, vae)
+            return Ladder([each for each in found if not self._decoders.is_broken(each)])
 
-        if not self._sources("auto", latent_format):
+        if not sources.find("auto", latent_format, self._say_once, vae):
             self._say_once(
                 logging.INFO,
                 f"No previews for {type(latent_format).__name__} latents:"
@@ -274,40 +288,8 @@ class Provider:
             ladder_for,
             host.preview_size(),
             sampling.steps if sampling else 0,
+            host.video(latent_format),
         )
-
-    def _sources(self, method: str, latent_format: Any) -> list[Source]:
-        """The decoders for `method`, best first, without those that failed to load."""
-        sources: list[Source] = []
-        if method in ("none", "off"):
-            return sources
-        name = getattr(latent_format, "taesd_decoder_name", None)
-        if method in ("auto", "taesd") and name in FAMILY:
-            path = host.decoder_file(latent_format)
-            if path is not None:
-                sources.append(TaesdSource.of(path, latent_format.latent_channels, host.precision))
-            elif method == "taesd":
-                self._say_once(
-                    logging.WARNING,
-                    f"TAESD previews want the file models/vae_approx/{name}, which is not there;"
-                    " Latent2RGB previews are used.",
-                )
-        if latent_format.latent_rgb_factors is not None:
-            sources.append(
-                Latent2RGBSource(
-                    type(latent_format).__name__,
-                    latent_format.latent_rgb_factors,
-                    getattr(latent_format, "latent_rgb_factors_bias", None),
-                    getattr(latent_format, "latent_rgb_factors_reshape", None),
-                    host.picture_scale(latent_format),
-                )
-            )
-        return [source for source in sources if not self._decoders.is_broken(source)]
-
-    def _is_video(self, latent_format: Any) -> bool:
-        """Whether ComfyUI would preview it with a video decoder, which is not served yet."""
-        name = getattr(latent_format, "taesd_decoder_name", None)
-        return name is not None and name not in FAMILY and bool(host.decoder_file(latent_format))
 
     def _client_settings(self, extra: Any) -> dict[str, Any]:
         good, complaints = salvaged(extra.get(KEY, {}))

@@ -24,6 +24,8 @@ REPLACED = "replaced"  # a newer frame took its place before it was decoded
 BUSY = "busy"  # no room to stage it, or its client still takes the last one
 LATE = "late"  # its node or its prompt was over
 UNWATCHED = "unwatched"  # its client is not connected
+FIRST_IMAGE = range(1)
+
 FAILED = "failed"  # no decoder or encoder could make a picture of it
 
 
@@ -62,6 +64,15 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
+class Video:
+    """What the model's videos are made of."""
+
+    fps: float = 16.0
+    frames_each: int = 4
+    """Frames of the finished video for each latent frame."""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """All that a run is made from."""
 
@@ -70,6 +81,7 @@ class Plan:
     ladder_for: Callable[[Settings], Ladder]
     default_size: int
     steps: int = 0
+    video: Video = Video()
 
 
 @dataclass(slots=True)
@@ -81,9 +93,17 @@ class Frame:
     step: int
     total_steps: int
     captured_at: float
+    images: range = FIRST_IMAGE
+    """Those of the sampler's batch that it shows."""
     slot: Slot | None = None
     picture: np.ndarray | None = None
     size: tuple[int, int] = (0, 0)
+    grid: tuple[int, int] | None = None
+    """Columns and rows, where several images are shown side by side."""
+    animation: tuple[int, int] | None = None
+    """Frames and milliseconds, where it plays."""
+    holes: int = 0
+    """Positions of the latent that were not finite."""
     decoder: str = ""
     decode_ms: float = 0.0
     ready_at: float = 0.0
@@ -97,7 +117,7 @@ class Frame:
 
     def info(self, now: float) -> dict[str, Any]:
         """SideStream's own object on the wire, at the moment of sending."""
-        return {
+        return self._special() | {
             "run": self.run.id,
             "seq": self.seq,
             "step": self.step,
@@ -111,6 +131,24 @@ class Frame:
             "dropped": self.run.dropped,
             "outcomes": dict(self.run.outcomes),
         }
+
+
+    def _special(self) -> dict[str, Any]:
+        """What only some frames have to say."""
+        special: dict[str, Any] = {}
+        if self.grid is not None:
+            columns, rows = self.grid
+            special["grid"] = {"columns": columns, "rows": rows, "images": list(self.images)}
+        if self.animation is not None:
+            frames, duration = self.animation
+            special["animation"] = {
+                "frames": frames,
+                "fps": round(frames * 1000 / max(1, duration), 3),
+                "duration_ms": duration,
+            }
+        if self.holes:
+            special["not_finite"] = self.holes
+        return special
 
 
 class Run:
@@ -130,6 +168,10 @@ class Run:
         self._plan = plan
         self.outcomes: Counter[str] = Counter()
         self.aborted = False
+        self.filmless = False
+        """Whether animated previews failed, and are left off."""
+        self.not_finite = 0
+        """Frames with positions that were not finite."""
         self._throttle = Throttle()
         self._seq = 0
         self._open = 0
@@ -154,13 +196,28 @@ class Run:
             every_n_steps=settings.every_n_steps,
         )
 
-    def capture(self, now: float) -> Frame:
+    def capture(self, now: float, images: range = FIRST_IMAGE) -> Frame:
         """A new frame of the current step. Whoever takes it must `close` it."""
         self._throttle.mark(now)
-        self._seq += 1
+        return Frame(self, self._next(), self.step, self.total_steps, now, images)
+
+    def another(self, frame: Frame) -> Frame:
+        """A new frame of the step of `frame`. Whoever takes it must `close` it."""
+        made = Frame(self, self._next(), frame.step, frame.total_steps, frame.captured_at)
+        made.ready_at, made.decoder, made.holes = frame.ready_at, frame.decoder, frame.holes
+        return made
+
+    def latent_rate(self) -> float:
+        """Latent frames of a video that are played in a second."""
+        video = self._plan.video
+        return (self.settings.fps or video.fps) / video.frames_each
+
+    def _next(self) -> int:
+        """The number of a frame that is now open."""
         with self._lock:
+            self._seq += 1
             self._open += 1
-        return Frame(self, self._seq, self.step, self.total_steps, now)
+            return self._seq
 
     def change(self, live: Mapping[str, Any]) -> None:
         """Lay live changes over the run's settings."""
@@ -169,6 +226,11 @@ class Run:
         self.settings = self._plan.asked.settings()
         if self.settings.method != method:
             self.ladder = self._plan.ladder_for(self.settings)
+
+    @property
+    def ended(self) -> bool:
+        """Whether its sampling is over."""
+        return self._ended
 
     def end(self) -> None:
         """Sampling is over; frames on their way may still arrive while the node runs.
@@ -214,6 +276,7 @@ class Runs:
     def __init__(self, on_start: Callable[[Run], None], on_end: Callable[[Run], None]) -> None:
         self._active: dict[str, Run] = {}
         self._closed: Counter[str] = Counter()
+        self._not_finite = 0
         self._count = 0
         self._on_start = on_start
         self._on_end = on_end
@@ -237,14 +300,20 @@ class Runs:
 
     def counters(self) -> dict[str, Any]:
         with self._lock:
-            total = sum((run.outcomes for run in list(self._active.values())), self._closed)
-            return {"runs": self._count, "active_runs": len(self._active), "frames": dict(total)}
+            active = list(self._active.values())
+            return {
+                "runs": self._count,
+                "active_runs": len(active),
+                "frames": dict(sum((run.outcomes for run in active), self._closed)),
+                "not_finite": sum((run.not_finite for run in active), self._not_finite),
+            }
 
     def _close(self, run: Run) -> None:
         with self._lock:
             if self._active.pop(run.id, None) is None:
                 return
             self._closed.update(run.outcomes)
+            self._not_finite += run.not_finite
         self._on_end(run)
 
 

@@ -15,6 +15,9 @@ from . import devices
 KEY = "sidestream"
 """Where settings lie on a MODEL's options and in a prompt's extra data."""
 
+VAE_KEY = "sidestream_vae"
+"""Where a VAE to preview by lies on a MODEL's options."""
+
 METHODS = ("host", "auto", "taesd", "latent2rgb", "off")
 FORMATS = ("jpeg", "webp", "png")
 
@@ -166,6 +169,40 @@ FIELDS: dict[str, Number | Choice] = {
         "Where previews are decoded. auto and same: where the model samples. cpu, or the number of"
         " another GPU: there, so that the sampler's keeps all its time.",
     ),
+    "video_frames": Number(
+        32,
+        0,
+        1024,
+        "frames",
+        "Video frames",
+        "Frames of an animated preview of a video, evenly spread over it. 0 shows all frames,"
+        " 1 only a still picture.",
+    ),
+    "fps": Number(
+        0,
+        0,
+        120,
+        "fps",
+        "Frame rate",
+        "How fast a video is played, in frames a second of the finished video. 0 takes the rate"
+        " that the model is made for.",
+    ),
+    "batch": Choice(
+        "first",
+        ("first", "grid", "spread", "animation"),
+        "Batch",
+        "Which images of a batch to show. first: the first one. grid: the first ones side by side."
+        " spread: as many, evenly spread over the batch. animation: as the frames of an animation,"
+        " for batches that are a film, such as AnimateDiff's.",
+    ),
+    "batch_images": Number(
+        9,
+        2,
+        64,
+        "images",
+        "Batch images",
+        "How many images of a batch are shown side by side, at most.",
+    ),
 }
 
 
@@ -182,6 +219,10 @@ class Settings:
     quality: int = 85
     detail: str = "auto"
     device: str = "auto"
+    video_frames: int = 32
+    fps: int = 0
+    batch: str = "first"
+    batch_images: int = 9
 
     def updated(self, changes: Mapping[str, Any]) -> Settings:
         """A copy with `changes` (already checked) laid over."""

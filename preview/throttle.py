@@ -63,7 +63,7 @@ class Budget:
             self._spent.popleft()
         self._remembered = sum(cost for _, cost in self._spent)
 
-    def allows(self, now: float, percent: int, pending: int = 0) -> bool:
+    def allows(self, now: float, percent: float, pending: int = 0) -> bool:
         """Whether one more decode may start at `now`, `pending` others being under way."""
         if percent == 0 or percent >= 100:
             return True

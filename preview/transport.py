@@ -96,6 +96,10 @@ class Transport:
         # Where nobody is left the frame is dropped at once, which needs no socket.
         return not sockets or any(socket.connection not in self._busy for socket in sockets)
 
+    def animates(self, run: Run) -> bool:
+        """Whether a client of the run knows WebP, in which animated frames come."""
+        return any(socket.metadata for socket in self._wire.sockets(run.owner.client_id))
+
     def live(self, run: Run) -> bool:
         return not run.aborted and self._wire.is_running(run.owner.prompt_id, run.owner.node_id)
 
@@ -118,6 +122,7 @@ class Transport:
                 socket
                 for socket in self._wire.sockets(frame.run.owner.client_id)
                 if socket.connection not in self._busy
+                and (socket.metadata or frame.animation is None)
             ]
             self._busy.update(socket.connection for socket in free)
         if not free:

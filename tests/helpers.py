@@ -18,13 +18,15 @@ from sidestream.preview.runs import Asked, Frame, Owner, Plan, Run, Runs
 CPU = torch.device("cpu")
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
-    """Whether `condition` came true within `seconds`."""
+def wait_until(
+    condition: Callable[[], bool], seconds: float = 5.0, *, every: float = 0.002
+) -> bool:
+    """Whether `condition`, asked again and again, came true within `seconds`."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
             return False
-        time.sleep(0.002)
+        time.sleep(every)
     return True
 
 
@@ -34,10 +36,47 @@ class FlatDecoder:
 
     before: Callable[[], None] = lambda: None
     scale: int = 1
+    light: bool = True
+    recordable = True
 
     def __call__(self, latent: torch.Tensor, enough: int) -> torch.Tensor:
         self.before()
-        return latent[0, :1].expand(3, -1, -1)
+        picture = latent[0, :, 0] if latent.ndim == 5 else latent[0]
+        return picture[:1].expand(3, -1, -1)
+
+
+@dataclass(eq=False)
+class FlatVideoDecoder(FlatDecoder):
+    """Two pictures a latent frame, of which the first latent frame's first one is no frame.
+
+    The second of them is as grey as the latent's first channel, the first one as its second.
+    """
+
+    frames_each = 2
+
+    def kept(self, index: int) -> range:
+        return range(0 if index else 1, 2)
+
+    def reel(self) -> FlatReel:
+        return FlatReel(self)
+
+
+class FlatReel:
+    """Counts on being rewound before each film."""
+
+    def __init__(self, decoder: FlatVideoDecoder) -> None:
+        self._decoder = decoder
+        self._position = -1
+
+    def __call__(self, latent: torch.Tensor, enough: int) -> torch.Tensor:
+        assert self._position >= 0
+        self._position += 1
+        self._decoder.before()
+        both = latent[0, [1, 0], 0][:, None]
+        return both.expand(-1, 3, -1, -1)
+
+    def rewind(self) -> None:
+        self._position = 0
 
 
 @dataclass(eq=False)
@@ -48,13 +87,14 @@ class FakeSource:
     name: str = "flat"
     broken: bool = False
     loads: int = 0
+    precision: torch.dtype = torch.float32
 
     @property
     def key(self) -> Hashable:
         return (self.name, id(self))
 
     def dtype(self, device: torch.device) -> torch.dtype:
-        return torch.float32
+        return self.precision
 
     def load(self, device: torch.device) -> Any:
         self.loads += 1
@@ -71,6 +111,7 @@ class FakeSink:
     hold: bool = False
     alive: bool = True
     audience: bool = True
+    cinema: bool = True
     kind: str = "png"
 
     def watched(self, run: Run) -> bool:
@@ -84,6 +125,9 @@ class FakeSink:
 
     def quiet(self) -> bool:
         return True
+
+    def animates(self, run: Run) -> bool:
+        return self.cinema
 
     def format(self, run: Run) -> str:
         return self.kind
@@ -116,10 +160,10 @@ def capture(engine: Engine, run: Run, step: int, value: float | None = None) -> 
     latent.fill_(-1)  # samplers go on in place
 
 
-def stage(engine: Engine, run: Run, latent: torch.Tensor) -> None:
+def stage(engine: Engine, run: Run, latent: torch.Tensor, images: range = range(1)) -> None:
     """Capture and publish, as the provider does in a callback."""
     with torch.inference_mode():
-        frame = engine.capture(run, latent)
+        frame = engine.capture(run, latent, images)
     if frame is not None:
         engine.publish(frame)
 

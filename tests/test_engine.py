@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 from sidestream.preview import engine as engine_module
 from sidestream.preview import runs
+from sidestream.preview.decoders import DecoderCache, DecoderError
+from sidestream.preview.decoders.taesd import TaesdSource, decoder_layers
 from sidestream.preview.engine import SLOTS, Mailbox, Slots
 from sidestream.preview.lane import PlainLane
 from sidestream.preview.runs import Frame
@@ -25,6 +27,7 @@ from sidestream.tests.helpers import (
     a_book,
     an_engine,
     capture,
+    stage,
     start_run,
     wait_until,
 )
@@ -205,7 +208,7 @@ def test_the_end_of_a_run_is_told_once_and_after_its_last_frame():
     run.end()
     run.abort()
     assert len(ended) == 1
-    assert book.counters() == {"runs": 1, "active_runs": 0, "frames": {runs.SENT: 1}}
+    assert book.counters()["frames"] == {runs.SENT: 1}
     engine.close()
 
 
@@ -282,3 +285,72 @@ def _no_thread_left():
     assert wait_until(
         lambda: not any(t.name.startswith("SideStream") for t in threading.enumerate())
     )
+
+
+def test_i6_the_next_rung_takes_what_was_staged_for_the_one_that_failed(tmp_path):
+    torch.save(decoder_layers(4, pooled=False).state_dict(), tmp_path / "taesd_decoder.pth")
+
+    def broken():
+        raise RuntimeError("no")
+
+    staged_in_half = FakeSource(FlatDecoder(before=broken), precision=torch.bfloat16)
+    sink = FakeSink()
+    engine = an_engine(sink)
+    taesd = TaesdSource.of(str(tmp_path / "taesd_decoder.pth"), 4)
+    run = start_run(a_book(), staged_in_half, taesd)
+    capture(engine, run, 1)
+    assert wait_until(lambda: len(sink.frames) == 1)
+    assert sink.frames[0].decoder == "taesd"
+    engine.close()
+
+
+def test_positions_that_are_not_finite_are_grey_and_counted(caplog):
+    sink = FakeSink()
+    engine = an_engine(sink)
+    book = a_book()
+    run = start_run(book, FakeSource())
+    latent = torch.full((1, 4, 8, 8), 1.0)
+    latent[0, 2, 1, 3] = float("nan")
+    latent[0, :, 5, 6] = float("inf")
+    latent[0, 0, 5, 7] = -float("inf")
+    run.at(1, 20)
+    stage(engine, run, latent)
+    assert wait_until(lambda: len(sink.frames) == 1)
+    pixels = np.asarray(Image.open(io.BytesIO(sink.frames[0].image)))[..., 0]
+    grey_at = {tuple(map(int, position)) for position in np.argwhere(pixels != 255)}
+    assert grey_at == {(1, 3), (5, 6), (5, 7)}
+    assert {int(pixels[position]) for position in grey_at} == {128}
+    assert sink.frames[0].info(0.0)["not_finite"] == 3
+    assert book.counters()["not_finite"] == 1
+    assert not caplog.records
+    engine.close()
+
+
+def test_i11_heavy_decoders_leave_an_idle_device_and_light_ones_stay(monkeypatch):
+    monkeypatch.setattr(engine_module, "IDLE_SECONDS", 0.05)
+    sink = FakeSink()
+    engine = an_engine(sink)
+    heavy = FakeSource(FlatDecoder(light=False), name="heavy")
+    for source in (heavy, FakeSource(name="light")):
+        capture(engine, start_run(a_book(), source), 1)
+        assert wait_until(lambda: engine._mailbox._frame is None)
+    assert wait_until(lambda: engine._decoders.names() == ["light on cpu"])
+    engine.close()
+
+
+def test_a_decoder_that_lacked_memory_is_tried_again():
+    class Short(DecoderError):
+        lasting = False
+
+    class Source(FakeSource):
+        def load(self, device):
+            self.loads += 1
+            if self.loads == 1:
+                raise Short("too little memory")
+            return self.decoder
+
+    source, cache = Source(), DecoderCache()
+    with pytest.raises(Short):
+        cache.get(source, CPU)
+    assert not cache.is_broken(source)
+    assert cache.get(source, CPU) is source.decoder

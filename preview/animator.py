@@ -1,0 +1,195 @@
+"""Animated previews in the making: a few frames at a time, between the still ones."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from . import encode, runs
+from .decoders import Decoder, Painting, ReelPainting, VideoDecoder, shown_size
+from .film import Part, animated_webp, parts
+from .lane import Lane, Slot
+from .runs import Frame
+from .throttle import Budget
+
+if TYPE_CHECKING:
+    from .engine import Sink
+
+log = logging.getLogger(__name__)
+
+BUDGET_SHARE = 0.5
+"""Of the setting `budget`, while a film is in the making; the rest is for still pictures."""
+ENCODING_SHARE = 0.1
+"""Of a processor that encoding films may take: WebP's encoder holds Python's lock at times."""
+BATCH_RATE = 8.0
+"""Images a second of a batch that is played as a film, where `fps` is not set."""
+PATIENCE = 0.02
+"""Seconds until a film that had to wait asks again."""
+
+
+@dataclass(eq=False)
+class Film:
+    """An animation in the making, of the step whose latent lies in `slot`."""
+
+    still: Frame
+    slot: Slot | None
+    latent: torch.Tensor
+    painter: Painting | ReelPainting
+    size: tuple[int, int]
+    todo: deque[Part]
+    pictures: list[bytes] = field(default_factory=list)
+    durations: list[int] = field(default_factory=list)
+    decode_seconds: float = 0.0
+    encode_seconds: float = 0.0
+
+    def staged(self, part: Part) -> torch.Tensor:
+        """The latent of `part` alone."""
+        i = part.index
+        return self.latent[:1, :, i : i + 1] if self.latent.ndim == 5 else self.latent[i : i + 1]
+
+
+class Animator:
+    """Makes one film at a time. All of it happens on the worker's thread, but for `busy`."""
+
+    def __init__(self, lane: Lane, sink: Sink, give_back: Callable[[Slot], None]) -> None:
+        self.budget = Budget()  # of its own, or films and stills would starve each other
+        self._lane = lane
+        self._sink = sink
+        self._give_back = give_back
+        self._film: Film | None = None
+        self._reel: ReelPainting | None = None
+        self._warm: object = None
+        self._rests_until = float("-inf")
+
+    @property
+    def busy(self) -> bool:
+        """Whether a film is in the making."""
+        return self._film is not None
+
+    def begin(self, still: Frame, decoder: Decoder) -> bool:
+        """Make a film of what `still` shows the first picture of; takes over its slot if True."""
+        run, slot = still.run, still.slot
+        wanted = self._film is None and runs.now() >= self._rests_until and not run.filmless
+        if not (wanted and slot is not None and self._sink.animates(run)):
+            return False
+        made = self._plan(still, decoder, slot.latent)
+        if made is None:
+            return False
+        painter, plan = made
+        size = shown_size(decoder, slot.latent[:1], run.max_size)
+        self._film = Film(still, slot, slot.latent, painter, size, deque(plan))
+        return True
+
+    def patience(self) -> float:
+        """Seconds to wait for a still picture before the film goes on; 0 to do so at once."""
+        return 0.0 if self._may_decode() else PATIENCE
+
+    def advance(self) -> bool:
+        """Decode the next part of the film, or send it; False where there is nothing to do now."""
+        film = self._film
+        if film is None:
+            return False
+        run = film.still.run
+        try:
+            if not self._sink.live(run) or not self._sink.watched(run):
+                self._stop()
+            elif self._may_decode():
+                self._decode(film, film.todo.popleft())
+            elif not film.todo and self._sink.ready(run):
+                self._stop()
+                self._send(film)
+            else:
+                return False
+        except Exception as error:
+            log.warning(
+                "[SideStream] Animated previews failed (%s: %s); this run goes on with stills.",
+                type(error).__name__,
+                error,
+            )
+            run.filmless = True
+            self.forget()
+        return True
+
+    def forget(self) -> None:
+        """Give up the film and all memory that its decoder works in."""
+        self._stop()
+        self._reel = None
+        self._warm = None
+
+    def _plan(
+        self, still: Frame, decoder: Decoder, latent: torch.Tensor
+    ) -> tuple[Painting | ReelPainting, list[Part]] | None:
+        settings, run = still.run.settings, still.run
+        full = settings.detail == "full"
+        if latent.ndim == 5:
+            length = latent.shape[2]
+            if length == 1 or settings.video_frames == 1 or not isinstance(decoder, VideoDecoder):
+                return None
+            rate = run.latent_rate() * decoder.frames_each
+            kept = [decoder.kept(i) for i in range(length)]
+            plan = parts(kept, settings.video_frames, rate)
+            return self._rewound_reel(decoder, run.max_size, full), plan
+        if settings.batch != "animation" or len(still.images) == 1:
+            return None
+        kept = [range(1)] * len(still.images)
+        return Painting(decoder, run.max_size, full), parts(kept, 0, settings.fps or BATCH_RATE)
+
+    def _rewound_reel(self, decoder: VideoDecoder, max_size: int, full: bool) -> ReelPainting:
+        """The one of the last film where it fits: its work is recorded already."""
+        if self._reel is None or self._reel.key != (decoder, max_size, full):
+            self._reel = ReelPainting(decoder, max_size, full)
+        self._reel.rewind()
+        return self._reel
+
+    def _may_decode(self) -> bool:
+        film = self._film
+        if film is None or not film.todo:
+            return False
+        percent = film.still.run.settings.budget * BUDGET_SHARE
+        return self.budget.allows(runs.now(), percent)
+
+    def _decode(self, film: Film, part: Part) -> None:
+        assert film.slot is not None
+        arrays, seconds = self._lane.render(film.slot.part(film.staged(part)), film.painter)
+        if not film.todo:
+            self._return_slot(film)
+        film.decode_seconds += seconds
+        if film.painter is self._warm:
+            self.budget.spend(runs.now(), seconds)
+        self._warm = film.painter
+        start = time.thread_time()
+        pictures = arrays[0].reshape(-1, *arrays[0].shape[-3:])
+        for i, duration in zip(part.shown, part.durations, strict=True):
+            film.pictures.append(self._encoded(film, pictures[i]))
+            film.durations.append(duration)
+        film.encode_seconds += time.thread_time() - start
+
+    def _encoded(self, film: Film, picture: np.ndarray) -> bytes:
+        return encode.encoded(picture, film.size, "webp", film.still.run.settings.quality)
+
+    def _send(self, film: Film) -> None:
+        frame = film.still.run.another(film.still)
+        frame.animation = (len(film.pictures), sum(film.durations))
+        frame.size = film.size
+        frame.decode_ms = film.decode_seconds * 1000
+        frame.image = animated_webp(film.pictures, film.durations, film.size)
+        frame.image_type = encode.TYPES["webp"]
+        self._rests_until = runs.now() + film.encode_seconds / ENCODING_SHARE
+        self._sink.send(frame)
+
+    def _stop(self) -> None:
+        film, self._film = self._film, None
+        if film is not None:
+            self._return_slot(film)
+
+    def _return_slot(self, film: Film) -> None:
+        slot, film.slot = film.slot, None
+        if slot is not None:
+            self._give_back(slot)

@@ -1,0 +1,309 @@
+"""Films between still pictures: of their step, in order, within the budget, in nobody's way."""
+
+from __future__ import annotations
+
+import io
+import logging
+
+import numpy as np
+import torch
+from PIL import Image, ImageSequence
+from sidestream.preview import animator as animator_module
+from sidestream.preview import engine as engine_module
+from sidestream.preview import runs
+from sidestream.tests.helpers import (
+    FakeSink,
+    FakeSource,
+    FlatDecoder,
+    FlatVideoDecoder,
+    Gate,
+    a_book,
+    an_engine,
+    stage,
+    start_run,
+    wait_until,
+)
+
+FRAMES = 5
+
+
+def a_video(step: int) -> torch.Tensor:
+    """Latent frame i gives the pictures of levels 20 i + step and 20 i + 10 + step."""
+    levels = torch.arange(FRAMES).view(1, 1, FRAMES, 1, 1) * 20.0 + step
+    video = torch.zeros(1, 4, FRAMES, 8, 12) + levels
+    video[:, 0] += 10
+    return video / 255
+
+
+def levels_of(frame):
+    """The grey level of each picture that plays, and for how long."""
+    film = Image.open(io.BytesIO(frame.image))
+    return [
+        (round(float(np.asarray(each.convert("RGB")).mean())), each.info["duration"])
+        for each in ImageSequence.Iterator(film)
+    ]
+
+
+def films(sink):
+    return [frame for frame in sink.frames if frame.animation is not None]
+
+
+def stills(sink):
+    return [frame for frame in sink.frames if frame.animation is None]
+
+
+def capture(engine, run, step, latent=None, images=range(1)):
+    run.at(step, 20)
+    stage(engine, run, a_video(step) if latent is None else latent, images)
+
+
+def close_to(levels, expected):
+    return len(levels) == len(expected) and all(
+        abs(a - b) <= 2 for (a, _), b in zip(levels, expected, strict=True)
+    )
+
+
+def test_a_film_of_all_frames_in_their_order_after_a_still():
+    sink, book = FakeSink(), a_book()
+    engine = an_engine(sink)
+    run = start_run(book, FakeSource(FlatVideoDecoder()), fps=20, quality=100)
+    capture(engine, run, 3)
+    assert wait_until(lambda: len(sink.frames) == 2)
+    still, film = sink.frames
+    assert (still.animation, still.step, film.step) == (None, 3, 3)
+    played = levels_of(film)
+    # Of the first latent frame the first picture is none of the video's.
+    assert close_to(played, [13, 23, 33, 43, 53, 63, 73, 83, 93])
+    # 20 frames a second of the video, 4 to a latent frame, of which 2 pictures are made.
+    assert {duration for _, duration in played} == {100}
+    assert film.animation == (9, 900)
+    assert (film.seq, film.size, film.image_type) == (2, (12, 8), "image/webp")
+    assert run.outcomes == {runs.SENT: 2}
+    engine.close()
+
+
+def test_each_film_begins_anew(monkeypatch):
+    monkeypatch.setattr(animator_module, "ENCODING_SHARE", 1e9)
+    sink, book = FakeSink(), a_book()
+    engine = an_engine(sink)
+    run = start_run(book, FakeSource(FlatVideoDecoder()), quality=100, video_frames=3)
+    for step in (1, 2):
+        capture(engine, run, step)
+        assert wait_until(lambda n=step: len(films(sink)) == n)
+    assert [film.step for film in films(sink)] == [1, 2]
+    assert close_to(levels_of(films(sink)[1]), [12, 42, 72])
+    engine.close()
+
+
+def test_i2_a_film_is_of_its_own_step_though_the_sampler_goes_on():
+    gate, sink, book = Gate(), FakeSink(), a_book()
+    engine = an_engine(sink)
+    calls = []
+
+    def third_waits():
+        calls.append(1)
+        if len(calls) == 3:  # one still, one part of the film
+            gate()
+
+    run = start_run(book, FakeSource(FlatVideoDecoder(before=third_waits)), quality=100)
+    latent = a_video(1)
+    capture(engine, run, 1, latent)
+    latent.fill_(-1)
+    assert gate.entered.wait(5)
+    for step in range(2, 12):
+        capture(engine, run, step)
+    gate.open.set()
+    assert wait_until(lambda: len(films(sink)) == 1)
+    assert films(sink)[0].step == 1
+    assert close_to(levels_of(films(sink)[0])[:3], [11, 21, 31])
+    # Meanwhile the newest still picture came.
+    assert [frame.step for frame in stills(sink)] == [1, 11]
+    engine.close()
+
+
+def test_stills_come_between_the_parts_of_a_film():
+    sink, book = FakeSink(), a_book()
+    engine = an_engine(sink)
+    captured = [1]
+
+    def the_sampler_goes_on():
+        captured[0] += 1
+        if captured[0] < 8:
+            capture(engine, run, captured[0])
+
+    run = start_run(book, FakeSource(FlatVideoDecoder(before=the_sampler_goes_on)))
+    capture(engine, run, 1)
+    assert wait_until(lambda: len(films(sink)) >= 1)
+    before = sink.frames[: sink.frames.index(films(sink)[0])]
+    assert len(before) >= 3
+    engine.close()
+
+
+def test_films_leave_the_worker_time(monkeypatch):
+    monkeypatch.setattr(animator_module, "ENCODING_SHARE", 1e-9)
+    sink, book = FakeSink(), a_book()
+    engine = an_engine(sink)
+    run = start_run(book, FakeSource(FlatVideoDecoder()))
+    for step in range(1, 20):
+        capture(engine, run, step)
+        assert wait_until(lambda n=step: len(stills(sink)) == n)
+    assert wait_until(lambda: len(films(sink)) == 1)
+    engine.close()
+
+
+def test_films_and_stills_have_a_half_of_the_budget_each(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(runs, "now", lambda: clock[0])
+    sink, book = FakeSink(), a_book()
+    engine = an_engine(sink)
+    run = start_run(book, FakeSource(FlatVideoDecoder()), budget=20)
+    films_budget = engine._animator.budget
+    films_budget.spend(clock[0], 0.15)  # more than a half of 0.4 s in 2 s allows twice
+    capture(engine, run, 1)
+    assert wait_until(lambda: len(stills(sink)) == 1)
+    # The film waits for its own half alone; a still picture has the other one.
+    for step in (2, 3):
+        capture(engine, run, step)
+        assert wait_until(lambda n=step: len(stills(sink)) == n)
+    assert engine._animator.busy
+    assert len(engine._animator._film.todo) == FRAMES
+    engine.budget.spend(clock[0], 0.21)
+    run.at(4, 20)
+    with torch.inference_mode():
+        assert engine.capture(run, a_video(4)) is None
+    clock[0] += 2.1
+    assert wait_until(lambda: len(films(sink)) == 1)
+    capture(engine, run, 4)
+    assert wait_until(lambda: len(stills(sink)) == 4)
+    engine.close()
+
+
+def test_a_film_goes_on_while_the_samplers_device_is_behind(monkeypatch):
+    sink, book = FakeSink(), a_book()
+    engine = an_engine(sink)
+    decoder = FlatVideoDecoder()
+    run = start_run(book, FakeSource(decoder))
+    gate = Gate()
+    decoder.before = gate
+    capture(engine, run, 1)
+    assert gate.entered.wait(5)
+    monkeypatch.setattr(engine.lane, "settled", lambda slot: False)
+    capture(engine, run, 2)
+    gate.open.set()
+    assert wait_until(lambda: len(sink.frames) == 3)
+    # All of the film, though the second still picture was there before its second part.
+    assert [(f.step, f.animation is not None) for f in sink.frames] == [
+        (1, False),
+        (1, True),
+        (2, False),
+    ]
+    engine.close()
+
+
+def test_a_batch_plays_as_a_film():
+    sink, book = FakeSink(), a_book()
+    engine = an_engine(sink)
+    run = start_run(book, FakeSource(FlatDecoder()), batch="animation", fps=10, quality=100)
+    batch = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 4, 8, 8) * 50 / 255
+    capture(engine, run, 1, batch, range(4))
+    assert wait_until(lambda: len(sink.frames) == 2)
+    assert stills(sink)[0].grid is None
+    played = levels_of(films(sink)[0])
+    assert close_to(played, [0, 50, 100, 150])
+    assert {duration for _, duration in played} == {100}
+    engine.close()
+
+
+def test_no_film_where_none_is_wanted_or_to_be_had():
+    for latent, settings, cinema in [
+        (a_video(1), {"video_frames": 1}, True),
+        (a_video(1), {}, False),
+        (a_video(1)[:, :, :1], {}, True),
+        (a_video(1)[:, :, 0], {"batch": "animation"}, True),
+    ]:
+        sink, book = FakeSink(cinema=cinema), a_book()
+        engine = an_engine(sink)
+        run = start_run(book, FakeSource(FlatVideoDecoder()), **settings)
+        capture(engine, run, 1, latent)
+        assert wait_until(lambda s=sink: len(s.frames) == 1)
+        assert not engine._animator.busy
+        engine.close()
+
+
+def test_i7_a_film_whose_node_is_over_is_given_up():
+    gate, sink, book = Gate(), FakeSink(), a_book()
+    engine = an_engine(sink)
+    calls = []
+
+    def third_waits():
+        calls.append(1)
+        if len(calls) == 3:
+            gate()
+
+    run = start_run(book, FakeSource(FlatVideoDecoder(before=third_waits)))
+    capture(engine, run, 1)
+    assert gate.entered.wait(5)
+    sink.alive = False
+    gate.open.set()
+    assert wait_until(lambda: not engine._animator.busy)
+    assert films(sink) == []
+    assert len(calls) == 3
+    # The slot is free again: all four can be had.
+    slots = [engine._slots.take(a_video(1).shape, torch.float32) for _ in range(5)]
+    assert sum(slot is not None for slot in slots) == engine_module.SLOTS
+    engine.close()
+
+
+def test_i6_a_film_that_fails_costs_the_films_and_one_line(caplog):
+    sink, book = FakeSink(), a_book()
+    engine = an_engine(sink)
+    calls = []
+
+    def films_fail():
+        calls.append(1)
+        if len(calls) == 3:
+            raise RuntimeError("no film today")
+
+    run = start_run(book, FakeSource(FlatVideoDecoder(before=films_fail)))
+    with caplog.at_level(logging.WARNING):
+        for step in range(1, 6):
+            capture(engine, run, step)
+            assert wait_until(lambda n=step: len(stills(sink)) == n)
+            assert wait_until(lambda: not engine._animator.busy)
+    assert films(sink) == []
+    assert [r.getMessage() for r in caplog.records] == [
+        "[SideStream] Animated previews failed (RuntimeError: no film today);"
+        " this run goes on with stills."
+    ]
+    slots = [engine._slots.take(a_video(1).shape, torch.float32) for _ in range(5)]
+    assert sum(slot is not None for slot in slots) == engine_module.SLOTS
+    engine.close()
+
+
+def test_a_finished_film_waits_for_its_socket():
+    sink, book = FakeSink(), a_book()
+    engine = an_engine(sink)
+
+    def nobody_reads():
+        sink.hold = len(sink.frames) > 0
+
+    run = start_run(book, FakeSource(FlatVideoDecoder(before=nobody_reads)))
+    capture(engine, run, 1)
+    assert wait_until(lambda: len(stills(sink)) == 1)
+    assert wait_until(lambda: engine._animator.busy and not engine._animator._film.todo)
+    assert films(sink) == []
+    sink.hold = False
+    assert wait_until(lambda: len(films(sink)) == 1)
+    engine.close()
+
+
+def test_i11_an_idle_worker_keeps_nothing_of_a_film(monkeypatch):
+    monkeypatch.setattr(engine_module, "IDLE_SECONDS", 0.05)
+    sink, book = FakeSink(), a_book()
+    engine = an_engine(sink)
+    run = start_run(book, FakeSource(FlatVideoDecoder()))
+    capture(engine, run, 1)
+    assert wait_until(lambda: len(films(sink)) == 1)
+    assert wait_until(lambda: engine._animator._reel is None)
+    assert not engine._slots._free
+    engine.close()
