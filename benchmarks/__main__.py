@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 REPO = Path(__file__).resolve().parent.parent
+CASES = ("sdxl", "sd15", "sd15-launch", "wan", "vae")
+IDLE = 10.0
+"""Seconds without sampling, after which SideStream has given its working memory back."""
 
 
 def name_the_pack() -> None:
@@ -33,14 +36,10 @@ def enter_comfyui(tree: Path) -> None:
 
     comfy.options.enable_args_parsing(False)
     import folder_paths
-    import torch
-    from sidestream.preview.decoders.taesd import decoder_layers
+    from sidestream.benchmarks.weights import write_decoders
 
     folder = tempfile.mkdtemp(prefix="sidestream-bench-")
-    torch.manual_seed(3)
-    for name in ("taesd_decoder", "taesdxl_decoder"):
-        layers = decoder_layers(4, pooled=False)
-        torch.save(layers.state_dict(), Path(folder) / f"{name}.pth")
+    write_decoders(Path(folder))
     folder_paths.folder_names_and_paths["vae_approx"] = ([folder], {".pth"})
 
 
@@ -64,7 +63,9 @@ def bench(
     case = models.CASES[case_name]
     sampling = measure.Sampling(case, models.build(case.unet, device), server, device)
     references = measure.reference_pictures(sampling, 512)
-    compared = [p for p in providers.compared(pack, device) if not only or p.name in only]
+    before = measure.memory_left(device)
+    compared = providers.compared(case_name, pack, sampling.model, device)
+    compared = [p for p in compared if not only or p.name in only]
     seen = {provider.name: measure.Measured() for provider in compared}
     warm_up = {provider.name: measure.Measured() for provider in compared}
     order = random.Random(seed)
@@ -86,6 +87,8 @@ def bench(
         for engine in pack._engines.all():
             engine.lane.release()
         measure.measure_memory(sampling, provider, seen[provider.name])
+    time.sleep(IDLE)
+    left = measure.memory_left(device) - before
     base = seen[compared[0].name]
     rows = [measure.row(case, p.name, seen[p.name], base) for p in compared]
     counters = pack._runs.counters()
@@ -96,39 +99,11 @@ def bench(
         "repetitions": len(base.seconds),
         "rows": rows,
         "latents_differ": sorted(differing),
+        "mb_left_when_idle": round(left / 2**20, 1),
+        "idle_seconds": IDLE,
         "seconds": {name: each.seconds for name, each in seen.items()},
         "counters": counters,
     }
-
-
-def table(result: dict[str, Any]) -> str:
-    """A result as a Markdown table."""
-    heads = [
-        "provider",
-        "ms a step",
-        "ratio: median",
-        "of pairs",
-        "min/min",
-        "callback p50",
-        "p99 (ms)",
-        "frames",
-        "wrong",
-        "captured to sent p50",
-        "p99 (ms)",
-        "ready to sent p50",
-        "p99 (ms)",
-        "peak MB above none",
-    ]
-    lines = [
-        f"### {result['case']}: {result['steps']} steps, {result['repetitions']} repetitions",
-        "",
-        "| " + " | ".join(heads) + " |",
-        "|" + "---|" * len(heads),
-    ]
-    for row in result["rows"]:
-        lines.append("| " + " | ".join("–" if v != v else str(v) for v in row.values()) + " |")
-    differ = ", ".join(result["latents_differ"]) or "none"
-    return "\n".join([*lines, "", f"Providers whose latents differ by a bit: {differ}."])
 
 
 def main() -> None:
@@ -136,7 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     comfyui = os.environ.get("COMFYUI_PATH")
     parser.add_argument("--comfyui", type=Path, default=comfyui, required=comfyui is None)
-    parser.add_argument("--case", action="append", choices=["sdxl", "sd15", "sd15-launch"])
+    parser.add_argument("--case", action="append", choices=CASES)
     parser.add_argument("--only", action="append", default=[], help="a provider's name")
     parser.add_argument("--repetitions", type=int)
     parser.add_argument("--seconds", type=float, default=1e9, help="a case may take, about")
@@ -147,6 +122,7 @@ def main() -> None:
     sys.path.insert(0, str(REPO))
     name_the_pack()
     from sidestream.benchmarks import standin
+    from sidestream.benchmarks.report import table
 
     standin.install()
     enter_comfyui(arguments.comfyui)
@@ -162,7 +138,7 @@ def main() -> None:
         "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
     }
     print(json.dumps(about))
-    for case in arguments.case or ["sdxl", "sd15", "sd15-launch"]:
+    for case in arguments.case or CASES:
         limits = (arguments.repetitions, arguments.seconds)
         result = bench(case, arguments.only, *limits, arguments.seed)
         print(table(result), flush=True)

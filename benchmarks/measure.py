@@ -26,6 +26,7 @@ class Measured:
     sent_ms: list[float] = field(default_factory=list)
     ready_ms: list[float] = field(default_factory=list)
     frames: int = 0
+    animated: int = 0
     wrong: int = 0
     peak: int = 0
 
@@ -37,10 +38,9 @@ class Sampling:
         self.case = case
         self.server = server
         self.device = device
-        self._model = model
+        self.model = model
         self._conditioning = conditioning(case.unet)
-        side = case.pixels // 8
-        self._latent = torch.zeros(case.batch, 4, side, side)
+        self._latent = torch.zeros(case.latent)
         generator = torch.Generator().manual_seed(7)
         self._noise = torch.randn(self._latent.shape, generator=generator)
 
@@ -53,7 +53,7 @@ class Sampling:
         import latent_preview
 
         begin_prompt(self.server, {"sidestream": settings})
-        callback = latent_preview.prepare_callback(self._model, self.case.steps)
+        callback = latent_preview.prepare_callback(self.model, self.case.steps)
         spent: list[float] = []
 
         def timed(step: int, x0: torch.Tensor, x: torch.Tensor, total_steps: int) -> None:
@@ -66,7 +66,7 @@ class Sampling:
         try:
             with torch.inference_mode():
                 samples = comfy.sample.sample(
-                    self._model,
+                    self.model,
                     self._noise,
                     self.case.steps,
                     7.0,
@@ -98,6 +98,9 @@ def measure(
         settle(server)
     seen.callbacks_ms += [seconds * 1000 for seconds in spent]
     for picture in server.pictures:
+        if picture.animated:
+            seen.animated += 1
+            continue
         seen.frames += 1
         seen.wrong += is_wrong(picture, references.get(provider.decoder, {}))
         if picture.captured_to_sent_ms is not None:
@@ -108,14 +111,26 @@ def measure(
 
 
 def measure_memory(sampling: Sampling, provider: Provider, seen: Measured) -> None:
-    """One untimed run from nothing, for the peak of allocated memory above what was there."""
+    """One untimed run, for the peak of all memory that torch takes from the device.
+
+    What torch has reserved counts, not what tensors hold: a recorded graph works in memory that
+    belongs to no tensor.
+    """
     with provider.active():
         settle(sampling.server)
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(sampling.device)
         sampling.run(provider.settings)
         settle(sampling.server)
-        seen.peak = torch.cuda.max_memory_allocated(sampling.device)
+        seen.peak = torch.cuda.max_memory_reserved(sampling.device)
     sampling.server.pictures.clear()
+
+
+def memory_left(device: torch.device) -> int:
+    """Bytes that torch keeps of the device when its cache is empty."""
+    torch.cuda.synchronize(device)
+    torch.cuda.empty_cache()
+    return torch.cuda.memory_reserved(device)
 
 
 def settle(server: PromptServer) -> None:
@@ -147,9 +162,11 @@ def reference_pictures(sampling: Sampling, max_size: int) -> dict[str, dict[int,
     kept: dict[int, torch.Tensor] = {}
     sampling.run({"method": "off"}, watch=lambda step, x0: kept.update({step: x0[:1].clone()}))
     result: dict[str, dict[int, np.ndarray]] = {}
-    for method in ("latent2rgb", "taesd"):
+    # ComfyUI 0.3.75 gives Wan's decoder latents of the wrong scale: its pictures are no reference.
+    is_video = len(sampling.case.latent) == 5
+    for method in ("latent2rgb",) if is_video else ("latent2rgb", "taesd"):
         with host_method(method), torch.inference_mode():
-            latent_format = sampling._model.model.latent_format
+            latent_format = sampling.model.model.latent_format
             previewer = latent_preview.get_previewer(sampling.device, latent_format)
             pictures = {}
             for step, x0 in kept.items():
@@ -184,6 +201,7 @@ def row(case: Case, name: str, seen: Measured, base: Measured) -> dict[str, Any]
         "callback_p50_ms": round(percentile(seen.callbacks_ms, 50), 3),
         "callback_p99_ms": round(percentile(seen.callbacks_ms, 99), 3),
         "frames": seen.frames,
+        "animated": seen.animated,
         "wrong": seen.wrong,
         "sent_p50_ms": round(percentile(seen.sent_ms, 50), 1),
         "sent_p99_ms": round(percentile(seen.sent_ms, 99), 1),

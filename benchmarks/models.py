@@ -43,39 +43,60 @@ SDXL = COMMON | {
 }
 
 
+WAN = {
+    "image_model": "wan2.1",
+    "model_type": "t2v",
+    "dim": 1536,
+    "ffn_dim": 8960,
+    "num_heads": 12,
+    "num_layers": 8,  # of the 30 of Wan 2.1's small model, for steps of about 300 ms
+    "in_dim": 16,
+    "out_dim": 16,
+    "text_dim": 4096,
+    "freq_dim": 256,
+}
+
+
 @dataclass(frozen=True)
 class Case:
-    """A model, a size and a length of sampling."""
+    """A model, a latent and a length of sampling."""
 
     name: str
     unet: str
-    pixels: int
-    batch: int
+    latent: tuple[int, ...]
+    """Shape: [B, C, h, w] or, of a video, [B, C, T, h, w]."""
     steps: int
     repetitions: int
 
 
 CASES = {
-    "sdxl": Case("SDXL 1024², batch 4", "sdxl", 1024, 4, 20, 5),
-    "sd15": Case("SD1.5 512², batch 16", "sd15", 512, 16, 20, 5),
-    "sd15-launch": Case("SD1.5 512², batch 1", "sd15", 512, 1, 30, 15),
+    "sdxl": Case("SDXL 1024², batch 4", "sdxl", (4, 4, 128, 128), 20, 5),
+    "sd15": Case("SD1.5 512², batch 16", "sd15", (16, 4, 64, 64), 20, 5),
+    "sd15-launch": Case("SD1.5 512², batch 1", "sd15", (1, 4, 64, 64), 30, 15),
+    "wan": Case("Wan 832×480, 81 frames, 8 of 30 layers", "wan", (1, 16, 21, 60, 104), 12, 5),
+    "vae": Case("SDXL 1024², batch 4, by a real VAE", "sdxl", (4, 4, 128, 128), 30, 5),
 }
 
 
 def build(unet: str, device: torch.device) -> Any:
-    """A MODEL of the shape `sd15` or `sdxl`, float16, random weights, on `device`."""
+    """A MODEL of the shape `sd15`, `sdxl` or `wan`, in half precision, random weights."""
     import comfy.model_base
     import comfy.model_patcher
     import comfy.supported_models
 
-    kinds: dict[str, tuple[dict[str, Any], Any]] = {
-        "sd15": (SD15, comfy.supported_models.SD15),
-        "sdxl": (SDXL, comfy.supported_models.SDXL),
+    kinds: dict[str, tuple[dict[str, Any], Any, Any, torch.dtype]] = {
+        "sd15": (
+            SD15,
+            comfy.supported_models.SD15,
+            comfy.model_base.BaseModel,
+            torch.float16,
+        ),
+        "sdxl": (SDXL, comfy.supported_models.SDXL, comfy.model_base.SDXL, torch.float16),
+        "wan": (WAN, comfy.supported_models.WAN21_T2V, comfy.model_base.WAN21, torch.bfloat16),
     }
-    shape, family = kinds[unet]
-    config = family({**shape, "dtype": torch.float16})
-    config.set_inference_dtype(torch.float16, None)
-    kind = comfy.model_base.SDXL if unet == "sdxl" else comfy.model_base.BaseModel
+    shape, family, kind, dtype = kinds[unet]
+    config = family({**shape, "dtype": dtype})
+    config.set_inference_dtype(dtype, None)
     model = kind(config, device=device)
     generator = torch.Generator(device).manual_seed(0)
     with torch.inference_mode():
@@ -90,8 +111,27 @@ def build(unet: str, device: torch.device) -> Any:
 def conditioning(unet: str) -> list[Any]:
     """A prompt's embedding of the right shape."""
     generator = torch.Generator().manual_seed(1)
-    width = {"sd15": 768, "sdxl": 2048}[unet]
+    tokens, width = {"sd15": (77, 768), "sdxl": (77, 2048), "wan": (512, 4096)}[unet]
     extra: dict[str, Any] = {}
     if unet == "sdxl":
         extra["pooled_output"] = torch.randn(1, 1280, generator=generator)
-    return [[torch.randn(1, 77, width, generator=generator), extra]]
+    return [[torch.randn(1, tokens, width, generator=generator), extra]]
+
+
+def vae() -> Any:
+    """A VAE of SD's shape as ComfyUI loads one, random weights."""
+    import comfy.sd
+    from comfy.ldm.models.autoencoder import AutoencoderKL
+
+    levels = {"ch": 128, "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": []}
+    kind = {"in_channels": 3, "out_ch": 3, "z_channels": 4, "double_z": True, "resolution": 256}
+    torch.manual_seed(5)
+    model = AutoencoderKL(ddconfig={**levels, **kind, "dropout": 0.0}, embed_dim=4)
+    generator = torch.Generator().manual_seed(5)
+    with torch.inference_mode():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.7 / parameter[0].numel() ** 0.5, generator=generator)
+            else:
+                parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
+    return comfy.sd.VAE(sd=model.state_dict())

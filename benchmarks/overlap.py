@@ -7,6 +7,7 @@ stream, and draws two steps of it as an SVG. `--redraw` draws again from saved s
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -38,7 +39,7 @@ def profiled(tree: Path, steps: int) -> dict[str, Any]:
     pack = pack_module.Pack()
     pack.install()
     device = torch.device("cuda", 0)
-    case = models.Case("SD1.5 512², batch 16", "sd15", 512, 16, steps, 1)
+    case = dataclasses.replace(models.CASES["sd15"], steps=steps)
     sampling = measure.Sampling(case, models.build(case.unet, device), server, device)
     sampling.run(providers.EVERY_STEP)
     sampling.run(providers.EVERY_STEP)

@@ -137,8 +137,67 @@ VARIANTS: dict[str, Callable[[Any], Callable[[], None]]] = {
 EVERY_STEP = {"throttle_ms": 0, "budget": 0, "method": "taesd"}
 
 
-def compared(pack: Any, device: torch.device) -> list[Provider]:
-    """All that a benchmark runs, the first being what the others are compared with."""
+@contextmanager
+def previewed_by(model: Any, vae: Any, pack: Any) -> Iterator[None]:
+    """SideStream in charge of a MODEL that carries a VAE to preview by."""
+    from sidestream.preview import host
+    from sidestream.preview.settings import VAE_KEY
+
+    host.leave_vae(model, vae)
+    try:
+        with sidestream(pack):
+            yield
+    finally:
+        del model.model_options[VAE_KEY]
+
+
+def compared(case: str, pack: Any, model: Any, device: torch.device) -> list[Provider]:
+    """All that a benchmark of `case` runs, the first being what the others are compared with."""
+    if case == "wan":
+        return for_video(pack)
+    if case == "vae":
+        return for_vae(pack, model)
+    return for_images(pack, device)
+
+
+def for_video(pack: Any) -> list[Provider]:
+    """Still and animated previews of a video."""
+    kinds: list[tuple[str, dict[str, Any]]] = [
+        ("defaults", {}),
+        ("every step, all frames", {"video_frames": 0, "budget": 0, "throttle_ms": 0}),
+        ("Latent2RGB", {"method": "latent2rgb"}),
+    ]
+    return [
+        Provider("no previews", lambda: host_method("none")),
+        Provider("ComfyUI TAEHV", lambda: host_method("taesd")),
+        *[
+            Provider(f"SideStream, {name}", lambda: sidestream(pack), settings=settings)
+            for name, settings in kinds
+        ],
+    ]
+
+
+def for_vae(pack: Any, model: Any) -> list[Provider]:
+    """Previews by the model's real VAE."""
+    from sidestream.benchmarks import models
+
+    vae = models.vae()
+    return [
+        Provider("no previews", lambda: host_method("none")),
+        Provider("SideStream, TAESD, defaults", lambda: sidestream(pack), "taesd"),
+        *[
+            Provider(
+                f"SideStream, VAE, budget {budget} %",
+                lambda: previewed_by(model, vae, pack),
+                settings={"budget": budget},
+            )
+            for budget in (5, 20)
+        ],
+    ]
+
+
+def for_images(pack: Any, device: torch.device) -> list[Provider]:
+    """All ways, and each of SideStream's parts switched off."""
     return [
         Provider("no previews", lambda: host_method("none")),
         Provider("ComfyUI Latent2RGB", lambda: host_method("latent2rgb"), "latent2rgb"),

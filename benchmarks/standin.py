@@ -35,6 +35,7 @@ class Picture:
     at: float
     captured_to_sent_ms: float | None = None
     ready_to_sent_ms: float | None = None
+    animated: bool = False
 
 
 class Queue:
@@ -82,7 +83,8 @@ class PromptServer:
         info = json.loads(data[4 : 4 + length])["sidestream"]
         image = Image.open(io.BytesIO(data[4 + length :]))
         times = (info["captured_to_sent_ms"], info["ready_to_sent_ms"])
-        self.pictures.append(Picture(info["step"], image, time.perf_counter(), *times))
+        animated = "animation" in info
+        self.pictures.append(Picture(info["step"], image, time.perf_counter(), *times, animated))
 
     async def send_json(self, event: str, data: Any, sid: str | None = None) -> None:
         json.dumps({"type": event, "data": data})

@@ -1,0 +1,99 @@
+"""Saved results as tables: `python -m benchmarks.report` writes them into the documents.
+
+A table stands in a document between `<!-- table NAME -->` and `<!-- end -->`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+REPO = Path(__file__).resolve().parent.parent
+RESULTS = REPO / "benchmarks" / "results"
+DOCUMENTS = (REPO / "docs" / "benchmarks.md", REPO / "README.md")
+
+HEADS = {
+    "provider": "provider",
+    "ms_per_step": "ms a step",
+    "ratio_median": "ratio: median",
+    "ratio_paired": "of pairs",
+    "ratio_min": "min/min",
+    "callback_p50_ms": "callback p50",
+    "callback_p99_ms": "p99 (ms)",
+    "frames": "frames",
+    "animated": "animated",
+    "wrong": "wrong",
+    "sent_p50_ms": "captured to sent p50",
+    "sent_p99_ms": "p99 (ms)",
+    "ready_p50_ms": "ready to sent p50",
+    "ready_p99_ms": "p99 (ms)",
+    "peak_mb_above_none": "peak MB above none",
+}
+
+COMPARED = ("ComfyUI TAESD", "thread per step on a side stream", "SideStream, every step")
+"""The columns of the README's table."""
+
+
+def load(name: str) -> dict[str, Any]:
+    """A saved result of `python -m benchmarks`."""
+    result: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
+    return result
+
+
+def table(result: dict[str, Any]) -> str:
+    """A result as a Markdown table, with its command and what is to be said of all its rows."""
+    keys = [key for key in HEADS if key in result["rows"][0]]
+    differ = ", ".join(result["latents_differ"]) or "none"
+    return "\n".join(
+        [
+            f"{result['case']}: {result['steps']} steps, {result['repetitions']} repetitions,"
+            f" {result['date']}, {result['device']}, torch {result['torch']}:"
+            f" `{result['command']}`",
+            "",
+            markdown(
+                [[HEADS[key] for key in keys]] + [[row[k] for k in keys] for row in result["rows"]]
+            ),
+            "",
+            f"Providers whose latents differ by a bit: {differ}. Memory that torch keeps 10 s after"
+            f" the last run, decoders' weights and all: {result['mb_left_when_idle']} MB.",
+        ]
+    )
+
+
+def comparison(*names: str) -> str:
+    """The README's table: median ratios of some providers in several cases."""
+    rows: list[list[Any]] = [["", "ComfyUI", "a thread per step on a side stream", "SideStream"]]
+    for name in names:
+        result = load(name)
+        ratios = {row["provider"]: row["ratio_median"] for row in result["rows"]}
+        rows.append([result["case"], *(f"{ratios[provider]:.3f}" for provider in COMPARED)])
+    return markdown(rows)
+
+
+def markdown(rows: list[list[Any]]) -> str:
+    """The first row is the head; NaN is a dash."""
+    lines = ["| " + " | ".join("–" if v != v else str(v) for v in row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def filled(document: str) -> str:
+    """The document's text with every table in it as the results give it."""
+
+    def one(match: re.Match[str]) -> str:
+        name, *more = match[1].split()
+        made = comparison(*more) if name == "comparison" else table(load(name))
+        return f"<!-- table {match[1]} -->\n{made}\n<!-- end -->"
+
+    return re.sub(r"<!-- table ([^>]+?) -->\n.*?<!-- end -->", one, document, flags=re.DOTALL)
+
+
+def main() -> None:
+    """Write the documents."""
+    for path in DOCUMENTS:
+        path.write_text(filled(path.read_text("utf-8")), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
