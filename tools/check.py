@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .browser import get_chromium
-from .environment import Environment, say
+from .environment import Environment, SetupError, say
 from .host import get_host
 from .places import REPO, cache_folder, checkout_folder, link_folder
 
@@ -26,9 +26,13 @@ class Stage:
     run: Callable[[Environment], int]
 
 
-def check() -> int:
-    """Run the static checks."""
-    return _run_all(_prepare(), STATIC_STAGES)
+def check(names: Sequence[str]) -> int:
+    """Run the static checks of these names, or all."""
+    known = {stage.name: stage for stage in STATIC_STAGES}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise SetupError(f"no check {', '.join(unknown)}: there are {', '.join(known)}")
+    return _run_all(_prepare(), [known[name] for name in names or known])
 
 
 def test(pytest_arguments: Sequence[str]) -> int:
@@ -91,6 +95,10 @@ def _types_of_web(environment: Environment) -> int:
     return subprocess.run([npm, "run", "--silent", "check"], cwd=folder).returncode
 
 
+def _codespell(environment: Environment) -> int:
+    return _module(environment, "codespell_lib", "--config", "tools/codespell.cfg")
+
+
 def _pytest(environment: Environment, arguments: Sequence[str]) -> int:
     settings = ("-c", str(REPO / "tests" / "pytest.ini"))
     cache = ("-o", f"cache_dir={checkout_folder() / 'pytest'}")
@@ -104,4 +112,9 @@ def _module(
     return subprocess.run(command, cwd=working_folder).returncode
 
 
-STATIC_STAGES = (Stage("ruff", _ruff), Stage("mypy", _mypy), Stage("tsc", _types_of_web))
+STATIC_STAGES = (
+    Stage("ruff", _ruff),
+    Stage("mypy", _mypy),
+    Stage("tsc", _types_of_web),
+    Stage("codespell", _codespell),
+)

@@ -39,8 +39,10 @@ def main(arguments: Sequence[str]) -> int:
             return _host(rest)
         if options.command == "bench":
             return _bench(rest)
+        if options.command == "coverage":
+            return _coverage(rest)
         if options.command == "check":
-            return check.check()
+            return check.check(rest)
         return check.test(rest)
     except SetupError as error:
         sys.stdout.flush()
@@ -65,14 +67,15 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     demo.add_argument("--port", type=int, help="where ComfyUI listens (8188, or a free one)")
     demo.add_argument("--sheet", help="where --headless saves its contact sheet")
 
-    commands.add_parser("test", help="ruff, mypy and all tests; or pytest with these arguments")
-    commands.add_parser("check", help="ruff and mypy alone")
+    commands.add_parser("test", help="all checks and tests; or pytest with these arguments")
+    commands.add_parser("check", help="the static checks alone; or those of these names")
     commands.add_parser("host", help="just ComfyUI with the pack: host -- ARGUMENTS")
 
     commands.add_parser("bench", help="what previews cost, on a GPU: bench -- ARGUMENTS")
+    commands.add_parser("coverage", help="write docs/coverage.md; also of these ComfyUI trees")
 
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command not in ("test", "host", "bench"):
+    if rest and options.command not in ("test", "check", "host", "bench", "coverage"):
         parser.error(f"unknown arguments: {' '.join(rest)}")
     return options, [argument for argument in rest if argument != "--"]
 
@@ -114,6 +117,13 @@ def _host(arguments: Sequence[str]) -> int:
 def _bench(arguments: Sequence[str]) -> int:
     host = get_host()
     command = [str(host.python), "-m", "benchmarks", "--comfyui", str(host.tree), *arguments]
+    return _wait(subprocess.Popen(command, cwd=REPO))
+
+
+def _coverage(trees: Sequence[str]) -> int:
+    host = get_host()
+    absolute = [str(Path(tree).absolute()) for tree in trees]
+    command = [str(host.python), "-m", "tools.coverage", str(host.tree), *absolute]
     return _wait(subprocess.Popen(command, cwd=REPO))
 
 
