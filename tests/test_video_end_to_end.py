@@ -1,0 +1,96 @@
+"""Animated previews in a real ComfyUI, seen by real websocket clients."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageSequence
+
+if TYPE_CHECKING:
+    from sidestream.tools.comfy_client import ComfyClient
+    from sidestream.tools.server import RunningHost
+
+FRAMES = 8
+
+seeds = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def running(comfy_host: Any) -> RunningHost:
+    return comfy_host(hostpack=("video",))
+
+
+@pytest.fixture
+def client(running: RunningHost, connect: Callable[..., ComfyClient]) -> ComfyClient:
+    return connect(running)
+
+
+def video_graph(steps: int = 12, seconds: float = 0.3) -> dict[str, Any]:
+    inputs = {"steps": steps, "frames": FRAMES, "seconds": seconds, "seed": next(seeds)}
+    return {"1": {"class_type": "ProbeVideo", "inputs": inputs}}
+
+
+def films(run: Any) -> list[Any]:
+    return [frame for frame in run.frames if "animation" in frame.sidestream]
+
+
+def stills(run: Any) -> list[Any]:
+    return [frame for frame in run.frames if "animation" not in frame.sidestream]
+
+
+def bars(film: Any) -> list[int]:
+    """Where the bar is in each picture: the brightest of as many columns."""
+    pictures = ImageSequence.Iterator(Image.open(io.BytesIO(film.image)))
+    found = []
+    for picture in pictures:
+        grey = np.asarray(picture.convert("L")).astype(float).mean(axis=0)
+        columns = grey[: len(grey) // FRAMES * FRAMES].reshape(FRAMES, -1)
+        found.append(int(columns.mean(axis=1).argmax()))
+    return found
+
+
+def test_films_play_in_order_while_stills_go_on(client):
+    free = {"sidestream": {"budget": 0, "throttle_ms": 0}}
+    run = client.run(video_graph(), extra_data=free)
+    assert run.outcome == "success"
+    assert films(run)
+    assert len(stills(run)) > len(films(run))
+    for film in films(run):
+        assert film.mime == "image/webp"
+        assert film.sidestream["animation"] == {"frames": FRAMES, "fps": 4.0, "duration_ms": 2000}
+        assert bars(film) == list(range(FRAMES))
+    for still in stills(run):
+        assert still.mime == "image/jpeg"
+        assert bars(still) == [0]  # the first frame, as ComfyUI shows it
+    steps = [frame.sidestream["step"] for frame in films(run)]
+    assert steps == sorted(set(steps))
+    sequence = [frame.sidestream["seq"] for frame in run.frames]
+    assert sequence == sorted(set(sequence))
+
+
+def test_what_is_asked_of_films_is_done(client):
+    asked = {"budget": 0, "throttle_ms": 0, "video_frames": 4, "fps": 8}
+    run = client.run(video_graph(), extra_data={"sidestream": asked})
+    assert films(run)
+    for film in films(run):
+        assert film.sidestream["animation"] == {"frames": 4, "fps": 1.0, "duration_ms": 4000}
+        assert bars(film) == [0, 2, 4, 6]
+
+
+def test_one_frame_is_a_still(client):
+    run = client.run(video_graph(4), extra_data={"sidestream": {"video_frames": 1}})
+    assert stills(run)
+    assert not films(run)
+
+
+def test_a_client_that_knows_no_metadata_gets_stills_alone(running, connect):
+    client = connect(running, announce_features=False)
+    run = client.run(video_graph(6), extra_data={"sidestream": {"budget": 0}})
+    assert run.outcome == "success"
+    assert run.frames
+    assert {frame.mime for frame in run.frames} == {"image/jpeg"}
