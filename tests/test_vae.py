@@ -32,6 +32,7 @@ from sidestream.preview.decoders.vae import (
     places,
 )
 from sidestream.tests.helpers import CPU
+from sidestream.tests.stage import all_told
 from torch import nn
 
 if TYPE_CHECKING:
@@ -736,3 +737,15 @@ def test_a_vae_stays_until_another_is_given_and_on_its_own_branch(seam, node, mo
     assert seam.left_vae(node(model)) is None
     assert seam.left_vae(branch) is seam.left_vae(later) is first
     assert seam.left_vae(other) is second
+
+
+def test_a_graph_previews_by_its_vae(comfy, seam, stage, pack, client, told):
+    from sidestream.nodes.preview_settings import SideStreamPreview
+
+    vae = kl(comfy)
+    settings = {"throttle_ms": 0, "budget": 0, "vae": vae}
+    model = SideStreamPreview.execute(stage.demo_model(), **settings).args[0]
+    with stage.node():
+        stage.sample(model, steps=3)
+        assert all_told(pack)
+    assert [frame.sidestream["decoder"] for frame in client.frames] == ["vae"] * 3

@@ -206,13 +206,21 @@ class NothingRandom(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        name = func.name()
-        # Attention is marked for its dropout, which decoding has none of.
-        attends = "attention" in name or "sdp" in name
-        draws = torch.Tag.nondeterministic_seeded in func.tags and not attends
-        if draws and kwargs.get("generator") is None:
-            raise DecoderError(f"this VAE draws random numbers to decode, by {name}")
+        if draws(func, args) and kwargs.get("generator") is None:
+            raise DecoderError(f"this VAE draws random numbers to decode, by {func.name()}")
         return func(*args, **kwargs)
+
+
+def draws(func: Any, args: Any) -> bool:
+    """Whether an operation takes random numbers."""
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return False
+    name = func.name()
+    if name.startswith(("aten::dropout", "aten::native_dropout")):
+        _, _, training = args
+        return bool(training)
+    # Attention is marked for its dropout, which decoding has none of.
+    return "attention" not in name and "sdp" not in name
 
 
 class Vae:
