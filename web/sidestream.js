@@ -7,6 +7,7 @@ import { openPanel } from "./lib/panel.js";
 import { popOutOf } from "./lib/popout.js";
 import { Prompts, joinQueueing } from "./lib/prompts.js";
 import { Rates } from "./lib/rates.js";
+import { keepAnimationsOnSamplers } from "./lib/sampler_preview.js";
 import { Settings } from "./lib/settings.js";
 import { ServerStatus } from "./lib/status.js";
 import { Steering } from "./lib/steering.js";
@@ -43,6 +44,7 @@ const popOut = popOutOf((container) => openPanel(container, shared, { canPopOut:
 store.titleOf = (/** @type {string} */ promptId, /** @type {string} */ nodeId) => prompts.titleOf(promptId, nodeId);
 prompts.learnt = () => store.nameRuns();
 listen(store);
+keepAnimationsOnSamplers(store);
 drawThumbnails(store, prompts);
 store.addEventListener("runs", () => {
   document.documentElement.classList.toggle("sidestream-streams", store.live);
@@ -59,6 +61,25 @@ document.head.append(style);
 
 await Promise.all([settings.load(), loadStrings()]);
 
+/**
+ * Fill `container` with a panel, but not at once: a newer page watches which settings are read while
+ * it renders a tab, and would render the tab anew with every change of one.
+ *
+ * @param {HTMLElement} container
+ */
+function openSoon(container) {
+  /** @type {(() => void) | undefined} */
+  let close;
+  let isWanted = true;
+  queueMicrotask(() => {
+    if (isWanted) close = openPanel(container, shared);
+  });
+  return () => {
+    isWanted = false;
+    close?.();
+  };
+}
+
 /** A tab of ComfyUI's that holds a panel. */
 function tab() {
   /** @type {(() => void) | undefined} */
@@ -71,7 +92,7 @@ function tab() {
     type: /** @type {const} */ ("custom"),
     render: (/** @type {HTMLElement} */ container) => {
       close?.();
-      close = openPanel(container, shared);
+      close = openSoon(container);
     },
     destroy: () => {
       close?.();

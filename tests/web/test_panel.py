@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from PIL import Image
 from sidestream.tests.web.streams import deliver, end_run
 from sidestream.tests.web.views import (
+    OVERFLOWING,
     PANEL,
     STAGE,
+    nameless,
+    saved,
     start_run,
     text,
     wait_shown,
     wait_until_stage_is_the_frame,
 )
 from sidestream.tools.page import PanelPage
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Download
 
 pytestmark = pytest.mark.browser
 
@@ -152,7 +152,15 @@ def test_two_frames_are_compared_with_a_slider(panel: PanelPage) -> None:
     before = page.evaluate(left)
     page.locator(f"{PANEL} .ss-divider").focus()
     page.keyboard.press("ArrowRight")
-    assert page.evaluate(left) != before
+    by_key = page.evaluate(left)
+    assert by_key != before
+    box = page.locator(f"{PANEL} .ss-divider").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 20)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 70, box["y"] + 20)  # at once, beyond the divider
+    page.mouse.up()
+    assert page.evaluate(left) != by_key
     page.locator(f"{PANEL} [aria-label^='Compare']").click()
     assert page.locator(f"{PANEL} .ss-canvas-left").is_hidden()
 
@@ -197,17 +205,6 @@ def test_frames_and_runs_are_saved(panel: PanelPage) -> None:
     panel.wait("() => ownObjectURLs.size === 0", 5)
 
 
-def saved(panel: PanelPage, kind: str) -> bytes:
-    """The file that an entry of the save menu makes."""
-    page = panel.page
-    with page.expect_download() as download:
-        page.locator(f"{PANEL} .ss-menu-button").click()
-        page.locator(f"{PANEL} [data-save={kind}]").click()
-    done: Download = download.value
-    assert done.suggested_filename.endswith(kind)
-    return done.path().read_bytes()
-
-
 # 3: steering
 
 
@@ -247,6 +244,15 @@ def test_previews_are_paused_and_resumed(panel: PanelPage) -> None:
     panel.wait_frames(settled + 5)
     page.locator(f"{PANEL} [aria-label='Interrupt the run']").click()
     panel.wait_idle()
+
+
+def test_changing_a_setting_leaves_the_panel_as_it_is(panel: PanelPage) -> None:
+    panel.open_panel()
+    panel.page.evaluate(f"() => {{ globalThis.before = document.querySelector('{PANEL}'); }}")
+    panel.page.evaluate("() => sidestream.steering.change('throttle_ms', 300)")
+    panel.page.wait_for_timeout(300)
+    assert panel.page.evaluate(f"() => before === document.querySelector('{PANEL}')")
+    assert panel.page.locator(f"{PANEL} input[name=throttle_ms]").input_value() == "300"
 
 
 def wait_for_silence(panel: PanelPage) -> int:
@@ -377,11 +383,7 @@ def test_everything_can_be_reached_and_has_a_name(panel: PanelPage) -> None:
     deliver(panel, 4)
     deliver(panel, 4, run="other", node="11")
     wait_shown(panel, 4)
-    nameless = page.locator(f"{PANEL} :is(button, input, select, [tabindex]):visible").evaluate_all(
-        """all => all.filter((e) => !(e.ariaLabel || e.textContent.trim() || e.labels?.length))
-                     .map((e) => e.outerHTML)"""
-    )
-    assert nameless == []
+    assert nameless(panel) == []
     page.locator(STAGE).focus()
     reached = set()
     for _ in range(40):
@@ -413,15 +415,4 @@ def test_it_fits_into_320_pixels(panel: PanelPage) -> None:
     deliver(panel, 4)
     deliver(panel, 4, run="other", node="11")
     wait_shown(panel, 4)
-    overflowing = page.evaluate(
-        """() => {
-          const panel = document.querySelector(".side-bar-panel .sidestream");
-          panel.style.cssText = "width: 320px; max-width: 320px";
-          const room = panel.getBoundingClientRect().right + 0.5;
-          const parts = [...panel.querySelectorAll("*")].filter((e) => !e.closest(".ss-stage, .ss-menu-list, svg"));
-          const out = parts.filter((e) => e.checkVisibility() && e.getBoundingClientRect().right > room);
-          panel.style.cssText = "";
-          return out.map((e) => e.outerHTML.slice(0, 120));
-        }"""
-    )
-    assert overflowing == []
+    assert page.evaluate(OVERFLOWING) == []

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sidestream.tools.page import PanelPage, demo_prompt
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Download
 
 PANEL = ".side-bar-panel .sidestream"
 STAGE = f"{PANEL} .ss-stage"
@@ -26,6 +29,31 @@ async () => {
   return actual.length === expected.length && actual.every((v, i) => v === expected[i]);
 }
 """
+
+
+# What sticks out of a panel of 320 pixels.
+OVERFLOWING = """
+() => {
+  const panel = document.querySelector(".side-bar-panel .sidestream");
+  panel.style.cssText = "width: 320px; max-width: 320px";
+  const room = panel.getBoundingClientRect().right + 0.5;
+  const parts = [...panel.querySelectorAll("*")].filter((e) => !e.closest(".ss-stage, .ss-menu-list, svg"));
+  const out = parts.filter((e) => e.checkVisibility() && e.getBoundingClientRect().right > room);
+  panel.style.cssText = "";
+  return out.map((e) => e.outerHTML.slice(0, 120));
+}
+"""
+# What can be reached in a panel and has no name.
+NAMELESS = """
+all => all.filter((e) => !(e.ariaLabel || e.textContent.trim() || e.labels?.length))
+          .map((e) => e.outerHTML)
+"""
+
+
+def nameless(panel: PanelPage) -> list[str]:
+    controls = panel.page.locator(f"{PANEL} :is(button, input, select, [tabindex]):visible")
+    found: list[str] = controls.evaluate_all(NAMELESS)
+    return found
 
 
 def start_run(panel: PanelPage, **prompt: Any) -> None:
@@ -55,3 +83,14 @@ def wait_until_stage_is_the_frame(panel: PanelPage) -> None:
             return
         panel.page.wait_for_timeout(50)
     raise AssertionError("the canvas shows other pixels than those of the frame")
+
+
+def saved(panel: PanelPage, entry: str, ending: str = "") -> bytes:
+    """The file that an entry of the save menu makes."""
+    page = panel.page
+    with page.expect_download() as download:
+        page.locator(f"{PANEL} .ss-menu-button").click()
+        page.locator(f"{PANEL} [data-save={entry}]").click()
+    done: Download = download.value
+    assert done.suggested_filename.endswith(ending or entry)
+    return done.path().read_bytes()

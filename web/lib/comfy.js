@@ -49,6 +49,11 @@ export function nodeByExecutionId(executionId) {
   return node;
 }
 
+/** Whether the page draws nodes with Vue, not on the classic canvas. */
+export function usesVueNodes() {
+  return Boolean(/** @type {any} */ (globalThis).LiteGraph?.vueNodesMode);
+}
+
 /**
  * @param {string} id
  * @returns {unknown}

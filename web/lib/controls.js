@@ -1,7 +1,7 @@
 /** The steering wheel: one control for each setting, pause, interrupt. */
 
 import { elementsOf, iconButton, setIcon, setText } from "./dom.js";
-import { allows, labelOf, tooltipOf, valueText } from "./settings.js";
+import { allows, labelOf, tooltipOf, unitText } from "./settings.js";
 import { keepFromPage } from "./timeline.js";
 import { t } from "./strings.js";
 
@@ -14,7 +14,16 @@ const COMFORTABLE = /** @type {Record<string, [max: number, step: number]>} */ (
   throttle_ms: [2000, 20],
   every_n_steps: [20, 1],
   max_size: [2048, 64],
+  video_frames: [128, 1],
+  fps: [60, 1],
+  batch_images: [25, 1],
 });
+
+/** What is changed less often, or matters to some models alone, is folded away. */
+const FOLDS = { media: ["video_frames", "fps", "batch", "batch_images"], encoding: ["format", "quality", "detail", "device"] };
+
+/** What `batch_images` counts. */
+const SEVERAL = ["grid", "spread"];
 
 export class Controls {
   /**
@@ -42,8 +51,22 @@ export class Controls {
       { class: "ss-steering", open: true },
       element("summary", { onkeydown: keepFromPage }, t("steering.label")),
       this.hint,
-      element("div", { class: "ss-controls" }, ...[...this.controls.values()].map((control) => control.element)),
+      this._rows(Object.keys(shared.settings.fields).filter((name) => !Object.values(FOLDS).flat().includes(name))),
+      ...Object.entries(FOLDS).map(([fold, names]) =>
+        element(
+          "details",
+          { class: "ss-fold" },
+          element("summary", { onkeydown: keepFromPage }, t(`steering.${fold}`)),
+          this._rows(names),
+        ),
+      ),
     );
+  }
+
+  /** @param {string[]} names */
+  _rows(names) {
+    const known = names.flatMap((name) => this.controls.get(name)?.element ?? []);
+    return this.make("div", { class: "ss-controls" }, ...known);
   }
 
   /** Show the settings of the watched run, or the user's own. */
@@ -55,6 +78,7 @@ export class Controls {
     for (const [name, control] of this.controls) {
       const value = running?.settings?.[name] ?? own[name];
       control.show(name === "method" && steering.paused ? own[name] : value);
+      if (name === "batch") this.controls.get("batch_images")?.element.toggleAttribute("hidden", !SEVERAL.includes(value));
     }
     const differs = running?.settings && Object.keys(own).some((name) => {
       return name in /** @type {any} */ (running.settings) && running.settings?.[name] !== own[name];
@@ -132,8 +156,9 @@ export class Controls {
       if (slider.valueAsNumber !== value) slider.value = String(value);
       const isTyping = number.ownerDocument.activeElement === number;
       if (number.valueAsNumber !== value && !isTyping) number.value = String(value);
-      setText(text, field.zero !== undefined && value === 0 ? t("steering.asComfyUI") : (field.unit ?? ""));
-      slider.setAttribute("aria-valuetext", valueText(field, value));
+      const unit = unitText(name, field, value);
+      setText(text, unit);
+      slider.setAttribute("aria-valuetext", `${value} ${unit}`.trim());
     };
     return { element: this._row(name, field, slider, number, text), show };
   }

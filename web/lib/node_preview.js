@@ -1,16 +1,24 @@
 /** A live thumbnail on the 'Side-Stream Preview' node, of the samplers that use its settings. */
 
-import { app, nodeByExecutionId } from "./comfy.js";
+import { app, nodeByExecutionId, usesVueNodes } from "./comfy.js";
 import { elementsOf, setText } from "./dom.js";
 import { FramePainter } from "./pictures.js";
+import { Player } from "./player.js";
 import { rateOf } from "./rates.js";
 import { stepText } from "./stage.js";
+import { newestAnimation } from "./store.js";
 import { t } from "./strings.js";
 
 /** @typedef {import("./prompts.js").Prompts} Prompts */
 /** @typedef {import("./store.js").Frame} Frame */
 /** @typedef {import("./store.js").FrameStore} FrameStore */
-/** @typedef {{ painter: FramePainter, caption: HTMLElement, element: HTMLElement }} Thumbnail */
+/**
+ * @typedef {object} Thumbnail
+ * @property {FramePainter} painter
+ * @property {Player} player over what the painter draws
+ * @property {HTMLElement} caption
+ * @property {HTMLElement} element
+ */
 
 const NODE = "SideStreamPreview";
 const MAX_SIDE = 512;
@@ -33,15 +41,16 @@ export function addThumbnail(node) {
   foldAdvanced(node);
   const element = elementsOf(document);
   const canvas = element("canvas", { width: 1, height: 1 });
+  const movie = element("canvas", { class: "ss-node-movie" });
   const caption = element("span", { class: "ss-node-caption" }, t("node.idle"));
   const more = element(
     "button",
     { type: "button", class: "ss-node-more", title: t("node.moreTooltip"), onclick: () => toggleAdvanced(node, more) },
     t("node.more"),
   );
-  more.hidden = usesVueNodes();
+  more.hidden = usesVueNodes(); // which have a button of their own for advanced inputs
   const row = element("div", { class: "ss-node-row" }, caption, more);
-  const box = element("div", { class: "ss-node ss-node-idle" }, element("div", { class: "ss-node-picture" }, canvas), row);
+  const box = element("div", { class: "ss-node ss-node-idle" }, element("div", { class: "ss-node-picture" }, canvas, movie), row);
   const widget = node.addDOMWidget("sidestream_thumbnail", "sidestream", box, {
     serialize: false,
     hideOnZoom: false,
@@ -51,11 +60,13 @@ export function addThumbnail(node) {
   });
   widget.serialize = false;
   const painter = new FramePainter(canvas, undefined, MAX_SIDE);
-  thumbnails.set(node, { painter, caption, element: box });
+  const player = new Player(movie, MAX_SIDE);
+  thumbnails.set(node, { painter, player, caption, element: box });
   const before = node.onRemoved;
   node.onRemoved = function (/** @type {any[]} */ ...args) {
     thumbnails.delete(node);
     painter.show(null);
+    player.close();
     box.classList.add("ss-node-idle");
     setText(caption, t("node.idle"));
     return before?.apply(this, args);
@@ -70,21 +81,20 @@ export function addThumbnail(node) {
  * @param {AbortSignal} [signal]
  */
 export function drawThumbnails(store, prompts, signal) {
-  store.addEventListener(
-    "frame",
-    (event) => {
-      const frame = /** @type {CustomEvent<Frame>} */ (event).detail;
-      const { promptId, nodeId, displayNodeId } = frame.run;
-      const direct = prompts.previewNodesOf(promptId, nodeId);
-      const ids = direct.length ? direct : prompts.previewNodesOf(promptId, displayNodeId);
-      for (const id of ids) {
-        const node = nodeByExecutionId(id);
-        const thumbnail = node && thumbnails.get(node);
-        if (thumbnail && isOnScreen(node, thumbnail.element)) draw(thumbnail, frame);
-      }
-    },
-    { signal },
-  );
+  /** @param {Event} event */
+  function onPicture(event) {
+    const frame = /** @type {CustomEvent<Frame>} */ (event).detail;
+    const { promptId, nodeId, displayNodeId } = frame.run;
+    const direct = prompts.previewNodesOf(promptId, nodeId);
+    const ids = direct.length ? direct : prompts.previewNodesOf(promptId, displayNodeId);
+    for (const id of ids) {
+      const node = nodeByExecutionId(id);
+      const thumbnail = node && thumbnails.get(node);
+      if (thumbnail && isOnScreen(node, thumbnail.element)) draw(thumbnail, frame.run);
+    }
+  }
+  store.addEventListener("frame", onPicture, { signal });
+  store.addEventListener("animation", onPicture, { signal });
 }
 
 /**
@@ -103,14 +113,17 @@ function isOnScreen(node, element) {
 
 /**
  * @param {Thumbnail} thumbnail
- * @param {Frame} frame
+ * @param {import("./store.js").Run} run
  */
-function draw(thumbnail, frame) {
-  thumbnail.element.classList.remove("ss-node-idle");
-  thumbnail.painter.show(frame);
-  const rate = rateOf(frame.run.frames);
-  const text = [frame.run.title, stepText(frame), rate ? t("readouts.perSecond", { rate: rate.toFixed(1) }) : ""];
-  setText(thumbnail.caption, text.filter(Boolean).join(" · "));
+function draw({ painter, player, caption, element }, run) {
+  const animation = newestAnimation(run);
+  const frame = run.frames[run.frames.length - 1];
+  element.classList.remove("ss-node-idle");
+  player.show(animation);
+  if (!animation || !player.shown) painter.show(frame);
+  const rate = rateOf(run.frames);
+  const text = [run.title, stepText(frame), rate ? t("readouts.perSecond", { rate: rate.toFixed(1) }) : ""];
+  setText(caption, text.filter(Boolean).join(" · "));
 }
 
 /**
@@ -127,11 +140,6 @@ function foldAdvanced(node) {
     if (usesVueNodes()) continue;
     widget.computeSize = () => [0, node.showAdvanced ? WIDGET_HEIGHT : -WIDGET_GAP];
   }
-}
-
-/** Whether the page draws nodes with Vue, which has a button of its own for advanced inputs. */
-function usesVueNodes() {
-  return Boolean(/** @type {any} */ (globalThis).LiteGraph?.vueNodesMode);
 }
 
 /**

@@ -5,7 +5,12 @@ import { FramePainter } from "./pictures.js";
 /** @typedef {import("./store.js").Frame} Frame */
 /** @typedef {{ width: number, height: number }} Size */
 /** @typedef {(frame: Frame, size: Size, at: number) => void} Drawn called after each drawing */
-/** @typedef {{ show: (frame: Frame | null) => void, close: () => void }} Painter */
+/**
+ * @typedef {object} Painter
+ * @property {(frame: Frame | null, image: number | null) => void} show the frame, or of its batch one
+ *   image alone
+ * @property {() => void} close
+ */
 
 const WORKER = new URL("painting_worker.js", import.meta.url);
 
@@ -41,6 +46,8 @@ class WorkerPainter {
     this.id = ++lastId;
     /** @type {Frame | null} */
     this.wanted = null;
+    /** @type {number | null} */
+    this.image = null;
     /** @type {Map<number, Frame>} with the worker, by number */
     this.sent = new Map();
     this.number = 0;
@@ -49,13 +56,15 @@ class WorkerPainter {
     worker.postMessage({ id: this.id, canvas: handedOver }, [handedOver]);
   }
 
-  /** @param {Frame | null} frame */
-  show(frame) {
-    if (frame === this.wanted) return;
+  /** @type {Painter["show"]} */
+  show(frame, image) {
+    if (frame === this.wanted && image === this.image) return;
     this.wanted = frame;
+    this.image = image;
     if (frame === null) return this.sent.clear();
     this.sent.set(++this.number, frame);
-    worker?.postMessage({ id: this.id, blob: frame.blob, number: this.number });
+    const { blob, mosaic } = frame;
+    worker?.postMessage({ id: this.id, picture: { blob, mosaic, image, number: this.number } });
   }
 
   /** @param {Size & { number: number, at: number, failed?: boolean }} told */
@@ -86,9 +95,9 @@ class PagePainter {
     });
   }
 
-  /** @param {Frame | null} frame */
-  show(frame) {
-    this.painter.show(frame);
+  /** @type {Painter["show"]} */
+  show(frame, image) {
+    this.painter.show(frame, image);
   }
 
   close() {

@@ -3,10 +3,20 @@
  * graph does not hold them up. The page imports this file like every other; there it does nothing.
  */
 
+import { partOf } from "./cells.js";
+
+/**
+ * @typedef {object} Wanted
+ * @property {Blob} blob
+ * @property {import("./cells.js").Mosaic | null} mosaic
+ * @property {number | null} image of the batch, to be shown alone
+ * @property {number} number
+ */
+
 /**
  * @typedef {object} Easel A canvas that was handed over.
  * @property {OffscreenCanvas} canvas
- * @property {{ blob: Blob, number: number } | null} wanted the newest picture, until it is drawn
+ * @property {Wanted | null} wanted the newest picture, until it is drawn
  * @property {boolean} busy
  */
 
@@ -18,12 +28,12 @@ const scope = globalThis;
 
 if (typeof scope.WorkerGlobalScope === "function") {
   scope.addEventListener("message", (/** @type {MessageEvent} */ event) => {
-    const { id, canvas, blob, number, close } = event.data;
+    const { id, canvas, picture, close } = event.data;
     if (canvas) easels.set(id, { canvas, wanted: null, busy: false });
     const easel = easels.get(id);
     if (close) easels.delete(id);
-    if (!easel || !blob) return;
-    easel.wanted = { blob, number };
+    if (!easel || !picture) return;
+    easel.wanted = picture;
     if (!easel.busy) void paint(id, easel);
   });
 }
@@ -37,14 +47,14 @@ if (typeof scope.WorkerGlobalScope === "function") {
 async function paint(id, easel) {
   easel.busy = true;
   while (easel.wanted) {
-    const { blob, number } = easel.wanted;
+    const { blob, mosaic, image, number } = easel.wanted;
     easel.wanted = null;
     try {
       const bitmap = await createImageBitmap(blob);
       const { canvas } = easel;
-      const { width, height } = bitmap;
+      const { x, y, width, height } = partOf(mosaic, image, bitmap.width, bitmap.height);
       if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
-      canvas.getContext("2d")?.drawImage(bitmap, 0, 0);
+      canvas.getContext("2d")?.drawImage(bitmap, x, y, width, height, 0, 0, width, height);
       bitmap.close();
       scope.postMessage({ id, number, width, height, at: performance.timeOrigin + performance.now() });
     } catch {

@@ -3,7 +3,9 @@
 import { Controls } from "./controls.js";
 import { elementsOf, iconButton, setIcon, setText } from "./dom.js";
 import { Grid } from "./grid.js";
+import { PlayerBar } from "./player_bar.js";
 import { Readouts } from "./readouts.js";
+import { reportButton } from "./report.js";
 import { Stage } from "./stage.js";
 import { notice } from "./status.js";
 import { Strip } from "./strip.js";
@@ -40,10 +42,11 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
   const window = /** @type {Window & typeof globalThis} */ (document.defaultView);
 
   const stage = new Stage(document, shared.watching, signal);
+  const playerBar = new PlayerBar(document, shared.watching, stage.player, signal);
   const grid = new Grid(document, shared.watching);
   const strip = new Strip(document, shared.watching);
   const readouts = new Readouts(document, shared, signal);
-  const timeline = new Timeline(document, shared.watching, signal);
+  const timeline = new Timeline(document, shared.watching, stage.player, signal);
   const controls = new Controls(document, shared);
 
   const fit = iconButton(element, "arrows-alt", t("stage.fit"), () => stage.setZoom(null));
@@ -91,8 +94,8 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
   const root = element(
     "section",
     { class: "sidestream", "aria-label": t("panel.title") },
-    element("div", { class: "ss-view" }, toolbar, strip.element, stage.element, grid.element),
-    element("div", { class: "ss-side" }, noticeBar, readouts.element, timeline.element, controls.element),
+    element("div", { class: "ss-view" }, toolbar, strip.element, stage.element, playerBar.element, grid.element),
+    element("div", { class: "ss-side" }, noticeBar, readouts.element, timeline.element, controls.element, reportButton(document)),
   );
 
   stage.onZoom = () => {
@@ -118,6 +121,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     stage.element.hidden = shared.watching.grid;
     strip.update();
     grid.update();
+    playerBar.update();
     readouts.update();
     timeline.update();
     controls.update();

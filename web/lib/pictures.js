@@ -1,5 +1,7 @@
 /** Frames decoded to bitmaps, once for all who draw them. */
 
+import { partOf } from "./cells.js";
+
 /** @typedef {import("./store.js").Frame} Frame */
 
 const KEPT = 6;
@@ -72,11 +74,18 @@ export class FramePainter {
     this.frame = null;
     /** @type {Frame | null} */
     this._wanted = null;
+    /** @type {number | null} */
+    this._image = null;
     this._busy = false;
   }
 
-  /** @param {Frame | null} frame null for nothing */
-  show(frame) {
+  /**
+   * @param {Frame | null} frame null for nothing
+   * @param {number | null} [image] of the batch, to be shown alone
+   */
+  show(frame, image = null) {
+    if (image !== this._image) this.frame = null;
+    this._image = image;
     this._wanted = frame;
     if (frame === null) this._clear();
     else if (!this._busy) void this._paint();
@@ -99,15 +108,16 @@ export class FramePainter {
    * @param {ImageBitmap} bitmap
    */
   _draw(frame, bitmap) {
-    const shrink = Math.min(1, this.maxSide / Math.max(bitmap.width, bitmap.height));
-    const width = Math.max(1, Math.round(bitmap.width * shrink));
-    const height = Math.max(1, Math.round(bitmap.height * shrink));
+    const part = partOf(frame.mosaic, this._image, bitmap.width, bitmap.height);
+    const shrink = Math.min(1, this.maxSide / Math.max(part.width, part.height));
+    const width = Math.max(1, Math.round(part.width * shrink));
+    const height = Math.max(1, Math.round(part.height * shrink));
     const { canvas } = this;
     if (canvas.width !== width || canvas.height !== height) {
       canvas.width = width;
       canvas.height = height;
     }
-    canvas.getContext("2d")?.drawImage(bitmap, 0, 0, width, height);
+    canvas.getContext("2d")?.drawImage(bitmap, part.x, part.y, part.width, part.height, 0, 0, width, height);
     this.drawn(frame);
   }
 

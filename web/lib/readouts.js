@@ -12,6 +12,9 @@ const SVG = "http://www.w3.org/2000/svg";
 const NAMES = /** @type {const} */ (["step", "rate", "latency", "dropped", "share", "picture"]);
 const NOTHING = "–";
 
+/** @type {Record<string, string>} */
+const DECODERS = { taesd: "TAESD", latent2rgb: "Latent2RGB", taehv: "TAEHV", vae: "VAE" };
+
 export class Readouts {
   /**
    * @param {Document} document
@@ -34,6 +37,8 @@ export class Readouts {
         this.values[name],
       );
     }
+    this.notFinite = element("span", { class: "ss-warning", role: "img", hidden: true });
+    this.tiles.picture.append(this.notFinite);
     this.line = document.createElementNS(SVG, "polyline");
     const chart = document.createElementNS(SVG, "svg");
     chart.setAttribute("viewBox", `0 0 ${SECONDS - 1} 10`);
@@ -67,7 +72,18 @@ export class Readouts {
     setText(this.values.picture, picture);
     this.tiles.dropped.title = droppedTooltip(run);
     this.tiles.picture.title = `${picture}\n${t("readouts.pictureTooltip")}`;
+    this._warn(frame?.notFinite ?? 0);
     this._drawLine();
+  }
+
+  /** @param {number} count of positions that are no numbers */
+  _warn(count) {
+    this.notFinite.hidden = count === 0;
+    if (count === 0) return;
+    const label = t("readouts.notFinite", { count });
+    setText(this.notFinite, `⚠ ${count}`);
+    this.notFinite.title = label;
+    if (this.notFinite.ariaLabel !== label) this.notFinite.setAttribute("aria-label", label);
   }
 
   _drawLine() {
@@ -85,7 +101,7 @@ export class Readouts {
 
 /** @param {import("./store.js").Frame} frame */
 function pictureText(frame) {
-  const decoder = { taesd: "TAESD", latent2rgb: "Latent2RGB" }[frame.decoder] ?? frame.decoder;
+  const decoder = frame.decoder === "spectrogram" ? t("readouts.spectrogram") : (DECODERS[frame.decoder] ?? frame.decoder);
   const size = frame.width ? `${frame.width} × ${frame.height}` : "";
   return [decoder, size].filter(Boolean).join(" · ") || NOTHING;
 }

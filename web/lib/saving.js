@@ -1,9 +1,12 @@
-/** A frame as a PNG file, a run as an animated WebP or a WebM. */
+/** A picture as a PNG file, an animation as it came, a run's stills as an animated WebP or a WebM. */
 
+import { partOf } from "./cells.js";
 import { stepText } from "./stage.js";
 import { t } from "./strings.js";
 import { animatedWebp } from "./webp.js";
 
+/** @typedef {import("./player.js").Player} Player */
+/** @typedef {import("./store.js").Animation} Animation */
 /** @typedef {import("./store.js").Frame} Frame */
 
 const FRAME_MS = 125;
@@ -11,56 +14,88 @@ const LAST_FRAME_MS = 1500;
 const QUALITY = 0.92;
 
 /**
- * @param {Frame} frame
- * @param {boolean} burn the step into the picture
+ * @typedef {object} Wishes
+ * @property {boolean} burn write the step into the pictures
+ * @property {number | null} image of the batch, to be saved alone
  */
-export async function saveFrame(frame, burn) {
-  const page = await paperFor(frame);
-  await page.draw(frame, burn);
-  const name = `${stem(frame)}_step${String(frame.step).padStart(3, "0")}.png`;
-  download(await encoded(page.canvas, "image/png"), name);
+
+/**
+ * @param {Frame} frame
+ * @param {Wishes} wishes
+ */
+export async function saveFrame(frame, wishes) {
+  const page = await paperFor(frame, wishes);
+  await page.draw(frame);
+  download(await encoded(page.canvas, "image/png"), `${stemOf(frame, wishes.image)}_${stepName(frame)}.png`);
+}
+
+/**
+ * What the player shows.
+ *
+ * @param {Player} player
+ * @param {Wishes} wishes
+ */
+export async function savePlayed(player, { burn, image }) {
+  const { shown, index } = player;
+  if (!shown) return;
+  const { canvas, context } = paper(player.canvas.width, player.canvas.height);
+  context.drawImage(player.canvas, 0, 0);
+  if (burn) writeStep(context, stepText(shown));
+  const name = `${stemOf(shown, image)}_${stepName(shown)}_frame${padded(index + 1)}.png`;
+  download(await encoded(canvas, "image/png"), name);
+}
+
+/** @param {Animation} animation */
+export function saveAnimation(animation) {
+  download(animation.blob, `${stemOf(animation, null)}_${stepName(animation)}.webp`);
 }
 
 /**
  * @param {Frame[]} frames at least one
  * @param {"webp" | "webm"} kind
- * @param {boolean} burn the step into the pictures
+ * @param {Wishes} wishes
  * @param {(done: number) => void} progress
  */
-export async function saveAnimation(frames, kind, burn, progress) {
+export async function saveRun(frames, kind, wishes, progress) {
   const newest = frames[frames.length - 1];
-  const page = await paperFor(newest);
-  const blob =
-    kind === "webp"
-      ? await makeWebp(page, frames, burn, progress)
-      : await makeWebm(page, frames, burn, progress);
-  download(blob, `${stem(newest)}_${frames.length}frames.${kind}`);
+  const page = await paperFor(newest, wishes);
+  const make = kind === "webp" ? makeWebp : makeWebm;
+  download(await make(page, frames, progress), `${stemOf(newest, wishes.image)}_${frames.length}frames.${kind}`);
 }
 
-/** @typedef {{ canvas: HTMLCanvasElement, draw: (frame: Frame, burn: boolean) => Promise<void> }} Paper */
+/** @typedef {{ canvas: HTMLCanvasElement, draw: (frame: Frame) => Promise<void> }} Paper */
 
 /**
  * A canvas of the frame's size, onto which frames of any size are drawn.
  *
  * @param {Frame} frame
+ * @param {Wishes} wishes
  * @returns {Promise<Paper>}
  */
-async function paperFor(frame) {
+async function paperFor(frame, { burn, image }) {
   const first = await createImageBitmap(frame.blob);
-  const canvas = document.createElement("canvas");
-  canvas.width = first.width;
-  canvas.height = first.height;
+  const { width, height } = partOf(frame.mosaic, image, first.width, first.height);
   first.close();
-  const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+  const { canvas, context } = paper(width, height);
   return {
     canvas,
-    async draw(shown, burn) {
+    async draw(shown) {
       const bitmap = await createImageBitmap(shown.blob);
-      context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+      const part = partOf(shown.mosaic, image, bitmap.width, bitmap.height);
+      context.drawImage(bitmap, part.x, part.y, part.width, part.height, 0, 0, width, height);
       bitmap.close();
       if (burn) writeStep(context, stepText(shown));
     },
   };
+}
+
+/**
+ * @param {number} width
+ * @param {number} height
+ */
+function paper(width, height) {
+  const canvas = Object.assign(document.createElement("canvas"), { width, height });
+  return { canvas, context: /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d")) };
 }
 
 /**
@@ -82,13 +117,12 @@ function writeStep(context, text) {
 /**
  * @param {Paper} page
  * @param {Frame[]} frames
- * @param {boolean} burn
  * @param {(done: number) => void} progress
  */
-async function makeWebp(page, frames, burn, progress) {
+async function makeWebp(page, frames, progress) {
   const pictures = [];
   for (const [i, frame] of frames.entries()) {
-    await page.draw(frame, burn);
+    await page.draw(frame);
     const picture = await encoded(page.canvas, "image/webp");
     if (picture.type !== "image/webp") throw new Error(t("timeline.save.noWebp"));
     pictures.push(new Uint8Array(await picture.arrayBuffer()));
@@ -104,10 +138,9 @@ async function makeWebp(page, frames, burn, progress) {
  *
  * @param {Paper} page
  * @param {Frame[]} frames
- * @param {boolean} burn
  * @param {(done: number) => void} progress
  */
-async function makeWebm(page, frames, burn, progress) {
+async function makeWebm(page, frames, progress) {
   const stream = page.canvas.captureStream();
   const recorder = new MediaRecorder(stream, { mimeType: "video/webm", videoBitsPerSecond: 8e6 });
   /** @type {Blob[]} */
@@ -116,7 +149,7 @@ async function makeWebm(page, frames, burn, progress) {
   const stopped = new Promise((resolve) => recorder.addEventListener("stop", resolve));
   recorder.start();
   for (const [i, frame] of frames.entries()) {
-    await page.draw(frame, burn);
+    await page.draw(frame);
     progress(i + 1);
     await pause(i === frames.length - 1 ? LAST_FRAME_MS : FRAME_MS);
   }
@@ -142,10 +175,24 @@ function encoded(canvas, type) {
   });
 }
 
-/** @param {Frame} frame */
-function stem(frame) {
-  const title = frame.run.title.replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "");
-  return `sidestream_${title || "run"}`;
+/**
+ * @param {import("./store.js").Picture} picture
+ * @param {number | null} image of the batch, where it is saved alone
+ */
+function stemOf({ run, mosaic }, image) {
+  const title = run.title.replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "");
+  const alone = image !== null && mosaic?.images.includes(image) ? `_image${image + 1}` : "";
+  return `sidestream_${title || "run"}${alone}`;
+}
+
+/** @param {import("./store.js").Picture} picture */
+function stepName(picture) {
+  return `step${padded(picture.step)}`;
+}
+
+/** @param {number} number */
+function padded(number) {
+  return String(number).padStart(3, "0");
 }
 
 /**

@@ -40,6 +40,9 @@ const PAGE_FIELDS = {
   },
 };
 
+/** Units that a label speaks of already. */
+const COUNTS = ["steps", "frames", "images"];
+
 export class Settings {
   constructor() {
     /** @type {Record<string, Field>} what the server takes */
@@ -130,15 +133,22 @@ export function tooltipOf(name, field) {
   return settingText(name, "tooltip", field.tooltip);
 }
 
+/** What 0 means, where it is no number like the others. */
+const ZEROS = /** @type {Record<string, string>} */ ({
+  max_size: "asComfyUI",
+  video_frames: "allFrames",
+  fps: "modelsOwn",
+});
+
 /**
- * A field's value for people.
+ * What to write behind a field's value: its unit, or what 0 means.
  *
+ * @param {string} name
  * @param {Field} field
  * @param {any} value
  */
-export function valueText(field, value) {
-  if (field.zero !== undefined && value === 0) return t("steering.asComfyUI");
-  return field.unit ? `${value} ${field.unit}` : String(value);
+export function unitText(name, field, value) {
+  return value === 0 && ZEROS[name] ? t(`steering.${ZEROS[name]}`) : (field.unit ?? "");
 }
 
 /**
@@ -162,7 +172,7 @@ function idOf(name) {
  * @param {string} group
  */
 function entry(name, field, group) {
-  const unit = field.unit && field.unit !== "steps" ? ` (${field.unit})` : "";
+  const unit = field.unit && !COUNTS.includes(field.unit) ? ` (${field.unit})` : "";
   const common = {
     id: idOf(name),
     name: field.label + unit,

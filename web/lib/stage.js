@@ -1,7 +1,12 @@
-/** The large picture: fitted or pixel-exact, zoomed and panned, two frames on either side of a slider. */
+/**
+ * The large picture: fitted or pixel-exact, zoomed and panned, two frames on either side of a slider.
+ * While an animation plays, the still of a newer step stands small in the corner.
+ */
 
-import { elementsOf, whenEnded } from "./dom.js";
+import { elementsOf, setText, whenEnded } from "./dom.js";
+import { MosaicView } from "./mosaic.js";
 import { painterOf } from "./painting.js";
+import { Player } from "./player.js";
 import { t } from "./strings.js";
 
 /** @typedef {import("./store.js").Frame} Frame */
@@ -11,6 +16,14 @@ import { t } from "./strings.js";
 const ZOOMS = [1 / 8, 1 / 4, 1 / 2, 1, 2, 3, 4, 6, 8, 12, 16];
 const PAN_STEP = 40;
 const KEPT_IN_VIEW = 24;
+
+/** Of the still in the corner, in CSS pixels. */
+const INSET_SIDE = 128;
+const INSET_MARGIN = 8;
+
+/** A pointer that moves less than this does not drag. */
+const STILLNESS = 3;
+const DOUBLE_CLICK_MS = 600;
 
 export class Stage {
   /**
@@ -29,6 +42,7 @@ export class Stage {
     this.onZoom = () => {};
 
     this.canvas = element("canvas", { class: "ss-canvas", width: 1, height: 1 });
+    this.movie = element("canvas", { class: "ss-canvas ss-movie", width: 1, height: 1 });
     this.leftCanvas = element("canvas", { class: "ss-canvas ss-canvas-left", width: 1, height: 1 });
     this.divider = element("div", {
       class: "ss-divider",
@@ -43,31 +57,58 @@ export class Stage {
     });
     this.leftLabel = element("span", { class: "ss-label ss-label-left", hidden: true });
     this.rightLabel = element("span", { class: "ss-label ss-label-right", hidden: true });
+    this.notPicture = element("span", { class: "ss-label ss-label-top", hidden: true }, t("stage.notPicture"));
+    this.insetStep = element("span");
+    this.inset = element(
+      "button",
+      {
+        type: "button",
+        class: "ss-inset",
+        hidden: true,
+        title: t("stage.inset"),
+        onclick: () => watching.showStills(true),
+      },
+      this.insetStep,
+    );
+    this.mosaic = new MosaicView(document, watching);
     this.empty = element("div", { class: "ss-empty" });
     this.element = element(
       "div",
       {
         class: "ss-stage",
-        role: "img",
+        role: "group",
         tabindex: 0,
         "aria-label": t("stage.empty"),
         title: t("stage.keys"),
-        ondblclick: () => this.setZoom(this.zoom === null ? 1 : null),
+        ondblclick: (/** @type {MouseEvent} */ event) => this._onDoubleClick(event),
         onkeydown: (/** @type {KeyboardEvent} */ event) => this._onKey(event),
         onpointerdown: (/** @type {PointerEvent} */ event) => this._drag(event),
       },
       this.canvas,
+      this.movie,
       this.leftCanvas,
+      this.mosaic.cells,
       this.divider,
       this.leftLabel,
       this.rightLabel,
+      this.notPicture,
+      this.inset,
+      this.mosaic.chosen,
       this.empty,
     );
     this.element.addEventListener("wheel", (event) => this._onWheel(event), { passive: false });
 
     // Kept, since asking the page for sizes makes it lay itself out.
     this.room = { width: 0, height: 0 };
-    this.picture = { width: 1, height: 1 };
+    this.still = { width: 1, height: 1 };
+    this.player = new Player(this.movie);
+    this.player.addEventListener("change", () => this._onPlayed(), { signal });
+    /** @type {import("./store.js").Animation | null} the one that covers the still */
+    this.played = null;
+    this.movieSize = { width: 1, height: 1 };
+    /** @type {Frame | null} the one on the still's canvas */
+    this.drawn = null;
+    this._pressedButtonAt = -Infinity;
     this.painter = painterOf(this.canvas, (...drawing) => this._onDrawn(...drawing));
     this.leftPainter = painterOf(this.leftCanvas, () => {});
     const observer = new this.window.ResizeObserver(() => {
@@ -79,26 +120,45 @@ export class Stage {
       observer.disconnect();
       this.painter.close();
       this.leftPainter.close();
+      this.player.close();
     });
   }
 
   /** Show what is watched. */
   update() {
-    const { frame, against } = this.watching;
-    this.painter.show(frame);
-    this.leftPainter.show(against);
-    if (!frame) this.element.setAttribute("aria-label", t("stage.empty"));
+    const { frame, against, image, playing } = this.watching;
+    this.player.show(playing, image);
+    this.played = this.player.shown;
+    this.painter.show(frame, image);
+    this.leftPainter.show(against, image);
+    if (!frame) this.drawn = null;
     this.empty.hidden = frame !== null;
     this.canvas.hidden = frame === null;
     const comparing = against !== null && frame !== null;
-    for (const part of [this.leftCanvas, this.divider, this.leftLabel, this.rightLabel]) {
-      part.hidden = !comparing;
-    }
+    for (const part of [this.leftCanvas, this.divider, this.rightLabel]) part.hidden = !comparing;
+    this.leftLabel.hidden = !comparing && !this.played;
     if (comparing) {
-      this.leftLabel.textContent = stepText(against);
-      this.rightLabel.textContent = stepText(frame);
+      setText(this.leftLabel, stepText(against));
+      setText(this.rightLabel, stepText(frame));
     }
+    this.notPicture.hidden = frame?.decoder !== "spectrogram";
+    this.mosaic.update();
+    this._updateInset();
+    this._sayWhatIsShown();
     this._lay();
+  }
+
+  /** The still of a newer step than that of the animation, small in the corner. */
+  _updateInset() {
+    const { frame } = this.watching;
+    const { played } = this;
+    this.inset.hidden = !played || !frame || frame.step <= played.step;
+    this.canvas.classList.toggle("ss-canvas-inset", played !== null);
+    if (played && frame) {
+      this.canvas.hidden = this.inset.hidden;
+      setText(this.leftLabel, stepText(played));
+      setText(this.insetStep, stepText(frame));
+    }
   }
 
   /** @param {number | null} zoom null fits the picture in */
@@ -119,6 +179,11 @@ export class Stage {
     if (next !== undefined) this.setZoom(next);
   }
 
+  /** The size of the large picture. */
+  get picture() {
+    return this.played ? this.movieSize : this.still;
+  }
+
   /** CSS pixels for each pixel of the picture. */
   get scale() {
     if (this.zoom !== null) return this.zoom / this.window.devicePixelRatio;
@@ -128,13 +193,31 @@ export class Stage {
 
   /** @type {import("./painting.js").Drawn} */
   _onDrawn(frame, size, at) {
-    this.picture = size;
-    const { run } = frame;
-    const label = t("stage.shows", { title: run.title, step: stepText(frame) });
-    this.element.setAttribute("aria-label", label);
+    const isOtherSize = size.width !== this.still.width || size.height !== this.still.height;
+    this.still = size;
+    this.drawn = frame;
+    this._sayWhatIsShown();
     this._lay();
-    const detail = { seq: frame.seq, run: run.id, arrivedAt: frame.arrivedAt, drawnAt: at };
+    if (isOtherSize) this.onZoom();
+    const detail = { seq: frame.seq, run: frame.run.id, arrivedAt: frame.arrivedAt, drawnAt: at };
     this.element.dispatchEvent(new CustomEvent("sidestream-drawn", { bubbles: true, detail }));
+  }
+
+  /** The player drew a picture: of another animation, or of another size, it changes more. */
+  _onPlayed() {
+    const { width, height } = this.movie;
+    const isSameSize = width === this.movieSize.width && height === this.movieSize.height;
+    if (this.player.shown === this.played && isSameSize) return;
+    this.movieSize = { width, height };
+    this.update();
+    this.onZoom();
+  }
+
+  _sayWhatIsShown() {
+    const shown = this.played ?? this.drawn;
+    const values = shown && { title: shown.run.title, step: stepText(shown) };
+    const label = values ? t(this.played ? "stage.plays" : "stage.shows", values) : t("stage.empty");
+    if (this.element.ariaLabel !== label) this.element.setAttribute("aria-label", label);
   }
 
   /** Place the canvases, on whole device pixels. */
@@ -149,15 +232,25 @@ export class Stage {
     };
     const left = Math.round(((room.width - width) / 2 + this.pan.x) * ratio) / ratio;
     const top = Math.round(((room.height - height) / 2 + this.pan.y) * ratio) / ratio;
-    for (const canvas of [this.canvas, this.leftCanvas]) {
-      canvas.style.width = `${width}px`;
-      canvas.style.height = `${height}px`;
-      canvas.style.transform = `translate(${left}px, ${top}px)`;
+    for (const canvas of [this.canvas, this.movie, this.leftCanvas]) {
+      place(canvas, left, top, width, height);
       canvas.classList.toggle("ss-pixels", this.zoom !== null && this.zoom >= 1);
     }
+    this.mosaic.cover(this.movie);
+    if (this.played) this._layInset();
     this.leftCanvas.style.clipPath = `inset(0 ${(1 - this.split) * 100}% 0 0)`;
     this.divider.style.left = `${left + width * this.split}px`;
     this.divider.setAttribute("aria-valuenow", String(Math.round(this.split * 100)));
+  }
+
+  _layInset() {
+    const { room, still } = this;
+    const side = Math.min(INSET_SIDE, room.width * 0.3, room.height * 0.3);
+    const scale = side / Math.max(still.width, still.height);
+    const [width, height] = [Math.round(still.width * scale), Math.round(still.height * scale)];
+    const left = room.width - width - INSET_MARGIN;
+    const top = room.height - height - INSET_MARGIN;
+    for (const element of [this.canvas, this.inset]) place(element, left, top, width, height);
   }
 
   /** @param {number} split */
@@ -196,6 +289,14 @@ export class Stage {
       Home: () => watching.scrub(0),
       End: () => watching.goLive(),
     };
+    if (watching.playing) {
+      Object.assign(keys, {
+        " ": () => this.player.toggle(),
+        ",": () => this.player.step(-1),
+        ".": () => this.player.step(1),
+      });
+    }
+    if (watching.image !== null) keys.Escape = () => this.mosaic.back();
     const pans = /** @type {Record<string, [number, number]>} */ ({
       ArrowLeft: [PAN_STEP, 0],
       ArrowRight: [-PAN_STEP, 0],
@@ -227,10 +328,18 @@ export class Stage {
     this._lay();
   }
 
+  /** @param {MouseEvent} event */
+  _onDoubleClick(event) {
+    // The first of the two clicks was on a button, perhaps, that is gone since.
+    if (event.timeStamp - this._pressedButtonAt < DOUBLE_CLICK_MS) return;
+    this.setZoom(this.zoom === null ? 1 : null);
+  }
+
   /** @param {PointerEvent} event */
   _drag(event) {
     if (event.button !== 0 || event.target === this.divider) return;
-    track(this.element, event, (moved) => this._panBy(moved.movementX, moved.movementY));
+    if (/** @type {Element} */ (event.target).closest("button")) this._pressedButtonAt = event.timeStamp;
+    track(this.element, event, (moved) => this._panBy(moved.movementX, moved.movementY), STILLNESS);
   }
 
   /** @param {PointerEvent} event */
@@ -244,7 +353,7 @@ export class Stage {
 }
 
 /**
- * @param {Frame} frame
+ * @param {import("./store.js").Picture} frame
  * @returns {string}
  */
 export function stepText(frame) {
@@ -266,13 +375,35 @@ function within(value, reach) {
  * @param {HTMLElement} element
  * @param {PointerEvent} begin
  * @param {(event: PointerEvent) => void} moved
+ * @param {number} [stillness] follow from this distance on, and leave a click to what lies below
  */
-function track(element, begin, moved) {
-  const { pointerId } = begin;
-  element.setPointerCapture(pointerId);
+function track(element, begin, moved, stillness = 0) {
+  const { pointerId, clientX, clientY } = begin;
   const held = new AbortController();
-  element.addEventListener("pointermove", moved, { signal: held.signal });
+  if (!stillness) element.setPointerCapture(pointerId);
+  element.addEventListener(
+    "pointermove",
+    (event) => {
+      const far = Math.hypot(event.clientX - clientX, event.clientY - clientY) > stillness;
+      if (far && !element.hasPointerCapture(pointerId)) element.setPointerCapture(pointerId);
+      if (element.hasPointerCapture(pointerId)) moved(event);
+    },
+    { signal: held.signal },
+  );
   for (const name of /** @type {const} */ (["pointerup", "pointercancel", "lostpointercapture"])) {
     element.addEventListener(name, () => held.abort(), { signal: held.signal });
   }
+}
+
+/**
+ * @param {HTMLElement} element
+ * @param {number} left
+ * @param {number} top
+ * @param {number} width
+ * @param {number} height
+ */
+function place(element, left, top, width, height) {
+  element.style.width = `${width}px`;
+  element.style.height = `${height}px`;
+  element.style.transform = `translate(${left}px, ${top}px)`;
 }

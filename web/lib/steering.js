@@ -46,10 +46,10 @@ export class Steering extends EventTarget {
    * @param {any} value
    */
   change(name, value) {
-    void this.settings.set(name, value);
+    const stored = Promise.resolve(this.settings.set(name, value));
     if (!(this.paused && name === "method")) this._tellServer({ [name]: value });
     for (const run of this.store.runs) if (run.live && run.settings) run.settings[name] = value;
-    this.dispatchEvent(new CustomEvent("change"));
+    void stored.then(() => this.dispatchEvent(new CustomEvent("change")));
   }
 
   /**

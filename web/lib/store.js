@@ -1,7 +1,9 @@
 /** The frames that the page keeps: runs with their frames, bounded by count and by bytes. */
 
+/** @typedef {import("./cells.js").Mosaic} Mosaic */
+
 /**
- * @typedef {object} Frame One preview picture, as it arrived.
+ * @typedef {object} Picture What one preview shows, as it arrived.
  * @property {Run} run
  * @property {number} seq counts from 1 within its run
  * @property {number} step from 1
@@ -9,11 +11,23 @@
  * @property {number} width
  * @property {number} height
  * @property {string} decoder
+ * @property {Mosaic | null} mosaic where it shows several images of a batch
+ * @property {number} notFinite how many positions of the latent were NaN or infinite
  * @property {number} latencyMs captured to sent
  * @property {number} decodeMs
  * @property {number} arrivedAt on the clock of performance.now()
  * @property {Blob} blob
  */
+
+/**
+ * @typedef {object} OfFrame
+ * @property {Animation | null} animation of the same step
+ *
+ * @typedef {Picture & OfFrame} Frame A still picture: a place in the timeline. For a step that came
+ *   as an animation alone, this stands in for the still.
+ */
+
+/** @typedef {Picture} Animation An animated WebP: frames of a video, or images of a batch, in a row. */
 
 /**
  * @typedef {object} Run One sampling.
@@ -37,8 +51,8 @@
 const MAX_RUNS = 40;
 
 /**
- * Tells of changes by the events `frame` (detail: the Frame) and `runs` (a run came, ended or was
- * forgotten).
+ * Tells of changes by the events `frame` (detail: the Frame), `animation` (detail: the Frame that it
+ * belongs to) and `runs` (a run came, ended or was forgotten).
  */
 export class FrameStore extends EventTarget {
   /** @param {() => { frames: number, bytes: number }} limits asked for every time */
@@ -102,18 +116,40 @@ export class FrameStore extends EventTarget {
 
   /**
    * @param {Run} run
-   * @param {Omit<Frame, "run">} picture
+   * @param {Omit<Picture, "run">} picture
    */
   add(run, picture) {
-    const frame = { run, ...picture };
+    const frame = { run, ...picture, animation: null };
     run.frames.push(frame);
-    run.bytes += frame.blob.size;
     run.step = frame.step;
     run.totalSteps = frame.totalSteps;
     this.frameCount += 1;
-    this.bytes += frame.blob.size;
+    this._weigh(run, frame.blob.size);
     this._trim();
     this.dispatchEvent(new CustomEvent("frame", { detail: frame }));
+  }
+
+  /**
+   * An animation belongs to the frame of its step, though it comes later than that.
+   *
+   * @param {Run} run
+   * @param {Omit<Picture, "run">} picture
+   */
+  addAnimation(run, picture) {
+    const at = run.frames.findLastIndex((frame) => frame.step <= picture.step);
+    const known = run.frames[at]?.step === picture.step ? run.frames[at] : null;
+    const weightBefore = known ? weightOf(known) : 0;
+    const frame = known ?? { run, ...picture, animation: null };
+    if (!known) {
+      run.frames.splice(at + 1, 0, frame);
+      run.step = Math.max(run.step, frame.step);
+      run.totalSteps = frame.totalSteps;
+      this.frameCount += 1;
+    } else if (isStandIn(known)) Object.assign(known, picture);
+    frame.animation = { run, ...picture };
+    this._weigh(run, weightOf(frame) - weightBefore);
+    this._trim();
+    this.dispatchEvent(new CustomEvent("animation", { detail: frame }));
   }
 
   /**
@@ -162,10 +198,18 @@ export class FrameStore extends EventTarget {
    */
   _forget(run, count) {
     for (const frame of run.frames.splice(0, count)) {
-      run.bytes -= frame.blob.size;
-      this.bytes -= frame.blob.size;
+      this._weigh(run, -weightOf(frame));
       this.frameCount -= 1;
     }
+  }
+
+  /**
+   * @param {Run} run
+   * @param {number} bytes
+   */
+  _weigh(run, bytes) {
+    run.bytes += bytes;
+    this.bytes += bytes;
   }
 
   /** @param {string} what */
@@ -177,4 +221,25 @@ export class FrameStore extends EventTarget {
 /** @param {Run} run */
 function isSpent(run) {
   return !run.live && run.frames.length === 0;
+}
+
+/**
+ * @param {Frame} frame
+ * @returns {boolean} whether there was no still of its step
+ */
+export function isStandIn(frame) {
+  return frame.blob === frame.animation?.blob;
+}
+
+/**
+ * @param {Run | null} run
+ * @returns {Animation | null} the one of the latest step
+ */
+export function newestAnimation(run) {
+  return run?.frames.findLast((frame) => frame.animation)?.animation ?? null;
+}
+
+/** @param {Frame} frame */
+function weightOf(frame) {
+  return frame.blob.size + (isStandIn(frame) ? 0 : (frame.animation?.blob.size ?? 0));
 }

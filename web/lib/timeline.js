@@ -2,8 +2,9 @@
 
 import { elementsOf, iconButton, setText, whenEnded } from "./dom.js";
 import { toast } from "./comfy.js";
-import { saveAnimation, saveFrame } from "./saving.js";
+import { saveAnimation, saveFrame, savePlayed, saveRun } from "./saving.js";
 import { stepText } from "./stage.js";
+import { isStandIn } from "./store.js";
 import { t } from "./strings.js";
 
 /** @typedef {import("./store.js").Frame} Frame */
@@ -12,6 +13,7 @@ import { t } from "./strings.js";
 
 const FILM_HEIGHT = 40;
 const FILM_INTERVAL_MS = 250;
+const THUMB_WIDTH = 4; // of the scrubber, in CSS pixels
 
 /** @type {WeakMap<Frame, Promise<ImageBitmap | null>>} */
 const thumbnails = new WeakMap();
@@ -20,12 +22,14 @@ export class Timeline {
   /**
    * @param {Document} document
    * @param {Watching} watching
+   * @param {import("./player.js").Player} player the stage's
    * @param {AbortSignal} signal
    */
-  constructor(document, watching, signal) {
+  constructor(document, watching, player, signal) {
     const element = elementsOf(document);
     this.make = element;
     this.watching = watching;
+    this.player = player;
     this.window = /** @type {Window & typeof globalThis} */ (document.defaultView);
     this._filmTimer = 0;
     this._filmDrawn = 0;
@@ -99,6 +103,7 @@ export class Timeline {
     this.live.setAttribute("aria-pressed", String(watching.isLive));
     this.live.classList.toggle("ss-on-air", watching.isLive && watching.store.live);
     this.compare.setAttribute("aria-pressed", String(watching.against !== null));
+    /** @type {HTMLElement} */ (this.saveAnimation).hidden = !watching.animation;
     this.compare.disabled = this.back.disabled = this.forth.disabled = !frame;
     this._listRuns();
     this._filmSoon();
@@ -114,6 +119,9 @@ export class Timeline {
         t(`timeline.save.${name}`),
       );
     this.saveLabel = element("span", {}, t("timeline.save.label"));
+    this.saveAnimation = item("animation", async () => {
+      if (this.watching.animation) saveAnimation(this.watching.animation);
+    });
     return element(
       "details",
       {
@@ -134,9 +142,8 @@ export class Timeline {
       element(
         "div",
         { class: "ss-menu-list" },
-        item("png", async () => {
-          if (this.watching.frame) await saveFrame(this.watching.frame, this.burn.checked);
-        }),
+        item("png", () => this._savePicture()),
+        this.saveAnimation,
         item("webp", () => this._saveRun("webp")),
         item("webm", () => this._saveRun("webm")),
         element("label", { class: "ss-menu-item" }, this.burn, t("timeline.save.burn")),
@@ -144,11 +151,24 @@ export class Timeline {
     );
   }
 
+  get _wishes() {
+    return { burn: this.burn.checked, image: this.watching.image };
+  }
+
+  /** The large picture. */
+  async _savePicture() {
+    const { frame } = this.watching;
+    if (this.player.shown) await savePlayed(this.player, this._wishes);
+    else if (frame) await saveFrame(frame, this._wishes);
+  }
+
   /** @param {"webp" | "webm"} kind */
   async _saveRun(kind) {
-    const frames = [...(this.watching.run?.frames ?? [])];
+    const all = this.watching.run?.frames ?? [];
+    const stills = all.filter((frame) => !isStandIn(frame));
+    const frames = stills.length ? stills : [...all];
     if (!frames.length) return;
-    await saveAnimation(frames, kind, this.burn.checked, (done) => {
+    await saveRun(frames, kind, this._wishes, (done) => {
       setText(/** @type {Element} */ (this.saveLabel), `${done}/${frames.length}`);
     });
   }
@@ -212,6 +232,7 @@ export class Timeline {
     pictures.forEach((picture, i) => {
       if (picture) drawCovering(context, picture, i * slot, slot, height);
     });
+    markAnimations(context, frames, width, ratio);
   }
 }
 
@@ -241,6 +262,30 @@ function spread(frames, count) {
   if (frames.length <= count) return [...frames];
   if (count === 1) return [frames[frames.length - 1]];
   return Array.from({ length: count }, (_, i) => frames[Math.round((i * (frames.length - 1)) / (count - 1))]);
+}
+
+/**
+ * A mark at the place of every frame that has an animation.
+ *
+ * @param {CanvasRenderingContext2D} context
+ * @param {Frame[]} frames
+ * @param {number} width
+ * @param {number} ratio device pixels for each CSS pixel
+ */
+function markAnimations(context, frames, width, ratio) {
+  const last = Math.max(frames.length - 1, 1);
+  const radius = 2.5 * ratio;
+  context.fillStyle = "#fff";
+  context.strokeStyle = "rgb(0 0 0 / 0.7)";
+  context.lineWidth = ratio;
+  frames.forEach((frame, i) => {
+    if (!frame.animation) return;
+    const x = THUMB_WIDTH * ratio * 0.5 + (i / last) * (width - THUMB_WIDTH * ratio);
+    context.beginPath();
+    context.arc(x, radius * 2, radius, 0, 2 * Math.PI);
+    context.stroke();
+    context.fill();
+  });
 }
 
 /**

@@ -1,5 +1,11 @@
-/** What the user looks at, the same in every panel: which run, which of its frames, against which. */
+/**
+ * What the user looks at, the same in every panel: which run, which of its frames, still or
+ * animated, which image of its batch, against which.
+ */
 
+import { newestAnimation } from "./store.js";
+
+/** @typedef {import("./store.js").Animation} Animation */
 /** @typedef {import("./store.js").Frame} Frame */
 /** @typedef {import("./store.js").Run} Run */
 /** @typedef {import("./store.js").FrameStore} FrameStore */
@@ -22,7 +28,12 @@ export class Watching extends EventTarget {
     /** @type {Frame | null} the left half of a comparison */
     this._against = null;
     this.grid = false;
+    /** Whether the still is wanted also where there is an animation. */
+    this.stills = false;
+    /** @type {WeakMap<Run, number>} the image of its batch that is shown alone */
+    this._images = new WeakMap();
     store.addEventListener("frame", () => this._tell(), { signal });
+    store.addEventListener("animation", () => this._tell(), { signal });
     store.addEventListener("runs", () => this._tell(), { signal });
   }
 
@@ -45,6 +56,24 @@ export class Watching extends EventTarget {
     if (this._at && this._at.run.frames.includes(this._at)) return this._at;
     if (this._at) return this._at.run.frames[0] ?? null;
     return this.run?.frames.at(-1) ?? null;
+  }
+
+  /** @returns {Animation | null} the newest one of the run, or that of the frame that was chosen */
+  get animation() {
+    if (this._against) return null;
+    return this._at ? (this.frame?.animation ?? null) : newestAnimation(this.run);
+  }
+
+  /** @returns {Animation | null} the animation to play */
+  get playing() {
+    return this.stills ? null : this.animation;
+  }
+
+  /** @returns {number | null} the image of the batch that is shown alone */
+  get image() {
+    const image = this.run && this._images.get(this.run);
+    const mosaic = (this.playing ?? this.frame)?.mosaic;
+    return image != null && mosaic?.images.includes(image) ? image : null;
   }
 
   /** @returns {Frame | null} the frame to compare with */
@@ -103,6 +132,21 @@ export class Watching extends EventTarget {
     const frame = run?.frames[Math.max(0, Math.min(index, run.frames.length - 1))];
     if (!run || !frame) return;
     this._at = run.live && frame === run.frames.at(-1) ? null : frame;
+    this._tell();
+  }
+
+  /** @param {boolean} on show stills also where there are animations */
+  showStills(on) {
+    this.stills = on;
+    this._tell();
+  }
+
+  /** @param {number | null} image show this one of the batch alone, through the whole run; null: all */
+  showImage(image) {
+    const { run } = this;
+    if (!run) return;
+    if (image === null) this._images.delete(run);
+    else this._images.set(run, image);
     this._tell();
   }
 

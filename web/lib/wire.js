@@ -6,6 +6,7 @@
  * here for the picture of the same node; a picture without facts is another previewer's.
  */
 
+import { mosaicOf } from "./cells.js";
 import { api, getJson, promptOf } from "./comfy.js";
 
 /** @typedef {import("./store.js").FrameStore} FrameStore */
@@ -115,18 +116,22 @@ function addOwn(store, facts, blob) {
   const run = store.run(facts.run, ownerOf(facts));
   run.dropped = facts.dropped;
   run.outcomes = facts.outcomes ?? run.outcomes;
-  store.add(run, {
+  const picture = {
     seq: facts.seq,
     step: facts.step,
     totalSteps: facts.total_steps,
     width: facts.width,
     height: facts.height,
     decoder: facts.decoder ?? "",
+    mosaic: mosaicOf(facts.grid),
+    notFinite: facts.not_finite ?? 0,
     latencyMs: facts.captured_to_sent_ms,
     decodeMs: facts.decode_ms,
     arrivedAt: performance.now(),
     blob,
-  });
+  };
+  if (facts.animation) store.addAnimation(run, picture);
+  else store.add(run, picture);
 }
 
 /**
@@ -151,6 +156,8 @@ function addForeign(store, detail, promptId, progress) {
     width: 0,
     height: 0,
     decoder: "",
+    mosaic: null,
+    notFinite: 0,
     latencyMs: NaN,
     decodeMs: NaN,
     arrivedAt: performance.now(),
