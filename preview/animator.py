@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from . import encode, runs
-from .decoders import Decoder, Painting, ReelPainting, VideoDecoder, shown_size
+from .decoders import Decoder, Painting, ReelPainting, VideoDecoder, in_a_line, shown_size
 from .film import Part, animated_webp, parts
 from .lane import Lane, Slot
-from .runs import Frame
+from .runs import Frame, Run
 from .throttle import Budget
 
 if TYPE_CHECKING:
@@ -73,18 +73,29 @@ class Animator:
         """Whether a film is in the making."""
         return self._film is not None
 
+    @property
+    def run(self) -> Run | None:
+        """Whose film is in the making."""
+        return None if self._film is None else self._film.still.run
+
     def begin(self, still: Frame, decoder: Decoder) -> bool:
         """Make a film of what `still` shows the first picture of; takes over its slot if True."""
         run, slot = still.run, still.slot
         wanted = self._film is None and runs.now() >= self._rests_until and not run.filmless
         if not (wanted and slot is not None and self._sink.animates(run)):
             return False
-        made = self._plan(still, decoder, slot.latent)
-        if made is None:
+        try:
+            made = self._plan(still, decoder, slot.latent)
+            if made is None:
+                return False
+            painter, plan = made
+            size = shown_size(decoder, slot.latent[:1], run.max_size)
+        except Exception as error:
+            self._give_up(run, error)
             return False
-        painter, plan = made
-        size = shown_size(decoder, slot.latent[:1], run.max_size)
-        self._film = Film(still, slot, slot.latent, painter, size, deque(plan))
+        film = Film(still, slot, slot.latent, painter, size, deque(plan))
+        run.hold()
+        self._film = film
         return True
 
     def patience(self) -> float:
@@ -103,19 +114,21 @@ class Animator:
             elif self._may_decode():
                 self._decode(film, film.todo.popleft())
             elif not film.todo and self._sink.ready(run):
-                self._stop()
                 self._send(film)
+                self._stop()
             else:
                 return False
         except Exception as error:
-            log.warning(
-                "[SideStream] Animated previews failed (%s: %s); this run goes on with stills.",
-                type(error).__name__,
-                error,
-            )
-            run.filmless = True
-            self.forget()
+            self._give_up(run, error)
         return True
+
+    def _give_up(self, run: Run, error: Exception) -> None:
+        log.warning(
+            "[SideStream] Animated previews failed (%s); this run goes on with stills.",
+            in_a_line(error),
+        )
+        run.filmless = True
+        self.forget()
 
     def forget(self) -> None:
         """Give up the film and all memory that its decoder works in."""
@@ -175,21 +188,27 @@ class Animator:
         return encode.encoded(picture, film.size, "webp", film.still.run.settings.quality)
 
     def _send(self, film: Film) -> None:
+        image = animated_webp(film.pictures, film.durations, film.size)
         frame = film.still.run.another(film.still)
         frame.animation = (len(film.pictures), sum(film.durations))
         frame.size = film.size
         frame.decode_ms = film.decode_seconds * 1000
-        frame.image = animated_webp(film.pictures, film.durations, film.size)
-        frame.image_type = encode.TYPES["webp"]
+        frame.image, frame.image_type = image, encode.TYPES["webp"]
         self._rests_until = runs.now() + film.encode_seconds / ENCODING_SHARE
-        self._sink.send(frame)
+        try:
+            self._sink.send(frame)
+        except BaseException:
+            frame.close(runs.FAILED)
+            raise
 
     def _stop(self) -> None:
-        film, self._film = self._film, None
+        film = self._film
         if film is not None:
             self._return_slot(film)
+            self._film = None
+            film.still.run.let_go()
 
     def _return_slot(self, film: Film) -> None:
-        slot, film.slot = film.slot, None
-        if slot is not None:
-            self._give_back(slot)
+        if film.slot is not None:
+            self._give_back(film.slot)
+            film.slot = None

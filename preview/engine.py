@@ -1,13 +1,24 @@
 """One worker for each device: takes the newest staged frame, decodes, encodes, hands it over.
 
-Why nothing here can make the sampler wait: the sampler's thread and the worker share two things,
-the mailbox and the free slots. Each is guarded by a lock that is held for a few assignments and
-never across a copy, a wait, an encode, a send or another lock, so whoever asks for it gets it at
-once. Why no slot is written while it is read: a slot is in one place at a time, either free, or
-with the sampler's thread that took it, or in the mailbox, or with the worker. It returns to the
-free ones from the mailbox, where nobody has begun to read it, or from the worker, which has then
-waited for the end of the reading. The one write that may still be under way when a slot is taken
-again is that of a frame replaced in the mailbox; `Lane.stage` orders the new write after it.
+Why nothing here can make the sampler wait: the sampler's thread and the worker share the mailbox,
+the free slots and the counts of a run. Each is guarded by a lock of its own that is held for a few
+assignments, in the slots' case also for asking the device which copies are done, and never across
+a copy, a wait, a decode, an encode, a send or a call to anybody else, so whoever asks for it gets
+it at once. The worker waits for work in a queue, holding none of them; that an empty queue is
+filled is all that it takes to wake it. Loading a decoder, which may take seconds, holds no lock
+either.
+
+Why no slot is written while it is read: a slot is in one place at a time, either free, or with the
+sampler's thread that took it, or in the mailbox, or with the worker. The worker has one slot for
+the still picture that it makes, and may leave it to the animator, which keeps it over all parts of
+a film. A slot returns to the free ones from the sampler's thread or the mailbox, where nobody has
+begun to read it, or from the worker or its animator, who have then waited for the end of the
+reading or, where it failed, show nothing of what was read. The one write that may still be under
+way when a slot is taken again is that of a frame that was dropped unread; `Lane.stage` orders the
+new write after it.
+
+Nothing that fails here may end the worker. What its ladder, its encoder and its animator do not
+contain is caught in `Engine._work`, which drops what was in work and begins anew.
 """
 
 from __future__ import annotations
@@ -23,7 +34,7 @@ import torch
 
 from . import devices, encode, runs
 from .animator import BUDGET_SHARE, Animator
-from .decoders import DecoderCache, Painting, shown_size
+from .decoders import DecoderCache, Painting, in_a_line, shown_size
 from .decoders.picture import near_square
 from .lane import Lane, Slot, lane_for
 from .profile import span
@@ -34,6 +45,9 @@ log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 8.0
 SLOTS = 4  # one being read, one waiting, one being written, one that a film is made of
+REFUSED_SECONDS = 1.0
+"""How long no memory for slots is asked for where there was none. To say no, a device's allocator
+first gives back what it keeps for the sampler, which would have to be fetched anew each time."""
 
 
 class Sink(Protocol):
@@ -87,11 +101,17 @@ class Mailbox:
             frame = self.remove(wanted)
             if frame is not None:
                 return frame
-            try:
-                self._changes.get(timeout=max(0.0, end - time.monotonic()))
-            except queue.Empty:
+            if not self.pause(end - time.monotonic()):
                 return None
         return None
+
+    def pause(self, seconds: float) -> bool:
+        """Wait for a change; False where there was none in so many seconds."""
+        try:
+            self._changes.get(timeout=max(0.0, seconds))
+        except queue.Empty:
+            return False
+        return True
 
     def remove(self, wanted: Callable[[Frame], bool]) -> Frame | None:
         """Take out the waiting frame where `wanted` holds for it."""
@@ -109,10 +129,13 @@ class Mailbox:
         if self._changes.empty():
             self._changes.put(None)
 
-    def close(self) -> None:
+    def close(self) -> Frame | None:
+        """Take and give nothing more; returns the frame that was left."""
         with self._lock:
             self._closed = True
+            left, self._frame = self._frame, None
         self.poke()
+        return left
 
     @property
     def closed(self) -> bool:
@@ -127,36 +150,45 @@ class Slots:
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
         self._free: dict[tuple[torch.Size, torch.dtype], list[Slot]] = {}
+        self._refused_until = float("-inf")
         self._lock = threading.Lock()
 
     def take(self, shape: torch.Size, dtype: torch.dtype) -> Slot | None:
-        """A free slot, or None where all are in use."""
+        """A free slot, or None where all are in use.
+
+        Raises what the device says where it has no memory; for `REFUSED_SECONDS` it is None then.
+        """
         kind = (shape, dtype)
         with self._lock:
             free = self._free.get(kind)
             if free is not None:
                 return free.pop() if free else None
-        made = [self._lane.slot(shape, dtype) for _ in range(SLOTS)]
-        taken = made.pop()
+        if time.monotonic() < self._refused_until:
+            return None
+        try:
+            made = [self._lane.slot(shape, dtype) for _ in range(SLOTS)]
+        except Exception:
+            self._refused_until = time.monotonic() + REFUSED_SECONDS
+            raise
         with self._lock:
-            self._free[kind] = made
+            free = self._free.setdefault(kind, made)  # another sampler may have been first
+            taken = free.pop() if free else None
             self._trim(keep=self.KINDS)
         return taken
 
     def give_back(self, slot: Slot) -> None:
         with self._lock:
-            free = self._free.get((slot.latent.shape, slot.latent.dtype))
-            if free is not None and len(free) < SLOTS:
-                free.append(slot)
+            self._free[slot.latent.shape, slot.latent.dtype].append(slot)
 
     def clear(self) -> None:
         with self._lock:
             self._trim(keep=0)
 
     def _trim(self, keep: int) -> None:
-        # Oldest first; memory that a copy is still on its way to stays.
+        # Oldest first; memory that a copy is on its way to stays, and a kind that is in use.
         for kind in list(self._free)[: max(0, len(self._free) - keep)]:
-            if all(self._lane.settled(slot) for slot in self._free[kind]):
+            free = self._free[kind]
+            if len(free) == SLOTS and all(self._lane.settled(slot) for slot in free):
                 del self._free[kind]
 
 
@@ -171,6 +203,8 @@ class Engine:
         self._slots = Slots(lane)
         self._mailbox = Mailbox()
         self._in_work = 0
+        self._frame: Frame | None = None  # in work, until it has found its end
+        self._faltered = False
         self._warm: Painting | None = None
         self._animator = Animator(lane, sink, self._slots.give_back)
         name = f"SideStream {lane.device}"
@@ -198,6 +232,9 @@ class Engine:
             frame.slot = self._slots.take(latent.shape, run.ladder.staging_dtype(self.lane.device))
             if frame.slot is not None and self.lane.stage(frame.slot, latent):
                 return frame
+        except Exception as error:
+            self._lose(frame, error)
+            return None
         except BaseException:
             self._drop(frame, runs.FAILED)
             raise
@@ -223,10 +260,33 @@ class Engine:
             "share": round(share, 4),
         }
 
+    @property
+    def alive(self) -> bool:
+        """Whether the worker is there."""
+        return self._thread.is_alive()
+
     def close(self, timeout: float = 1.0) -> None:
         """Stop the worker; waits at most `timeout` seconds for what it is doing."""
-        self._mailbox.close()
+        self.shut()
         self._thread.join(timeout)
+
+    def shut(self) -> None:
+        """Let the worker stop when it has done what it is doing."""
+        left = self._mailbox.close()
+        if left is not None:
+            self._drop(left, runs.LATE)
+
+    def _lose(self, frame: Frame, error: BaseException) -> None:
+        """Drop a frame for something that no other rung would do better; said once a run."""
+        self._drop(frame, runs.FAILED)
+        if not frame.run.lossy:
+            frame.run.lossy = True
+            log.warning(
+                "[SideStream] A preview failed (%s); sampling goes on. More such failures of this"
+                " run are not told.",
+                in_a_line(error),
+                exc_info=log.isEnabledFor(logging.DEBUG),
+            )
 
     def _drop(self, frame: Frame, outcome: str) -> None:
         if frame.slot is not None:
@@ -235,24 +295,66 @@ class Engine:
         frame.close(outcome)
 
     def _work(self) -> None:
-        animator = self._animator
-        with self.lane.working(), torch.inference_mode():
+        """The worker's thread: serves, and after a failure that nothing contained begins anew."""
+        try:
             while not self._mailbox.closed:
-                patience = animator.patience() if animator.busy else IDLE_SECONDS
-                frame = self._mailbox.take(lambda frame: self._sink.ready(frame.run), patience)
-                if frame is None and not animator.busy:
-                    self._rest()
-                    continue
-                self._in_work = 1
                 try:
-                    if frame is not None:
-                        # The sampler's device may be a whole step behind its callbacks.
-                        while not self._has_landed(frame) and animator.advance():
-                            pass
-                        self._process(frame)
-                    animator.advance()
-                finally:
-                    self._in_work = 0
+                    with self.lane.working(), torch.inference_mode():
+                        self._serve()
+                except BaseException as error:  # a SystemExit too: it is meant for no one else
+                    self._recover(error)
+            self._animator.forget()
+        finally:
+            self.shut()  # a sampler that goes on leaves nothing where nobody takes it
+
+    def _recover(self, error: BaseException) -> None:
+        """Clear up after `error`. A run that it strikes twice goes on without previews."""
+        run = self._struck()
+        if run is None:
+            if not self._faltered:
+                self._faltered = True
+                log.error("[SideStream] The worker failed at rest (%s).", in_a_line(error))
+            self._mailbox.pause(IDLE_SECONDS)
+            return
+        run.strikes += 1
+        if run.strikes > 1:
+            run.abort()
+        log.error(
+            "[SideStream] The worker failed (%s) and begins anew; this run goes on %s previews.",
+            in_a_line(error),
+            "without" if run.aborted else "with",
+            exc_info=log.isEnabledFor(logging.DEBUG),
+        )
+
+    def _struck(self) -> Run | None:
+        """Drop what the worker failed at, and say whose it was."""
+        frame, self._frame = self._frame, None
+        run = frame.run if frame is not None else self._animator.run
+        self._animator.forget()
+        if run is None:
+            # Maybe it failed at asking whether the frame that waits may be taken.
+            frame = self._mailbox.remove(lambda frame: True)
+        if frame is not None:
+            run = frame.run
+            self._drop(frame, runs.FAILED)
+        return run
+
+    def _serve(self) -> None:
+        animator = self._animator
+        while not self._mailbox.closed:
+            patience = animator.patience() if animator.busy else IDLE_SECONDS
+            frame = self._mailbox.take(lambda frame: self._sink.ready(frame.run), patience)
+            if frame is None and not animator.busy:
+                self._rest()
+                continue
+            self._frame, self._in_work = frame, 1
+            try:
+                if frame is not None:
+                    self._process(frame)
+                    self._frame = None
+                animator.advance()
+            finally:
+                self._in_work = 0
 
     def _has_landed(self, frame: Frame) -> bool:
         return frame.slot is None or self.lane.settled(frame.slot)
@@ -271,6 +373,9 @@ class Engine:
     def _process(self, frame: Frame) -> None:
         """Carry one frame from its slot to the sink."""
         try:
+            # The sampler's device may be a whole step behind its callbacks.
+            while not self._has_landed(frame) and self._animator.advance():
+                pass
             if not self._sink.live(frame.run):
                 self._drop(frame, runs.LATE)
             elif not self._sink.watched(frame.run):
@@ -281,9 +386,8 @@ class Engine:
                 with span("encode"):
                     encode.encode_frame(frame, self._sink.format(frame.run))
                 self._sink.send(frame)
-        except Exception:
-            log.exception("[SideStream] A preview failed; sampling goes on.")
-            self._drop(frame, runs.FAILED)
+        except Exception as error:
+            self._lose(frame, error)
 
     def _decode(self, frame: Frame) -> bool:
         """Fill in the picture, stepping down the ladder as long as rungs fail."""
@@ -333,10 +437,10 @@ class Engines:
         """The engine for what is sampled on `source`, painting where the setting `device` says."""
         key = (source, devices.resolved(wanted, source))
         engine = self._engines.get(key)
-        if engine is None:
+        if engine is None or not engine.alive:
             with self._lock:
                 engine = self._engines.get(key)
-                if engine is None:
+                if engine is None or not engine.alive:
                     engine = Engine(lane_for(key[1], source), self._decoders, self._sink)
                     self._engines[key] = engine
         return engine
@@ -349,5 +453,9 @@ class Engines:
             engine.poke()
 
     def close(self) -> None:
-        for engine in self.all():
-            engine.close()
+        engines = self.all()
+        for engine in engines:
+            engine.shut()
+        end = time.monotonic() + 1.0  # for all together
+        for engine in engines:
+            engine.close(max(0.0, end - time.monotonic()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from .decoders import Ladder
     from .lane import Slot
+
+log = logging.getLogger(__name__)
 
 SENT = "sent"
 REPLACED = "replaced"  # a newer frame took its place before it was decoded
@@ -103,17 +106,18 @@ class Frame:
     animation: tuple[int, int] | None = None
     """Frames and milliseconds, where it plays."""
     holes: int = 0
-    """Positions of the latent that were not finite."""
+    """Positions of the latent that were not finite, and pixels that the decoder gave as NaN."""
     decoder: str = ""
     decode_ms: float = 0.0
     ready_at: float = 0.0
     """When the sampler's device had made the latent, which may be long after the callback."""
     image: bytes = b""
     image_type: str = ""
+    closed: bool = False
 
     def close(self, outcome: str) -> None:
-        """The frame's way is over. Called exactly once for each frame."""
-        self.run.count(outcome)
+        """The frame's way is over. Must be called for each frame; the first call counts."""
+        self.run.close(self, outcome)
 
     def info(self, now: float) -> dict[str, Any]:
         """SideStream's own object on the wire, at the moment of sending."""
@@ -170,6 +174,10 @@ class Run:
         self.aborted = False
         self.filmless = False
         """Whether animated previews failed, and are left off."""
+        self.lossy = False
+        """Whether it was said that frames were lost."""
+        self.strikes = 0
+        """How often the worker failed at it."""
         self.not_finite = 0
         """Frames with positions that were not finite."""
         self._throttle = Throttle()
@@ -248,9 +256,23 @@ class Run:
         self.aborted = True
         self.end()
 
-    def count(self, outcome: str) -> None:
+    def close(self, frame: Frame, outcome: str) -> None:
+        """A frame of this run has found its end, unless it had before."""
         with self._lock:
+            if frame.closed:
+                return
+            frame.closed = True
             self.outcomes[outcome] += 1
+        self.let_go()
+
+    def hold(self) -> None:
+        """A frame may still come of what is in the making, until `let_go`."""
+        with self._lock:
+            self._open += 1
+
+    def let_go(self) -> None:
+        """What was held, or a frame, is over; the run too, if it was the last."""
+        with self._lock:
             self._open -= 1
             closed = self._ended and self._open == 0
         if closed:
@@ -287,7 +309,7 @@ class Runs:
         with self._lock:
             self._active[run.id] = run
             self._count += 1
-        self._on_start(run)
+        _tell(self._on_start, run)
         return run
 
     def change(self, client_id: str, live: Mapping[str, Any]) -> int:
@@ -304,7 +326,8 @@ class Runs:
             return {
                 "runs": self._count,
                 "active_runs": len(active),
-                "frames": dict(sum((run.outcomes for run in active), self._closed)),
+                # Copies: the runs go on counting.
+                "frames": dict(sum((Counter(dict(r.outcomes)) for r in active), self._closed)),
                 "not_finite": sum((run.not_finite for run in active), self._not_finite),
             }
 
@@ -314,7 +337,15 @@ class Runs:
                 return
             self._closed.update(run.outcomes)
             self._not_finite += run.not_finite
-        self._on_end(run)
+        _tell(self._on_end, run)
+
+
+def _tell(listener: Callable[[Run], None], run: Run) -> None:
+    """Call `listener`, on whatever thread a run starts or ends: the sampler's may be among them."""
+    try:
+        listener(run)
+    except Exception:
+        log.exception("[SideStream] The start or the end of a run could not be told.")
 
 
 def now() -> float:

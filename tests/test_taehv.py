@@ -18,6 +18,7 @@ from sidestream.preview.decoders.taehv import (
     TaehvSource,
     needed_of_each,
 )
+from sidestream.preview.decoders.taesd import TaesdSource, decoder_layers
 from sidestream.tests.helpers import CPU
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -428,6 +429,16 @@ def test_the_layout_is_read_off_the_file(tmp_path, member):
     assert decoder._layout == member.layout
     assert decoder.scale == 8 * member.patch
     assert decoder.frames_each == member.frames_each
+
+
+def test_i4_loading_draws_no_random_number(tmp_path):
+    """A sampler draws its noise from the same generator, maybe at this moment."""
+    weights = random_weights(MEMBERS["taehv"].shapes())
+    torch.save(decoder_layers(4, pooled=False).state_dict(), tmp_path / "taesd_decoder.pth")
+    before = torch.get_rng_state()
+    load(tmp_path, weights, 16)
+    TaesdSource.of(str(tmp_path / "taesd_decoder.pth"), 4).load(CPU)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_safetensors_files_load_too(tmp_path):

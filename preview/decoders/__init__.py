@@ -16,7 +16,16 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from .picture import contained, greyed, near_square, shrunk, tiled, to_uint8, without_holes
+from .picture import (
+    contained,
+    greyed,
+    near_square,
+    shrunk,
+    tiled,
+    to_uint8,
+    without_holes,
+    without_nans,
+)
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +37,14 @@ class DecoderError(Exception):
 
     lasting = True
     """Whether it would fail again."""
+
+
+def in_a_line(error: BaseException) -> str:
+    """What went wrong, for a line of the log."""
+    if isinstance(error, DecoderError):
+        return str(error)
+    said = str(error).splitlines()  # CUDA's errors go on with advice to programmers
+    return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
 
 
 class Decoder(Protocol):
@@ -136,15 +153,17 @@ class Painting:
         return self.decoder.recordable
 
     def __call__(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The picture, uint8 [H, W, 3], and how many positions of the latent were not finite."""
+        """The picture, uint8 [H, W, 3], and of how many positions or pixels nothing is known."""
         whole, holes = without_holes(latent[: self.images])
         width, height = cell_size(self.decoder, whole, self.max_size)
         enough = EVERYTHING if self.full else max(width, height)
         cells = []
+        unknown = holes.sum()
         for i in range(len(whole)):
-            rgb = self.decoder(whole[i : i + 1], enough)
+            rgb, nans = without_nans(checked(self.decoder(whole[i : i + 1], enough), (3,)))
             cells.append(shrunk(greyed(rgb, on_picture(self.decoder, holes[i])), width, height))
-        return to_uint8(tiled(cells)), holes.sum()
+            unknown = unknown + nans
+        return to_uint8(tiled(cells)), unknown
 
 
 class ReelPainting:
@@ -165,13 +184,24 @@ class ReelPainting:
         self._reel.rewind()
 
     def __call__(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of a frame [1, C, 1, h, w] pictures, uint8 [n, H, W, 3], and the holes, as `Painting`."""
+        """Of a frame [1, C, 1, h, w] pictures, uint8 [n, H, W, 3], else as `Painting`."""
         decoder, max_size, full = self.key
         whole, holes = without_holes(latent)
         width, height = cell_size(decoder, whole, max_size)
         rgb = self._reel(whole, EVERYTHING if full else max(width, height))
+        rgb, nans = without_nans(checked(rgb, (decoder.frames_each, 3)))
         rgb = greyed(rgb, on_picture(decoder, holes[0]))
-        return to_uint8(shrunk(rgb, width, height)), holes.sum()
+        return to_uint8(shrunk(rgb, width, height)), holes.sum() + nans
+
+
+def checked(rgb: torch.Tensor, channels: tuple[int, ...]) -> torch.Tensor:
+    """What a decoder gave, [*channels, H, W]. Raises DecoderError where it is anything else."""
+    if rgb.shape[:-2] != channels or not rgb.is_floating_point():
+        shape = ", ".join(map(str, channels))
+        raise DecoderError(
+            f"the decoder gave {list(rgb.shape)} of {rgb.dtype}, not [{shape}, H, W] of floats"
+        )
+    return rgb
 
 
 def on_picture(decoder: Decoder, positions: torch.Tensor) -> torch.Tensor:
@@ -274,12 +304,9 @@ class Ladder:
             return
         self._sources.pop(0)
         after = self.current
-        reason = (
-            str(error) if isinstance(error, DecoderError) else f"{type(error).__name__}: {error}"
-        )
         log.warning(
             "[SideStream] %s previews failed (%s); this run goes on with %s.",
             source.name,
-            reason,
+            in_a_line(error),
             f"{after.name} previews" if after else "no previews",
         )

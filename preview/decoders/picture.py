@@ -37,6 +37,12 @@ def without_holes(latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return latent.where(finite, 0), ~finite.all(dim=1)
 
 
+def without_nans(rgb: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`rgb` [..., 3, H, W] with grey for every pixel that is no number, and how many there are."""
+    nans = rgb.isnan().any(dim=-3, keepdim=True)
+    return rgb.where(~nans, 0.5), nans.sum()
+
+
 def greyed(rgb: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
     """`rgb` [..., 3, H, W] with grey wherever one of the latent positions `holes` [h, w] is."""
     # By area and not by the nearest: where a pixel stands for many positions, all of them count.

@@ -23,7 +23,7 @@ from torch import nn
 
 from . import DecoderError
 from .convolution import conv_relu
-from .weights import Precision, float32_everywhere, read_weights
+from .weights import UNFILLED, Precision, float32_everywhere, read_weights
 
 FAMILY = ("taehv", "lighttaew2_1", "lighttaew2_2", "lighttaehy1_5", "taeltx_2", "taeh3")
 """The names of decoder files, as ComfyUI's latent formats give them."""
@@ -398,8 +398,9 @@ class TaehvSource:
         weights = decoder_weights(read_weights(self.path))
         try:
             layout = Layout.of(weights)
-            network = Network(layout)
-            layers = network.numbered()
+            with UNFILLED:
+                network = Network(layout)
+            layers = network.numbered().to_empty(device="cpu")
             layers.load_state_dict(with_past_apart(weights))
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise DecoderError(f"{self.path} is not a TAEHV decoder") from error

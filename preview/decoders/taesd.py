@@ -18,7 +18,7 @@ from torch import nn
 
 from . import DecoderError
 from .convolution import conv_relu
-from .weights import Precision, float32_everywhere, read_weights
+from .weights import UNFILLED, Precision, float32_everywhere, read_weights
 
 FAMILY = ("taesd_decoder", "taesdxl_decoder", "taesd3_decoder", "taef1_decoder", "taef2_decoder")
 """The names of decoder files, as ComfyUI's latent formats give them."""
@@ -170,8 +170,9 @@ class TaesdSource:
         try:
             file_channels = weights["1.weight"].shape[1]
             pooled = "3.pool.0.weight" in weights
-            layers = decoder_layers(file_channels, pooled)
-            layers.load_state_dict(weights)
+            with UNFILLED:
+                layers = decoder_layers(file_channels, pooled)
+            layers.to_empty(device="cpu").load_state_dict(weights)
         except (KeyError, IndexError, RuntimeError) as error:
             raise DecoderError(f"{self.path} is not a TAESD decoder") from error
         packed = pooled and self.latent_channels == 4 * file_channels

@@ -12,6 +12,10 @@ from . import DecoderError
 Precision = Callable[[torch.device], torch.dtype]
 """The fastest type that convolutions on a device are right in."""
 
+UNFILLED = torch.device("meta")
+"""Within it layers are made without weights. Else they would be filled with random numbers, drawn
+from the generator that a sampler draws its noise from at the same time."""
+
 
 def float32_everywhere(device: torch.device) -> torch.dtype:
     """The precision to choose where nothing is known of the device."""
@@ -32,7 +36,11 @@ def read_weights(path: str) -> Mapping[str, torch.Tensor]:
             weights = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise DecoderError(f"{path} is gone") from error
-    except (pickle.UnpicklingError, EOFError, OSError, RuntimeError, ValueError) as error:
+    except OSError as error:  # the disk's fault, which may pass
+        failure = DecoderError(f"{path} cannot be read: {error}")
+        failure.lasting = False
+        raise failure from error
+    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError) as error:
         raise DecoderError(f"{path} is damaged or no file of weights") from error
     except Exception as error:  # safetensors has an error class of its own
         raise DecoderError(f"{path} cannot be read: {error}") from error

@@ -5,8 +5,11 @@ from __future__ import annotations
 import gc
 import io
 import logging
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -420,3 +423,63 @@ def test_stress_with_another_thread_allocating_and_freeing(cuda, engine_of, tmp_
     finally:
         stop.set()
         thread.join()
+
+
+POISONED = """
+import logging, sys, threading, time
+import torch
+sys.path.insert(0, {tests!r})
+import conftest  # names the pack
+from sidestream.preview import runs
+from sidestream.tests.helpers import FakeSink, FakeSource, a_book, start_run, stage
+from sidestream.preview.decoders import DecoderCache
+from sidestream.preview.engine import Engine
+from sidestream.preview.lane import lane_for
+
+logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message)s")
+cuda = torch.device("cuda", 0)
+previews = sys.argv[1] == "with"
+if previews:
+    engine, book = Engine(lane_for(cuda, cuda), DecoderCache(), FakeSink()), a_book()
+    run = start_run(book, FakeSource(name="one"), FakeSource(name="other"))
+latent = torch.rand(1, 4, 64, 64, device=cuda)
+places = torch.zeros(4, dtype=torch.long, device=cuda)
+try:
+    for step in range(1, 21):
+        if step == 10:
+            latent[0, 0, 0, :4] = latent.view(-1)[places + (1 << 40)]  # out of bounds
+        latent = latent * 0.9
+        if previews:
+            run.at(step, 20)
+            if run.wants(runs.now()):
+                stage(engine, run, latent)
+        time.sleep(0.005)
+    torch.cuda.synchronize()
+except Exception as error:
+    print("SAMPLER", "device-side assert" in str(error))
+if previews:
+    run.abort()
+    start = time.monotonic()
+    engine.close()
+    print("CLOSED", not engine.alive, run._open)
+print("END")
+"""
+
+
+def test_i6_a_samplers_own_fatal_error_is_the_samplers(tmp_path):
+    """A device-side assert ends all work on the device, and only in a process of its own."""
+    script = tmp_path / "poisoned.py"
+    script.write_text(POISONED.format(tests=str(Path(__file__).resolve().parent.parent)), "utf-8")
+    results = {}
+    for previews in ("without", "with"):
+        command = [sys.executable, str(script), previews]
+        # A hang at exit is a timeout here; an abort at exit is a return code.
+        results[previews] = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    for done in results.values():
+        assert done.returncode == results["without"].returncode, done.stderr
+        assert "SAMPLER True" in done.stdout
+        assert done.stdout.endswith("END\n")
+        assert "Exception in thread" not in done.stderr
+    assert "CLOSED True 0" in results["with"].stdout
+    # The ladder's two steps at most, and one of the worker: each a line.
+    assert results["with"].stdout.count("[SideStream]") <= 4

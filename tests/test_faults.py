@@ -1,0 +1,531 @@
+"""I6 contained: whatever fails in a preview, sampling ends with the same latent, bit for bit."""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from sidestream.preview import engine as engine_module
+from sidestream.preview import runs
+from sidestream.preview.decoders.taesd import TaesdSource, decoder_layers
+from sidestream.preview.engine import SLOTS, Engine
+from sidestream.preview.lane import PlainLane
+from sidestream.preview.runs import Run
+from sidestream.tests.helpers import (
+    CPU,
+    FakeSink,
+    FakeSource,
+    FlatDecoder,
+    FlatReel,
+    FlatVideoDecoder,
+    Gate,
+    a_book,
+    an_engine,
+    stage,
+    start_run,
+    wait_until,
+)
+from sidestream.tests.pictures import decoded
+from sidestream.tests.stage import all_told, with_settings
+
+STEPS = 12
+KIND = (torch.Size((1, 4, 8, 8)), torch.float32)
+
+
+@pytest.fixture
+def sink() -> FakeSink:
+    return FakeSink()
+
+
+@pytest.fixture
+def engine(sink: FakeSink, caplog: pytest.LogCaptureFixture) -> Iterator[Engine]:
+    caplog.set_level(logging.INFO)
+    made = an_engine(sink)
+    yield made
+    made.close(5)
+    assert not made.alive
+
+
+def sampled(callback: Callable[[int, torch.Tensor], None] = lambda step, x0: None) -> torch.Tensor:
+    """What a sampler makes of noise that it draws at each step."""
+    torch.manual_seed(7)
+    latent = torch.randn(KIND[0])
+    for step in range(1, STEPS + 1):
+        latent = (0.9 * latent + 0.3 * torch.randn(KIND[0])).tanh()
+        denoised = latent.abs()
+        callback(step, denoised)
+        denoised.fill_(-1)  # samplers go on in place
+    return latent
+
+
+def sample(engine: Engine, run: Run, settle: Callable[[], object] | None = None) -> None:
+    """Sample with previews, each of which has found its end before the next step."""
+
+    def callback(step: int, x0: torch.Tensor) -> None:
+        run.at(step, STEPS)
+        if run.wants(runs.now()):
+            stage(engine, run, x0)
+        (settle or (lambda: wait_until(lambda: run._open == 0)))()
+
+    assert torch.equal(sampled(callback), sampled())
+    run.end()
+
+
+def steps(sink: FakeSink) -> list[int]:
+    return [frame.step for frame in sink.frames]
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was logged: lines, none of which is followed by a traceback."""
+    assert not any(record.exc_info for record in caplog.records)
+    messages = [record.getMessage() for record in caplog.records]
+    assert all("\n" not in message for message in messages)
+    return messages
+
+
+def all_slots_are_free(engine: Engine, kind: Any = KIND) -> bool:
+    return len({id(slot) for slot in engine._slots._free[kind]}) == SLOTS
+
+
+# Decoders
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    def fail() -> None:
+        raise error
+
+    return fail
+
+
+OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory.\nAdvice to programmers")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OUT_OF_MEMORY, "OutOfMemoryError: CUDA out of memory."),
+        (MemoryError(), "MemoryError"),
+        (ValueError("a bug"), "ValueError: a bug"),
+    ],
+)
+def test_i6_a_decoder_that_raises(engine, sink, caplog, error, said):
+    bad = FakeSource(FlatDecoder(before=raising(error)), name="bad")
+    sample(engine, start_run(a_book(), bad, FakeSource()))
+    assert steps(sink) == list(range(1, STEPS + 1))
+    assert {frame.decoder for frame in sink.frames} == {"flat"}
+    assert lines(caplog) == [
+        f"[SideStream] bad previews failed ({said}); this run goes on with flat previews."
+    ]
+    assert all_slots_are_free(engine)
+
+
+class Odd(FlatDecoder):
+    """A decoder that gives what no picture is made of."""
+
+    def __init__(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self._change = change
+
+    def __call__(self, latent: torch.Tensor, enough: int) -> torch.Tensor:
+        return self._change(super().__call__(latent, enough))
+
+
+@pytest.mark.parametrize(
+    ("change", "given"),
+    [
+        (lambda rgb: rgb[:1], "[1, 8, 8] of torch.float32"),
+        (lambda rgb: rgb[None], "[1, 3, 8, 8] of torch.float32"),
+        (lambda rgb: rgb[0], "[8, 8] of torch.float32"),
+        (lambda rgb: rgb.movedim(0, 2), "[8, 8, 3] of torch.float32"),
+        (lambda rgb: rgb.to(torch.uint8), "[3, 8, 8] of torch.uint8"),
+    ],
+)
+def test_i6_a_decoder_that_gives_no_rgb(engine, sink, caplog, change, given):
+    sample(engine, start_run(a_book(), FakeSource(Odd(change), name="odd"), FakeSource()))
+    assert {frame.decoder for frame in sink.frames} == {"flat"}
+    assert lines(caplog) == [
+        f"[SideStream] odd previews failed (the decoder gave {given}, not [3, H, W] of floats);"
+        " this run goes on with flat previews."
+    ]
+
+
+def test_i6_a_decoder_that_gives_nan_shows_grey_and_is_counted(engine, sink, caplog):
+    def broken(rgb: torch.Tensor) -> torch.Tensor:
+        rgb = rgb.clone()
+        rgb[1, 2, 3] = rgb[:, 5, 6] = float("nan")
+        return rgb
+
+    book = a_book()
+    sample(engine, start_run(book, FakeSource(Odd(broken))))
+    for frame in sink.frames:
+        levels = decoded(frame.image)
+        assert levels[2, 3].tolist() == levels[5, 6].tolist() == [128] * 3
+        assert frame.info(0)["not_finite"] == 2
+    assert len(sink.frames) == book.counters()["not_finite"] == STEPS
+    assert lines(caplog) == []
+
+
+def test_i6_a_film_whose_decoder_gives_no_rgb_costs_the_films(engine, sink, caplog):
+    class Mono(FlatReel):
+        def __call__(self, latent: torch.Tensor, enough: int) -> torch.Tensor:
+            return super().__call__(latent, enough)[:, :1]
+
+    decoder = FlatVideoDecoder()
+    decoder.reel = lambda: Mono(decoder)
+    run = start_run(a_book(), FakeSource(decoder))
+    for step in range(1, 4):
+        run.at(step, 3)
+        stage(engine, run, torch.zeros(1, 4, 5, 8, 8))
+        assert wait_until(lambda n=step: len(sink.frames) == n and not engine._animator.busy)
+    assert [frame.animation for frame in sink.frames] == [None] * 3
+    assert len(lines(caplog)) == 1
+    assert "the decoder gave [2, 1, 8, 8] of torch.float32, not [2, 3, H, W]" in caplog.text
+    assert all_slots_are_free(engine, (torch.Size((1, 4, 5, 8, 8)), torch.float32))
+
+
+def test_i6_a_film_that_cannot_be_planned_costs_no_still(engine, sink, caplog):
+    decoder = FlatVideoDecoder()
+    decoder.reel = raising(RuntimeError("no reel"))
+    run = start_run(a_book(), FakeSource(decoder))
+    for step in range(1, 4):
+        run.at(step, 3)
+        stage(engine, run, torch.zeros(1, 4, 5, 8, 8))
+        assert wait_until(lambda n=step: len(sink.frames) == n)
+    assert lines(caplog) == [
+        "[SideStream] Animated previews failed (RuntimeError: no reel);"
+        " this run goes on with stills."
+    ]
+
+
+def test_i6_a_film_that_cannot_be_put_together_leaves_no_frame_open(engine, sink, monkeypatch):
+    monkeypatch.setattr("sidestream.preview.animator.animated_webp", lambda *a: 1 / 0)
+    run = start_run(a_book(), FakeSource(FlatVideoDecoder()))
+    run.at(1, 3)
+    stage(engine, run, torch.zeros(1, 4, 5, 8, 8))
+    assert wait_until(lambda: run.filmless)
+    assert run._open == 0
+
+
+def test_i6_a_decoder_that_hangs_costs_frames_and_holds_up_nobody(sink, caplog):
+    engine, gate = an_engine(sink), Gate()
+    run = start_run(a_book(), FakeSource(FlatDecoder(before=gate)))
+    sample(engine, run, settle=lambda: gate.entered.wait(5))
+    assert run.outcomes == {runs.REPLACED: STEPS - 2}
+    engine.close(0.01)  # as at ComfyUI's end, which waits no longer than it is told to
+    assert engine.alive
+    assert run.outcomes[runs.LATE] == 1
+    gate.open.set()
+    assert wait_until(lambda: not engine.alive)
+    assert run._open == 0
+    assert lines(caplog) == []
+
+
+def test_i6_a_disk_that_fails_while_a_decoder_loads(engine, sink, caplog, tmp_path, monkeypatch):
+    path = tmp_path / "taesd_decoder.pth"
+    torch.save(decoder_layers(4, pooled=False).state_dict(), path)
+    source = TaesdSource.of(str(path), 4)
+    opened = builtins.open
+
+    def failing(file: Any, *rest: Any, **options: Any) -> Any:
+        if str(file) == str(path):
+            raise OSError(errno.EIO, "Input/output error")
+        return opened(file, *rest, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(builtins, "open", failing)
+        sample(engine, start_run(a_book(), source, FakeSource()))
+    assert lines(caplog) == [
+        f"[SideStream] taesd previews failed ({path} cannot be read: [Errno 5] Input/output"
+        " error); this run goes on with flat previews."
+    ]
+    assert len(sink.frames) == STEPS
+    sample(engine, start_run(a_book(), source, every_n_steps=STEPS))  # the disk is well again
+    assert sink.frames[-1].decoder == "taesd"
+
+
+def test_i6_any_error_of_the_disk_in_a_decoders_load(engine, sink, caplog):
+    class Source(FakeSource):
+        def load(self, device: torch.device) -> Any:
+            raise OSError(errno.EIO, "Input/output error")
+
+    sample(engine, start_run(a_book(), Source(name="far"), FakeSource()))
+    assert {frame.decoder for frame in sink.frames} == {"flat"}
+    assert len(lines(caplog)) == 1
+
+
+# Memory
+
+
+def test_i6_without_memory_to_stage_sampling_goes_on_and_asks_seldom(
+    engine, sink, caplog, monkeypatch
+):
+    asked = []
+
+    def none_left(*kind: Any) -> Any:
+        asked.append(kind)
+        raise OUT_OF_MEMORY
+
+    now = [0.0]
+    monkeypatch.setattr(engine_module.time, "monotonic", lambda: now[0])
+    run = start_run(a_book(), FakeSource())
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.lane, "slot", none_left)
+        sample(engine, run)
+        assert len(asked) == 1
+        now[0] += engine_module.REFUSED_SECONDS
+        sample(engine, start_run(a_book(), FakeSource()))
+    assert len(asked) == 2
+    assert run.outcomes == {runs.FAILED: 1, runs.BUSY: STEPS - 1}
+    assert lines(caplog) == [
+        "[SideStream] A preview failed (OutOfMemoryError: CUDA out of memory.); sampling goes on."
+        " More such failures of this run are not told."
+    ] * 2
+    now[0] += engine_module.REFUSED_SECONDS
+    sample(engine, start_run(a_book(), FakeSource()))  # there is memory again
+    assert steps(sink) == list(range(1, STEPS + 1))
+
+
+def test_i6_a_copy_that_fails_costs_its_frame_and_no_slot(engine, sink, caplog, monkeypatch):
+    monkeypatch.setattr(engine.lane, "stage", lambda *a: 1 / 0)
+    run = start_run(a_book(), FakeSource())
+    sample(engine, run)
+    assert run.outcomes == {runs.FAILED: STEPS}
+    assert len(lines(caplog)) == 1
+    assert all_slots_are_free(engine)
+
+
+def test_i6_without_pinned_memory_the_run_goes_without_previews(
+    engine, sink, caplog, monkeypatch
+):
+    def none_left(*args: Any) -> Any:
+        raise RuntimeError("CUDA error: out of memory\nAdvice to programmers")
+
+    monkeypatch.setattr(engine.lane, "render", none_left)
+    sample(engine, start_run(a_book(), FakeSource()))
+    assert sink.frames == []
+    assert len(lines(caplog)) == 1
+    assert "CUDA error: out of memory); this run goes on with no previews" in caplog.text
+    assert all_slots_are_free(engine)
+
+
+# Encoders and sockets
+
+
+def test_i6_an_encoder_that_raises_is_told_once_a_run(engine, sink, caplog, monkeypatch):
+    monkeypatch.setattr(engine_module.encode, "encoded", raising_always(OSError("no encoder")))
+    for _ in range(2):
+        run = start_run(a_book(), FakeSource())
+        sample(engine, run)
+        assert run.outcomes == {runs.FAILED: STEPS}
+    assert lines(caplog) == [
+        "[SideStream] A preview failed (OSError: no encoder); sampling goes on."
+        " More such failures of this run are not told."
+    ] * 2
+    assert all_slots_are_free(engine)
+
+
+def raising_always(error: BaseException) -> Callable[..., None]:
+    return lambda *args: raising(error)()
+
+
+def test_i6_a_server_that_fails_is_told_once_and_no_frame_stays_open(engine, sink, caplog):
+    sink.send = raising_always(RuntimeError("Event loop is closed"))
+    run = start_run(a_book(), FakeSource())
+    sample(engine, run)
+    assert run.outcomes == {runs.FAILED: STEPS}
+    assert len(lines(caplog)) == 1
+
+
+def test_i6_a_run_whose_start_and_end_cannot_be_told_is_previewed(engine, sink):
+    unheard = raising_always(RuntimeError("Event loop is closed"))
+    book = runs.Runs(unheard, unheard)
+    sample(engine, start_run(book, FakeSource()))
+    assert len(sink.frames) == STEPS
+    assert book.counters()["active_runs"] == 0
+
+
+# The worker
+
+
+class Failing:
+    """Fails in the place of `function` the first `times` times that it is called."""
+
+    def __init__(self, function: Callable[..., Any], times: int, error: BaseException) -> None:
+        self._function, self._error = function, error
+        self.left = times
+
+    def __call__(self, *args: Any) -> Any:
+        if self.left:
+            self.left -= 1
+            raise self._error
+        return self._function(*args)
+
+
+ANYWHERE = ["ready", "live", "watched", "format", "send"]
+BEGINS_ANEW = "[SideStream] The worker failed (SystemExit: 3) and begins anew; this run goes on"
+
+
+@pytest.mark.parametrize("where", ANYWHERE)
+def test_i6_a_worker_that_fails_begins_anew(engine, sink, caplog, where):
+    setattr(sink, where, Failing(getattr(sink, where), 1, SystemExit(3)))
+    run = start_run(a_book(), FakeSource())
+    sample(engine, run)
+    assert run.outcomes == {runs.FAILED: 1, runs.SENT: STEPS - 1}
+    assert lines(caplog) == [f"{BEGINS_ANEW} with previews."]
+    assert all_slots_are_free(engine)
+
+
+@pytest.mark.parametrize("where", ANYWHERE)
+def test_i6_a_run_at_which_the_worker_fails_twice_goes_on_without_previews(
+    engine, sink, caplog, where
+):
+    failing = Failing(getattr(sink, where), 10**6, SystemExit(3))
+    setattr(sink, where, failing)
+    run = start_run(a_book(), FakeSource())
+    sample(engine, run)
+    assert run.outcomes == {runs.FAILED: 2}
+    assert lines(caplog) == [f"{BEGINS_ANEW} with previews.", f"{BEGINS_ANEW} without previews."]
+    failing.left = 0
+    sample(engine, start_run(a_book(), FakeSource()))
+    assert steps(sink) == list(range(1, STEPS + 1))
+    assert all_slots_are_free(engine)
+
+
+@pytest.mark.parametrize("part", [2, 3])
+def test_i6_a_worker_that_fails_at_a_film_gives_its_slot_back(engine, sink, part):
+    """The decoder's first call is for the still picture, the next ones are for the film."""
+    calls = []
+
+    def fails_once() -> None:
+        calls.append(1)
+        if len(calls) == part:
+            raise SystemExit(3)
+
+    run = start_run(a_book(), FakeSource(FlatVideoDecoder(before=fails_once)))
+    video = torch.zeros(1, 4, 5, 8, 8)
+    for step in (1, 2):
+        run.at(step, 2)
+        stage(engine, run, video)
+        assert wait_until(lambda: run._open == 0 and not engine._animator.busy)
+    assert run.strikes == 1
+    assert sink.frames[-1].animation is not None
+    assert all_slots_are_free(engine, (video.shape, torch.float32))
+
+
+def test_i6_a_worker_that_fails_at_rest_says_so_once_and_serves_the_next_run(
+    engine, sink, caplog, monkeypatch
+):
+    monkeypatch.setattr(engine_module, "IDLE_SECONDS", 0.01)
+    rests = threading.Semaphore(0)
+
+    def fail() -> None:
+        rests.release()
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(engine._slots, "clear", fail)
+    run = start_run(a_book(), FakeSource())
+    sample(engine, run)
+    assert all(rests.acquire(timeout=5) for _ in range(5))
+    sample(engine, start_run(a_book(), FakeSource()))
+    assert len(sink.frames) == 2 * STEPS
+    assert lines(caplog) == [
+        "[SideStream] The worker failed at rest (RuntimeError: CUDA error: device-side assert"
+        " triggered)."
+    ]
+
+
+def test_i6_a_worker_that_cannot_even_begin_takes_no_processor(sink, monkeypatch):
+    tries = []
+
+    def working(self: PlainLane) -> Any:
+        tries.append(1)
+        raise RuntimeError("no device")
+
+    monkeypatch.setattr(PlainLane, "working", working)
+    engine = an_engine(sink)
+    run = start_run(a_book(), FakeSource())
+    sample(engine, run)
+    assert run.aborted
+    assert run._open == 0
+    assert len(tries) <= STEPS
+    engine.close(5)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_i6_a_worker_that_is_dead_is_replaced_for_the_next_run(sink, monkeypatch):
+    engines = engine_module.Engines(engine_module.DecoderCache(), sink)
+    dead = engines.of(CPU)
+    monkeypatch.setattr(dead, "_recover", raising_always(SystemExit(3)))
+    monkeypatch.setattr(sink, "ready", Failing(sink.ready, 1, SystemExit(3)))
+    run = start_run(a_book(), FakeSource())
+    sample(dead, run)
+    assert wait_until(lambda: not dead.alive)
+    assert wait_until(lambda: run._open == 0)  # what it left was dropped, and the rest not taken
+    fresh = engines.of(CPU)
+    assert fresh is not dead
+    sample(fresh, start_run(a_book(), FakeSource()))
+    assert len(sink.frames) == STEPS
+    engines.close()
+
+
+# With ComfyUI's own sampler
+
+
+def faults() -> dict[str, tuple[str, Callable[..., Any]]]:
+    package = "sidestream.preview."
+    return {
+        "staging": (package + "lane.PlainLane.slot", raising_always(OUT_OF_MEMORY)),
+        "copying": (package + "lane.PlainLane.stage", raising_always(OUT_OF_MEMORY)),
+        "decoding": (package + "lane.PlainLane.render", raising_always(OUT_OF_MEMORY)),
+        "loading": (package + "decoders.DecoderCache.get", raising_always(OSError("bad disk"))),
+        "encoding": (package + "encode.encoded", raising_always(OSError("no encoder"))),
+        "worker": (package + "engine.Engine._process", raising_always(SystemExit(3))),
+        "sending": (package + "transport.Transport.send", raising_always(RuntimeError("closed"))),
+        "announcing": (
+            package + "transport.Transport.announce",
+            raising_always(RuntimeError("closed")),
+        ),
+    }
+
+
+@pytest.mark.parametrize("fault", faults())
+def test_i4_ksampler_gives_the_same_latent_whatever_fails(
+    stage, make_pack, client, told, monkeypatch, caplog, fault
+):
+    model = stage.demo_model()
+    with stage.node():
+        expected = stage.sample(model, steps=6, sampler="euler_ancestral")
+    where, failing = faults()[fault]
+    monkeypatch.setattr(where, failing)
+    pack = make_pack()
+    with stage.node():
+        latent = stage.sample(with_settings(model), steps=6, sampler="euler_ancestral")
+        assert all_told(pack)
+    assert torch.equal(latent, expected)
+    assert bool(client.frames) == (fault == "announcing")
+    said = [r for r in caplog.records if "SideStream" in r.getMessage()]
+    assert 1 <= len(said) <= 2
+
+
+def test_i4_ksampler_does_not_wait_for_a_decoder_that_hangs(
+    stage, make_pack, client, told, monkeypatch
+):
+    model = stage.demo_model()
+    with stage.node():
+        expected = stage.sample(model, steps=6)
+    gate = Gate()
+    monkeypatch.setattr(PlainLane, "render", lambda *a: gate())
+    make_pack()
+    stage.waits_for = None
+    with stage.node():
+        latent = stage.sample(with_settings(model), steps=6)
+    assert not gate.open.is_set()
+    gate.open.set()
+    assert torch.equal(latent, expected)
+    assert client.frames == []
