@@ -9,12 +9,15 @@ import argparse
 import asyncio
 import contextlib
 import functools
+import importlib.metadata
 import inspect
 import logging
+import os
 import socket as sockets
 import sys
 import weakref
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,6 +33,7 @@ log = logging.getLogger(__name__)
 missing: str | None = None
 try:
     import comfy.cli_args
+    import comfy.latent_formats
     import comfy.model_management
     import comfy.options
     import comfy.patcher_extension
@@ -41,7 +45,7 @@ try:
 except ImportError as error:
     missing = str(error)
 
-OWN_PREVIEWERS = ("TAESDPreviewerImpl", "Latent2RGBPreviewer")
+OWN_PREVIEWERS = ("TAESDPreviewerImpl", "TAEHVPreviewerImpl", "Latent2RGBPreviewer")
 UNSENT = 32 * 1024  # bytes that a connection may keep waiting for a slow network
 WRAPPER_KEY = "sidestream"
 
@@ -85,6 +89,12 @@ def version() -> str:
 def is_own_function(function: object) -> bool:
     """Whether a function of `latent_preview` is ComfyUI's own, not another pack's."""
     return getattr(function, "__module__", None) == latent_preview.__name__
+
+
+def is_overridden_for_all() -> bool:
+    """Whether another pack has put a method of its own into ComfyUI's base of all previewers."""
+    methods = ("decode_latent_to_preview", "decode_latent_to_preview_image")
+    return not all(is_own_function(getattr(LatentPreviewer, name)) for name in methods)
 
 
 def is_own_previewer(previewer: object) -> bool:
@@ -133,12 +143,13 @@ def decoder_name(latent_format: Any) -> str | None:
 def decoder_file(latent_format: Any) -> str | None:
     """The path of the format's file in models/vae_approx, as ComfyUI picks it."""
     name = decoder_name(latent_format)
-    if name is None:
-        return None
-    for file in folder_paths.get_filename_list("vae_approx"):
-        if file.startswith(name):
-            return folder_paths.get_full_path("vae_approx", file)
-    return None
+    file = None if name is None else _file_of_decoder(name)
+    return None if file is None else folder_paths.get_full_path("vae_approx", file)
+
+
+def _file_of_decoder(name: str) -> str | None:
+    files = folder_paths.get_filename_list("vae_approx")
+    return next((file for file in files if file.startswith(name)), None)
 
 
 def latent_channels(latent_format: Any) -> int:
@@ -240,6 +251,12 @@ def chosen_method(extra_data: Mapping[str, Any]) -> str | None:
         return method
     by_prompt = extra_data.get("preview_method") == "none"
     return "none" if by_prompt or _given_on_command_line("preview_method") else None
+
+
+def method_of_prompt(extra_data: Mapping[str, Any]) -> str | None:
+    """The method that was sent with a prompt, which ComfyUI takes for that prompt alone."""
+    method = extra_data.get("preview_method")
+    return None if method == "default" else method
 
 
 def _given_on_command_line(option: str) -> bool:
@@ -436,6 +453,67 @@ def watch_sampling(model: Any, ended: Callable[[bool], None]) -> None:
     kind = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
     by_key = options.setdefault("wrappers", {}).setdefault(kind, {})
     by_key[WRAPPER_KEY] = [outer_sample]
+
+
+# --- for the report -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class File:
+    """A file in one of ComfyUI's folders."""
+
+    name: str
+    bytes: int
+
+
+def approximation(name: str) -> File | None:
+    """The file in models/vae_approx that is taken for the decoder `name`; None where none is."""
+    file = _file_of_decoder(name)
+    path = None if file is None else folder_paths.get_full_path("vae_approx", file)
+    return None if path is None else File(str(file), os.path.getsize(path))
+
+
+def decoder_names() -> dict[str, list[str]]:
+    """All that ComfyUI's latent formats call their decoders, each with the formats."""
+    names: dict[str, list[str]] = {}
+    for kind in vars(comfy.latent_formats).values():
+        if isinstance(kind, type) and issubclass(kind, comfy.latent_formats.LatentFormat):
+            name = decoder_name(kind())
+            if name is not None:
+                names.setdefault(name, []).append(kind.__name__)
+    return names
+
+
+def folders() -> dict[str, str]:
+    """ComfyUI's folders, each with what to call it."""
+    own = (folder_paths.base_path, os.path.dirname(folder_paths.__file__))
+    named = dict.fromkeys(own, "ComfyUI")
+    for name, (paths, *_) in folder_paths.folder_names_and_paths.items():
+        for path in paths:
+            # What lies within goes by its path from there.
+            if not path.startswith(tuple(os.path.join(folder, "") for folder in own)):
+                named[path] = f"<{name}>"
+    return named | {os.path.realpath(path): label for path, label in named.items()}
+
+
+def page_version() -> str:
+    """The version of ComfyUI's page, as far as it is known."""
+    args = comfy.cli_args.args
+    if getattr(args, "front_end_root", None):
+        return "from a folder of its own"
+    try:
+        version = importlib.metadata.version("comfyui-frontend-package")
+    except importlib.metadata.PackageNotFoundError:
+        version = "not installed"
+    chosen = getattr(args, "front_end_version", None)
+    is_usual = chosen in (None, getattr(comfy.cli_args, "DEFAULT_VERSION_STRING", None))
+    return version if is_usual else f"{chosen}, installed {version}"
+
+
+def sampling_device() -> str:
+    """The device on which models sample, for people to read."""
+    management = comfy.model_management
+    return str(management.get_torch_device_name(management.get_torch_device()))
 
 
 # --- the server ---------------------------------------------------------------------------------

@@ -155,6 +155,10 @@ class Provider:
         self._runs = book
         self._said: set[str] = set()
         self._active = False
+        self._theirs = ""
+        """Whose previewer the last sampler got, where it was not ours."""
+        self._was_chosen = False
+        """Whether a method other than none was seen that did not come with a prompt."""
         self._replaced: dict[str, tuple[Any, Any]] = {}
 
     def install(self) -> None:
@@ -178,7 +182,7 @@ class Provider:
             return "ComfyUI"
         current = host.latent_preview.get_previewer
         if current is self._replaced["get_previewer"][1]:
-            return "SideStream"
+            return f"{self._theirs}, loaded before SideStream" if self._theirs else "SideStream"
         return f"{getattr(current, '__module__', 'another pack')}, around or instead of SideStream"
 
     def _replace(self, name: str, method: Callable[..., Any]) -> None:
@@ -223,24 +227,33 @@ class Provider:
         )
         if not self._active:
             return beneath()
-        if not host.is_own_function(original):
-            theirs = self._contained(beneath)
-            if theirs is not None and not host.is_own_previewer(theirs):
-                return theirs
+        theirs = self._their_previewer(original, beneath)
+        kind = type(theirs)
+        self._theirs = "" if theirs is None else f"{kind.__module__}.{kind.__qualname__}"
+        if theirs is not None:
+            return theirs
         try:
             plan = self._plan(latent_format)
+            if plan is None:
+                return beneath()
+            own = functools.partial(host.own_previewer, beneath, latent_format)
+            start = functools.partial(self._runs.start, plan)
+            previewer = Previewer(start, self._engines, self._transport, own)
         except Exception:
             log.exception("[SideStream] Could not set up previews; ComfyUI's own are used.")
-            plan = None
-        if plan is None:
             return beneath()
-        own = functools.partial(host.own_previewer, beneath, latent_format)
-        start = functools.partial(self._runs.start, plan)
-        previewer = Previewer(start, self._engines, self._transport, own)
         sampling = _sampling.get()
         if sampling is not None:
             sampling.previewer = previewer
         return previewer
+
+    def _their_previewer(self, original: Callable[..., Any], beneath: Callable[[], Any]) -> Any:
+        """Another pack's previewer, or ComfyUI's own that another pack has changed; else None."""
+        overridden = host.is_overridden_for_all()
+        if host.is_own_function(original) and not overridden:
+            return None
+        theirs = self._contained(beneath)
+        return theirs if overridden or not host.is_own_previewer(theirs) else None
 
     def _contained(self, beneath: Callable[[], Any]) -> Any:
         """What other packs give; None where that, or ComfyUI beneath it, fails."""
@@ -260,7 +273,7 @@ class Provider:
         owner = host.current_owner()
         extra = host.extra_data(owner.prompt_id)
         node = host.model_settings(sampling.model, KEY) if sampling else {}
-        chosen = host.chosen_method(extra)
+        chosen = self._chosen_method(extra)
         if chosen == "none" and node.get("method", "host") == "host":
             self._transport.announce_none(owner, "method")
             return None
@@ -290,6 +303,13 @@ class Provider:
             sampling.steps if sampling else 0,
             host.video(latent_format),
         )
+
+    def _chosen_method(self, extra: Any) -> str | None:
+        """As `host.chosen_method`; none, where a pack's menu chose another method before, too."""
+        chosen = host.chosen_method(extra)
+        if chosen not in (None, "none") and host.method_of_prompt(extra) is None:
+            self._was_chosen = True
+        return "none" if chosen is None and self._was_chosen else chosen
 
     def _client_settings(self, extra: Any) -> dict[str, Any]:
         good, complaints = salvaged(extra.get(KEY, {}))

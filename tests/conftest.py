@@ -10,6 +10,7 @@ import importlib.util
 import os
 import sys
 import tempfile
+import threading
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -43,6 +44,8 @@ from sidestream.tools.places import PACK_NAME, remove_base_directory  # noqa: E4
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
+    from sidestream.preview.pack import Pack
+    from sidestream.tests.stage import FakeSocket, Stage
     from sidestream.tools.comfy_client import ComfyClient
     from sidestream.tools.server import RunningHost
 
@@ -197,6 +200,73 @@ def comfy(host: Host, tmp_path_factory: pytest.TempPathFactory) -> HostModules:
     # ComfyUI's `nodes` puts another `utils` before the package of that name.
     importlib.import_module("utils.extra_config")
     return HostModules(host.tree, base)
+
+
+@pytest.fixture(scope="module")
+def stage(comfy: HostModules) -> Iterator[Stage]:
+    """ComfyUI's server and samplers in this process."""
+    from sidestream.tests.stage import Stage
+
+    made = Stage(comfy)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def latent_preview(stage: Stage) -> Iterator[Any]:
+    """ComfyUI's module, as it was again after the test; and no worker is left."""
+    from sidestream.tests.helpers import wait_until
+
+    module = stage.comfy.latent_preview
+    before = (module.get_previewer, module.prepare_callback)
+    yield module
+    module.get_previewer, module.prepare_callback = before
+    assert wait_until(lambda: not [t for t in threading.enumerate() if "SideStream" in t.name])
+
+
+@pytest.fixture
+def make_pack(stage: Stage, latent_preview: Any) -> Iterator[Callable[[], Pack]]:
+    """Call it to install the pack until the end of the test."""
+    from sidestream.preview.pack import Pack
+
+    packs: list[Pack] = []
+
+    def make() -> Pack:
+        packs.append(Pack())
+        packs[-1].install()
+        stage.waits_for = packs[-1]
+        return packs[-1]
+
+    yield make
+    stage.waits_for = None
+    for pack in reversed(packs):
+        pack.close()
+
+
+@pytest.fixture
+def pack(make_pack: Callable[[], Pack]) -> Pack:
+    """The pack, installed on the stage."""
+    return make_pack()
+
+
+@pytest.fixture
+def client(stage: Stage) -> FakeSocket:
+    """A client of the stage."""
+    return stage.connect("c")
+
+
+@pytest.fixture
+def told(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Call it with a command line and what came of it in `args.preview_method`."""
+    methods = stage.comfy("comfy.cli_args").LatentPreviewMethod
+    monkeypatch.setattr(stage.comfy("comfy.options"), "args_parsing", True)
+
+    def tell(command_line: str = "", method: str = "none") -> None:
+        monkeypatch.setattr(sys, "argv", ["main.py", *command_line.split()])
+        monkeypatch.setattr(stage.comfy("comfy.cli_args").args, "preview_method", methods(method))
+
+    tell()
+    return tell
 
 
 # The page

@@ -55,17 +55,17 @@ class Stage:
 
     def __init__(self, comfy: Any) -> None:
         self.comfy = comfy
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
-        self.server = comfy.server.PromptServer(self._loop)
+        self.server = comfy.server.PromptServer(self.loop)
         self.waits_for: Pack | None = None
         """The demo model's steps wait until this pack's frames have found their end."""
         self._count = 0
         comfy("comfy.utils").set_progress_bar_global_hook(self._progress)
 
     def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(5)
 
     def connect(self, client: str = "c", metadata: bool = True) -> FakeSocket:

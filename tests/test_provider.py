@@ -8,12 +8,11 @@ from __future__ import annotations
 import gc
 import logging
 import random
-import sys
 import threading
 import time
 import types
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +21,6 @@ from sidestream.tests.helpers import wait_until
 from sidestream.tests.pictures import decoded, psnr
 from sidestream.tests.stage import (
     SIZE,
-    FakeSocket,
     Stage,
     active_runs,
     all_told,
@@ -31,72 +29,7 @@ from sidestream.tests.stage import (
     with_settings,
 )
 
-if TYPE_CHECKING:
-    from sidestream.preview.pack import Pack
-
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def stage(comfy: Any) -> Iterator[Stage]:
-    made = Stage(comfy)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def latent_preview(stage: Stage) -> Iterator[Any]:
-    """ComfyUI's module, as it was again after the test; and no worker is left."""
-    module = stage.comfy.latent_preview
-    before = (module.get_previewer, module.prepare_callback)
-    yield module
-    module.get_previewer, module.prepare_callback = before
-    assert wait_until(lambda: not [t for t in threading.enumerate() if "SideStream" in t.name])
-
-
-@pytest.fixture
-def make_pack(stage: Stage, latent_preview: Any) -> Iterator[Callable[[], Pack]]:
-    """Call it to install the pack until the end of the test."""
-    from sidestream.preview.pack import Pack
-
-    packs: list[Pack] = []
-
-    def make() -> Pack:
-        packs.append(Pack())
-        packs[-1].install()
-        stage.waits_for = packs[-1]
-        return packs[-1]
-
-    yield make
-    stage.waits_for = None
-    for pack in reversed(packs):
-        pack.close()
-
-
-@pytest.fixture
-def pack(make_pack: Callable[[], Pack]) -> Pack:
-    return make_pack()
-
-
-@pytest.fixture
-def client(stage: Stage) -> FakeSocket:
-    return stage.connect("c")
-
-
-@pytest.fixture
-def told(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Call it with a command line and what came of it in `args.preview_method`."""
-    methods = stage.comfy("comfy.cli_args").LatentPreviewMethod
-    monkeypatch.setattr(stage.comfy("comfy.options"), "args_parsing", True)
-
-    def tell(command_line: str = "", method: str = "none") -> None:
-        monkeypatch.setattr(sys, "argv", ["main.py", *command_line.split()])
-        monkeypatch.setattr(
-            stage.comfy("comfy.cli_args").args, "preview_method", methods(method)
-        )
-
-    tell()
-    return tell
 
 
 def sd15(stage: Stage) -> Any:
