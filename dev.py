@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The developer's one command: `python dev.py demo | test | check | host`."""
+"""The developer's one command: `python dev.py demo | test | check | host | doctor`."""
 
 import sys
 

@@ -9,6 +9,7 @@ from typing import Any
 from . import host, routes
 from .decoders import DecoderCache
 from .engine import Engines
+from .report import Warnings, report
 from .runs import Run, Runs
 from .settings import DEFAULTS, FIELDS
 from .transport import Transport
@@ -23,6 +24,7 @@ class Pack:
 
     def __init__(self) -> None:
         self.problem: str | None = None
+        self._warnings = Warnings()
         self._decoders = DecoderCache()
         self._provider: Any = None
         self._engines: Engines | None = None
@@ -31,6 +33,7 @@ class Pack:
     def install(self) -> None:
         """Install the provider. Where that is not possible `problem` says why, and nothing else
         changes."""
+        self._warnings.listen()
         try:
             host.check()
             from .provider import Provider  # derives from a class that `check` has seen
@@ -50,6 +53,7 @@ class Pack:
 
     def close(self) -> None:
         """Give everything back."""
+        self._warnings.close()
         if self._provider is not None:
             self._provider.uninstall()
         if self._engines is not None:
@@ -70,6 +74,10 @@ class Pack:
             "decoders": self._decoders.names(),
             "counters": self._runs.counters(),
         }
+
+    def report(self) -> str:
+        """For `GET /sidestream/report`."""
+        return report(self.status(), self._warnings)
 
     def settings(self) -> dict[str, Any]:
         """For `GET /sidestream/settings`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any, Protocol
 
@@ -16,6 +17,8 @@ class Answers(Protocol):
     """Who answers the routes; see `pack.Pack`."""
 
     def status(self) -> dict[str, Any]: ...
+
+    def report(self) -> str: ...
 
     def settings(self) -> dict[str, Any]: ...
 
@@ -36,12 +39,20 @@ def add_to(table: web.RouteTableDef, current: Current) -> None:
     async def status(request: web.Request) -> web.Response:
         return web.json_response(current.pack.status())
 
+    @table.get("/sidestream/report")
+    async def report(request: web.Request) -> web.Response:
+        # It looks into folders and asks a driver, while the loop has pictures to send.
+        return web.Response(text=await asyncio.to_thread(current.pack.report))
+
     @table.get("/sidestream/settings")
     async def settings(request: web.Request) -> web.Response:
         return web.json_response(current.pack.settings())
 
     @table.post("/sidestream/live")
     async def live(request: web.Request) -> web.Response:
+        # A page of another site can make a browser send any other type without asking first.
+        if request.content_type != "application/json":
+            return web.json_response({"error": "the body must be application/json"}, status=415)
         try:
             client_id, changes = read_live(await read_limited(request))
         except SettingError as error:
@@ -51,9 +62,12 @@ def add_to(table: web.RouteTableDef, current: Current) -> None:
 
 async def read_limited(request: web.Request) -> bytes:
     """The body. Raises SettingError where it is larger than `MAX_BODY`."""
-    body = await request.content.read(MAX_BODY + 1)
-    while len(body) <= MAX_BODY and not request.content.at_eof():
-        body += await request.content.read(MAX_BODY + 1 - len(body))
+    body = b""
+    try:
+        while len(body) <= MAX_BODY and not request.content.at_eof():
+            body += await request.content.read(MAX_BODY + 1 - len(body))
+    except web.RequestPayloadError as error:  # broken compression
+        raise SettingError("the body cannot be read") from error
     if len(body) > MAX_BODY:
         raise SettingError(f"the body must be at most {MAX_BODY} bytes")
     return body

@@ -12,6 +12,7 @@ import numpy
 import pytest
 import torch
 from PIL import ImageChops, ImageStat
+from sidestream.tests.workflows import to_prompt
 from sidestream.tools.places import REPO
 
 if TYPE_CHECKING:
@@ -291,35 +292,4 @@ def test_workflow_and_api_prompt_are_the_same_graph(comfy: HostModules, demo: An
         "SideStreamPreview": SideStreamPreview,
         **{name: comfy.nodes.NODE_CLASS_MAPPINGS[name] for name in ("KSampler", "SaveLatent")},
     }
-    links = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
-    converted = {}
-    for node in workflow["nodes"]:
-        if node["type"] == "MarkdownNote":
-            continue
-        values = iter(node["widgets_values"])
-        linked = {i["name"]: links[i["link"]] for i in node["inputs"] if i["link"] is not None}
-        inputs = dict(linked)
-        types = classes[node["type"]].INPUT_TYPES()
-        for name, (_, *options) in {**types["required"], **types.get("optional", {})}.items():
-            if name in linked:
-                continue
-            # The page fills widgets in their order. What the list does not reach keeps its default.
-            if (value := next(values, None)) is None:
-                assert name in types.get("optional", {}), f"{node['type']} lacks {name}"
-                break
-            inputs[name] = value
-            if options and options[0].get("control_after_generate"):
-                assert next(values) == "increment"  # the page's own widget
-        assert next(values, None) is None, f"{node['type']} has a widget value too many"
-        converted[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
-    assert converted == prompt
-
-
-def test_nodes_of_the_workflow_do_not_overlap() -> None:
-    title = 40
-    nodes = json.loads(WORKFLOW.read_text())["nodes"]
-    for one, other in itertools.combinations(nodes, 2):
-        (x1, y1), (w1, h1) = one["pos"], one["size"]
-        (x2, y2), (w2, h2) = other["pos"], other["size"]
-        apart = x1 + w1 <= x2 or x2 + w2 <= x1 or y1 + h1 + title <= y2 or y2 + h2 + title <= y1
-        assert apart, (one["type"], other["type"])
+    assert to_prompt(workflow, lambda kind: classes[kind].INPUT_TYPES()) == prompt

@@ -127,7 +127,8 @@ def test_i10_the_status_names_who_took_the_place(stage, told, meet, kind, order)
     told("--preview-method latent2rgb", "latent2rgb")
     _, pack = meet(kind, order)
     sampled(stage, pack)
-    assert kind.__name__ in pack.status()["provider"]["in_charge"]
+    in_charge = pack.status()["provider"]["in_charge"]
+    assert (kind.__name__ if order == AFTER else neighbours.__name__) in in_charge
 
 
 def test_i9_none_that_a_menu_chooses_after_another_method_is_a_choice(stage, client, told, meet):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -14,9 +15,12 @@ from aiohttp.test_utils import TestClient, TestServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sidestream.preview.routes import MAX_BODY, Current, add_to, read_live
-from sidestream.preview.settings import FIELDS, SettingError, checked
+from sidestream.preview.runs import Owner
+from sidestream.preview.settings import FIELDS, FORMATS, SettingError, checked
+from sidestream.tests.helpers import FakeSource, a_book, start_run
 
 LIVE = "/sidestream/live"
+AS_JSON = {"Content-Type": "application/json"}
 
 
 @dataclass
@@ -29,6 +33,9 @@ class FakePack:
     def status(self) -> dict[str, Any]:
         return {"name": self.name}
 
+    def report(self) -> str:
+        return f"about {self.name}"
+
     def settings(self) -> dict[str, Any]:
         return {"fields": list(FIELDS)}
 
@@ -37,11 +44,14 @@ class FakePack:
         return 2
 
 
-def serve(pack: FakePack, ask: Callable[[TestClient, Current], Awaitable[Any]]) -> Any:
+def serve(
+    pack: FakePack, ask: Callable[[TestClient, Current], Awaitable[Any]], *middlewares: Any
+) -> Any:
     """What `ask` returns of a real server on loopback."""
 
     async def session() -> Any:
-        current, table, app = Current(pack), web.RouteTableDef(), web.Application()
+        current, table = Current(pack), web.RouteTableDef()
+        app = web.Application(middlewares=middlewares)
         add_to(table, current)
         app.add_routes(table)
         async with TestClient(TestServer(app)) as client:
@@ -56,7 +66,7 @@ def post(body: bytes | Any) -> tuple[int, dict[str, Any], FakePack]:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
 
     async def ask(client: TestClient, current: Current) -> tuple[int, Any]:
-        async with client.post(LIVE, data=data) as response:
+        async with client.post(LIVE, data=data, headers=AS_JSON) as response:
             return response.status, await response.json()
 
     status, answer = serve(pack, ask)
@@ -69,6 +79,14 @@ def test_get_routes_answer_json():
         return [await (await client.get(path)).json() for path in paths]
 
     assert serve(FakePack(), ask) == [{"name": "first"}, {"fields": list(FIELDS)}]
+
+
+def test_the_report_is_plain_text():
+    async def ask(client: TestClient, current: Current) -> tuple[str, str]:
+        async with client.get("/sidestream/report") as response:
+            return response.content_type, await response.text()
+
+    assert serve(FakePack(), ask) == ("text/plain", "about first")
 
 
 def test_a_pack_that_was_loaded_anew_answers_the_same_routes():
@@ -151,7 +169,8 @@ def test_a_body_up_to_the_limit_is_read_and_a_larger_one_refused():
 def test_a_huge_body_is_refused_before_it_has_come():
     async def ask(client: TestClient, current: Current) -> bytes:
         reader, writer = await asyncio.open_connection(client.host, client.port)
-        head = f"POST {LIVE} HTTP/1.1\r\nHost: x\r\nContent-Length: {10**9}\r\n\r\n"
+        head = f"POST {LIVE} HTTP/1.1\r\nHost: x\r\nContent-Length: {10**9}\r\n"
+        head += "Content-Type: application/json\r\n\r\n"
         writer.write(head.encode() + b" " * (MAX_BODY + 1))
         try:
             return await asyncio.wait_for(reader.readline(), 10)
@@ -161,16 +180,76 @@ def test_a_huge_body_is_refused_before_it_has_come():
     assert serve(FakePack(), ask).startswith(b"HTTP/1.1 400")
 
 
+# Strangers
+
+
+@pytest.mark.parametrize(
+    "kind", ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "json"]
+)
+def test_what_a_page_of_another_site_can_send_unasked_is_refused(kind):
+    async def ask(client: TestClient, current: Current) -> int:
+        body = b'{"client_id": "c", "quality": 5}'
+        async with client.post(LIVE, data=body, headers={"Content-Type": kind}) as response:
+            assert "application/json" in (await response.json())["error"]
+            return response.status
+
+    pack = FakePack()
+    assert serve(pack, ask) == 415
+    assert pack.changes == []
+
+
+def test_beneath_comfyui_a_request_from_another_site_is_refused(comfy):
+    async def ask(client: TestClient, current: Current) -> list[int]:
+        statuses = []
+        for origin in ("http://somewhere.example", f"http://{client.host}:{client.port}"):
+            headers = {**AS_JSON, "Origin": origin}
+            async with client.post(LIVE, data=b'{"client_id": "c"}', headers=headers) as response:
+                statuses.append(response.status)
+        return statuses
+
+    pack = FakePack()
+    assert serve(pack, ask, comfy.server.create_origin_only_middleware()) == [403, 200]
+    assert len(pack.changes) == 1
+
+
+@pytest.mark.parametrize("body", [b"no gzip at all", gzip.compress(b" " * 50_000_000)])
+def test_a_compressed_body_that_is_broken_or_vast_gives_400(body):
+    async def ask(client: TestClient, current: Current) -> int:
+        reader, writer = await asyncio.open_connection(client.host, client.port)
+        head = f"POST {LIVE} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head += f"Content-Encoding: gzip\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        try:
+            return int((await asyncio.wait_for(reader.readline(), 10)).split()[1])
+        finally:
+            writer.close()
+
+    assert serve(FakePack(), ask) == 400
+
+
+# Anything at all
+
+
 names = st.sampled_from(list(FIELDS))
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text() | names, inner),
 )
 changes = st.dictionaries(names, values).map(lambda live: {**live, "client_id": "c"})
+good = st.fixed_dictionaries(
+    {"client_id": st.just("mine") | st.text()},
+    optional={
+        "throttle_ms": st.integers(0, 60_000),
+        "quality": st.integers(1, 100),
+        "format": st.sampled_from(FORMATS),
+    },
+)
+deep = st.integers(1, MAX_BODY).map(lambda depth: b"[" * depth + b"]" * depth)
+bodies = st.binary() | deep | (values | changes | good).map(lambda each: json.dumps(each).encode())
 
 
 @settings(deadline=None)
-@given(st.binary() | (values | changes).map(lambda value: json.dumps(value).encode()))
+@given(bodies)
 def test_no_body_gets_through_unchecked_or_fails_otherwise_than_by_refusal(body):
     try:
         client_id, live = read_live(body)
@@ -178,3 +257,50 @@ def test_no_body_gets_through_unchecked_or_fails_otherwise_than_by_refusal(body)
         return
     assert isinstance(client_id, str)
     assert checked(live) == live
+
+
+@dataclass
+class TwoClients(FakePack):
+    """Holds a run of `mine` and one of `victim`, as the pack does."""
+
+    def __post_init__(self) -> None:
+        book = a_book()
+        self.book = book
+        self.mine, self.victims = (
+            start_run(book, FakeSource(), owner=Owner("p-" + name, "1", client_id=name))
+            for name in ("mine", "the-victims-own-id")
+        )
+
+    def status(self) -> dict[str, Any]:
+        return self.book.counters()
+
+    def change(self, client_id: str, live: dict[str, Any]) -> int:
+        return self.book.change(client_id, live)
+
+
+paths = st.sampled_from([LIVE, "/sidestream/status", "/sidestream/settings"])
+kinds = st.sampled_from(["application/json", "application/json; charset=utf-16", "text/plain", "x"])
+origins = st.sampled_from([None, "null", "http://somewhere.example", "\N{SNOWMAN}"])
+queries = st.dictionaries(st.text(max_size=20), st.text(max_size=20), max_size=3)
+methods = st.sampled_from(["POST"] * 3 + ["GET", "PUT", "DELETE", "PATCH", "HEAD"])
+requests = st.tuples(methods, paths, queries, kinds, origins, bodies)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(requests, min_size=1, max_size=30))
+def test_i8_no_request_fails_the_server_or_reads_or_changes_what_is_anothers(asked):
+    pack = TwoClients()
+    before = pack.victims.settings
+
+    async def ask(client: TestClient, current: Current) -> None:
+        for method, path, query, kind, origin, body in asked:
+            headers = {"Content-Type": kind} | ({} if origin is None else {"Origin": origin})
+            async with client.request(
+                method, path, params=query, headers=headers, data=body
+            ) as response:
+                assert response.status in (200, 400, 405, 415)
+                assert b"victim" not in await response.read()
+
+    serve(pack, ask)
+    assert pack.victims.settings is before
+    assert checked(pack.mine.settings.as_dict()) == pack.mine.settings.as_dict()

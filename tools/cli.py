@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from . import check, server
+from .doctor import doctor
 from .environment import SetupError
 from .host import Host, get_host
 from .places import (
@@ -37,8 +38,12 @@ def main(arguments: Sequence[str]) -> int:
             return _demo(options)
         if options.command == "host":
             return _host(rest)
+        if options.command == "doctor":
+            return _doctor(options)
         if options.command == "bench":
             return _bench(rest)
+        if options.command == "soak":
+            return _soak(rest)
         if options.command == "coverage":
             return _coverage(rest)
         if options.command == "check":
@@ -71,11 +76,15 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     commands.add_parser("check", help="the static checks alone; or those of these names")
     commands.add_parser("host", help="just ComfyUI with the pack: host -- ARGUMENTS")
 
+    asked = commands.add_parser("doctor", help="what is installed, and what is wrong with it")
+    asked.add_argument("--port", type=int, default=8188, help="where ComfyUI listens (8188)")
+
     commands.add_parser("bench", help="what previews cost, on a GPU: bench -- ARGUMENTS")
+    commands.add_parser("soak", help="1,000 runs of all kinds: does anything grow?")
     commands.add_parser("coverage", help="write docs/coverage.md; also of these ComfyUI trees")
 
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command not in ("test", "check", "host", "bench", "coverage"):
+    if rest and options.command not in ("test", "check", "host", "bench", "soak", "coverage"):
         parser.error(f"unknown arguments: {' '.join(rest)}")
     return options, [argument for argument in rest if argument != "--"]
 
@@ -114,9 +123,22 @@ def _host(arguments: Sequence[str]) -> int:
     return _wait(running.process)
 
 
+def _doctor(options: argparse.Namespace) -> int:
+    def start() -> server.RunningHost:
+        host = get_host()
+        return server.start(host, _lasting_base(host))
+
+    return doctor(options.port, start)
+
+
 def _bench(arguments: Sequence[str]) -> int:
     host = get_host()
     command = [str(host.python), "-m", "benchmarks", "--comfyui", str(host.tree), *arguments]
+    return _wait(subprocess.Popen(command, cwd=REPO))
+
+
+def _soak(arguments: Sequence[str]) -> int:
+    command = [str(get_host().python), "-m", "benchmarks.soak", *arguments]
     return _wait(subprocess.Popen(command, cwd=REPO))
 
 

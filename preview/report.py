@@ -1,0 +1,225 @@
+"""What somebody who looks into a problem wants to know, as plain text: `GET /sidestream/report`.
+
+It is made to be posted in public. Texts that come from elsewhere pass `Private`, which takes out
+who the user is and where on the disk things lie.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import getpass
+import logging
+import os
+import platform
+import re
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import host
+from .decoders import taehv, taesd
+from .settings import DEFAULTS
+
+OUR_DECODERS = taesd.FAMILY + taehv.FAMILY
+
+# Names of users and machines that tell nobody apart. They also occur in other words' places.
+COMMON_NAMES = {"admin", "app", "comfy", "comfyui", "docker", "localhost", "root", "ubuntu", "user"}
+SHORTEST_NAME = 3
+
+
+class Warnings(logging.Handler):
+    """Keeps the pack's last warnings as text; one that comes again is counted."""
+
+    KEPT = 20
+    LONGEST = 4000  # characters of one, before it is shortened for the report
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._kept: dict[str, tuple[int, float]] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None:
+            text += f" {type(error).__name__}: {error}"
+        text = text[: self.LONGEST]
+        count, _ = self._kept.pop(text, (0, 0.0))
+        self._kept[text] = (count + 1, record.created)
+        while len(self._kept) > self.KEPT:
+            del self._kept[next(iter(self._kept))]
+
+    def listen(self) -> None:
+        """Hear all modules beside this one: their loggers are named after the pack's folder."""
+        logging.getLogger(__package__).addHandler(self)
+
+    def close(self) -> None:
+        logging.getLogger(__package__).removeHandler(self)
+        super().close()
+
+    def all(self) -> list[tuple[str, int, float]]:
+        """Each with how often and when it came last, in seconds since 1970; the newest last."""
+        self.acquire()
+        try:
+            return [(text, *rest) for text, rest in self._kept.items()]
+        finally:
+            self.release()
+
+
+class Private:
+    """Takes out of a text what is the user's own.
+
+    Paths in `folders` are shown by their labels; other absolute paths, `names` and ids are not
+    shown at all.
+    """
+
+    LONGEST = 400
+
+    def __init__(self, folders: Mapping[str, str], names: Iterable[str]) -> None:
+        # The longest first: a folder may lie in another.
+        below_root = [(path, label) for path, label in folders.items() if path.strip("\\/")]
+        by_length = sorted(below_root, key=lambda item: -len(item[0]))
+        self._folders = [(_path_pattern(path), label) for path, label in by_length]
+        told = {name for name in names if len(name) >= SHORTEST_NAME}
+        told = {name for name in told if name.lower() not in COMMON_NAMES}
+        self._names = [
+            re.compile(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])", re.IGNORECASE)
+            for name in sorted(told, key=len, reverse=True)
+        ]
+
+    def __call__(self, text: str) -> str:
+        """`text` on one line, shortened."""
+        for pattern, label in self._folders:
+            text = pattern.sub(label, text)
+        text = _QUOTED_PATH.sub(r"\1<path>\1", text)
+        text = _OTHER_PATH.sub("<path>", text)
+        text = _ID.sub("<id>", text)
+        for pattern in self._names:
+            text = pattern.sub("<name>", text)
+        text = " ".join(text.split())
+        return text if len(text) <= self.LONGEST else text[: self.LONGEST - 1] + "…"
+
+
+_ROOT = r"""(?:[A-Za-z]:[\\/]|\\\\(?=[^\s\\])|/(?=[^\s/]))"""
+_QUOTED_PATH = re.compile(rf"""(['"]){_ROOT}[^\n]*?\1""")
+# Up to the line's last separator: a folder's name may hold spaces, and rather too much is taken
+# out than too little.
+_OTHER_PATH = re.compile(rf"""(?<![\w.~>)]){_ROOT}(?:[^\n'"]*[\\/])?[^\s'"]*""")
+_ID = re.compile(r"\b[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}\b", re.IGNORECASE)
+
+
+def _path_pattern(path: str) -> re.Pattern[str]:
+    """Finds `path` with either separator, also in a name of a module: ComfyUI has no dots there."""
+    parts = re.split(r"[\\/]", path.rstrip("\\/"))
+    escaped = r"[\\/]+".join(re.escape(part).replace(r"\.", r"(?:\.|_x_)") for part in parts)
+    return re.compile(rf"""{escaped}(?=[\\/\s'":;,)\]]|$)""", re.IGNORECASE)
+
+
+def _private() -> Private:
+    # Still an absolute path, so that all of it is taken out: the home's own name may hold spaces.
+    folders = {str(Path.home()): "/home"}
+    with contextlib.suppress(Exception):  # of a host of which little is known
+        folders |= host.folders()
+    names = {socket.gethostname(), socket.gethostname().partition(".")[0], Path.home().name}
+    names |= {os.environ.get(name, "") for name in ("USER", "LOGNAME", "USERNAME")}
+    with contextlib.suppress(OSError, KeyError, ImportError):  # the system knows no name
+        names.add(getpass.getuser())
+    return Private(folders, names)
+
+
+def report(status: Mapping[str, Any], warnings: Warnings) -> str:
+    """The report on a pack with that `status`, as `Pack.status` gives it."""
+    private = _private()
+    sections: list[tuple[str, Callable[[], Iterable[str]]]] = [
+        ("Versions", lambda: _versions(status, private)),
+        ("Devices", lambda: _devices(status)),
+        ("Previews", lambda: _previews(status["provider"], private)),
+        ("Decoder files in models/vae_approx", _decoder_files),
+        ("Decoders in memory", lambda: map(private, status["decoders"])),
+        ("Default settings", _default_settings),
+        ("Counters", lambda: _counters(status["counters"])),
+        ("Last warnings", lambda: _warnings(warnings, private)),
+    ]
+    lines = ["SideStream report"]
+    for title, made in sections:
+        try:
+            found = list(made())
+        except Exception as error:  # a report on a broken installation is still a report
+            found = [private(f"not known ({type(error).__name__}: {error})")]
+        lines += ["", title, *(f"  {line}" for line in found or ["none"])]
+    return "\n".join(lines) + "\n"
+
+
+def _versions(status: Mapping[str, Any], private: Private) -> Iterable[str]:
+    yield f"SideStream {status['version']}"
+    yield f"ComfyUI {status['comfyui']}, page {host.page_version()}"
+    yield f"Python {platform.python_version()}, torch {torch.__version__}"
+    if torch.version.cuda:
+        yield f"CUDA {torch.version.cuda}, NVIDIA driver {_nvidia_driver() or 'not found'}"
+    if torch.version.hip:
+        yield f"ROCm {torch.version.hip}"
+    yield private(f"{platform.system()} {platform.release()}, {platform.machine()}")
+
+
+def _nvidia_driver() -> str | None:
+    """The driver's version; None where there is none."""
+    try:
+        library = ctypes.CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
+    except OSError:
+        return None
+    version = ctypes.create_string_buffer(80)
+    if library.nvmlInit_v2() != 0:
+        return None
+    known = library.nvmlSystemGetDriverVersion(version, len(version)) == 0
+    library.nvmlShutdown()
+    return version.value.decode() if known else None
+
+
+def _devices(status: Mapping[str, Any]) -> Iterable[str]:
+    yield f"models sample on {host.sampling_device()}"
+    for number in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(number)
+        yield f"cuda:{number}: {device.name}, {device.total_memory / 2**30:.1f} GiB"
+    for worker in status["devices"]:
+        yield f"previews on {worker['device']} by {worker['lane']}, share {worker['share']:.1%}"
+
+
+def _previews(provider: Mapping[str, Any], private: Private) -> Iterable[str]:
+    yield "SideStream is installed" if provider["installed"] else "SideStream is not installed"
+    if provider["problem"]:
+        yield private(f"because: {provider['problem']}")
+    yield private(f"in charge: {provider['in_charge']}")
+    yield f"ComfyUI's preview method: {host.chosen_method({}) or 'not chosen'}"
+    yield f"ComfyUI's preview size: {host.preview_size()}"
+
+
+def _decoder_files() -> Iterable[str]:
+    for name, formats in host.decoder_names().items():
+        file = host.approximation(name)
+        found = "missing" if file is None else f"{file.name}, {file.bytes:,} bytes"
+        whose = "" if name in OUR_DECODERS else "; ComfyUI's own previews use it"
+        yield f"{name}: {found} (for {', '.join(formats)}{whose})"
+
+
+def _default_settings() -> Iterable[str]:
+    for name, value in DEFAULTS.as_dict().items():
+        yield f"{name}: {value}"
+
+
+def _counters(counters: Mapping[str, Any]) -> Iterable[str]:
+    for name, value in counters.items():
+        if isinstance(value, Mapping):
+            value = ", ".join(f"{count} {kind}" for kind, count in value.items()) or "none"
+        yield f"{name}: {value}"
+
+
+def _warnings(warnings: Warnings, private: Private) -> Iterable[str]:
+    now = time.time()
+    for text, count, last in warnings.all():
+        times = f"{count} times, last " if count > 1 else ""
+        yield f"{times}{max(0, now - last):.0f} s ago: {private(text)}"

@@ -1,0 +1,126 @@
+"""The help pages of the nodes: where ComfyUI's page asks for them, whole, and up to date."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sidestream.preview.settings import FIELDS, Choice, Size
+from sidestream.tools.places import PACK_NAME, REPO
+
+if TYPE_CHECKING:
+    from sidestream.tests.conftest import HostFactory
+    from sidestream.tools.comfy_client import ComfyClient
+
+NODES = ("SideStreamPreview", "SideStreamDemoModel")
+LANGUAGES = ("en", "zh", "ja")
+FOLDER = REPO / "web" / "docs"
+
+each_page = pytest.mark.parametrize("language", LANGUAGES)
+each_node = pytest.mark.parametrize("node", NODES)
+
+
+def page(node: str, language: str) -> str:
+    """The text. English is what the page falls back to, for all languages that have no own one."""
+    name = f"{node}.md" if language == "en" else f"{node}/{language}.md"
+    return (FOLDER / name).read_text("utf-8")
+
+
+def labels(node: str, language: str) -> dict[str, Any]:
+    texts = json.loads((REPO / "locales" / language / "nodeDefs.json").read_text("utf-8"))
+    return texts[node]  # type: ignore[no-any-return]
+
+
+def stated(text: str) -> dict[str, tuple[str, str, str]]:
+    """For each setting its label, its range and its default."""
+    found = re.findall(r"\*\*([^*]+)\*\* \(`(\w+)`: ([^;)]+); ([^)]+)\)", text)
+    return {name: (label, values, default) for label, name, values, default in found}
+
+
+@each_page
+@each_node
+def test_the_page_is_there_where_comfyui_asks_for_it(
+    comfy_host: HostFactory, connect: Callable[..., ComfyClient], node: str, language: str
+) -> None:
+    """It asks for NODE/LANGUAGE.md, then for NODE.md, and takes no answer that is HTML."""
+    client = connect(comfy_host())
+    docs = f"/extensions/{PACK_NAME}/docs"
+    name = node if language == "en" else f"{node}/{language}"
+    assert client.get_bytes(f"{docs}/{name}.md").decode() == page(node, language)
+    pictures = re.findall(r"!\[.+?\]\((.+?)\)", page(node, language))
+    assert pictures
+    for picture in pictures:
+        # The page puts this folder before the address, whatever the language's file is.
+        assert client.get_bytes(f"{docs}/{picture}") == (FOLDER / picture).read_bytes()
+
+
+@each_page
+def test_every_setting_is_on_the_page_with_its_range_and_default(language: str) -> None:
+    told, names = stated(page("SideStreamPreview", language)), labels("SideStreamPreview", language)
+    assert list(told) == list(FIELDS)
+    for name, field in FIELDS.items():
+        label, values, default = told[name]
+        assert label == names["inputs"][name]["name"]
+        assert default == str(field.default)
+        if name == "device":  # its numbers are those of the machine's GPUs
+            assert values.startswith("auto, same, cpu, ")
+        elif isinstance(field, Choice):
+            assert values == ", ".join(field.options)
+        else:
+            zero = "0, " if isinstance(field, Size) else ""
+            unit = field.unit if field.unit in ("ms", "px", "%", "fps") else ""
+            assert values == f"{zero}{field.low}–{field.high} {unit}".rstrip()
+
+
+@each_page
+def test_every_widget_of_the_demo_model_is_on_its_page(
+    comfy_host: HostFactory, connect: Callable[..., ComfyClient], language: str
+) -> None:
+    info = connect(comfy_host()).get("/object_info/SideStreamDemoModel")["SideStreamDemoModel"]
+    told = stated(page("SideStreamDemoModel", language))
+    names = labels("SideStreamDemoModel", language)
+    assert set(told) == set(info["input"]["required"])
+    for name, (_, options) in info["input"]["required"].items():
+        label, values, default = told[name]
+        assert label == names["inputs"][name]["name"]
+        assert default == str(options["default"])
+        if "options" in options:
+            assert values == ", ".join(options["options"])
+        else:
+            assert values == f"{options['min']:g}–{options['max']:g}"
+
+
+@each_page
+@each_node
+def test_it_has_the_nodes_name_and_every_input(node: str, language: str) -> None:
+    text, names = page(node, language), labels(node, language)
+    assert text.startswith(f"# {names['display_name']}\n")
+    for name, words in names["inputs"].items():
+        assert f"**{words['name']}**" in text, name
+
+
+@each_page
+def test_every_decoder_that_we_read_and_comfyui_names_is_in_the_table(
+    comfy: Any, stage: Any, language: str
+) -> None:
+    from sidestream.preview import host
+    from sidestream.preview.report import OUR_DECODERS
+
+    rows = re.findall(r"^\| .+ \| `(\w+)` \|$", page("SideStreamPreview", language), re.MULTILINE)
+    assert set(rows) >= set(host.decoder_names()) & set(OUR_DECODERS)
+    assert set(rows) <= set(OUR_DECODERS)
+
+
+def test_pages_and_pictures_are_small() -> None:
+    assert sum(file.stat().st_size for file in FOLDER.rglob("*") if file.is_file()) < 150_000
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_the_languages_say_as_much(node: str) -> None:
+    def shape(text: str) -> list[str]:
+        return [re.match(r"#*|- | {2}- |\||!", line)[0] for line in text.splitlines()]  # type: ignore[index]
+
+    assert shape(page(node, "zh")) == shape(page(node, "ja")) == shape(page(node, "en"))

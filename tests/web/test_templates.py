@@ -1,0 +1,74 @@
+"""What ComfyUI's page itself shows of the pack: help pages in its panel, the templates' graphs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sidestream.tests.conftest import REPO
+from sidestream.tests.workflows import to_prompt
+from sidestream.tools.page import PanelPage
+
+FILES = sorted((REPO / "example_workflows").glob("*.json"))
+
+SELECT_NEW = """
+(type) => {
+  app.graph.clear();
+  const node = LiteGraph.createNode(type);
+  node.pos = [0, 0];
+  app.graph.add(node);
+  app.canvas.ds.offset = [500, 250];
+  app.canvas.selectNode(node);
+  app.canvas.setDirty(true, true);
+}
+"""
+PICTURES_ARE_THERE = """
+() => {
+  const pictures = [...document.querySelectorAll(".node-help-content img")];
+  return pictures.length > 0 && pictures.every((picture) => picture.naturalWidth > 100);
+}
+"""
+PROMPT = """
+async (workflow) => {
+  await app.loadGraphData(workflow);
+  return (await app.graphToPrompt()).output;
+}
+"""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    ("node", "title", "word"),
+    [
+        ("SideStreamPreview", "Side-Stream Preview", "throttle_ms"),
+        ("SideStreamDemoModel", "Demo Model (no download)", "picture_set"),
+    ],
+)
+def test_a_nodes_info_button_shows_its_help_page(
+    panel: PanelPage, node: str, title: str, word: str
+) -> None:
+    page = panel.page
+    page.evaluate(SELECT_NEW, node)
+    page.get_by_test_id("info-button").click()
+    page.locator(".node-help-content h1", has_text=title).wait_for()
+    panel.wait(PICTURES_ARE_THERE)
+    assert page.locator(".node-help-content li code", has_text=word).count() == 1
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_template_opens_as_it_is_meant(panel: PanelPage, file: Path) -> None:
+    """Widget values are saved by position: the page's own prompt shows where each one ended up."""
+    workflow = json.loads(file.read_text("utf-8"))
+    opened: dict[str, Any] = panel.page.evaluate(PROMPT, workflow)
+    info = json.loads(panel._get("/object_info"))
+    expected = to_prompt(workflow, lambda kind: info[kind]["input"])
+    assert set(opened) == set(expected)
+    for number, node in expected.items():
+        assert opened[number]["class_type"] == node["class_type"]
+        # What a saved list does not reach, the page fills with defaults.
+        there = {name: opened[number]["inputs"].get(name) for name in node["inputs"]}
+        assert there == node["inputs"]
+    panel.page.keyboard.press("Escape")  # it may tell which models are missing
