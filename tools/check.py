@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import time
@@ -102,7 +103,9 @@ def _codespell(environment: Environment) -> int:
 def _pytest(environment: Environment, arguments: Sequence[str]) -> int:
     settings = ("-c", str(REPO / "tests" / "pytest.ini"))
     cache = ("-o", f"cache_dir={checkout_folder() / 'pytest'}")
-    return _module(environment, "pytest", *settings, *cache, *arguments)
+    measured = ("--cov-config", str(REPO / "tools" / "coverage.ini"))
+    os.environ["COVERAGE_FILE"] = str(checkout_folder() / "coverage")
+    return _module(environment, "pytest", *settings, *cache, *measured, *arguments)
 
 
 def _module(

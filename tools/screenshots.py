@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +30,21 @@ VUE = {"Comfy.VueNodes.Enabled": True}
 
 def main(names: Sequence[str]) -> int:
     """Make the pictures of those names, or all."""
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    with chromium_beside_comfyui() as (chromium, url):
+        for name in names or SHOTS:
+            say(f"docs/images/{name}.png")
+            SHOTS[name](chromium, url, IMAGES / f"{name}.png")
+    return 0
+
+
+@contextmanager
+def chromium_beside_comfyui() -> Iterator[tuple[Browser, str]]:
+    """A browser, and the address of a fresh ComfyUI that has nothing but the pack."""
     from playwright.sync_api import sync_playwright
 
     host = get_host()
     page_folder = get_frontend(host.environment())
-    IMAGES.mkdir(parents=True, exist_ok=True)
     base = Path(tempfile.mkdtemp(prefix="screenshots-"))
     try:
         server.make_base_directory(base, {PACK_NAME: REPO})
@@ -43,16 +54,14 @@ def main(names: Sequence[str]) -> int:
             chromium = playwright.chromium.launch(
                 executable_path=str(get_chromium()), headless=True, args=list(CHROMIUM_ARGUMENTS)
             )
-            for name in names or SHOTS:
-                say(f"docs/images/{name}.png")
-                SHOTS[name](chromium, running.url, IMAGES / f"{name}.png")
+            yield chromium, running.url
             chromium.close()
     finally:
         remove_base_directory(base)
-    return 0
 
 
-def _open(chromium: Browser, url: str, settings: dict[str, Any] | None = None) -> PanelPage:
+def open_page(chromium: Browser, url: str, settings: dict[str, Any] | None = None) -> PanelPage:
+    """A new page with the panel open beside the graph."""
     panel = PanelPage(chromium.new_page(viewport=WIDE, device_scale_factor=1), url)  # type: ignore[arg-type]
     panel.open(settings)
     _widen_sidebar(panel)
@@ -73,12 +82,12 @@ def _widen_sidebar(panel: PanelPage) -> None:
 
 def _run(panel: PanelPage, prompt: dict[str, Any], *, frames: int) -> None:
     panel.load(prompt)
-    _show_graph(panel)
+    show_graph(panel)
     panel.queue()
     panel.wait_frames(frames)
 
 
-def _show_graph(panel: PanelPage) -> None:
+def show_graph(panel: PanelPage) -> None:
     """Lay the demo's nodes out beside the open panel."""
     panel.page.evaluate(
         """() => {
@@ -111,21 +120,21 @@ def _finish(panel: PanelPage, path: Path) -> None:
 
 def live(chromium: Browser, url: str, path: Path) -> None:
     """The panel beside the graph while a run goes on."""
-    panel = _open(chromium, url)
+    panel = open_page(chromium, url)
     _run(panel, demo_prompt(seconds=0.15, seed=11), frames=12)
     _finish(panel, path)
 
 
 def live_light(chromium: Browser, url: str, path: Path) -> None:
     """The same in the light theme, with Nodes 2.0."""
-    panel = _open(chromium, url, {**VUE, "Comfy.ColorPalette": "light"})
+    panel = open_page(chromium, url, {**VUE, "Comfy.ColorPalette": "light"})
     _run(panel, demo_prompt(seconds=0.15, seed=12), frames=12)
     _finish(panel, path)
 
 
 def timeline(chromium: Browser, url: str, path: Path) -> None:
     """An early frame beside a late one."""
-    panel = _open(chromium, url)
+    panel = open_page(chromium, url)
     _run(panel, demo_prompt(seconds=0.25, seed=13), frames=14)
     panel.page.evaluate("() => sidestream.watching.scrub(4)")
     panel.page.locator(".sidestream [aria-label^='Compare']").click()
@@ -136,7 +145,7 @@ def timeline(chromium: Browser, url: str, path: Path) -> None:
 
 def samplers(chromium: Browser, url: str, path: Path) -> None:
     """Two samplers of one run side by side."""
-    panel = _open(chromium, url)
+    panel = open_page(chromium, url)
     _run(panel, demo_prompt(seconds=0.12, seed=14, samplers=2), frames=30)
     panel.page.locator(".sidestream .ss-strip >> text=All").click()
     panel.wait_frames(32)
@@ -144,9 +153,32 @@ def samplers(chromium: Browser, url: str, path: Path) -> None:
     _finish(panel, path)
 
 
+def batch(chromium: Browser, url: str, path: Path) -> None:
+    """Six images of a batch in one picture."""
+    panel = open_page(chromium, url)
+    _run(panel, _of_six("grid"), frames=14)
+    panel.page.locator(".sidestream .ss-cell").nth(1).hover()
+    panel.page.wait_for_timeout(200)
+    _finish(panel, path)
+
+
+def animation(chromium: Browser, url: str, path: Path) -> None:
+    """A batch played as an animation, in the panel and on both nodes, with Nodes 2.0."""
+    panel = open_page(chromium, url, VUE)
+    _run(panel, _of_six("animation"), frames=14)
+    panel.page.locator(".sidestream .ss-inset").wait_for()
+    _finish(panel, path)
+
+
+def _of_six(batch: str) -> dict[str, Any]:
+    prompt = demo_prompt(seconds=0.4, seed=17, batch=batch)
+    prompt["1"]["inputs"]["batch_size"] = 6
+    return prompt
+
+
 def bottom(chromium: Browser, url: str, path: Path) -> None:
     """The panel at the bottom."""
-    panel = _open(chromium, url)
+    panel = open_page(chromium, url)
     panel.close_panel()
     panel.command("Workspace.ToggleBottomPanelTab.sidestream")
     _run(panel, demo_prompt(seconds=0.15, seed=15), frames=14)
@@ -155,7 +187,7 @@ def bottom(chromium: Browser, url: str, path: Path) -> None:
 
 def node(chromium: Browser, url: str, path: Path) -> None:
     """The node on the canvas, with Nodes 2.0."""
-    panel = _open(chromium, url, VUE)
+    panel = open_page(chromium, url, VUE)
     panel.close_panel()
     _run(panel, demo_prompt(seconds=0.15, seed=16), frames=15)
     panel.page.screenshot(path=path, clip={"x": 440, "y": 60, "width": 760, "height": 640})
@@ -165,7 +197,7 @@ def node(chromium: Browser, url: str, path: Path) -> None:
 
 def settings(chromium: Browser, url: str, path: Path) -> None:
     """SideStream in ComfyUI's settings dialog."""
-    panel = _open(chromium, url)
+    panel = open_page(chromium, url)
     panel.close_panel()
     panel.command("Comfy.ShowSettingsDialog")
     panel.page.get_by_text("SideStream", exact=True).last.click()
@@ -179,6 +211,8 @@ SHOTS: dict[str, Callable[[Browser, str, Path], None]] = {
     "panel-light": live_light,
     "panel-timeline": timeline,
     "panel-samplers": samplers,
+    "panel-batch": batch,
+    "panel-animation": animation,
     "panel-bottom": bottom,
     "node": node,
     "settings": settings,

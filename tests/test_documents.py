@@ -1,0 +1,556 @@
+"""What README, CONTRIBUTING, CHANGELOG, docs/ and the help pages say is so.
+
+Commands, links, pictures, numbers, settings, versions: each check is a function that lists what is
+wrong with a text, and is tried on texts that are wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import functools
+import importlib
+import inspect
+import json
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from urllib.parse import unquote
+from xml.etree import ElementTree
+
+import pytest
+from sidestream.benchmarks import report
+from sidestream.preview.decoders import taehv, taesd
+from sidestream.preview.settings import FIELDS, Choice, Number, Size
+from sidestream.tools import check, cli
+from sidestream.tools.host import TREE_VERSION
+
+REPO = Path(__file__).resolve().parent.parent
+README = REPO / "README.md"
+ARCHITECTURE = REPO / "docs" / "architecture.md"
+HELP = REPO / "web" / "docs"
+PLACES = ("*.md", "docs/*.md", "web/docs/**/*.md")
+DOCUMENTS = sorted(path for place in PLACES for path in REPO.glob(place))
+HOME = "https://github.com/ComfyUI-SideStream/ComfyUI-SideStream"
+
+every_document = pytest.mark.parametrize(
+    "path", DOCUMENTS, ids=lambda path: path.relative_to(REPO).as_posix()
+)
+
+
+def folder_of(path: Path) -> Path:
+    """Where a document's links start. ComfyUI shows help pages as if all lay in one folder."""
+    return HELP if path.is_relative_to(HELP) else path.parent
+
+
+def text_of(path: Path) -> str:
+    return path.read_text("utf-8")
+
+
+def without_code(text: str) -> str:
+    """A document's prose: no fenced blocks, no inline code."""
+    return re.sub(r"`[^`\n]+`", "", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+
+
+def stated(file: str, pattern: str) -> str:
+    """What the first match of `pattern` in a file of the repository says."""
+    found = re.search(pattern, text_of(REPO / file), re.MULTILINE)
+    assert found is not None, f"{file} does not have {pattern}"
+    return found[1]
+
+
+# Links and pictures
+
+
+def targets(text: str) -> Iterator[str]:
+    """Where the links and pictures of a document lead."""
+    prose = without_code(text)
+    yield from re.findall(r"\]\(\s*<?([^)\s>]+)>?[^)]*\)", prose)
+    yield from re.findall(r"^\[[^\]]+\]:\s*(\S+)", prose, re.MULTILINE)
+    yield from re.findall(r"(?:src|href|srcset)=\"([^\"]+)\"", prose)
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors that GitHub gives a document's headings."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    made: set[str] = set()
+    for heading in re.findall(r"^#+ +(.+?) *$", prose, re.MULTILINE):
+        slug = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        number = 0
+        while (unique := f"{slug}-{number}" if number else slug) in made:
+            number += 1
+        made.add(unique)
+    return made
+
+
+def broken_links(path: Path, text: str) -> list[str]:
+    """Links that lead nowhere in the repository."""
+    return [target for target in targets(text) if not _leads_somewhere(path, text, target)]
+
+
+def _leads_somewhere(path: Path, text: str, target: str) -> bool:
+    link, _, anchor = target.partition("#")
+    own = re.fullmatch(rf"{HOME}/(?:blob|tree|raw)/main/(.+)", link)
+    if own is None and re.match(r"[a-z]+:", link):
+        return True  # somebody else's
+    there = REPO / own[1] if own else folder_of(path) / unquote(link) if link else path
+    there = there.resolve()
+    if not there.is_relative_to(REPO) or not there.exists():
+        return False
+    return not anchor or anchor in anchors(text if there == path else text_of(there))
+
+
+def broken_pictures(path: Path, text: str) -> list[str]:
+    """Pictures in the repository that cannot be opened."""
+    endings = (".png", ".jpg", ".webp", ".gif", ".svg")
+    local = [target for target in targets(text) if target.lower().endswith(endings)]
+    return [name for name in local if "://" not in name and not _opens(folder_of(path) / name)]
+
+
+def _opens(picture: Path) -> bool:
+    from PIL import Image
+
+    try:
+        if picture.suffix == ".svg":
+            return ElementTree.parse(picture).getroot().tag.endswith("svg")
+        with Image.open(picture) as opened:
+            for frame in range(getattr(opened, "n_frames", 1)):
+                opened.seek(frame)
+                opened.load()
+        return True
+    except (OSError, SyntaxError):  # PIL has both for damaged files, ElementTree the second
+        return False
+
+
+def test_links_are_found_and_broken_ones_noticed():
+    text = "# One two!\n[a](docs/benchmarks.md) [b](docs/none.md) [c](#one-two) [d](#three)\n"
+    text += '`[code](none.md)` <img src="none.png">\n[e]: ../outside.md\n[f](README.md#no-such)\n'
+    text += f"[g]({HOME}/blob/main/none) [h](https://example.org/x)\n"
+    found = broken_links(README, text)
+    gone = ["docs/none.md", "#three", "README.md#no-such", f"{HOME}/blob/main/none"]
+    assert found == [*gone, "../outside.md", "none.png"]
+
+
+def test_damaged_pictures_are_noticed(tmp_path):
+    (tmp_path / "a.png").write_bytes((REPO / "docs/images/node.png").read_bytes()[:5000])
+    (tmp_path / "b.svg").write_text("<svg")
+    (tmp_path / "c.svg").write_bytes((REPO / "docs/images/icon.svg").read_bytes())
+    text = "![](a.png) ![](b.svg) ![](c.svg) ![](d.webp)"
+    assert broken_pictures(tmp_path / "x.md", text) == ["a.png", "b.svg", "d.webp"]
+
+
+@every_document
+def test_links_and_pictures_are_there(path):
+    text = text_of(path)
+    assert broken_links(path, text) == []
+    assert broken_pictures(path, text) == []
+
+
+# Commands
+
+
+KNOWN = ("python", "git", "comfy", "pre-commit", "pip", "npm")
+
+
+def commands(text: str) -> Iterator[str]:
+    """The lines of fenced blocks that are commands, and the commands in inline code."""
+    for block in re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S):
+        yield from (line for line in block.splitlines() if _program(line) in KNOWN)
+    inline = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    for code in re.findall(r"`([^`\n]+)`", inline):
+        if _program(code) in KNOWN and " " in code:
+            yield code
+
+
+def _words(line: str) -> list[str]:
+    """The command's words without the variables before it, and without a comment after it."""
+    words = shlex.split(line, comments=True)
+    while words and re.match(r"[A-Z_]+=", words[0]):
+        words.pop(0)
+    return words
+
+
+def _program(line: str) -> str:
+    try:
+        words = _words(line)
+    except ValueError:  # no command: an unpaired quote
+        return ""
+    return words[0] if words else ""
+
+
+def wrong_commands(text: str) -> list[str]:
+    """Commands that the program they are for would refuse."""
+    return [line for line in commands(text) if not _is_right(_words(line))]
+
+
+def _is_right(words: list[str]) -> bool:
+    match words:
+        case ["python", "dev.py", *arguments]:
+            return _dev_takes(arguments)
+        case ["python", "-m", module, *arguments]:
+            return _module_takes(module, arguments)
+        case ["git", "clone", url, *folder]:
+            return url in (HOME, f"{HOME}.git") and len(folder) <= 1
+        case ["comfy", "node", "install", name]:
+            return name == stated("pyproject.toml", r'^name = "(.+)"')
+    return words in (["pre-commit", "install"], ["comfy", "node", "validate"])
+
+
+def _dev_takes(arguments: list[str]) -> bool:
+    try:
+        options, rest = cli._parse(arguments)
+    except SystemExit:
+        return False
+    rest = [word for word in rest if not word.isupper()]  # such as NAME stand for something
+    if options.command == "check":
+        return {*rest} <= {stage.name for stage in check.STATIC_STAGES}
+    if options.command == "bench":
+        return _module_takes("benchmarks", rest)
+    if options.command == "test":
+        return _pytest_takes(rest)
+    return True
+
+
+def _pytest_takes(arguments: list[str]) -> bool:
+    words = iter(arguments)
+    for word in words:
+        if word.startswith("-"):
+            if word.split("=")[0] not in _pytests_options():
+                return False
+            if word in ("-k", "-m"):
+                next(words, None)
+        elif not _is_a_test(word):
+            return False
+    return True
+
+
+@functools.cache
+def _pytests_options() -> frozenset[str]:
+    shown = subprocess.run(
+        [sys.executable, "-m", "pytest", "--help"], capture_output=True, text=True, cwd=REPO
+    )
+    return frozenset(re.findall(r"(?<![\w-])--?[a-z][\w-]*", shown.stdout))
+
+
+def _is_a_test(name: str) -> bool:
+    """Whether `tests/test_x.py::test_y`, or a file or folder, is there."""
+    path, _, test = name.partition("::")
+    return (REPO / path).exists() and (not test or test in _tests_in(REPO / path))
+
+
+@functools.cache
+def _tests_in(path: Path) -> frozenset[str]:
+    tree = ast.parse(text_of(path))
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return frozenset(node.name for node in ast.walk(tree) if isinstance(node, functions))
+
+
+class _Parser(Exception):
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self.parser = parser
+
+
+def _module_takes(name: str, arguments: list[str]) -> bool:
+    """Whether `python -m NAME` takes these: asked of its own parser, and nothing is run."""
+    file = REPO / (name.replace(".", "/") + ".py")
+    package = REPO / name.replace(".", "/") / "__main__.py"
+    if not file.exists() and not package.exists():
+        return False
+    if "ArgumentParser" not in text_of(file if file.exists() else package):
+        return not arguments
+    module = importlib.import_module(f"sidestream.{name}" + ("" if file.exists() else ".__main__"))
+
+    def stop(self: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        raise _Parser(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, "parse_args", stop)
+        patch.setenv("COMFYUI_PATH", str(REPO))  # or an option would be asked for
+        with pytest.raises(_Parser) as caught:
+            module.main(*[arguments] * len(inspect.signature(module.main).parameters))
+    try:
+        caught.value.parser.parse_args(arguments)
+    except SystemExit:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "python dev.py demos",
+        "python dev.py demo --loud",
+        "python dev.py check ruf",
+        "python dev.py test tests/test_none.py",
+        "python dev.py test tests/test_film.py::test_none",
+        "python dev.py test tests --no-such-option",
+        "python dev.py bench -- --case sd99",
+        "python -m benchmarks --no-such-option 3",
+        "python -m benchmarks.none",
+        "python -m benchmarks.report --all",
+        "git clone https://github.com/someone/else",
+        "comfy node install somethingelse",
+        "pip install sidestream",
+    ],
+)
+def test_wrong_commands_are_noticed(line, capsys):
+    assert wrong_commands(f"```\n$ no command\n{line}\n```\n") == [line]
+    assert wrong_commands(f"Run `{line}`.") == [line]
+
+
+def test_right_commands_pass():
+    lines = (
+        "COMFYUI_PATH=/path/to/ComfyUI python dev.py test tests/test_film.py  # a comment",
+        "python dev.py check NAME",
+        "python dev.py bench -- --case sdxl --repetitions 3",
+        "python dev.py test tests/test_film.py -k parts --cov",
+    )
+    text = "```\n" + "\n".join(lines) + "\n```\n"
+    assert [*commands(text)] == [*lines]
+    assert wrong_commands(text) == []
+
+
+@every_document
+def test_commands_are_taken_by_what_they_are_for(path, capsys):
+    assert wrong_commands(text_of(path)) == []
+
+
+# Files and tests that are named
+
+
+TOP = "preview|nodes|tools|tests|benchmarks|docs|web|locales|example_workflows"
+TEST_NAME = r"`((?:gpu/|web/)?test_\w+\.py::test_\w+)`"
+
+
+def missing_files(text: str) -> list[str]:
+    """Files of the repository that inline code names and that are not there."""
+    named = re.findall(rf"`((?:{TOP})/[\w./-]*)`", text)
+    return [name for name in named if not (REPO / name).exists()]
+
+
+def missing_tests(text: str) -> list[str]:
+    """Tests that inline code names and that are not there."""
+    return [name for name in re.findall(TEST_NAME, text) if not _is_a_test(f"tests/{name}")]
+
+
+def unguarded(text: str) -> list[int]:
+    """Invariants without a paragraph that names a test."""
+    paragraphs = text.split("\n\n")
+    guarded = [p for p in paragraphs if p.startswith("**I") and re.search(TEST_NAME, p)]
+    return [n for n in range(1, 13) if not any(p.startswith(f"**I{n} ") for p in guarded)]
+
+
+def rooms(text: str) -> set[str]:
+    """The files and folders that the table of rooms has a row for."""
+    return set(re.findall(r"^\| `([\w./]+)` \|", text, re.MULTILINE))
+
+
+def test_what_is_missing_is_noticed():
+    assert missing_files("`preview/none.py`, `preview/lane.py`, `tests/`") == ["preview/none.py"]
+    gone = ["test_film.py::test_none", "gpu/test_none.py::test_a"]
+    there = "test_film.py::test_what_is_no_picture_is_refused"
+    assert missing_tests("".join(f"`{name}`" for name in [*gone, there])) == gone
+    assert unguarded(text_of(ARCHITECTURE).replace("**I7 ", "**J7 ")) == [7]
+
+
+@every_document
+def test_files_and_tests_that_are_named_are_there(path):
+    assert missing_files(text_of(path)) == []
+    assert missing_tests(text_of(path)) == []
+
+
+def test_every_promise_names_a_test_and_every_module_its_room():
+    text = text_of(ARCHITECTURE)
+    assert unguarded(text) == []
+    modules = {f"preview/{p.name}" for p in (REPO / "preview").glob("*.py")}
+    assert modules - rooms(text) == {"preview/__init__.py"}
+
+
+@functools.cache
+def _needs_comfyui(path: Path) -> bool:
+    """Whether importing a module of preview/ imports `host`, by whatever way."""
+    if path.name == "host.py":
+        return True
+    imported: set[str] = set()
+    for node in ast.parse(text_of(path)).body:
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            imported |= {node.module} if node.module else {alias.name for alias in node.names}
+    files = [path.parent / f"{name.replace('.', '/')}.py" for name in imported]
+    return any(_needs_comfyui(file) for file in files if file.exists())
+
+
+def test_only_the_rooms_that_are_named_need_comfyui():
+    sentence = re.search(r"All of it but (.+?) is\s+imported", text_of(ARCHITECTURE), re.DOTALL)
+    assert sentence is not None
+    named = set(re.findall(r"`(\w+\.py)`", sentence[1]))
+    assert named == {p.name for p in (REPO / "preview").glob("*.py") if _needs_comfyui(p)}
+
+
+# Numbers
+
+
+def unsaved_numbers(text: str) -> list[str]:
+    """Per cent and milliseconds in prose that no saved result rounds to."""
+    tables = r"^\|[^\n]*$|<!-- table .*?<!-- end -->"
+    prose = re.sub(tables, "", without_code(text), flags=re.M | re.S)
+    known = saved_numbers()
+    found = re.findall(r"(?<![±\d.])(\d+(?:\.\d+)?)(?: to (\d+(?:\.\d+)?))? (%|ms)", prose)
+    claims = [(number, unit) for low, high, unit in found for number in (low, high) if number]
+    return [f"{number} {unit}" for number, unit in claims if (number, unit) not in known]
+
+
+@functools.cache
+def saved_numbers() -> set[tuple[str, str]]:
+    """All that saved results can be rounded to, with the unit."""
+    known = set()
+    for path in report.RESULTS.glob("*.json"):
+        for row in json.loads(text_of(path)).get("rows", []):
+            for key, value in row.items():
+                if key.startswith("ratio"):
+                    known |= {(rounded, "%") for rounded in _roundings((value - 1) * 100, 1)}
+                elif "ms" in key:
+                    known |= {(rounded, "ms") for rounded in _roundings(value, 2)}
+    return known
+
+
+def _roundings(value: float, decimals: int) -> Iterable[str]:
+    return (f"{value:.{digits}f}" for digits in range(decimals + 1))
+
+
+def test_changed_numbers_are_noticed():
+    text = text_of(README)
+    assert report.filled(text.replace("| 1.", "| 2.")) == report.filled(text)
+    assert text.replace("| 1.", "| 2.") != report.filled(text)
+    saved = report.load("sdxl")["rows"][2]["ratio_median"]
+    assert unsaved_numbers(f"It costs {(saved - 1) * 100:.1f} % and 98.76 to 98.77 ms.") == [
+        "98.76 ms",
+        "98.77 ms",
+    ]
+
+
+@pytest.mark.parametrize("path", report.DOCUMENTS, ids=lambda path: path.name)
+def test_tables_are_what_the_saved_results_give(path):
+    text = text_of(path)
+    assert "<!-- table " in text
+    assert text == report.filled(text)
+    assert unsaved_numbers(text) == []
+
+
+# Settings and decoder files
+
+
+def wrong_settings(text: str) -> list[str]:
+    """Settings whose row in the table of settings is missing or says something else."""
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|(?: |$)", text, re.MULTILINE))
+    defaults = dict(re.findall(r"^\| `(\w+)` \| .+? \| (.+?) \|", text, re.MULTILINE))
+    return [
+        name
+        for name, field in FIELDS.items()
+        if rows.get(name) != values(name, field) or defaults.get(name) != str(field.default)
+    ]
+
+
+def values(name: str, field: Number | Choice) -> str:
+    """A setting's values as the table has them."""
+    if name == "device":  # its choices are those of this machine
+        return "auto, same, cpu, or a GPU's number"
+    if isinstance(field, Choice):
+        return ", ".join(field.options)
+    zero = "0, " if isinstance(field, Size) else ""
+    return f"{zero}{field.low} to {field.high} {field.unit}".strip()
+
+
+def wrong_decoders(text: str) -> list[str]:
+    """What is named as a decoder file and is none, and decoder files that are not named."""
+    family = {*taesd.FAMILY, *taehv.FAMILY}
+    shape = r"(?<![\w/])(tae\w+_decoder|tae(?:hv|h3|ltx_2)|lighttae\w+)(?![\w/])"
+    named = set(re.findall(shape, text))
+    return sorted(named ^ family)
+
+
+def test_changed_settings_are_noticed():
+    table = "".join(f"| `{n}` | {values(n, f)} | {f.default} | |\n" for n, f in FIELDS.items())
+    assert wrong_settings(table) == []
+    assert wrong_settings(table.replace("1 to 1000 ", "1 to 100 ")) == ["every_n_steps"]
+    assert wrong_settings(table.replace("| 85 |", "| 80 |")) == ["quality"]
+    assert wrong_settings("") == [*FIELDS]
+
+
+def test_changed_decoder_files_are_noticed():
+    text = " ".join([*taesd.FAMILY, *taehv.FAMILY])
+    assert wrong_decoders(text) == []
+    assert wrong_decoders(text.replace("taef2_", "taef3_")) == ["taef2_decoder", "taef3_decoder"]
+    assert wrong_decoders(text.replace("lighttaew2_1 ", "")) == ["lighttaew2_1"]
+
+
+def test_the_readmes_settings_and_decoder_files_are_those_of_the_pack():
+    assert wrong_settings(text_of(README)) == []
+    assert wrong_decoders(text_of(README)) == []
+
+
+# Versions
+
+
+VERSIONS = (
+    (r"Python (3\.\d+) or newer", "pyproject.toml", r'^requires-python = ">=(.+)"'),
+    (r"ComfyUI (\S+) or newer", "pyproject.toml", r'^requires-comfyui = ">=(.+)"'),
+    (r"(?s)ComfyUI (\S+) is the oldest", "pyproject.toml", r'^requires-comfyui = ">=(.+)"'),
+    (r"torch (\d\S+) or newer", "docs/compatibility.md", r"CUDA graphs, which need (\d\S+)"),
+    (r"Tested against ComfyUI (\d+(?:\.\d+)+)", "tools/host.py", r'^TREE_VERSION = "(.+)"'),
+    (r"SideStream (\d+\.\d+\.\d+)", "pyproject.toml", r'^version = "(.+)"'),
+)
+
+
+def wrong_versions(text: str) -> list[str]:
+    """Versions that another file states otherwise."""
+    prose = " ".join(text.split())
+    return [
+        found[0]
+        for pattern, file, place in VERSIONS
+        for found in re.finditer(pattern, prose)
+        if found[1].rstrip(".,;)") != stated(file, place).rstrip(".,;|) ")
+    ]
+
+
+def test_changed_versions_are_noticed():
+    right = f"Python 3.10 or newer. Tested against ComfyUI {TREE_VERSION}. torch 2.8 or newer;"
+    assert wrong_versions(right) == []
+    assert wrong_versions(right.replace("3.10", "3.9")) == ["Python 3.9 or newer"]
+    assert wrong_versions(right.replace(TREE_VERSION, "9.9")) == ["Tested against ComfyUI 9.9"]
+
+
+@every_document
+def test_versions_agree(path):
+    assert wrong_versions(text_of(path)) == []
+
+
+# Whose machine it was written on
+
+
+PRIVATE = (
+    r"(?<![\w.])/(?:home|Users|root|work|tmp|mnt|workspace)/[\w.-]+",
+    r"[A-Za-z]:\\+\w+",
+    r"\b(?!127\.0\.0\.1\b)(?:10|127|172|192)\.\d+\.\d+\.\d+\b",
+    r"\b[\w-]+\.(?:internal|lan|localdomain)\b",
+)
+
+
+def private_words(text: str) -> list[str]:
+    """Folders and names of somebody's machine."""
+    host = socket.gethostname()
+    own = [rf"\b{re.escape(host)}\b"] if len(host) > 3 and host != "localhost" else []
+    return [found[0] for pattern in (*PRIVATE, *own) for found in re.finditer(pattern, text)]
+
+
+def test_private_words_are_noticed():
+    text = "/home/me/x C:\\Users 192.168.0.1 box.internal 127.0.0.1 /path/to/ComfyUI preview/tmp/a"
+    assert private_words(text) == ["/home/me", "C:\\Users", "192.168.0.1", "box.internal"]
+
+
+@every_document
+def test_nobodys_machine_is_named(path):
+    assert private_words(text_of(path)) == []

@@ -1,0 +1,127 @@
+"""The README's animation, from a real run of the demo model: `python -m tools.animation`.
+
+Runs in the environment of the tests, which has Playwright; writes docs/images/demo.webp. The page
+is photographed again and again while it is used; how long a photograph is shown is the time that
+passed until the next one, divided by `SPEED`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from .environment import say
+from .page import PanelPage, demo_prompt
+from .screenshots import IMAGES, chromium_beside_comfyui, open_page, show_graph
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+STEPS = 24
+SECONDS_PER_STEP = 1.2
+SPEED = 3  # how much faster it plays: photographs take their time
+APART = 0.4  # seconds at least between photographs
+SHOWN_LAST = 2.0  # seconds, before the animation begins anew
+
+WIDTH = 800  # pixels
+QUALITY = 60
+LARGEST = 1_000_000  # bytes
+
+
+@dataclass
+class Film:
+    """Photographs of a page, and when each was taken."""
+
+    page: Page
+    pictures: list[Image.Image] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+
+    def until(self, ready: Callable[[], bool]) -> None:
+        """Take photographs until `ready`."""
+        while not ready():
+            self.shoot()
+
+    def shoot(self) -> None:
+        """Take a photograph, a while after the last one."""
+        if self.times:
+            time.sleep(max(0.0, self.times[-1] + APART - time.monotonic()))
+        taken = self.page.screenshot(type="jpeg", quality=95)
+        self.times.append(time.monotonic())
+        picture = Image.open(io.BytesIO(taken))
+        height = round(WIDTH * picture.height / picture.width)
+        self.pictures.append(picture.resize((WIDTH, height), Image.Resampling.LANCZOS))
+
+    def durations(self) -> Iterator[int]:
+        """How long each is shown, in milliseconds."""
+        for before, after in pairwise(self.times):
+            yield round((after - before) * 1000 / SPEED)
+        yield round(SHOWN_LAST * 1000)
+
+    def save(self, path: Path) -> None:
+        """Write an animated WebP that plays in a loop."""
+        first, *others = self.pictures
+        first.save(
+            path,
+            save_all=True,
+            append_images=others,
+            duration=list(self.durations()),
+            loop=0,
+            quality=QUALITY,
+            method=6,
+        )
+
+
+def record(chromium: Browser, url: str) -> Film:
+    """A run is watched, gone back through while it goes on, and watched to its end."""
+    panel = open_page(chromium, url)
+    panel.load(demo_prompt(steps=STEPS, seconds=SECONDS_PER_STEP, seed=11))
+    show_graph(panel)
+    film = Film(panel.page)
+    film.shoot()
+    panel.queue()
+    panel.wait_frames(1)
+    panel.page.locator(".sidestream .ss-notice button").click()  # that TAESD has a file for this
+    film.until(lambda: _frames(panel) >= STEPS // 2)
+    for frame in (8, 6, 4):
+        panel.page.evaluate("frame => sidestream.watching.scrub(frame)", frame)
+        film.shoot()
+        film.shoot()
+    panel.page.evaluate("() => sidestream.watching.goLive()")
+    film.until(lambda: _is_over(panel))
+    film.shoot()
+    panel.page.close()
+    return film
+
+
+def _frames(panel: PanelPage) -> int:
+    return int(panel.page.evaluate("() => sidestream.store.frameCount"))
+
+
+def _is_over(panel: PanelPage) -> bool:
+    return not panel.page.evaluate("() => sidestream.store.live")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Record the animation and say how large it is."""
+    parser = argparse.ArgumentParser(prog="python -m tools.animation", description=__doc__)
+    parser.add_argument("--output", type=Path, default=IMAGES / "demo.webp")
+    options = parser.parse_args(arguments)
+    with chromium_beside_comfyui() as (chromium, url):
+        film = record(chromium, url)
+    film.save(options.output)
+    size = options.output.stat().st_size
+    say(f"{options.output}: {len(film.pictures)} pictures, {size / 1000:.0f} KB")
+    return 0 if size < LARGEST else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
