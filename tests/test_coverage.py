@@ -83,6 +83,7 @@ def test_asking_leaves_comfyui_as_it_was(comfy: HostModules, rows):
     coverage.all_rows()
     assert {module: dict(vars(comfy(module))) for module in before} == before
     assert comfy.folder_paths.folder_names_and_paths == places
+    assert "vae_approx" not in comfy.folder_paths.filename_list_cache
     assert comfy("comfy.cli_args").args.preview_method == method
 
 

@@ -332,6 +332,7 @@ def only_decoder_files_in(folder: Path) -> Iterator[None]:
         for patch in before:
             setattr(*patch)
         places["vae_approx"] = vae_approx
+        folder_paths.filename_list_cache.pop("vae_approx", None)  # it names the temporary folder
 
 
 def write_decoder(file: Path, name: str, channels: int) -> None:
