@@ -67,6 +67,7 @@ class SideStreamPreview(io.ComfyNode):
         detail: str | None = None,
         device: str | None = None,
         format: str | None = None,
+        batch: str | None = None,
     ) -> bool | str:
         # ComfyUI checks ranges, but none says "0 or from 64", and some versions let any choice
         # of a node like this one pass. None stands for a linked input, or for none at all.
@@ -76,6 +77,7 @@ class SideStreamPreview(io.ComfyNode):
             "detail": detail,
             "device": device,
             "format": format,
+            "batch": batch,
         }
         try:
             checked({name: value for name, value in given.items() if value is not None})

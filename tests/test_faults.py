@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from sidestream.preview import animator, encode, runs
 from sidestream.preview import engine as engine_module
-from sidestream.preview import runs
+from sidestream.preview.decoders import DecoderCache
 from sidestream.preview.decoders.taesd import TaesdSource, decoder_layers
 from sidestream.preview.engine import SLOTS, Engine
 from sidestream.preview.lane import PlainLane
 from sidestream.preview.runs import Run
+from sidestream.preview.transport import Transport
 from sidestream.tests.helpers import (
     CPU,
     FakeSink,
@@ -204,7 +206,7 @@ def test_i6_a_film_that_cannot_be_planned_costs_no_still(engine, sink, caplog):
 
 
 def test_i6_a_film_that_cannot_be_put_together_leaves_no_frame_open(engine, sink, monkeypatch):
-    monkeypatch.setattr("sidestream.preview.animator.animated_webp", lambda *a: 1 / 0)
+    monkeypatch.setattr(animator, "animated_webp", lambda *a: 1 / 0)
     run = start_run(a_book(), FakeSource(FlatVideoDecoder()))
     run.at(1, 3)
     stage(engine, run, torch.zeros(1, 4, 5, 8, 8))
@@ -477,32 +479,26 @@ def test_i6_a_worker_that_is_dead_is_replaced_for_the_next_run(sink, monkeypatch
 # With ComfyUI's own sampler
 
 
-def faults() -> dict[str, tuple[str, Callable[..., Any]]]:
-    package = "sidestream.preview."
-    return {
-        "staging": (package + "lane.PlainLane.slot", raising_always(OUT_OF_MEMORY)),
-        "copying": (package + "lane.PlainLane.stage", raising_always(OUT_OF_MEMORY)),
-        "decoding": (package + "lane.PlainLane.render", raising_always(OUT_OF_MEMORY)),
-        "loading": (package + "decoders.DecoderCache.get", raising_always(OSError("bad disk"))),
-        "encoding": (package + "encode.encoded", raising_always(OSError("no encoder"))),
-        "worker": (package + "engine.Engine._process", raising_always(SystemExit(3))),
-        "sending": (package + "transport.Transport.send", raising_always(RuntimeError("closed"))),
-        "announcing": (
-            package + "transport.Transport.announce",
-            raising_always(RuntimeError("closed")),
-        ),
-    }
+FAULTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
+    "staging": (PlainLane, "slot", raising_always(OUT_OF_MEMORY)),
+    "copying": (PlainLane, "stage", raising_always(OUT_OF_MEMORY)),
+    "decoding": (PlainLane, "render", raising_always(OUT_OF_MEMORY)),
+    "loading": (DecoderCache, "get", raising_always(OSError("bad disk"))),
+    "encoding": (encode, "encoded", raising_always(OSError("no encoder"))),
+    "worker": (Engine, "_process", raising_always(SystemExit(3))),
+    "sending": (Transport, "send", raising_always(RuntimeError("closed"))),
+    "announcing": (Transport, "announce", raising_always(RuntimeError("closed"))),
+}
 
 
-@pytest.mark.parametrize("fault", faults())
+@pytest.mark.parametrize("fault", FAULTS)
 def test_i4_ksampler_gives_the_same_latent_whatever_fails(
     stage, make_pack, client, told, monkeypatch, caplog, fault
 ):
     model = stage.demo_model()
     with stage.node():
         expected = stage.sample(model, steps=6, sampler="euler_ancestral")
-    where, failing = faults()[fault]
-    monkeypatch.setattr(where, failing)
+    monkeypatch.setattr(*FAULTS[fault])
     pack = make_pack()
     with stage.node():
         latent = stage.sample(with_settings(model), steps=6, sampler="euler_ancestral")

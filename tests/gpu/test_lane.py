@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from sidestream.preview import engine as engine_module
 from sidestream.preview import graphs, runs
+from sidestream.preview import lane as lane_module
 from sidestream.preview.decoders import DecoderCache, Painting
 from sidestream.preview.decoders.taesd import TaesdSource, decoder_layers
 from sidestream.preview.engine import Engine
@@ -248,7 +249,7 @@ def test_i6_without_graphs_previews_go_on(cuda, engine_of, monkeypatch, caplog):
     def refuse(*args):
         raise graphs.GraphError("not today")
 
-    monkeypatch.setattr("sidestream.preview.lane.Graph", refuse)
+    monkeypatch.setattr(lane_module, "Graph", refuse)
     engine, sink = engine_of(cuda)
     run = start_run(a_book(), FakeSource())
     for step in range(1, 10):
