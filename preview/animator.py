@@ -55,6 +55,15 @@ class Film:
         return self.latent[:1, :, i : i + 1] if self.latent.ndim == 5 else self.latent[i : i + 1]
 
 
+def moves(still: Frame, decoder: Decoder, latent: torch.Tensor) -> bool:
+    """Whether more of what was staged is to be shown than the picture of `still`."""
+    settings = still.run.settings
+    if latent.ndim == 5:
+        several = latent.shape[2] > 1 and settings.video_frames != 1
+        return several and isinstance(decoder, VideoDecoder)
+    return settings.batch == "animation" and len(still.images) > 1
+
+
 class Animator:
     """Makes one film at a time. All of it happens on the worker's thread, but for `busy`."""
 
@@ -65,6 +74,8 @@ class Animator:
         self._give_back = give_back
         self._film: Film | None = None
         self._reel: ReelPainting | None = None
+        self._reel_for: object = None
+        """What the reel was made for. Its memory is of one size of latents."""
         self._warm: object = None
         self._rests_until = float("-inf")
 
@@ -81,14 +92,13 @@ class Animator:
     def begin(self, still: Frame, decoder: Decoder) -> bool:
         """Make a film of what `still` shows the first picture of; takes over its slot if True."""
         run, slot = still.run, still.slot
+        if slot is None or not moves(still, decoder, slot.latent):
+            return False
         wanted = self._film is None and runs.now() >= self._rests_until and not run.filmless
-        if not (wanted and slot is not None and self._sink.animates(run)):
+        if not (wanted and self._sink.animates(run)):
             return False
         try:
-            made = self._plan(still, decoder, slot.latent)
-            if made is None:
-                return False
-            painter, plan = made
+            painter, plan = self._plan(still, decoder, slot.latent)
             size = shown_size(decoder, slot.latent[:1], run.max_size)
         except Exception as error:
             self._give_up(run, error)
@@ -133,31 +143,30 @@ class Animator:
     def forget(self) -> None:
         """Give up the film and all memory that its decoder works in."""
         self._stop()
-        self._reel = None
+        self._reel = self._reel_for = None
         self._warm = None
 
     def _plan(
         self, still: Frame, decoder: Decoder, latent: torch.Tensor
-    ) -> tuple[Painting | ReelPainting, list[Part]] | None:
+    ) -> tuple[Painting | ReelPainting, list[Part]]:
         settings, run = still.run.settings, still.run
         full = settings.detail == "full"
         if latent.ndim == 5:
-            length = latent.shape[2]
-            if length == 1 or settings.video_frames == 1 or not isinstance(decoder, VideoDecoder):
-                return None
+            assert isinstance(decoder, VideoDecoder)
             rate = run.latent_rate() * decoder.frames_each
-            kept = [decoder.kept(i) for i in range(length)]
+            kept = [decoder.kept(i) for i in range(latent.shape[2])]
             plan = parts(kept, settings.video_frames, rate)
-            return self._rewound_reel(decoder, run.max_size, full), plan
-        if settings.batch != "animation" or len(still.images) == 1:
-            return None
+            return self._rewound_reel(decoder, run.max_size, full, latent.shape[-2:]), plan
         kept = [range(1)] * len(still.images)
         return Painting(decoder, run.max_size, full), parts(kept, 0, settings.fps or BATCH_RATE)
 
-    def _rewound_reel(self, decoder: VideoDecoder, max_size: int, full: bool) -> ReelPainting:
+    def _rewound_reel(
+        self, decoder: VideoDecoder, max_size: int, full: bool, size: torch.Size
+    ) -> ReelPainting:
         """The one of the last film where it fits: its work is recorded already."""
-        if self._reel is None or self._reel.key != (decoder, max_size, full):
-            self._reel = ReelPainting(decoder, max_size, full)
+        wanted = (decoder, max_size, full, size)
+        if self._reel is None or self._reel_for != wanted:
+            self._reel, self._reel_for = ReelPainting(decoder, max_size, full), wanted
         self._reel.rewind()
         return self._reel
 

@@ -8,9 +8,11 @@ import logging
 import numpy as np
 import torch
 from PIL import Image, ImageSequence
+from sidestream.benchmarks.weights import WAN, video_decoder
 from sidestream.preview import animator as animator_module
 from sidestream.preview import engine as engine_module
 from sidestream.preview import runs
+from sidestream.preview.decoders.taehv import TaehvSource
 from sidestream.tests.helpers import (
     FakeSink,
     FakeSource,
@@ -306,4 +308,19 @@ def test_i11_an_idle_worker_keeps_nothing_of_a_film(monkeypatch):
     assert wait_until(lambda: len(films(sink)) == 1)
     assert wait_until(lambda: engine._animator._reel is None)
     assert not engine._slots._free
+    engine.close()
+
+
+def test_videos_of_two_sizes_have_a_film_each(monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(animator_module, "ENCODING_SHARE", 1e9)
+    torch.save(video_decoder(WAN), tmp_path / "lighttaew2_1.pth")
+    source = TaehvSource.of(str(tmp_path / "lighttaew2_1.pth"), 16)
+    sink, book = FakeSink(), a_book()
+    engine = an_engine(sink)
+    for number, (height, width) in enumerate([(4, 6), (6, 4), (4, 6)], 1):
+        run = start_run(book, source, video_frames=2)
+        capture(engine, run, 1, torch.randn(1, 16, 2, height, width))
+        assert wait_until(lambda n=number: len(films(sink)) == n, 30)
+        assert films(sink)[-1].size == (8 * width, 8 * height)
+    assert caplog.records == []
     engine.close()

@@ -176,7 +176,9 @@ class ReelPainting:
     lasting = False
 
     def __init__(self, decoder: VideoDecoder, max_size: int, full: bool) -> None:
-        self.key = (decoder, max_size, full)
+        self._decoder = decoder
+        self._max_size = max_size
+        self._full = full
         self._reel = decoder.reel()
 
     def rewind(self) -> None:
@@ -185,10 +187,10 @@ class ReelPainting:
 
     def __call__(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Of a frame [1, C, 1, h, w] pictures, uint8 [n, H, W, 3], else as `Painting`."""
-        decoder, max_size, full = self.key
+        decoder = self._decoder
         whole, holes = without_holes(latent)
-        width, height = cell_size(decoder, whole, max_size)
-        rgb = self._reel(whole, EVERYTHING if full else max(width, height))
+        width, height = cell_size(decoder, whole, self._max_size)
+        rgb = self._reel(whole, EVERYTHING if self._full else max(width, height))
         rgb, nans = without_nans(checked(rgb, (decoder.frames_each, 3)))
         rgb = greyed(rgb, on_picture(decoder, holes[0]))
         return to_uint8(shrunk(rgb, width, height)), holes.sum() + nans
