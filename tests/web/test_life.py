@@ -3,13 +3,13 @@ runs. And what the panel may cost."""
 
 from __future__ import annotations
 
-import itertools
 import statistics
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from sidestream.tests.web.streams import deliver, end_run
+from sidestream.tests.web.views import SEEDS, heap, measured, shown_step, start_run
 from sidestream.tools.page import PanelPage, demo_prompt
 
 if TYPE_CHECKING:
@@ -18,18 +18,6 @@ if TYPE_CHECKING:
     from .conftest import Opened
 
 pytestmark = pytest.mark.browser
-
-SEEDS = itertools.count(5000)
-
-
-def start_run(panel: PanelPage, **prompt: Any) -> None:
-    panel.load(demo_prompt(seed=next(SEEDS) * 10, **prompt))
-    panel.queue()
-
-
-def step(panel: PanelPage) -> int:
-    return int(panel.page.evaluate("() => sidestream.watching.frame?.step ?? 0"))
-
 
 # 9: robust
 
@@ -42,7 +30,7 @@ def test_frames_go_on_after_a_lost_connection(panel: PanelPage) -> None:
     before = panel.page.evaluate("() => sidestream.store.frameCount")
     panel.wait_frames(before + 8)
     panel.wait_idle()
-    assert step(panel) >= 58
+    assert shown_step(panel) >= 58
 
 
 def test_a_run_that_ended_while_the_connection_was_lost_is_over(panel: PanelPage) -> None:
@@ -61,7 +49,7 @@ def test_reloading_the_page_in_mid_run_finds_the_run_again(panel: PanelPage) -> 
     panel.wait_frames(3)
     panel.wait("() => sidestream.watching.run.title === 'KSampler A'")
     panel.wait_idle()
-    assert step(panel) >= 88
+    assert shown_step(panel) >= 88
 
 
 def test_another_tab_is_left_alone(panel: PanelPage) -> None:
@@ -139,34 +127,22 @@ def test_late_and_unpaired_events_do_no_harm(panel: PanelPage) -> None:
 
 
 def test_opening_and_closing_leaves_nothing_behind(panel: PanelPage) -> None:
-    page = panel.page
-    session = page.context.new_cdp_session(page)
-    session.send("Performance.enable")
-
-    def measured() -> dict[str, float]:
-        for _ in range(2):
-            session.send("HeapProfiler.collectGarbage")
-            page.wait_for_timeout(100)
-        metrics = session.send("Performance.getMetrics")["metrics"]
-        return {metric["name"]: metric["value"] for metric in metrics}
-
     def open_and_close(times: int) -> None:
         for _ in range(times):
             panel.open_panel()
-            page.wait_for_timeout(30)
+            panel.page.wait_for_timeout(30)
             panel.close_panel()
 
     deliver(panel, 3)
     open_and_close(5)
-    before = measured()
+    before = measured(panel)
     open_and_close(12)
-    after = measured()
+    after = measured(panel)
     # A panel left behind would be some 370 nodes and 80 listeners, twelve times. The browser's
     # counter keeps a few listeners whose objects are gone.
     assert after["Nodes"] - before["Nodes"] < 150
     assert after["JSEventListeners"] - before["JSEventListeners"] < 12 * 20
-    assert page.evaluate("() => ownObjectURLs.size") == 0
-    session.detach()
+    assert panel.page.evaluate("() => ownObjectURLs.size") == 0
 
 
 # What it may cost
@@ -176,32 +152,22 @@ def test_two_thousand_frames_leave_memory_bounded(
     panel: PanelPage, record_property: Callable[[str, object], None]
 ) -> None:
     page = panel.page
-    session = page.context.new_cdp_session(page)
-    session.send("Performance.enable")
-
-    def heap() -> float:
-        session.send("HeapProfiler.collectGarbage")
-        page.wait_for_timeout(300)
-        metrics = session.send("Performance.getMetrics")["metrics"]
-        return next(float(m["value"]) for m in metrics if m["name"] == "JSHeapUsedSize") / 2**20
-
     page.evaluate("() => sidestream.settings.set('keep_megabytes', 8)")
     panel.open_panel()
     deliver(panel, 300, side=512, total=2300, noise=True)
-    before = heap()
+    before = heap(panel)
     deliver(panel, 2000, side=512, total=2300, first=301, noise=True)
-    after = heap()
+    after = heap(panel)
     kept, size = page.evaluate("() => [sidestream.store.frameCount, sidestream.store.bytes]")
     addresses = page.evaluate("() => ownObjectURLs.size")
     record_property("heap_mb", {"before": round(before, 1), "after": round(after, 1)})
     print(f"\nheap {before:.1f} -> {after:.1f} MB over 2000 frames; {kept} kept, {size / 2**20:.1f} MB")
-    assert step(panel) == 2300
+    assert shown_step(panel) == 2300
     assert kept <= 600
     assert size <= 8 * 2**20
     assert after - before < 12
     assert addresses == 0
     page.evaluate("() => sidestream.settings.set('keep_megabytes', 128)")
-    session.detach()
 
 
 def test_a_frame_is_drawn_soon_after_its_arrival_beside_100_nodes(
@@ -263,6 +229,7 @@ def test_the_page_loads_the_demo_speaks_its_users_language_and_survives_bad_sett
     panel.open_panel()
     assert panel.page.locator(".side-bar-panel .sidestream").get_attribute("aria-label") == "ライブプレビュー"
     assert panel.page.locator(".ss-control[data-setting=budget] .ss-control-name").inner_text() == "予算"
+    assert panel.page.locator("[data-setting=every_n_steps] .ss-unit").inner_text() == "ステップ"
     panel.load(demo_prompt(seed=next(SEEDS), steps=1, preview=None))
     with panel.page.expect_request("**/prompt") as posted:
         panel.queue()

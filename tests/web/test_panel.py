@@ -57,6 +57,39 @@ def test_zoom_is_pixel_exact_and_pans(panel: PanelPage) -> None:
     assert max(fitted["width"] - room["width"], fitted["height"] - room["height"]) == pytest.approx(0, abs=1)
 
 
+def test_a_drag_after_one_that_ended_elsewhere_moves_as_far_as_the_pointer(panel: PanelPage) -> None:
+    panel.open_panel()
+    deliver(panel, 3)
+    wait_shown(panel, 3)
+    room = panel.page.locator(STAGE).bounding_box()
+    assert room is not None
+    mouse, x, top = panel.page.mouse, room["x"] + 60, room["y"]
+    mouse.move(x, top + 1)
+    mouse.down()
+    mouse.move(x, top - 1)  # too little to be a drag, and out of it
+    mouse.up()
+    mouse.move(x, top + 40)
+    canvas = panel.page.locator(f"{STAGE} .ss-canvas").first
+    before = canvas.bounding_box()
+    mouse.down()
+    mouse.move(x + 50, top + 40, steps=5)
+    mouse.up()
+    after = canvas.bounding_box()
+    assert before is not None
+    assert after is not None
+    assert after["x"] - before["x"] == pytest.approx(50, abs=1)
+
+
+def test_without_a_worker_the_page_draws(panel: PanelPage) -> None:
+    page = panel.page
+    page.evaluate("() => { globalThis.kept = Worker; globalThis.Worker = undefined; }")
+    panel.open_panel()
+    deliver(panel, 3)
+    wait_shown(panel, 3)
+    wait_until_stage_is_the_frame(panel)
+    page.evaluate("() => { globalThis.Worker = kept; }")
+
+
 def test_samplers_are_followed_pinned_or_all_shown(panel: PanelPage) -> None:
     panel.open_panel()
     start_run(panel, seconds=0.05, samplers=2)
@@ -183,6 +216,22 @@ def test_kept_frames_are_bounded_and_earlier_runs_can_be_chosen(panel: PanelPage
     page.evaluate("() => sidestream.settings.set('keep_frames', 600)")
 
 
+def test_what_was_forgotten_is_watched_no_longer(panel: PanelPage) -> None:
+    page = panel.page
+    panel.open_panel()
+    deliver(panel, 5)
+    end_run(panel)
+    forget = page.locator(f"{PANEL} [aria-label='Forget the kept frames']")
+    for look_back in ("scrub(1)", "choose(sidestream.store.runs[0])"):
+        page.evaluate(f"() => sidestream.watching.{look_back}")
+        assert not page.evaluate("() => sidestream.watching.isLive")
+        forget.click()
+        assert page.evaluate("() => sidestream.watching.isLive")
+        deliver(panel, 4, run=look_back)
+        wait_shown(panel, 4)
+        end_run(panel, run=look_back)
+
+
 def test_frames_and_runs_are_saved(panel: PanelPage) -> None:
     panel.open_panel()
     deliver(panel, 6)
@@ -250,9 +299,34 @@ def test_changing_a_setting_leaves_the_panel_as_it_is(panel: PanelPage) -> None:
     panel.open_panel()
     panel.page.evaluate(f"() => {{ globalThis.before = document.querySelector('{PANEL}'); }}")
     panel.page.evaluate("() => sidestream.steering.change('throttle_ms', 300)")
+    panel.wait("() => document.querySelector('[name=throttle_ms]').value === '300'")
     panel.page.wait_for_timeout(300)
     assert panel.page.evaluate(f"() => before === document.querySelector('{PANEL}')")
-    assert panel.page.locator(f"{PANEL} input[name=throttle_ms]").input_value() == "300"
+
+
+def test_a_number_that_is_not_allowed_is_marked_until_it_is_gone(panel: PanelPage) -> None:
+    panel.open_panel()
+    throttle = panel.page.locator(f"{PANEL} input[name=throttle_ms]")
+    throttle.fill("60001")
+    throttle.press("Enter")
+    assert throttle.get_attribute("aria-invalid") == "true"
+    assert panel.page.evaluate("() => sidestream.settings.get('throttle_ms')") == 100
+    throttle.blur()
+    deliver(panel, 1)
+    panel.wait("() => document.querySelector('[name=throttle_ms]').value === '100'")
+    assert throttle.get_attribute("aria-invalid") == "false"
+
+
+def test_the_panel_opens_though_the_server_did_not_say_what_can_be_set(panel: PanelPage) -> None:
+    page = panel.page
+    page.evaluate("() => { globalThis.known = sidestream.settings.fields; sidestream.settings.fields = {}; }")
+    panel.open_panel()
+    deliver(panel, 3)
+    wait_shown(panel, 3)
+    page.locator(f"{PANEL} [aria-label='Pause previews']").click()
+    page.locator(f"{PANEL} [aria-label='Resume previews']").click()
+    page.locator(f"{PANEL} [aria-label='Pause previews']").wait_for()
+    page.evaluate("() => { sidestream.settings.fields = known; }")
 
 
 def wait_for_silence(panel: PanelPage) -> int:

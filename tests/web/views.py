@@ -85,6 +85,23 @@ def wait_until_stage_is_the_frame(panel: PanelPage) -> None:
     raise AssertionError("the canvas shows other pixels than those of the frame")
 
 
+def measured(panel: PanelPage) -> dict[str, float]:
+    """The browser's own numbers about the page, after its garbage was collected."""
+    session = panel.page.context.new_cdp_session(panel.page)
+    session.send("Performance.enable")
+    for _ in range(2):
+        session.send("HeapProfiler.collectGarbage")
+        panel.page.wait_for_timeout(150)
+    metrics = session.send("Performance.getMetrics")["metrics"]
+    session.detach()
+    return {metric["name"]: metric["value"] for metric in metrics}
+
+
+def heap(panel: PanelPage) -> float:
+    """What the page's objects take, in MB."""
+    return measured(panel)["JSHeapUsedSize"] / 2**20
+
+
 def saved(panel: PanelPage, entry: str, ending: str = "") -> bytes:
     """The file that an entry of the save menu makes."""
     page = panel.page

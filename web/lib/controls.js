@@ -1,8 +1,7 @@
 /** The steering wheel: one control for each setting, pause, interrupt. */
 
-import { elementsOf, iconButton, setIcon, setText } from "./dom.js";
+import { elementsOf, iconButton, keepFromPage, setIcon, setText } from "./dom.js";
 import { allows, labelOf, tooltipOf, unitText } from "./settings.js";
-import { keepFromPage } from "./timeline.js";
 import { t } from "./strings.js";
 
 /** @typedef {import("./panel.js").Shared} Shared */
@@ -155,7 +154,10 @@ export class Controls {
     const show = (value) => {
       if (slider.valueAsNumber !== value) slider.value = String(value);
       const isTyping = number.ownerDocument.activeElement === number;
-      if (number.valueAsNumber !== value && !isTyping) number.value = String(value);
+      if (number.valueAsNumber !== value && !isTyping) {
+        number.value = String(value);
+        number.setAttribute("aria-invalid", "false");
+      }
       const unit = unitText(name, field, value);
       setText(text, unit);
       slider.setAttribute("aria-valuetext", `${value} ${unit}`.trim());

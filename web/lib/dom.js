@@ -75,6 +75,15 @@ export function setText(element, text) {
 }
 
 /**
+ * Keep keys that a control uses from the page's own bindings.
+ *
+ * @param {KeyboardEvent} event
+ */
+export function keepFromPage(event) {
+  event.stopPropagation();
+}
+
+/**
  * Do something when a signal ends what it is given to.
  *
  * @param {AbortSignal} signal

@@ -2,7 +2,7 @@
 
 import { elementsOf, setText } from "./dom.js";
 import { FramePainter } from "./pictures.js";
-import { stepText } from "./stage.js";
+import { stepText } from "./strings.js";
 
 /** @typedef {import("./watching.js").Watching} Watching */
 /** @typedef {{ element: HTMLElement, caption: HTMLElement, painter: FramePainter }} Tile */

@@ -5,9 +5,8 @@ import { elementsOf, setText } from "./dom.js";
 import { FramePainter } from "./pictures.js";
 import { Player } from "./player.js";
 import { rateOf } from "./rates.js";
-import { stepText } from "./stage.js";
 import { newestAnimation } from "./store.js";
-import { t } from "./strings.js";
+import { stepText, t } from "./strings.js";
 
 /** @typedef {import("./prompts.js").Prompts} Prompts */
 /** @typedef {import("./store.js").Frame} Frame */
@@ -78,9 +77,8 @@ export function addThumbnail(node) {
  *
  * @param {FrameStore} store
  * @param {Prompts} prompts
- * @param {AbortSignal} [signal]
  */
-export function drawThumbnails(store, prompts, signal) {
+export function drawThumbnails(store, prompts) {
   /** @param {Event} event */
   function onPicture(event) {
     const frame = /** @type {CustomEvent<Frame>} */ (event).detail;
@@ -93,8 +91,8 @@ export function drawThumbnails(store, prompts, signal) {
       if (thumbnail && isOnScreen(node, thumbnail.element)) draw(thumbnail, frame.run);
     }
   }
-  store.addEventListener("frame", onPicture, { signal });
-  store.addEventListener("animation", onPicture, { signal });
+  store.addEventListener("frame", onPicture);
+  store.addEventListener("animation", onPicture);
 }
 
 /**

@@ -41,6 +41,7 @@ class WorkerPainter {
    * @param {Drawn} drawn
    */
   constructor(canvas, drawn) {
+    worker ??= startWorker(); // before the canvas is given away: one that is given away cannot be drawn on
     const handedOver = canvas.transferControlToOffscreen();
     this.drawn = drawn;
     this.id = ++lastId;
@@ -52,7 +53,6 @@ class WorkerPainter {
     this.sent = new Map();
     this.number = 0;
     painters.set(this.id, this);
-    worker ??= startWorker();
     worker.postMessage({ id: this.id, canvas: handedOver }, [handedOver]);
   }
 

@@ -3,7 +3,7 @@
  * graph does not hold them up. The page imports this file like every other; there it does nothing.
  */
 
-import { partOf } from "./cells.js";
+import { drawPart } from "./cells.js";
 
 /**
  * @typedef {object} Wanted
@@ -52,10 +52,9 @@ async function paint(id, easel) {
     try {
       const bitmap = await createImageBitmap(blob);
       const { canvas } = easel;
-      const { x, y, width, height } = partOf(mosaic, image, bitmap.width, bitmap.height);
-      if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
-      canvas.getContext("2d")?.drawImage(bitmap, x, y, width, height, 0, 0, width, height);
+      drawPart(canvas, bitmap, mosaic, image);
       bitmap.close();
+      const { width, height } = canvas;
       scope.postMessage({ id, number, width, height, at: performance.timeOrigin + performance.now() });
     } catch {
       scope.postMessage({ id, number, failed: true }); // the last picture stays

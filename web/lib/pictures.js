@@ -1,6 +1,6 @@
 /** Frames decoded to bitmaps, once for all who draw them. */
 
-import { partOf } from "./cells.js";
+import { drawPart } from "./cells.js";
 
 /** @typedef {import("./store.js").Frame} Frame */
 
@@ -16,7 +16,7 @@ const decoded = new Map();
  * @param {(bitmap: ImageBitmap) => void} draw
  * @returns {Promise<boolean>} false where the picture could not be decoded
  */
-export async function withPicture(frame, draw) {
+async function withPicture(frame, draw) {
   let pending = decoded.get(frame);
   decoded.delete(frame);
   pending ??= createImageBitmap(frame.blob);
@@ -96,29 +96,13 @@ export class FramePainter {
     while (this._wanted && this._wanted !== this.frame) {
       const frame = this._wanted;
       await withPicture(frame, (bitmap) => {
-        if (this._wanted) this._draw(frame, bitmap);
+        if (!this._wanted) return;
+        drawPart(this.canvas, bitmap, frame.mosaic, this._image, this.maxSide);
+        this.drawn(frame);
       });
       this.frame = this._wanted && frame;
     }
     this._busy = false;
-  }
-
-  /**
-   * @param {Frame} frame
-   * @param {ImageBitmap} bitmap
-   */
-  _draw(frame, bitmap) {
-    const part = partOf(frame.mosaic, this._image, bitmap.width, bitmap.height);
-    const shrink = Math.min(1, this.maxSide / Math.max(part.width, part.height));
-    const width = Math.max(1, Math.round(part.width * shrink));
-    const height = Math.max(1, Math.round(part.height * shrink));
-    const { canvas } = this;
-    if (canvas.width !== width || canvas.height !== height) {
-      canvas.width = width;
-      canvas.height = height;
-    }
-    canvas.getContext("2d")?.drawImage(bitmap, part.x, part.y, part.width, part.height, 0, 0, width, height);
-    this.drawn(frame);
   }
 
   _clear() {

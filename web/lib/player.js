@@ -1,6 +1,6 @@
 /** Plays animations in a loop on a canvas. */
 
-import { partOf } from "./cells.js";
+import { drawPart } from "./cells.js";
 import { Reel } from "./reel.js";
 
 /** @typedef {import("./store.js").Animation} Animation */
@@ -125,16 +125,8 @@ export class Player extends EventTarget {
     const index = reel.indexAt(this._now() * reel.duration);
     await reel.compose(index);
     if (reel !== this._reel || !animation) return undefined;
-    const part = partOf(animation.mosaic, image, reel.canvas.width, reel.canvas.height);
-    const shrink = Math.min(1, this.maxSide / Math.max(part.width, part.height));
-    const width = Math.max(1, Math.round(part.width * shrink));
-    const height = Math.max(1, Math.round(part.height * shrink));
-    const { canvas } = this;
-    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
-    const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
-    context.globalCompositeOperation = "copy"; // also what is transparent
-    context.drawImage(reel.canvas, part.x, part.y, part.width, part.height, 0, 0, width, height);
-    canvas.hidden = false;
+    drawPart(this.canvas, reel.canvas, animation.mosaic, image, this.maxSide);
+    this.canvas.hidden = false;
     this.index = index;
     this.shown = animation;
     this._tell();

@@ -1,9 +1,7 @@
 /** The controls of the stage's player: play, the frame, or the still instead. */
 
-import { elementsOf, iconButton, setIcon, setText } from "./dom.js";
-import { stepText } from "./stage.js";
-import { keepFromPage } from "./timeline.js";
-import { t } from "./strings.js";
+import { elementsOf, iconButton, keepFromPage, setIcon, setText } from "./dom.js";
+import { stepText, t } from "./strings.js";
 
 /** @typedef {import("./player.js").Player} Player */
 /** @typedef {import("./watching.js").Watching} Watching */

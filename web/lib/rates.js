@@ -8,16 +8,13 @@ const WINDOW_MS = 3000;
 
 /** Counts arrivals second by second in a ring, so that it never grows. */
 export class Rates {
-  /**
-   * @param {FrameStore} store
-   * @param {AbortSignal} [signal]
-   */
-  constructor(store, signal) {
+  /** @param {FrameStore} store */
+  constructor(store) {
     this._counts = new Uint16Array(SECONDS);
     this._second = 0;
     /** @type {number[]} of the last seconds */
     this._arrivals = [];
-    store.addEventListener("frame", () => this._count(performance.now()), { signal });
+    store.addEventListener("frame", () => this._count(performance.now()));
   }
 
   /** @returns {number} frames a second, over the last seconds */

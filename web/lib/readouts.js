@@ -2,8 +2,7 @@
 
 import { elementsOf, setText, whenEnded } from "./dom.js";
 import { SECONDS } from "./rates.js";
-import { stepText } from "./stage.js";
-import { t } from "./strings.js";
+import { stepText, t } from "./strings.js";
 
 /** @typedef {import("./panel.js").Shared} Shared */
 /** @typedef {import("./store.js").Run} Run */
@@ -45,7 +44,7 @@ export class Readouts {
     chart.setAttribute("preserveAspectRatio", "none");
     chart.setAttribute("aria-hidden", "true");
     chart.append(this.line);
-    this.chart = element("div", { class: "ss-spark", title: t("readouts.sparkTooltip") });
+    this.chart = element("div", { class: "ss-spark", role: "img", title: t("readouts.sparkTooltip") });
     this.chart.append(chart);
     this.element = element(
       "dl",
@@ -92,10 +91,7 @@ export class Readouts {
     const points = counts.map((count, second) => `${second},${(9.5 - (count / top) * 9).toFixed(2)}`);
     this.line.setAttribute("points", points.join(" "));
     const label = t("readouts.sparkLabel", { most: Math.max(...counts) });
-    if (this.chart.getAttribute("aria-label") !== label) {
-      this.chart.setAttribute("role", "img");
-      this.chart.setAttribute("aria-label", label);
-    }
+    if (this.chart.getAttribute("aria-label") !== label) this.chart.setAttribute("aria-label", label);
   }
 }
 

@@ -13,25 +13,21 @@ const PATIENCE = 120;
 
 /**
  * Listens behind `wire.listen`, which has put the picture into the store, and before the page, which
- * would put it on the node.
+ * would put it on the node, and let go of the animation. Stills that are held back here still come as
+ * the page's plain `b_preview`.
  *
  * @param {FrameStore} store
- * @param {AbortSignal} [signal]
  */
-export function keepAnimationsOnSamplers(store, signal) {
-  api.addEventListener(
-    "b_preview_with_metadata",
-    (event) => {
-      const { detail } = /** @type {any} */ (event);
-      const run = store.runs.findLast((one) => one.nodeId === detail.nodeId && one.promptId === promptOf(detail));
-      const animation = run?.live && !run.foreign ? newestAnimation(run) : null;
-      if (!run || !animation) return;
-      if (detail.blob === animation.blob) {
-        if (!usesVueNodes()) void playOnCanvas(detail.displayNodeId);
-      } else if (detail.blob === run.frames.at(-1)?.blob) event.stopImmediatePropagation();
-    },
-    { signal },
-  );
+export function keepAnimationsOnSamplers(store) {
+  api.addEventListener("b_preview_with_metadata", (event) => {
+    const { detail } = /** @type {any} */ (event);
+    const run = store.runs.findLast((one) => one.nodeId === detail.nodeId && one.promptId === promptOf(detail));
+    const animation = run?.live && !run.foreign ? newestAnimation(run) : null;
+    if (!run || !animation) return;
+    if (detail.blob === animation.blob) {
+      if (!usesVueNodes()) void playOnCanvas(detail.displayNodeId);
+    } else if (detail.blob === run.frames.at(-1)?.blob) event.stopImmediatePropagation();
+  });
 }
 
 /**

@@ -1,8 +1,7 @@
 /** A picture as a PNG file, an animation as it came, a run's stills as an animated WebP or a WebM. */
 
 import { partOf } from "./cells.js";
-import { stepText } from "./stage.js";
-import { t } from "./strings.js";
+import { stepText, t } from "./strings.js";
 import { animatedWebp } from "./webp.js";
 
 /** @typedef {import("./player.js").Player} Player */

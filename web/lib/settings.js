@@ -40,15 +40,13 @@ const PAGE_FIELDS = {
   },
 };
 
-/** Units that a label speaks of already. */
+/** Units that a label speaks of already, and that each language has a word for. */
 const COUNTS = ["steps", "frames", "images"];
 
 export class Settings {
   constructor() {
     /** @type {Record<string, Field>} what the server takes */
     this.fields = {};
-    /** ComfyUI's --preview-size, which a size of 0 stands for. */
-    this.previewSize = 512;
     /** @type {Set<string>} */
     this._complained = new Set();
   }
@@ -56,9 +54,7 @@ export class Settings {
   /** Ask the server what there is to set. */
   async load() {
     try {
-      const described = await getJson("/sidestream/settings");
-      this.fields = described.fields;
-      this.previewSize = described.preview_size;
+      this.fields = (await getJson("/sidestream/settings")).fields;
     } catch (error) {
       console.warn("[SideStream] The server did not say what can be set.", error);
     }
@@ -80,13 +76,14 @@ export class Settings {
 
   /**
    * @param {string} name
-   * @returns {any} the stored value, or the default where that is none that the field allows
+   * @returns {any} the stored value, or the default where that is none that the field allows; undefined
+   *   where the server did not say what there is
    */
   get(name) {
     const field = this.fields[name] ?? PAGE_FIELDS[name];
     const value = settingValue(idOf(name));
-    if (value === undefined || value === null) return field.default;
-    if (allows(field, value)) return field.type === "number" ? Number(value) : value;
+    if (!field || value === undefined || value === null) return field?.default;
+    if (allows(field, value)) return value;
     if (!this._complained.has(name)) {
       this._complained.add(name);
       const shown = JSON.stringify(value);
@@ -148,7 +145,9 @@ const ZEROS = /** @type {Record<string, string>} */ ({
  * @param {any} value
  */
 export function unitText(name, field, value) {
-  return value === 0 && ZEROS[name] ? t(`steering.${ZEROS[name]}`) : (field.unit ?? "");
+  if (value === 0 && ZEROS[name]) return t(`steering.${ZEROS[name]}`);
+  const { unit = "" } = field;
+  return COUNTS.includes(unit) ? t(`units.${unit}`) : unit;
 }
 
 /**
@@ -157,8 +156,8 @@ export function unitText(name, field, value) {
  */
 export function allows(field, value) {
   if (field.type === "choice") return (field.options ?? []).includes(/** @type {string} */ (value));
-  const number = typeof value === "number" ? value : NaN;
-  return Number.isInteger(number) && number >= (field.min ?? 0) && number <= (field.max ?? 0);
+  const number = /** @type {number} */ (value);
+  return Number.isInteger(value) && number >= (field.min ?? 0) && number <= (field.max ?? 0);
 }
 
 /** @param {string} name */

@@ -7,7 +7,7 @@ import { elementsOf, setText, whenEnded } from "./dom.js";
 import { MosaicView } from "./mosaic.js";
 import { painterOf } from "./painting.js";
 import { Player } from "./player.js";
-import { t } from "./strings.js";
+import { stepText, t } from "./strings.js";
 
 /** @typedef {import("./store.js").Frame} Frame */
 /** @typedef {import("./watching.js").Watching} Watching */
@@ -353,15 +353,6 @@ export class Stage {
 }
 
 /**
- * @param {import("./store.js").Picture} frame
- * @returns {string}
- */
-export function stepText(frame) {
-  if (!frame.totalSteps) return t("readouts.frameNumber", { frame: frame.seq });
-  return t("readouts.stepOf", { step: frame.step, total: frame.totalSteps });
-}
-
-/**
  * @param {number} value
  * @param {number} reach
  */
@@ -384,6 +375,7 @@ function track(element, begin, moved, stillness = 0) {
   element.addEventListener(
     "pointermove",
     (event) => {
+      if (!event.buttons) return held.abort(); // let go of elsewhere
       const far = Math.hypot(event.clientX - clientX, event.clientY - clientY) > stillness;
       if (far && !element.hasPointerCapture(pointerId)) element.setPointerCapture(pointerId);
       if (element.hasPointerCapture(pointerId)) moved(event);

@@ -76,7 +76,7 @@ export function notice(status, steering, run) {
   const provider = status.latest?.provider;
   if (!status.reached) return say("unreachable");
   if (provider && !provider.installed) return say("notInstalled", { problem: provider.problem ?? "?" });
-  if (run?.foreign && run.live) return say("foreign", { who: provider?.in_charge ?? "?" });
+  if (run?.foreign && run.live) return say("foreign");
   if (provider && provider.in_charge !== "SideStream") {
     return say("inFront", { who: provider.in_charge });
   }

@@ -14,9 +14,8 @@ export class Steering extends EventTarget {
   /**
    * @param {Settings} settings
    * @param {FrameStore} store
-   * @param {AbortSignal} [signal]
    */
-  constructor(settings, store, signal) {
+  constructor(settings, store) {
     super();
     this.settings = settings;
     this.store = store;
@@ -24,14 +23,10 @@ export class Steering extends EventTarget {
     /** @type {Record<string, any>} not yet told to the server */
     this._changes = {};
     this._timer = 0;
-    store.addEventListener(
-      "start",
-      () => {
-        // A node on the MODEL wins over what came with the prompt, but not over a live change.
-        if (this.paused) this._tellServer({ method: "off" });
-      },
-      { signal },
-    );
+    store.addEventListener("start", () => {
+      // A node on the MODEL wins over what came with the prompt, but not over a live change.
+      if (this.paused) this._tellServer({ method: "off" });
+    });
   }
 
   /** What goes along with a prompt. */

@@ -14,7 +14,6 @@
  * @property {Mosaic | null} mosaic where it shows several images of a batch
  * @property {number} notFinite how many positions of the latent were NaN or infinite
  * @property {number} latencyMs captured to sent
- * @property {number} decodeMs
  * @property {number} arrivedAt on the clock of performance.now()
  * @property {Blob} blob
  */

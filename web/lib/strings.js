@@ -27,6 +27,15 @@ export function t(key, values = {}) {
 }
 
 /**
+ * Which step a picture is of.
+ *
+ * @param {import("./store.js").Picture} picture
+ */
+export function stepText({ seq, step, totalSteps }) {
+  return totalSteps ? t("readouts.stepOf", { step, total: totalSteps }) : t("readouts.frameNumber", { frame: seq });
+}
+
+/**
  * The translated name or tooltip of a setting, or what the server calls it.
  *
  * @param {string} name a field of `GET /sidestream/settings`

@@ -12,11 +12,8 @@ import { newestAnimation } from "./store.js";
 
 /** Tells of every change by the event `change`. */
 export class Watching extends EventTarget {
-  /**
-   * @param {FrameStore} store
-   * @param {AbortSignal} [signal]
-   */
-  constructor(store, signal) {
+  /** @param {FrameStore} store */
+  constructor(store) {
     super();
     this.store = store;
     /** @type {string | null} the node whose runs are shown; null follows the running one */
@@ -32,16 +29,14 @@ export class Watching extends EventTarget {
     this.stills = false;
     /** @type {WeakMap<Run, number>} the image of its batch that is shown alone */
     this._images = new WeakMap();
-    store.addEventListener("frame", () => this._tell(), { signal });
-    store.addEventListener("animation", () => this._tell(), { signal });
-    store.addEventListener("runs", () => this._tell(), { signal });
+    for (const name of ["frame", "animation", "runs"]) store.addEventListener(name, () => this._tell());
   }
 
   /** @returns {Run | null} */
   get run() {
     const { store } = this;
     if (this._at) return this._at.run;
-    if (this._chosen && store.runs.includes(this._chosen)) return this._chosen;
+    if (this._chosen) return this._chosen;
     if (this._node !== null) {
       const pinned = store.runs.findLast((run) => run.displayNodeId === this._node);
       if (pinned) return pinned;
@@ -165,7 +160,10 @@ export class Watching extends EventTarget {
   }
 
   _tell() {
-    if (this._against && !this._against.run.frames.length) this._against = null;
+    // What was forgotten is watched no longer.
+    if (!this._at?.run.frames.length) this._at = null;
+    if (!this._against?.run.frames.length) this._against = null;
+    if (this._chosen && !this.store.runs.includes(this._chosen)) this._chosen = null;
     this.dispatchEvent(new CustomEvent("change"));
   }
 }

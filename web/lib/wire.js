@@ -14,11 +14,8 @@ import { api, getJson, promptOf } from "./comfy.js";
 const ENDINGS = ["execution_success", "execution_error", "execution_interrupted"];
 const MAX_WAITING = 64;
 
-/**
- * @param {FrameStore} store
- * @param {AbortSignal} [signal] ends the listening
- */
-export function listen(store, signal) {
+/** @param {FrameStore} store */
+export function listen(store) {
   /** @type {Map<string, any>} facts by node, newest only */
   const waiting = new Map();
   /** @type {Map<string, { value: number, max: number }>} by node */
@@ -80,21 +77,13 @@ export function listen(store, signal) {
   };
 
   for (const [name, handle] of Object.entries(handlers)) {
-    api.addEventListener(
-      /** @type {any} */ (name),
-      (/** @type {any} */ event) => handle(event.detail),
-      { signal },
-    );
+    api.addEventListener(/** @type {any} */ (name), (/** @type {any} */ event) => handle(event.detail));
   }
   for (const name of ENDINGS) {
-    api.addEventListener(
-      /** @type {any} */ (name),
-      (/** @type {any} */ event) => {
-        waiting.clear();
-        store.end((run) => run.promptId === event.detail?.prompt_id);
-      },
-      { signal },
-    );
+    api.addEventListener(/** @type {any} */ (name), (/** @type {any} */ event) => {
+      waiting.clear();
+      store.end((run) => run.promptId === event.detail?.prompt_id);
+    });
   }
 }
 
@@ -126,7 +115,6 @@ function addOwn(store, facts, blob) {
     mosaic: mosaicOf(facts.grid),
     notFinite: facts.not_finite ?? 0,
     latencyMs: facts.captured_to_sent_ms,
-    decodeMs: facts.decode_ms,
     arrivedAt: performance.now(),
     blob,
   };
@@ -159,7 +147,6 @@ function addForeign(store, detail, promptId, progress) {
     mosaic: null,
     notFinite: 0,
     latencyMs: NaN,
-    decodeMs: NaN,
     arrivedAt: performance.now(),
     blob: detail.blob,
   });

@@ -1,0 +1,96 @@
+/** The menu that saves what is watched: the large picture, its animation, the run. */
+
+import { toast } from "./comfy.js";
+import { elementsOf, setText } from "./dom.js";
+import { saveAnimation, saveFrame, savePlayed, saveRun } from "./saving.js";
+import { isStandIn } from "./store.js";
+import { t } from "./strings.js";
+
+export class SaveMenu {
+  /**
+   * @param {Document} document
+   * @param {import("./watching.js").Watching} watching
+   * @param {import("./player.js").Player} player the stage's
+   */
+  constructor(document, watching, player) {
+    const element = elementsOf(document);
+    this.watching = watching;
+    this.player = player;
+    this.label = element("span", {}, t("timeline.save.label"));
+    this.burn = element("input", { type: "checkbox" });
+    /** @param {string} name @param {() => Promise<void> | void} save */
+    const item = (name, save) =>
+      element(
+        "button",
+        { type: "button", class: "ss-menu-item", "data-save": name, onclick: () => void this._save(save) },
+        t(`timeline.save.${name}`),
+      );
+    this.animation = item("animation", () => {
+      if (watching.animation) saveAnimation(watching.animation);
+    });
+    this.button = element(
+      "summary",
+      { class: "ss-icon-button ss-menu-button", title: t("timeline.save.tooltip") },
+      element("i", { class: "pi pi-download", "aria-hidden": "true" }),
+      this.label,
+    );
+    this.element = element(
+      "details",
+      { class: "ss-menu", onkeydown: (/** @type {KeyboardEvent} */ event) => this._onKey(event) },
+      this.button,
+      element(
+        "div",
+        { class: "ss-menu-list" },
+        item("png", () => this._savePicture()),
+        this.animation,
+        item("webp", () => this._saveRun("webp")),
+        item("webm", () => this._saveRun("webm")),
+        element("label", { class: "ss-menu-item" }, this.burn, t("timeline.save.burn")),
+      ),
+    );
+  }
+
+  /** Show what can be saved. */
+  update() {
+    this.animation.hidden = !this.watching.animation;
+  }
+
+  get _wishes() {
+    return { burn: this.burn.checked, image: this.watching.image };
+  }
+
+  /** The large picture. */
+  async _savePicture() {
+    const { frame } = this.watching;
+    if (this.player.shown) await savePlayed(this.player, this._wishes);
+    else if (frame) await saveFrame(frame, this._wishes);
+  }
+
+  /** @param {"webp" | "webm"} kind */
+  async _saveRun(kind) {
+    const all = this.watching.run?.frames ?? [];
+    const stills = all.filter((frame) => !isStandIn(frame));
+    const frames = stills.length ? stills : [...all];
+    if (!frames.length) return;
+    await saveRun(frames, kind, this._wishes, (done) => setText(this.label, `${done}/${frames.length}`));
+  }
+
+  /** @param {() => Promise<void> | void} save */
+  async _save(save) {
+    this.element.open = false;
+    try {
+      await save();
+    } catch (error) {
+      toast("error", t("timeline.save.failed", { why: String(error) }));
+    }
+    setText(this.label, t("timeline.save.label"));
+  }
+
+  /** @param {KeyboardEvent} event */
+  _onKey(event) {
+    if (event.key !== "Escape") return;
+    this.element.open = false;
+    this.button.focus();
+    event.stopPropagation();
+  }
+}
