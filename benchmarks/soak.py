@@ -32,7 +32,9 @@ from .__main__ import name_the_pack
 name_the_pack()
 
 from sidestream.preview import engine as engine_module  # noqa: E402
-from sidestream.preview.decoders import DecoderCache, DecoderError, Ladder  # noqa: E402
+from sidestream.preview.decoders.cache import DecoderCache  # noqa: E402
+from sidestream.preview.decoders.errors import DecoderError  # noqa: E402
+from sidestream.preview.decoders.ladder import Ladder  # noqa: E402
 from sidestream.preview.engine import Engine  # noqa: E402
 from sidestream.preview.lane import lane_for  # noqa: E402
 from sidestream.preview.runs import Asked, Owner, Plan, Run, Runs, now  # noqa: E402

@@ -13,7 +13,9 @@ import numpy as np
 import torch
 
 from . import encode, runs
-from .decoders import Decoder, Painting, ReelPainting, VideoDecoder, in_a_line, shown_size
+from .decoders.errors import in_a_line
+from .decoders.painting import Painting, ReelPainting, shown_size
+from .decoders.protocols import Decoder, VideoDecoder
 from .film import Part, animated_webp, parts
 from .lane import Lane, Slot
 from .runs import Frame, Run
@@ -24,8 +26,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BUDGET_SHARE = 0.5
-"""Of the setting `budget`, while a film is in the making; the rest is for still pictures."""
+BUDGET_SHARE = 0.3
+"""Of the setting `budget`, while a film is in the making; the rest is for still pictures.
+
+A film is some twenty decodes and comes when it is done. A still picture is what one waits for.
+"""
+SIZE = 0.75
+"""Of a still's longer side: a decoder may then mostly leave one more upsampling out."""
 ENCODING_SHARE = 0.1
 """Of a processor that encoding films may take: WebP's encoder holds Python's lock at times."""
 BATCH_RATE = 8.0
@@ -64,6 +71,12 @@ def moves(still: Frame, decoder: Decoder, latent: torch.Tensor) -> bool:
     return settings.batch == "animation" and len(still.images) > 1
 
 
+def film_size(run: Run, latent: torch.Tensor) -> int:
+    """The longer side of a film of `latent` at most, in pixels."""
+    smaller = latent.ndim == 5 and run.settings.detail != "full"
+    return max(1, round(run.max_size * SIZE)) if smaller else run.max_size
+
+
 class Animator:
     """Makes one film at a time. All of it happens on the worker's thread, but for `busy`."""
 
@@ -94,12 +107,15 @@ class Animator:
         run, slot = still.run, still.slot
         if slot is None or not moves(still, decoder, slot.latent):
             return False
+        if self._film is not None and self._film.still.run.ended and not run.ended:
+            self._stop()  # a node that samples once more has something newer to show
         wanted = self._film is None and runs.now() >= self._rests_until and not run.filmless
         if not (wanted and self._sink.animates(run)):
             return False
         try:
-            painter, plan = self._plan(still, decoder, slot.latent)
-            size = shown_size(decoder, slot.latent[:1], run.max_size)
+            max_size = film_size(run, slot.latent)
+            painter, plan = self._plan(still, decoder, slot.latent, max_size)
+            size = shown_size(decoder, slot.latent[:1], max_size)
         except Exception as error:
             self._give_up(run, error)
             return False
@@ -147,7 +163,7 @@ class Animator:
         self._warm = None
 
     def _plan(
-        self, still: Frame, decoder: Decoder, latent: torch.Tensor
+        self, still: Frame, decoder: Decoder, latent: torch.Tensor, max_size: int
     ) -> tuple[Painting | ReelPainting, list[Part]]:
         settings, run = still.run.settings, still.run
         full = settings.detail == "full"
@@ -156,9 +172,9 @@ class Animator:
             rate = run.latent_rate() * decoder.frames_each
             kept = [decoder.kept(i) for i in range(latent.shape[2])]
             plan = parts(kept, settings.video_frames, rate)
-            return self._rewound_reel(decoder, run.max_size, full, latent.shape[-2:]), plan
+            return self._rewound_reel(decoder, max_size, full, latent.shape[-2:]), plan
         kept = [range(1)] * len(still.images)
-        return Painting(decoder, run.max_size, full), parts(kept, 0, settings.fps or BATCH_RATE)
+        return Painting(decoder, max_size, full), parts(kept, 0, settings.fps or BATCH_RATE)
 
     def _rewound_reel(
         self, decoder: VideoDecoder, max_size: int, full: bool, size: torch.Size
@@ -185,6 +201,8 @@ class Animator:
         film.decode_seconds += seconds
         if film.painter is self._warm:
             self.budget.spend(runs.now(), seconds)
+        else:
+            self.budget.renew()
         self._warm = film.painter
         start = time.thread_time()
         pictures = arrays[0].reshape(-1, *arrays[0].shape[-3:])

@@ -34,7 +34,9 @@ import torch
 
 from . import devices, encode, runs
 from .animator import BUDGET_SHARE, Animator
-from .decoders import DecoderCache, Painting, in_a_line, shown_size
+from .decoders.cache import DecoderCache
+from .decoders.errors import in_a_line
+from .decoders.painting import Painting, shown_size
 from .decoders.picture import near_square
 from .lane import Lane, Slot, lane_for
 from .profile import span
@@ -211,9 +213,7 @@ class Engine:
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
-    def capture(
-        self, run: Run, latent: torch.Tensor, images: range = FIRST_IMAGE
-    ) -> Frame | None:
+    def capture(self, run: Run, latent: torch.Tensor, images: range = FIRST_IMAGE) -> Frame | None:
         """Stage `latent` as the frame of the run's current step; None if it is not wanted.
 
         `images` are the indices in the sampler's batch of those that are shown, which come first
@@ -311,6 +311,8 @@ class Engine:
         """Clear up after `error`. A run that it strikes twice goes on without previews."""
         run = self._struck()
         if run is None:
+            if self._mailbox.closed:  # it failed at leaving its streams
+                return
             if not self._faltered:
                 self._faltered = True
                 log.error("[SideStream] The worker failed at rest (%s).", in_a_line(error))
@@ -405,9 +407,11 @@ class Engine:
                 ladder.step_down(source, error)
                 continue
             now = runs.now()
+            # A first decode makes things ready, and tells nothing of the next one.
             if painting == self._warm:
                 self.budget.spend(now, seconds)
-            # A first decode makes things ready, and tells nothing of the next one.
+            else:
+                self.budget.renew()
             self._warm = painting
             frame.ready_at = now - seconds
             frame.picture = picture
@@ -431,6 +435,7 @@ class Engines:
         self._decoders = decoders
         self._sink = sink
         self._engines: dict[tuple[torch.device, torch.device], Engine] = {}
+        self._closed = False
         self._lock = threading.Lock()
 
     def of(self, source: torch.device, wanted: str = "auto") -> Engine:
@@ -443,6 +448,8 @@ class Engines:
                 if engine is None or not engine.alive:
                     engine = Engine(lane_for(key[1], source), self._decoders, self._sink)
                     self._engines[key] = engine
+                    if self._closed:  # a sampler that began before: its frames are dropped
+                        engine.shut()
         return engine
 
     def all(self) -> list[Engine]:
@@ -453,6 +460,8 @@ class Engines:
             engine.poke()
 
     def close(self) -> None:
+        with self._lock:
+            self._closed = True
         engines = self.all()
         for engine in engines:
             engine.shut()

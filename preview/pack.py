@@ -7,7 +7,7 @@ import logging
 from typing import Any
 
 from . import host, routes
-from .decoders import DecoderCache
+from .decoders.cache import DecoderCache
 from .engine import Engines
 from .report import Warnings, report
 from .runs import Run, Runs
@@ -112,6 +112,8 @@ def start() -> Pack:
         host.register(current)
     else:
         before.pack.close()
+        # Or each that was loaded would wait at the end for what its worker is doing.
+        atexit.unregister(before.pack.close)
         before.pack = pack
     pack.install()
     atexit.register(pack.close)

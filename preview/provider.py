@@ -18,7 +18,8 @@ import torch
 
 from . import host, runs, sources
 from .batches import shown_images, staged
-from .decoders import DecoderCache, Ladder
+from .decoders.cache import DecoderCache
+from .decoders.ladder import Ladder
 from .engine import Engine, Engines
 from .runs import Asked, Frame, Plan, Run, Runs
 from .settings import KEY, Settings, salvaged

@@ -200,8 +200,8 @@ def _previews(provider: Mapping[str, Any], private: Private) -> Iterable[str]:
 
 def _decoder_files() -> Iterable[str]:
     for name, formats in host.decoder_names().items():
-        file = host.approximation(name)
-        found = "missing" if file is None else f"{file.name}, {file.bytes:,} bytes"
+        file = host.decoder_file(name)
+        found = f"{Path(file).name}, {Path(file).stat().st_size:,} bytes" if file else "missing"
         whose = "" if name in OUR_DECODERS else "; ComfyUI's own previews use it"
         yield f"{name}: {found} (for {', '.join(formats)}{whose})"
 

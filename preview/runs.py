@@ -17,7 +17,7 @@ from .throttle import Throttle
 if TYPE_CHECKING:
     import numpy as np
 
-    from .decoders import Ladder
+    from .decoders.ladder import Ladder
     from .lane import Slot
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from . import devices
-
 KEY = "sidestream"
 """Where settings lie on a MODEL's options and in a prompt's extra data."""
 
@@ -20,6 +18,7 @@ VAE_KEY = "sidestream_vae"
 
 METHODS = ("host", "auto", "taesd", "latent2rgb", "off")
 FORMATS = ("jpeg", "webp", "png")
+DEVICES = ("auto", "same", "cpu")
 
 
 class SettingError(ValueError):
@@ -84,10 +83,14 @@ class Choice:
     """A setting with a few named values."""
 
     default: str
-    options: tuple[str, ...]
+    names: tuple[str, ...]
     label: str
     tooltip: str
     advanced: bool = True
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        return self.names
 
     def check(self, name: str, value: Any) -> str:
         """The value itself. Raises SettingError for anything that is not an option."""
@@ -105,6 +108,17 @@ class Choice:
             "label": self.label,
             "tooltip": self.tooltip,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Device(Choice):
+    """A choice that may also be one of this machine's GPUs, by its number."""
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        from . import devices  # brings torch; GPUs are counted when somebody wants to know
+
+        return (*self.names, *devices.gpu_numbers())
 
 
 # Saved workflows hold widget values by position: a new setting goes to the end.
@@ -162,9 +176,9 @@ FIELDS: dict[str, Number | Choice] = {
         "Detail",
         "auto: decode no more pixels than are shown. full: decode the whole picture and shrink it.",
     ),
-    "device": Choice(
+    "device": Device(
         "auto",
-        devices.NAMES,
+        DEVICES,
         "Device",
         "Where previews are decoded. auto and same: where the model samples. cpu, or the number of"
         " another GPU: there, so that the sampler's keeps all its time.",

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from . import host
-from .decoders import Source, taehv, taesd
+from .decoders import taehv, taesd
 from .decoders.latent2rgb import Latent2RGBSource
+from .decoders.protocols import Source
 from .decoders.spectrogram import SpectrogramSource
 from .decoders.taehv import TaehvSource
 from .decoders.taesd import TaesdSource
@@ -37,7 +38,7 @@ def _tiny_decoder(latent_format: Any, say: Say, wanted: bool) -> Source | None:
     name = host.decoder_name(latent_format)
     if name not in taesd.FAMILY + taehv.FAMILY:
         return None
-    path = host.decoder_file(latent_format)
+    path = host.decoder_file(name)
     if path is None:
         if wanted:
             say(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from statistics import median
 
 
 class Throttle:
@@ -34,9 +33,11 @@ class Throttle:
 class Budget:
     """Holds previews to a share of a device's time, over any window of `WINDOW` seconds.
 
-    `spend` reports what a decode took; `allows` says whether one more, expected to take the median
-    of the last few, still fits. Decodes too long for any window are spaced so that the share
-    holds on average.
+    `spend` reports what a decode took; `allows` says whether one more still fits. Decodes too long
+    for any window are spaced so that the share holds on average.
+
+    Decodes of equal work cost the same, and of the last few the one that was over first shows best
+    what: the others have waited longer for the device's other users, which takes nothing from them.
     """
 
     WINDOW = 2.0
@@ -49,10 +50,15 @@ class Budget:
         self._costs: deque[float] = deque(maxlen=5)
         self._cost = 0.0
 
+    def renew(self) -> None:
+        """The decodes that come do other work than those before."""
+        self._costs.clear()
+        self._cost = 0.0  # not known yet
+
     def spend(self, now: float, seconds: float) -> None:
-        """A decode that took `seconds` of the device ended at `now`."""
+        """A decode that took `seconds` from its start to its end ended at `now`."""
         self._costs.append(seconds)
-        self._cost = median(self._costs)  # one that was held up says nothing about the next
+        self._cost = seconds = min(self._costs)
         if self._spent and now - self._opened < self.GRAIN:
             self._spent[-1] = (now, self._spent[-1][1] + seconds)
         else:

@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 from sidestream.preview import runs
-from sidestream.preview.decoders import DecoderCache, DecoderError, Ladder
+from sidestream.preview.decoders.cache import DecoderCache
+from sidestream.preview.decoders.errors import DecoderError
+from sidestream.preview.decoders.ladder import Ladder
 from sidestream.preview.engine import Engine
 from sidestream.preview.lane import lane_for
 from sidestream.preview.runs import Asked, Frame, Owner, Plan, Run, Runs

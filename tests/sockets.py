@@ -9,20 +9,20 @@ import os
 import socket
 import struct
 import urllib.parse
-from types import TracebackType
 
 FEATURES = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
 TEXT = 0x81
 
 
-class RawSocket:
+class RawSocket(contextlib.ExitStack):
     """A client of ComfyUI's websocket that takes from the network only what it is told to."""
 
     def __init__(self, url: str, client_id: str, *, features: object = FEATURES) -> None:
         """Connect and announce `features`. Reads nothing but the handshake."""
+        super().__init__()
         address = urllib.parse.urlparse(url)
         assert address.hostname is not None
-        self._socket = socket.socket()
+        self._socket = self.enter_context(socket.socket())
         # A small window, so that few frames fill what lies between the server and here.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         self._socket.settimeout(10)
@@ -64,18 +64,4 @@ class RawSocket:
     def reset(self) -> None:
         """Break the connection off, with whatever is still on its way."""
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._socket.close()
-
-    def close(self) -> None:
-        self._socket.close()
-
-    def __enter__(self) -> RawSocket:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
         self.close()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import logging
+import weakref
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image, ImageSequence
 from sidestream.benchmarks.weights import WAN, video_decoder
@@ -27,6 +30,20 @@ from sidestream.tests.helpers import (
 )
 
 FRAMES = 5
+
+
+class AtCall:
+    """Acts when it is called for the n-th time; a still is one call, and each part of its film."""
+
+    def __init__(self, number, act):
+        self.number = number
+        self.act = act
+        self.calls = 0
+
+    def __call__(self):
+        self.calls += 1
+        if self.calls == self.number:
+            self.act()
 
 
 def a_video(step: int) -> torch.Tensor:
@@ -84,6 +101,38 @@ def test_a_film_of_all_frames_in_their_order_after_a_still():
     engine.close()
 
 
+@pytest.mark.parametrize(("detail", "size"), [("auto", (6, 4)), ("full", (8, 5))])
+def test_a_film_is_smaller_than_its_still_but_at_full_detail(detail, size):
+    sink, book = FakeSink(), a_book()
+    engine = an_engine(sink)
+    run = start_run(book, FakeSource(FlatVideoDecoder()), max_size=8, detail=detail)
+    capture(engine, run, 3)
+    assert wait_until(lambda: len(sink.frames) == 2)
+    still, film = sink.frames
+    assert (still.size, film.size) == ((8, 5), size)
+    assert Image.open(io.BytesIO(film.image)).size == size
+    engine.close()
+
+
+def test_a_film_of_a_sampling_that_is_over_makes_room_for_the_next_ones(monkeypatch):
+    sink, book = FakeSink(), a_book()
+    engine = an_engine(sink)
+    before = start_run(book, FakeSource(FlatVideoDecoder()), budget=5)
+    engine._animator.budget.spend(runs.now(), 10.0)  # so that its film does not come soon
+    capture(engine, before, 1)
+    assert wait_until(lambda: engine._animator.run is before)
+    after = start_run(book, FakeSource(FlatVideoDecoder()), budget=0)
+    capture(engine, after, 1)
+    assert wait_until(lambda: len(stills(sink)) == 2)
+    assert engine._animator.run is before  # which still samples, as another GPU may
+    before.end()
+    capture(engine, after, 2)
+    assert wait_until(lambda: len(films(sink)) == 1)
+    assert films(sink)[0].run is after
+    assert wait_until(lambda: before._open == 0)
+    engine.close()
+
+
 def test_each_film_begins_anew(monkeypatch):
     monkeypatch.setattr(animator_module, "ENCODING_SHARE", 1e9)
     sink, book = FakeSink(), a_book()
@@ -100,14 +149,7 @@ def test_each_film_begins_anew(monkeypatch):
 def test_i2_a_film_is_of_its_own_step_though_the_sampler_goes_on():
     gate, sink, book = Gate(), FakeSink(), a_book()
     engine = an_engine(sink)
-    calls = []
-
-    def third_waits():
-        calls.append(1)
-        if len(calls) == 3:  # one still, one part of the film
-            gate()
-
-    run = start_run(book, FakeSource(FlatVideoDecoder(before=third_waits)), quality=100)
+    run = start_run(book, FakeSource(FlatVideoDecoder(before=AtCall(3, gate))), quality=100)
     latent = a_video(1)
     capture(engine, run, 1, latent)
     latent.fill_(-1)
@@ -153,7 +195,9 @@ def test_films_leave_the_worker_time(monkeypatch):
     engine.close()
 
 
-def test_films_and_stills_have_a_half_of_the_budget_each(monkeypatch):
+def test_films_and_stills_have_a_share_of_the_budget_each(monkeypatch):
+    monkeypatch.setattr(animator_module, "BUDGET_SHARE", 0.5)
+    monkeypatch.setattr(engine_module, "BUDGET_SHARE", 0.5)
     clock = [100.0]
     monkeypatch.setattr(runs, "now", lambda: clock[0])
     sink, book = FakeSink(), a_book()
@@ -163,12 +207,13 @@ def test_films_and_stills_have_a_half_of_the_budget_each(monkeypatch):
     films_budget.spend(clock[0], 0.15)  # more than a half of 0.4 s in 2 s allows twice
     capture(engine, run, 1)
     assert wait_until(lambda: len(stills(sink)) == 1)
-    # The film waits for its own half alone; a still picture has the other one.
+    # The film waits for its own share alone; a still picture has the other one.
     for step in (2, 3):
         capture(engine, run, step)
         assert wait_until(lambda n=step: len(stills(sink)) == n)
     assert engine._animator.busy
     assert len(engine._animator._film.todo) == FRAMES
+    engine.budget.renew()
     engine.budget.spend(clock[0], 0.21)
     run.at(4, 20)
     with torch.inference_mode():
@@ -235,13 +280,7 @@ def test_no_film_where_none_is_wanted_or_to_be_had():
 def test_i7_a_film_whose_node_is_over_is_given_up():
     gate, sink, book = Gate(), FakeSink(), a_book()
     engine = an_engine(sink)
-    calls = []
-
-    def third_waits():
-        calls.append(1)
-        if len(calls) == 3:
-            gate()
-
+    third_waits = AtCall(3, gate)
     run = start_run(book, FakeSource(FlatVideoDecoder(before=third_waits)))
     capture(engine, run, 1)
     assert gate.entered.wait(5)
@@ -249,7 +288,7 @@ def test_i7_a_film_whose_node_is_over_is_given_up():
     gate.open.set()
     assert wait_until(lambda: not engine._animator.busy)
     assert films(sink) == []
-    assert len(calls) == 3
+    assert third_waits.calls == 3
     # The slot is free again: all four can be had.
     slots = [engine._slots.take(a_video(1).shape, torch.float32) for _ in range(5)]
     assert sum(slot is not None for slot in slots) == engine_module.SLOTS
@@ -259,14 +298,11 @@ def test_i7_a_film_whose_node_is_over_is_given_up():
 def test_i6_a_film_that_fails_costs_the_films_and_one_line(caplog):
     sink, book = FakeSink(), a_book()
     engine = an_engine(sink)
-    calls = []
 
-    def films_fail():
-        calls.append(1)
-        if len(calls) == 3:
-            raise RuntimeError("no film today")
+    def fails():
+        raise RuntimeError("no film today")
 
-    run = start_run(book, FakeSource(FlatVideoDecoder(before=films_fail)))
+    run = start_run(book, FakeSource(FlatVideoDecoder(before=AtCall(3, fails))))
     with caplog.at_level(logging.WARNING):
         for step in range(1, 6):
             capture(engine, run, step)
@@ -303,10 +339,13 @@ def test_i11_an_idle_worker_keeps_nothing_of_a_film(monkeypatch):
     monkeypatch.setattr(engine_module, "IDLE_SECONDS", 0.05)
     sink, book = FakeSink(), a_book()
     engine = an_engine(sink)
-    run = start_run(book, FakeSource(FlatVideoDecoder()))
+    run = start_run(book, FakeSource(FlatVideoDecoder()), budget=50)
     capture(engine, run, 1)
+    assert wait_until(lambda: engine._animator._reel is not None)
+    reel = weakref.ref(engine._animator._reel)
     assert wait_until(lambda: len(films(sink)) == 1)
-    assert wait_until(lambda: engine._animator._reel is None)
+    run.end()
+    assert wait_until(lambda: gc.collect() >= 0 and reel() is None)
     assert not engine._slots._free
     engine.close()
 

@@ -25,7 +25,8 @@ from sidestream.preview import animator as animator_module
 from sidestream.preview import engine as engine_module
 from sidestream.preview import runs
 from sidestream.preview.animator import Animator
-from sidestream.preview.decoders import DecoderCache, Ladder
+from sidestream.preview.decoders.cache import DecoderCache
+from sidestream.preview.decoders.ladder import Ladder
 from sidestream.preview.engine import SLOTS, Engine, Mailbox, Slots
 from sidestream.preview.lane import PlainLane, Slot
 from sidestream.preview.runs import Asked, Frame, Owner, Plan, Run, Runs

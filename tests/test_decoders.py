@@ -7,15 +7,11 @@ import os
 import numpy as np
 import pytest
 import torch
-from sidestream.preview.decoders import (
-    EVERYTHING,
-    DecoderCache,
-    DecoderError,
-    Painting,
-    shown_size,
-    taesd,
-)
+from sidestream.preview.decoders import taesd
+from sidestream.preview.decoders.cache import DecoderCache
+from sidestream.preview.decoders.errors import DecoderError
 from sidestream.preview.decoders.latent2rgb import Latent2RGBSource
+from sidestream.preview.decoders.painting import EVERYTHING, Painting, shown_size
 from sidestream.preview.decoders.picture import contained, shrunk, to_uint8
 from sidestream.preview.decoders.taesd import TaesdSource, decoder_layers, left_out, unpacked
 from sidestream.tests.helpers import CPU, FakeSource

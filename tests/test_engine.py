@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from sidestream.preview import engine as engine_module
 from sidestream.preview import runs
-from sidestream.preview.decoders import DecoderCache, DecoderError
+from sidestream.preview.decoders.cache import DecoderCache
+from sidestream.preview.decoders.errors import DecoderError
 from sidestream.preview.decoders.taesd import TaesdSource, decoder_layers
 from sidestream.preview.engine import SLOTS, Mailbox, Slots
 from sidestream.preview.lane import PlainLane

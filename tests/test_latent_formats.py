@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sidestream.preview.decoders import Painting, shown_size
 from sidestream.preview.decoders.latent2rgb import Latent2RGBSource
+from sidestream.preview.decoders.painting import Painting, shown_size
 from sidestream.preview.decoders.spectrogram import SpectrogramSource
 from sidestream.preview.decoders.taehv import TaehvSource
 from sidestream.preview.decoders.taesd import FAMILY as TAESD_FAMILY

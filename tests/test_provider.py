@@ -556,8 +556,9 @@ def test_loading_twice_leaves_one_pack_at_work(
 ):
     from sidestream.preview import host, pack
 
+    server = stage.comfy("server").PromptServer.instance
     own = latent_preview.get_previewer
-    monkeypatch.setattr(host.PromptServer.instance, "sidestream", None, raising=False)
+    monkeypatch.setattr(server, "sidestream", None, raising=False)
     before = len(host.routes())
     first, second, third = pack.start(), pack.start(), pack.start()
     stage.waits_for = third
@@ -599,8 +600,6 @@ def strange_get_previewer(latent_format: Any, somewhere: Any = None) -> None:
 def test_i10_an_unexpected_comfyui_keeps_its_previews_and_the_pack_says_why(
     stage, make_pack, told, latent_preview, monkeypatch, caplog, kind
 ):
-    from sidestream.preview import host
-
     if kind == "other parameters":
         monkeypatch.setattr(strange_get_previewer, "__module__", "latent_preview")
         monkeypatch.setattr(latent_preview, "get_previewer", strange_get_previewer)
@@ -609,7 +608,7 @@ def test_i10_an_unexpected_comfyui_keeps_its_previews_and_the_pack_says_why(
         monkeypatch.delattr(latent_preview, "prepare_callback")
         why = "latent_preview.prepare_callback is missing"
     else:
-        monkeypatch.setattr(host.PromptServer, "instance", None)
+        monkeypatch.setattr(stage.comfy("server").PromptServer, "instance", None)
         why = "there is no server"
     found = dict(vars(latent_preview))
     with caplog.at_level(logging.INFO):

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
-from sidestream.preview.decoders import EVERYTHING, DecoderError, VideoDecoder
+from sidestream.preview.decoders.errors import DecoderError
+from sidestream.preview.decoders.painting import EVERYTHING
+from sidestream.preview.decoders.protocols import VideoDecoder
 from sidestream.preview.decoders.taehv import (
     FAMILY,
     Layout,

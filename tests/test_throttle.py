@@ -107,10 +107,30 @@ def test_pending_decodes_count():
     assert not budget.allows(0.1, 5, pending=2)
 
 
-def test_one_decode_that_was_held_up_does_not_stop_previews_for_longer_than_a_window():
+def test_a_decode_that_was_held_up_costs_what_the_others_of_its_work_do():
     budget = Budget()
-    for number in range(5):
+    for number in range(4):
         budget.spend(number * 0.2, 0.005)
-    budget.spend(1.0, 0.12)
-    assert not budget.allows(1.1, 5)
-    assert budget.allows(3.01, 5)
+    budget.spend(1.0, 0.5)
+    assert budget.share(1.0) == pytest.approx(0.0125)
+    assert budget.allows(1.1, 5)
+    budget.renew()
+    budget.spend(1.2, 0.5)
+    assert budget.share(1.2) == pytest.approx(0.2625)
+    assert not budget.allows(1.3, 5)
+
+
+def test_short_decodes_need_not_wait_as_long_as_the_long_ones_before_them():
+    budget = Budget()
+    budget.spend(0.0, 0.11)
+    assert not budget.allows(2.05, 5)
+    budget.renew()
+    assert budget.allows(2.05, 5)
+
+
+def test_work_that_has_become_longer_is_believed_after_five():
+    budget = Budget()
+    budget.spend(0.0, 0.005)
+    for number in range(5):
+        budget.spend(10.0 + number, 0.04)
+    assert budget.share(14.0) == pytest.approx(0.0225)

@@ -15,8 +15,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sidestream.preview.decoders import DecoderCache, DecoderError
 from sidestream.preview.decoders import vae as vae_module
+from sidestream.preview.decoders.cache import DecoderCache
+from sidestream.preview.decoders.errors import DecoderError
 from sidestream.preview.decoders.vae import (
     MB,
     RESERVE,

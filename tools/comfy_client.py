@@ -23,6 +23,8 @@ from typing import Any, TypeAlias, TypeVar
 
 import aiohttp
 
+from .local import opened
+
 Json: TypeAlias = Any
 T = TypeVar("T")
 
@@ -228,12 +230,9 @@ class ComfyClient:
         return json.loads(answer) if answer else None
 
     def _request(self, request: urllib.request.Request) -> bytes:
-        # Never through a proxy: the server is on this machine.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(request, timeout=self.timeout) as response:
-                content: bytes = response.read()
-                return content
+            with opened(request, timeout=self.timeout) as response:
+                return response.read()
         except urllib.error.HTTPError as error:
             text = error.read().decode(errors="replace")
             try:

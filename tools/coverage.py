@@ -262,7 +262,7 @@ def everything_shown(latent_format: Any) -> tuple[Names, Names, Names]:
     """By method, as things are: ComfyUI's still, SideStream's still, SideStream's animation."""
     import torch
     from sidestream.preview import sources
-    from sidestream.preview.decoders import VideoDecoder
+    from sidestream.preview.decoders.protocols import VideoDecoder
 
     own, ours, animated = {}, {}, {}
     for method in METHODS:

@@ -4,11 +4,11 @@ one."""
 from __future__ import annotations
 
 import urllib.error
-import urllib.request
 from collections.abc import Callable
 
 from . import server
 from .environment import SetupError, say
+from .local import opened
 
 
 def doctor(port: int, start: Callable[[], server.RunningHost]) -> int:
@@ -25,11 +25,9 @@ def doctor(port: int, start: Callable[[], server.RunningHost]) -> int:
 
 def ask(url: str) -> str:
     """The report of the ComfyUI at `url`. Raises SetupError where it gives none."""
-    # Never through a proxy: the server is on this machine.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(f"{url}/sidestream/report", timeout=30) as response:
-            return str(response.read().decode())
+        with opened(f"{url}/sidestream/report", timeout=30) as response:
+            return response.read().decode()
     except urllib.error.HTTPError as error:
         raise SetupError(
             f"{url} answers without SideStream ({error.code}). The start of ComfyUI's log tells"

@@ -7,6 +7,8 @@ import urllib.request
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from .local import opened
+
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
@@ -132,16 +134,11 @@ class PanelPage:
         self.wait("() => !sidestream.store.live", seconds)
 
     def _get(self, path: str) -> bytes:
-        with _direct().open(f"{self.url}/api{path}", timeout=10) as response:
-            return bytes(response.read())
+        with opened(f"{self.url}/api{path}", timeout=10) as response:
+            return response.read()
 
     def _post(self, path: str, body: Mapping[str, Any]) -> None:
         data = json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(f"{self.url}/api{path}", data, headers)
-        _direct().open(request, timeout=10).close()
-
-
-def _direct() -> urllib.request.OpenerDirector:
-    # Never through a proxy: the server is on this machine.
-    return urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        opened(request, timeout=10).close()

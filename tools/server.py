@@ -9,7 +9,6 @@ import socket
 import subprocess
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import BinaryIO
 
 from .environment import SetupError
 from .host import Host
+from .local import opened
 from .places import link_folder, remove_link
 
 # No API nodes: they would ask servers on the internet. No database file to migrate or to lock.
@@ -105,10 +105,8 @@ class RunningHost:
 
     def _answers(self) -> bool:
         try:
-            # Never through a proxy: the server is on this machine.
-            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-            with opener.open(f"{self.url}/queue", timeout=5) as response:
-                return bool(response.status == 200)
+            with opened(f"{self.url}/queue", timeout=5) as response:
+                return response.status == 200
         except (urllib.error.URLError, http.client.HTTPException, OSError):
             return False
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from .protocols import Chart
+
 ROW = 4  # pixels that a channel is high, at the least
 WIDEST = 4096  # columns, whatever the length
 REACH = 3.0  # standard deviations from the middle to the darkest and to the brightest
@@ -27,7 +29,7 @@ COLOURS = (
 """Ten of the colour map "inferno": equal steps look equal, and each is brighter than the last."""
 
 
-class Spectrogram:
+class Spectrogram(Chart):
     """Channels against time, each value by its distance from the middle of all.
 
     Latents with rows of their own (ACE-Step's: frequencies) show each channel's rows together.

@@ -12,7 +12,6 @@ layers stays small.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import DecoderError
 from .convolution import conv_relu
-from .weights import UNFILLED, Precision, float32_everywhere, read_weights
+from .errors import DecoderError
+from .weights import UNFILLED, Precision, float32_everywhere, modified_at, read_weights
 
 FAMILY = ("taehv", "lighttaew2_1", "lighttaew2_2", "lighttaehy1_5", "taeltx_2", "taeh3")
 """The names of decoder files, as ComfyUI's latent formats give them."""
@@ -381,11 +380,7 @@ class TaehvSource:
         `process_out` takes the sampler's latents to the VAE's, for files that expect these;
         `space` names it.
         """
-        try:
-            modified = os.path.getmtime(path)
-        except OSError:
-            modified = 0.0  # load says what is wrong
-        return cls(path, latent_channels, modified, precision, space, process_out)
+        return cls(path, latent_channels, modified_at(path), precision, space, process_out)
 
     @property
     def key(self) -> Hashable:

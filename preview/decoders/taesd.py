@@ -7,7 +7,6 @@ sequence of layers, numbered from 0.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import DecoderError
 from .convolution import conv_relu
-from .weights import UNFILLED, Precision, float32_everywhere, read_weights
+from .errors import DecoderError
+from .weights import UNFILLED, Precision, float32_everywhere, modified_at, read_weights
 
 FAMILY = ("taesd_decoder", "taesdxl_decoder", "taesd3_decoder", "taef1_decoder", "taef2_decoder")
 """The names of decoder files, as ComfyUI's latent formats give them."""
@@ -152,11 +151,7 @@ class TaesdSource:
         cls, path: str, latent_channels: int, precision: Precision = float32_everywhere
     ) -> TaesdSource:
         """The source for the file at `path` as it is now, to work in the type `precision` gives."""
-        try:
-            modified = os.path.getmtime(path)
-        except OSError:
-            modified = 0.0  # load says what is wrong
-        return cls(path, latent_channels, modified, precision)
+        return cls(path, latent_channels, modified_at(path), precision)
 
     @property
     def key(self) -> Hashable:

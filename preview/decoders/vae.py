@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from . import DecoderError
+from .errors import DecoderError
 from .weights import Precision
 
 MB = 1 << 20

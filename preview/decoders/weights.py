@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable, Mapping
 
 import torch
 
-from . import DecoderError
+from .errors import DecoderError
 
 Precision = Callable[[torch.device], torch.dtype]
 """The fastest type that convolutions on a device are right in."""
@@ -20,6 +21,14 @@ from the generator that a sampler draws its noise from at the same time."""
 def float32_everywhere(device: torch.device) -> torch.dtype:
     """The precision to choose where nothing is known of the device."""
     return torch.float32
+
+
+def modified_at(path: str) -> float:
+    """When a file was last changed, in seconds since 1970; 0 where that cannot be told."""
+    try:
+        return os.path.getmtime(path)
+    except OSError:  # reading it says what is wrong
+        return 0.0
 
 
 def read_weights(path: str) -> Mapping[str, torch.Tensor]:

@@ -1,0 +1,128 @@
+"""The work on a staged latent that a lane does: decoded, shrunk and rounded to a picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from .errors import DecoderError
+from .picture import (
+    contained,
+    greyed,
+    near_square,
+    shrunk,
+    tiled,
+    to_uint8,
+    without_holes,
+    without_nans,
+)
+from .protocols import Chart, Decoder, VideoDecoder
+
+EVERYTHING = 1 << 30  # more pixels than any picture has
+
+
+@dataclass(frozen=True)
+class Painting:
+    """The work from a staged latent to a preview picture, as `lane.Painter`.
+
+    The picture's longer side is at most `max_size`; a decoder of few pixels gives a small one,
+    which is enlarged when it is encoded. `full` decodes all that the decoder can give before it
+    is shrunk; otherwise no more than is shown. Of a batch the first `images` are shown, side by
+    side.
+    """
+
+    decoder: Decoder
+    max_size: int
+    full: bool = False
+    images: int = 1
+    lasting = True
+
+    @property
+    def recordable(self) -> bool:
+        return self.decoder.recordable
+
+    def __call__(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The picture, uint8 [H, W, 3], and of how many positions or pixels nothing is known."""
+        whole, holes = without_holes(latent[: self.images])
+        width, height = cell_size(self.decoder, whole, self.max_size)
+        enough = EVERYTHING if self.full else max(width, height)
+        cells = []
+        unknown = holes.sum()
+        for i in range(len(whole)):
+            rgb, nans = without_nans(checked(self.decoder(whole[i : i + 1], enough), (3,)))
+            cells.append(shrunk(greyed(rgb, on_picture(self.decoder, holes[i])), width, height))
+            unknown = unknown + nans
+        return to_uint8(tiled(cells)), unknown
+
+
+class ReelPainting:
+    """The work from the next frame of a video latent to pictures, as `lane.Painter`.
+
+    It goes on where its last call ended, so it is itself and equals no other.
+    """
+
+    recordable = True
+    lasting = False
+
+    def __init__(self, decoder: VideoDecoder, max_size: int, full: bool) -> None:
+        self._decoder = decoder
+        self._max_size = max_size
+        self._full = full
+        self._reel = decoder.reel()
+
+    def rewind(self) -> None:
+        """The next call is for a first frame."""
+        self._reel.rewind()
+
+    def __call__(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of a frame [1, C, 1, h, w] pictures, uint8 [n, H, W, 3], else as `Painting`."""
+        decoder = self._decoder
+        whole, holes = without_holes(latent)
+        width, height = cell_size(decoder, whole, self._max_size)
+        rgb = self._reel(whole, EVERYTHING if self._full else max(width, height))
+        rgb, nans = without_nans(checked(rgb, (decoder.frames_each, 3)))
+        rgb = greyed(rgb, on_picture(decoder, holes[0]))
+        return to_uint8(shrunk(rgb, width, height)), holes.sum() + nans
+
+
+def checked(rgb: torch.Tensor, channels: tuple[int, ...]) -> torch.Tensor:
+    """What a decoder gave, [*channels, H, W]. Raises DecoderError where it is anything else."""
+    if rgb.shape[:-2] != channels or not rgb.is_floating_point():
+        shape = ", ".join(map(str, channels))
+        raise DecoderError(
+            f"the decoder gave {list(rgb.shape)} of {rgb.dtype}, not [{shape}, H, W] of floats"
+        )
+    return rgb
+
+
+def on_picture(decoder: Decoder, positions: torch.Tensor) -> torch.Tensor:
+    """Where `positions` of a latent, bool [h, w], [T, h, w] or [T], are in its picture.
+
+    [h, w], of a video the first frame's; of a chart one row of columns [1, T].
+    """
+    if isinstance(decoder, Chart):
+        return positions.reshape(-1, positions.shape[-1]).any(dim=0, keepdim=True)
+    return positions[0] if positions.ndim == 3 else positions
+
+
+def full_size(decoder: Decoder, latents: torch.Tensor) -> tuple[int, int]:
+    """Width and height of the final picture of each of `latents` [n, C, ...]."""
+    if isinstance(decoder, Chart):
+        return decoder.size(latents)
+    return latents.shape[-1] * decoder.scale, latents.shape[-2] * decoder.scale
+
+
+def cell_size(decoder: Decoder, latents: torch.Tensor, max_size: int) -> tuple[int, int]:
+    """Width and height of each picture where all of `latents` [n, C, ...] are shown together."""
+    columns, rows = near_square(len(latents))
+    width, height = full_size(decoder, latents)
+    cell_width, cell_height = contained(columns * width, rows * height, max_size)
+    return max(1, cell_width // columns), max(1, cell_height // rows)
+
+
+def shown_size(decoder: Decoder, latents: torch.Tensor, max_size: int) -> tuple[int, int]:
+    """Width and height of the preview of all of `latents` [n, C, ...]."""
+    columns, rows = near_square(len(latents))
+    width, height = cell_size(decoder, latents, max_size)
+    return columns * width, rows * height

@@ -1,0 +1,98 @@
+"""What a decoder and its source are to the others.
+
+A `Source` says where a decoder comes from without loading it; a `Decoder` is loaded and turns a
+staged latent into RGB.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable
+from typing import Protocol, runtime_checkable
+
+import torch
+
+
+class Decoder(Protocol):
+    """A loaded decoder on its device."""
+
+    @property
+    def scale(self) -> int:
+        """Pixels of the final picture for each latent pixel."""
+
+    @property
+    def recordable(self) -> bool:
+        """Whether it does the same for all latents of one shape, so that this may be recorded."""
+
+    @property
+    def light(self) -> bool:
+        """Whether its weights may stay on the device while nothing samples."""
+
+    def __call__(self, latent: torch.Tensor, enough: int) -> torch.Tensor:
+        """RGB of one staged latent [1, C, h, w], or of the first frame of [1, C, T, h, w].
+
+        [3, H, W] on the same device, 0 to 1, maybe beyond. H and W are those of the final picture
+        or, where that saves work, smaller; but not with a longer side below `enough` pixels if
+        the decoder can give as many.
+        """
+
+
+class Chart(ABC):
+    """What decoders of latents that are no pictures, of [1, C, T] or [1, C, h, T], derive from.
+
+    Their pictures have a size of their own; only across do they show a latent's positions.
+    """
+
+    @abstractmethod
+    def size(self, latents: torch.Tensor) -> tuple[int, int]:
+        """Width and height of the final picture of each of `latents` [n, C, ...]."""
+
+
+class Reel(Protocol):
+    """Decodes the frames of one video latent, in their order, a few at a time.
+
+    It keeps what a frame needs of those before it, in memory that stays where it is from its
+    first call on: a call can be recorded as a graph.
+    """
+
+    def __call__(self, latent: torch.Tensor, enough: int) -> torch.Tensor:
+        """RGB [n, 3, H, W] of the next latent frame [1, C, 1, h, w], else as `Decoder`.
+
+        n is the same for every call: the decoder's `frames_each`.
+        """
+
+    def rewind(self) -> None:
+        """Forget the frames before: the next call is for a first frame. In the order of calls."""
+
+
+@runtime_checkable
+class VideoDecoder(Decoder, Protocol):
+    """A decoder that also gives every frame of a video latent [1, C, T, h, w]."""
+
+    @property
+    def frames_each(self) -> int:
+        """Pictures that come of one latent frame."""
+
+    def kept(self, index: int) -> range:
+        """Which of the pictures of latent frame `index` (from 0) are frames of the video."""
+
+    def reel(self) -> Reel:
+        """A new one, with nothing before its first frame."""
+
+
+class Source(Protocol):
+    """Where a decoder comes from."""
+
+    @property
+    def name(self) -> str:
+        """The method that it serves."""
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for sources that load the same decoder."""
+
+    def dtype(self, device: torch.device) -> torch.dtype:
+        """The type in which the decoder works, and latents are staged, on `device`."""
+
+    def load(self, device: torch.device) -> Decoder:
+        """Load it. Raises DecoderError."""

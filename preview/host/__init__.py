@@ -1,0 +1,64 @@
+"""ComfyUI as SideStream sees it: the only folder under `preview/` in which it is imported.
+
+Every difference between ComfyUI versions is dealt with here. Written against 0.3.64 to 0.38. The
+modules beside this one are for this one alone: what others use is what is named here.
+"""
+
+from __future__ import annotations
+
+from . import server
+from .models import leave_vae, left_vae, model_settings
+from .server import register, registered, routes
+
+missing: str | None = None
+"""The import that this ComfyUI does not allow; not all names below are there then."""
+
+try:
+    from . import previews
+    from .formats import (
+        decoder_file,
+        decoder_name,
+        decoder_names,
+        is_sound,
+        latent_channels,
+        picture_scale,
+        video,
+    )
+    from .installation import folders, page_version, precision, sampling_device
+    from .previews import (
+        LatentPreviewer,
+        chosen_method,
+        is_overridden_for_all,
+        is_own_function,
+        is_own_previewer,
+        latent_frame,
+        latent_preview,
+        method_of_prompt,
+        own_previewer,
+        preview_size,
+    )
+    from .prompts import announced_steps, current_owner, extra_data, watch_sampling
+    from .vaes import vae_copy
+    from .wire import Server
+except ImportError as error:
+    missing = str(error)
+
+
+class UnknownHost(Exception):
+    """This ComfyUI is not built as expected. The message says what is different."""
+
+
+def check() -> None:
+    """Raises UnknownHost where something that SideStream builds on is not there or is different."""
+    problem = missing or previews.unexpected() or server.unexpected()
+    if problem is not None:
+        raise UnknownHost(problem)
+
+
+def version() -> str:
+    """ComfyUI's version."""
+    try:
+        from comfyui_version import __version__
+    except ImportError:
+        return "unknown"
+    return __version__

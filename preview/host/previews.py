@@ -1,0 +1,108 @@
+"""What ComfyUI itself previews by: its functions and previewers, and what it was told to do."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import comfy.cli_args
+import comfy.options
+import latent_preview
+import torch
+from latent_preview import LatentPreviewer
+
+OWN_PREVIEWERS = ("TAESDPreviewerImpl", "TAEHVPreviewerImpl", "Latent2RGBPreviewer")
+
+REPLACED = {
+    "get_previewer": ["device", "latent_format"],
+    "prepare_callback": ["model", "steps"],
+}
+"""The functions that SideStream replaces, and how their parameters begin."""
+
+
+def unexpected() -> str | None:
+    """What is different about the functions in `REPLACED`; None where nothing is."""
+    for name, parameters in REPLACED.items():
+        function = getattr(latent_preview, name, None)
+        if not callable(function):
+            return f"latent_preview.{name} is missing"
+        # Other packs' wrappers often take *args: only ComfyUI's own shape tells.
+        found = list(inspect.signature(inspect.unwrap(function)).parameters)
+        if is_own_function(function) and found[: len(parameters)] != parameters:
+            return f"latent_preview.{name} takes ({', '.join(found)})"
+    return None
+
+
+def is_own_function(function: object) -> bool:
+    """Whether a function of `latent_preview` is ComfyUI's own, not another pack's."""
+    return getattr(function, "__module__", None) == latent_preview.__name__
+
+
+def is_overridden_for_all() -> bool:
+    """Whether another pack has put a method of its own into ComfyUI's base of all previewers."""
+    methods = ("decode_latent_to_preview", "decode_latent_to_preview_image")
+    return not all(is_own_function(getattr(LatentPreviewer, name)) for name in methods)
+
+
+def is_own_previewer(previewer: object) -> bool:
+    """Whether it is one of ComfyUI's own previewers that SideStream serves."""
+    return type(previewer).__module__ == latent_preview.__name__ and (
+        type(previewer).__name__ in OWN_PREVIEWERS
+    )
+
+
+def own_previewer(beneath: Callable[[], Any], latent_format: Any) -> Any:
+    """ComfyUI's own previewer: `beneath()`, or Latent2RGB where that has none or fails."""
+    try:
+        previewer = beneath()
+    except Exception:  # a damaged decoder file, of which the worker speaks
+        previewer = None
+    if previewer is None and latent_format.latent_rgb_factors is not None:
+        optional = ("latent_rgb_factors_bias", "latent_rgb_factors_reshape")
+        arguments = [
+            getattr(latent_format, name) for name in optional if hasattr(latent_format, name)
+        ]
+        previewer = latent_preview.Latent2RGBPreviewer(latent_format.latent_rgb_factors, *arguments)
+    return previewer
+
+
+def latent_frame(x0: Any) -> torch.Tensor:
+    """The tensor to preview: of nested latents (video with audio) the first."""
+    return x0.tensors[0] if getattr(x0, "is_nested", False) else x0
+
+
+def preview_size() -> int:
+    """ComfyUI's --preview-size, in pixels."""
+    return int(getattr(comfy.cli_args.args, "preview_size", 512))
+
+
+def chosen_method(extra_data: Mapping[str, Any]) -> str | None:
+    """The preview method that somebody chose in ComfyUI; None where nobody did.
+
+    One of none, auto, latent2rgb, taesd. ComfyUI's silent default is none, which is a choice
+    only if it was given on the command line or with the prompt.
+    """
+    method = str(comfy.cli_args.args.preview_method.value)
+    if method != "none":
+        return method
+    by_prompt = extra_data.get("preview_method") == "none"
+    return "none" if by_prompt or _given_on_command_line("preview_method") else None
+
+
+def method_of_prompt(extra_data: Mapping[str, Any]) -> str | None:
+    """The method that was sent with a prompt, which ComfyUI takes for that prompt alone."""
+    method = extra_data.get("preview_method")
+    return None if method == "default" else method
+
+
+def _given_on_command_line(option: str) -> bool:
+    if not comfy.options.args_parsing:
+        return False
+    absent = object()
+    # argparse fills in a default only where the namespace has no value yet.
+    namespace = argparse.Namespace(**{option: absent})
+    comfy.cli_args.parser.parse_known_args(sys.argv[1:], namespace)
+    return getattr(namespace, option) is not absent

@@ -1,0 +1,70 @@
+"""The prompt that runs: whose it is, its node, and how far that has come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import comfy.patcher_extension
+from comfy_execution.progress import get_progress_state
+from comfy_execution.utils import get_executing_context
+from server import PromptServer
+
+from ..runs import Owner
+
+WRAPPER_KEY = "sidestream"
+
+
+def current_owner() -> Owner:
+    """Who is sampling on this thread, as ComfyUI's own progress hook sees it."""
+    server = PromptServer.instance
+    context = get_executing_context()
+    prompt_id = context.prompt_id if context else getattr(server, "last_prompt_id", None)
+    node_id = context.node_id if context else server.last_node_id
+    if node_id is None:
+        return Owner(prompt_id, client_id=server.client_id)
+    graph = get_progress_state().dynprompt
+    return Owner(
+        prompt_id,
+        node_id,
+        graph.get_display_node_id(node_id),
+        graph.get_parent_node_id(node_id),
+        graph.get_real_node_id(node_id),
+        server.client_id,
+    )
+
+
+def extra_data(prompt_id: str | None) -> Mapping[str, Any]:
+    """What the client sent with the running prompt `prompt_id`."""
+    for item in list(PromptServer.instance.prompt_queue.currently_running.values()):
+        if item[1] == prompt_id and isinstance(item[3], Mapping):
+            return item[3]
+    return {}
+
+
+def announced_steps(owner: Owner) -> int:
+    """How many steps the node's progress says there are; 0 where it has not said so yet."""
+    entry = get_progress_state().nodes.get(owner.node_id)
+    return int(entry["max"]) if entry is not None and entry["max"] > 1 else 0
+
+
+def watch_sampling(model: Any, ended: Callable[[bool], None]) -> None:
+    """Call `ended(failed)` when the sampling that `model` is about to do is over.
+
+    Leaves a wrapper on the model that takes itself off when sampling begins.
+    """
+
+    def outer_sample(executor: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        by_key.pop(WRAPPER_KEY, None)
+        try:
+            result = executor(*args, **kwargs)
+        except BaseException:
+            ended(True)
+            raise
+        ended(False)
+        return result
+
+    options = model.model_options.setdefault("transformer_options", {})
+    kind = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
+    by_key = options.setdefault("wrappers", {}).setdefault(kind, {})
+    by_key[WRAPPER_KEY] = [outer_sample]

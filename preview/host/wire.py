@@ -1,0 +1,87 @@
+"""ComfyUI's websockets, as `transport.Wire`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket as sockets
+from collections.abc import Coroutine, Mapping
+from typing import Any
+
+import comfy.model_management
+from comfy_execution.progress import NodeState, get_progress_state
+from server import PromptServer
+
+from ..transport import Socket
+
+UNSENT = 32 * 1024  # bytes that a connection may keep waiting for a slow network
+
+
+class Server:
+    """ComfyUI's server as `transport.Wire`."""
+
+    def __init__(self) -> None:
+        self._server = PromptServer.instance
+
+    def sockets(self, client_id: str | None) -> list[Socket]:
+        connected = self._server.sockets
+        if client_id is None:
+            found = list(connected.items())
+        else:
+            connection = connected.get(client_id)
+            found = [] if connection is None else [(client_id, connection)]
+        return [Socket(sid, connection, self._knows_metadata(sid)) for sid, connection in found]
+
+    def connected(self, client_id: str | None) -> bool:
+        connections = self._server.sockets
+        return bool(connections) if client_id is None else client_id in connections
+
+    def is_running(self, prompt_id: str | None, node_id: str | None) -> bool:
+        if comfy.model_management.processing_interrupted():
+            return False
+        progress = get_progress_state()
+        entry = progress.nodes.get(node_id)
+        return (
+            progress.prompt_id == prompt_id
+            and entry is not None
+            and entry["state"] == NodeState.Running
+            and any(
+                item[1] == prompt_id
+                for item in list(self._server.prompt_queue.currently_running.values())
+            )
+        )
+
+    def is_idle(self) -> bool:
+        return not self._server.prompt_queue.currently_running
+
+    def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        try:
+            asyncio.run_coroutine_threadsafe(coroutine, self._server.loop)
+        except RuntimeError:  # the loop is closed: the server is going down
+            coroutine.close()
+
+    async def send_bytes(self, event: int, data: bytes, socket: Socket) -> None:
+        if self._server.sockets.get(socket.id) is socket.connection:
+            keep_queue_short(socket.connection)
+            await self._server.send_bytes(event, data, socket.id)
+
+    async def send_json(self, event: str, data: dict[str, Any], socket: Socket) -> None:
+        if self._server.sockets.get(socket.id) is socket.connection:
+            await self._server.send_json(event, data, socket.id)
+
+    def _knows_metadata(self, sid: str) -> bool:
+        # As the client sent it: ComfyUI keeps whatever JSON that was.
+        flags = self._server.sockets_metadata.get(sid, {}).get("feature_flags")
+        return isinstance(flags, Mapping) and flags.get("supports_preview_metadata") is True
+
+
+def keep_queue_short(connection: Any) -> None:
+    """Let the system keep little that the network has not taken yet, where it can be told so.
+
+    By itself it keeps megabytes, and what a slow client sees would be many seconds old.
+    """
+    option = getattr(sockets, "TCP_NOTSENT_LOWAT", None)
+    if option is not None:
+        with contextlib.suppress(AttributeError, OSError):
+            raw = connection.get_extra_info("socket")
+            raw.setsockopt(sockets.IPPROTO_TCP, option, UNSENT)
