@@ -7,7 +7,6 @@ ComfyUI without the pack. With `-s` both say what they measured.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import urllib.request
@@ -21,6 +20,7 @@ from sidestream.tests.graphs import demo_graph
 from sidestream.tests.helpers import wait_until
 from sidestream.tests.sockets import RawSocket
 from sidestream.tools.comfy_client import ComfyClient
+from sidestream.tools.local import opened
 
 if TYPE_CHECKING:
     from sidestream.tools.comfy_client import Run as Seen
@@ -46,13 +46,8 @@ def queue_for(client_id: str | None, url: str, prompt: dict[str, Any]) -> str:
     """Queue a prompt as any client, or as none."""
     body = {"prompt": prompt} | ({} if client_id is None else {"client_id": client_id})
     request = urllib.request.Request(f"{url}/prompt", json.dumps(body).encode())
-    with direct().open(request, timeout=30) as answer:
+    with opened(request, timeout=30) as answer:
         return str(json.load(answer)["prompt_id"])
-
-
-def direct() -> urllib.request.OpenerDirector:
-    """Opens addresses without a websocket and without a proxy."""
-    return urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def ended_well(client: ComfyClient, prompt_id: str, seconds: float = 180) -> bool:
@@ -138,24 +133,23 @@ def test_i5_a_client_that_stops_reading_costs_others_no_frame_no_time_and_the_se
 ):
     host = Host(running, client, PREVIEWS)
     host.sample(100)
-    alone, beside = [], []
-    for turn in itertools.count():  # by turns, and the best of each: the machine has other work
-        alone.append(p95(host.late(host.sample(100)[0])))
+    for turn in range(6):  # the machine has other work: what is close in time is compared
+        alone = p95(host.late(host.sample(100)[0]))
         with stalled(client, host.graph, f"stalled-{turn}"):
             before = host.megabytes()
             seen, most = host.sample(FRAMES if turn == 0 else 100)
-        beside.append(p95(host.late(seen)))
+        beside = p95(host.late(seen))
+        print(
+            f"\nSideStream, a client stalled: {len(seen.frames)} frames at another, server's memory"
+            f" {most - before:+.1f} MB; p95 from callback to client {alone:.4f} s without,"
+            f" {beside:.4f} s beside it"
+        )
         if turn == 0:
-            print(
-                f"\nSideStream, a client stalled: {len(seen.frames)} of {FRAMES} frames at"
-                f" another, server's memory {most - before:+.1f} MB"
-            )
             assert len(seen.frames) > 0.5 * FRAMES
             assert most - before < 50
-        if min(beside) <= 1.5 * min(alone) or turn == 5:
+        if beside <= 1.5 * alone:
             break
-    print(f"p95 from callback to client: alone {min(alone):.4f} s, beside {min(beside):.4f} s")
-    assert min(beside) <= 1.5 * min(alone)
+    assert beside <= 1.5 * alone
     assert wait_until(lambda: counters(client)["active_runs"] == 0)
 
 
@@ -225,7 +219,7 @@ def test_a_client_that_reconnects_is_not_held_up_by_its_old_connection(running, 
 
 def test_a_prompt_that_nobody_watches_makes_no_frame(running):
     def ask(path: str) -> Any:
-        with direct().open(running.url + path, timeout=30) as answer:
+        with opened(running.url + path, timeout=30) as answer:
             return json.load(answer)
 
     def frames_of(client_id: str | None) -> int:
@@ -245,9 +239,7 @@ def test_a_prompt_that_nobody_watches_makes_no_frame(running):
 # Many clients, and strange ones
 
 
-def test_i8_of_200_clients_the_one_that_queued_gets_its_frames_and_nobody_else_any(
-    running, client
-):
+def test_i8_of_200_clients_the_one_that_queued_gets_its_frames_and_nobody_else_any(running, client):
     with contextlib.ExitStack() as stack:
         others = [stack.enter_context(RawSocket(running.url, f"idle-{i}")) for i in range(200)]
         seen = client.run(demo_graph(PREVIEWS, steps=20, seconds=0.03))

@@ -5,15 +5,30 @@ Interrupted at every step, cleared, one behind the other, unloaded in between, r
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import sys
+import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
+from aiohttp import web
+from sidestream.preview.decoders.cache import DecoderCache
+from sidestream.preview.engine import Engines
 from sidestream.tests.graphs import SAVE, demo_graph, insert
-from sidestream.tests.helpers import wait_until
+from sidestream.tests.helpers import (
+    CPU,
+    FakeSink,
+    FakeSource,
+    a_book,
+    capture,
+    start_run,
+    wait_until,
+)
 from sidestream.tests.pictures import decoded
 from sidestream.tools.comfy_client import Event, Frame
 
@@ -168,16 +183,30 @@ def test_i10_a_pack_reloaded_in_mid_run_goes_on_with_one_worker(running, client)
 
 # Stopped
 
-BAD_ENDS = ("Traceback", "never awaited", "was destroyed", "SideStream]", "Exception ignored")
+# Of its own coroutines ComfyUI may say that nobody awaited them, with and without the pack.
+BAD_ENDS = (
+    "Traceback",
+    r"coroutine '(?!PromptServer\.)\S+' was never awaited",
+    "was destroyed",
+    r"SideStream\]",
+    "Exception ignored",
+)
+
+
+def endings(log: str) -> dict[str, dict[str, Any]]:
+    """What the pack `ending` said, by moment."""
+    told = [json.loads(line) for line in re.findall(r"^\[ending\] (.+)$", log, re.MULTILINE)]
+    return {each["moment"]: each for each in told}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signal for one process")
 @pytest.mark.parametrize("decoder_seconds", [0.0, 60.0])
 def test_a_server_stopped_in_mid_run_ends_soon_and_silently(comfy_host, connect, decoder_seconds):
-    # How long ComfyUI itself takes depends on the machine; a worker that it waits for takes a
-    # minute. Its own worker thread may end it with SIGABRT, with and without the pack.
-    running = comfy_host(hostpack=("probe",), fresh=True)
+    # The pack's part ends with the last handler: from there on the interpreter takes itself apart,
+    # which needs seconds of a CPU, or is cut short by SIGABRT, with and without the pack.
+    running = comfy_host(hostpack=("probe",), early=("ending",), fresh=True)
     client = connect(running)
+    assert client.post("/ending", {}) is True
     prompt = graph(steps=2000)
     insert(prompt, "9", "ProbeSampling", name="stopped", decoder_seconds=decoder_seconds)
     prompt_id = client.queue(prompt)
@@ -185,6 +214,38 @@ def test_a_server_stopped_in_mid_run_ends_soon_and_silently(comfy_host, connect,
         if isinstance(message, Event) and message.type == "progress" and message.data["value"] == 5:
             break
     since = len(running.log_text)
+    stopped = time.monotonic()
     os.kill(running.process.pid, signal.SIGINT)
-    running.process.wait(30)
-    assert not [bad for bad in BAD_ENDS if bad in running.log_text[since:]]
+    running.process.wait(50)  # one that waits for the hanging decoder takes 60
+    log = running.log_text[since:]
+    assert not [bad for bad in BAD_ENDS if re.search(bad, log)]
+    said = endings(log)
+    assert said["first"]["threads"] == ["SideStream cpu"]
+    assert said["last"]["threads"] == (["SideStream cpu"] if decoder_seconds else [])
+    assert said["last"]["clock"] - stopped < 2
+
+
+def test_of_packs_loaded_anew_only_the_last_is_closed_at_the_end(
+    comfy, latent_preview, monkeypatch
+):
+    from sidestream.preview import pack as packs
+
+    handlers: list[Any] = []
+    ways = SimpleNamespace(register=handlers.append, unregister=handlers.remove)
+    monkeypatch.setattr(packs, "atexit", ways)
+    server = comfy.server.PromptServer.instance
+    monkeypatch.setattr(server, "routes", web.RouteTableDef())
+    monkeypatch.setattr(server, "sidestream", None, raising=False)
+    loaded = [packs.start() for _ in range(3)]
+    assert handlers == [loaded[-1].close]
+    loaded[-1].close()
+
+
+def test_i11_a_sampler_that_begins_when_all_is_closed_leaves_no_worker():
+    engines = Engines(DecoderCache(), FakeSink())
+    engines.close()
+    engine = engines.of(CPU)
+    run = start_run(a_book(), FakeSource())
+    capture(engine, run, 1)
+    assert run._open == 0
+    assert wait_until(lambda: not engine.alive)
