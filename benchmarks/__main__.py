@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 REPO = Path(__file__).resolve().parent.parent
-CASES = ("sdxl", "sd15", "sd15-launch", "wan", "vae")
+CASES = ("sdxl", "sd15", "sd15-launch", "stages", "wan", "vae")
 IDLE = 10.0
 """Seconds without sampling, after which SideStream has given its working memory back."""
 
@@ -140,11 +140,11 @@ def main() -> None:
     print(json.dumps(about))
     for case in arguments.case or CASES:
         limits = (arguments.repetitions, arguments.seconds)
-        result = bench(case, arguments.only, *limits, arguments.seed)
-        print(table(result), flush=True)
+        result = about | bench(case, arguments.only, *limits, arguments.seed)
         if arguments.output:
             arguments.output.mkdir(parents=True, exist_ok=True)
-            (arguments.output / f"{case}.json").write_text(json.dumps(about | result, indent=1))
+            (arguments.output / f"{case}.json").write_text(json.dumps(result, indent=1))
+        print(table(result), flush=True)
 
 
 if __name__ == "__main__":

@@ -62,6 +62,17 @@ def table(result: dict[str, Any]) -> str:
     )
 
 
+def parts(result: dict[str, Any]) -> str:
+    """What `python -m benchmarks.callback` saw as a Markdown table."""
+    gpu, python = result["sd15"], result["sd15-launch"]
+    rows: list[list[Any]] = [["part of the callback", "GPU-bound (µs)", "launch-bound (µs)"]]
+    whole = "*all of it, with no clocks inside*"
+    rows.append([whole, gpu["callback_p50_us"], python["callback_p50_us"]])
+    rows += [[part, spent, python["parts_us"][part]] for part, spent in gpu["parts_us"].items()]
+    about = f"{result['date']}, {result['device']}, torch {result['torch']}: `{result['command']}`"
+    return f"{about}\n\n{markdown(rows)}"
+
+
 def comparison(*names: str) -> str:
     """The README's table: median ratios of some providers in several cases."""
     rows: list[list[Any]] = [["", "ComfyUI", "a thread per step on a side stream", "SideStream"]]
@@ -83,7 +94,10 @@ def filled(document: str) -> str:
 
     def one(match: re.Match[str]) -> str:
         name, *more = match[1].split()
-        made = comparison(*more) if name == "comparison" else table(load(name))
+        if name == "comparison":
+            made = comparison(*more)
+        else:
+            made = parts(load(name)) if name == "callback" else table(load(name))
         return f"<!-- table {match[1]} -->\n{made}\n<!-- end -->"
 
     return re.sub(r"<!-- table ([^>]+?) -->\n.*?<!-- end -->", one, document, flags=re.DOTALL)

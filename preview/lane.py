@@ -7,12 +7,14 @@ and `HostLane` decodes on the CPU what a GPU samples.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -175,25 +177,28 @@ class HostLane(CudaStaging):
         self.device = torch.device("cpu")
         self._stream = torch.cuda.Stream(source)
         self._landed = torch.cuda.Event(blocking=True)
-        self._pinned: torch.Tensor | None = None
+        self._pinned: list[torch.Tensor] = []  # one at most
+        never_free_of_a_lost_device(self, self._pinned, self._stream)
 
     def working(self) -> AbstractContextManager[object]:
         return on_streams(self._stream)
 
     def render(self, slot: Slot, painter: Painter) -> tuple[Arrays, float]:
         latent = slot.latent
-        if self._pinned is None or self._pinned.shape != latent.shape:
-            self._pinned = torch.empty(latent.shape, dtype=latent.dtype, pin_memory=True)
         self._stream.wait_event(slot.written)
-        self._pinned.copy_(latent, non_blocking=True)
+        if not self._pinned or self._pinned[0].shape != latent.shape:
+            self._pinned[:] = [torch.empty(latent.shape, dtype=latent.dtype, pin_memory=True)]
+        pinned = self._pinned[0]
+        pinned.copy_(latent, non_blocking=True)
         self._landed.record(self._stream)
         self._landed.synchronize()
         start = time.thread_time()
-        results = tuple(each.numpy() for each in painter(self._pinned))
+        results = tuple(each.numpy() for each in painter(pinned))
         return results, time.thread_time() - start
 
     def release(self) -> None:
-        self._pinned = None
+        if not is_lost(self._stream):
+            self._pinned.clear()
 
 
 @dataclass(slots=True, eq=False)
@@ -205,6 +210,45 @@ class Program:
     results: list[torch.Tensor] | None = None  # pinned
     graph: Graph | None = None
     recordable: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Memory:
+    """What a lane holds of its device and of pinned memory."""
+
+    programs: OrderedDict[Hashable, Program] = field(default_factory=OrderedDict)
+    pool: Any = None
+    """The programs', which run one after the other."""
+
+    def clear(self) -> None:
+        self.programs.clear()
+        self.pool = None
+
+
+def is_lost(*streams: torch.cuda.Stream) -> bool:
+    """Whether a device has failed for good, as after a kernel's failed assertion. Never waits."""
+    try:
+        for stream in streams:
+            stream.query()
+    except RuntimeError:
+        return True
+    return False
+
+
+def never_free_of_a_lost_device(
+    owner: object, memory: object, *streams: torch.cuda.Stream
+) -> None:
+    """Let `memory` outlive `owner`, and Python itself, where the device of a stream is lost.
+
+    Torch ends the whole process when pinned memory or a pool is freed whose device is lost. The
+    error is then the sampler's to tell, and ComfyUI goes on to answer.
+    """
+
+    def keep() -> None:
+        if is_lost(*streams):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(memory))
+
+    weakref.finalize(owner, keep)
 
 
 @contextmanager
@@ -227,6 +271,8 @@ class CudaLane:
     """
 
     PROGRAMS = 4
+    PRIORITY = -1
+    """Above the sampler's: a decoder's kernels are short, and each would wait for a long one."""
     use_graphs = True
 
     def __init__(self, device: torch.device, source: torch.device) -> None:
@@ -234,23 +280,24 @@ class CudaLane:
         staging = CudaStaging(source) if source.type == "cuda" else PlainStaging(source)
         self.slot, self.stage, self.settled = staging.slot, staging.stage, staging.settled
         # A copy between devices runs on streams of both.
-        self.stream = torch.cuda.Stream(device)
+        self.stream = torch.cuda.Stream(device, priority=self.PRIORITY)
         on_source = source.type == "cuda" and source != device
         self._fetching = torch.cuda.Stream(source) if on_source else self.stream
         self._start = torch.cuda.Event(enable_timing=True)
         self._end = torch.cuda.Event(enable_timing=True, blocking=True)
         self._graphs = self.use_graphs and graphs.available()
-        self._programs: OrderedDict[Hashable, Program] = OrderedDict()
+        self._memory = Memory()
+        never_free_of_a_lost_device(self, self._memory, self._fetching, self.stream)
         self._ran: dict[Hashable, list[tuple[torch.Size, torch.dtype]]] = {}
-        self._pool: Any = None
 
     def working(self) -> AbstractContextManager[object]:
         return on_streams(self._fetching, self.stream)
 
     def render(self, slot: Slot, painter: Painter) -> tuple[Arrays, float]:
-        program = self._program(slot, painter)
         if slot.written is not None:
+            # First of all: on a lost device this fails before memory is let go.
             self._fetching.wait_event(slot.written)
+        program = self._program(slot, painter)
         with span("decode"):
             self._start.record(self.stream)
             program.latent.copy_(slot.latent, non_blocking=True)
@@ -263,24 +310,25 @@ class CudaLane:
         return arrays, self._start.elapsed_time(self._end) / 1000
 
     def release(self) -> None:
-        self._programs.clear()
-        self._pool = None
+        if not is_lost(self._fetching, self.stream):
+            self._memory.clear()
 
     def _program(self, slot: Slot, painter: Painter) -> Program:
         staged = slot.latent
         key = (painter, staged.shape, staged.dtype)
-        program = self._programs.get(key)
+        programs = self._memory.programs
+        program = programs.get(key)
         if program is None:
             latent = torch.empty(staged.shape, dtype=staged.dtype, device=self.device)
-            program = self._programs[key] = Program(key, latent)
+            program = programs[key] = Program(key, latent)
             known = self._ran.get(key)
             if known is not None:
                 # It ran before, though its memory was given back: it can be recorded at once.
                 program.results = [torch.empty(s, dtype=d, pin_memory=True) for s, d in known]
                 program.recordable = self._graphs
-            if len(self._programs) > self.PROGRAMS:
-                self._programs.popitem(last=False)
-        self._programs.move_to_end(key)
+            if len(programs) > self.PROGRAMS:
+                programs.popitem(last=False)
+        programs.move_to_end(key)
         return program
 
     def _run(self, program: Program, painter: Painter) -> None:
@@ -292,13 +340,13 @@ class CudaLane:
             program.graph.launch()
             return
         first = program.results is None
-        with self._memory():
+        with self._pooled():
             self._paint(program, painter)
         program.recordable = first and self._graphs and painter.recordable
 
     def _record(self, program: Program, painter: Painter) -> None:
         try:
-            with self._memory():
+            with self._pooled():
                 program.graph = Graph(self.stream, lambda: self._paint(program, painter))
         except (GraphError, RuntimeError) as error:
             log.warning(
@@ -319,13 +367,13 @@ class CudaLane:
         for result, each in zip(program.results, made, strict=True):
             result.copy_(each, non_blocking=True)
 
-    def _memory(self) -> AbstractContextManager[object]:
-        """Take memory from the pool of this lane's graphs, which run one after the other."""
+    def _pooled(self) -> AbstractContextManager[object]:
+        """Take memory from the pool of this lane's graphs."""
         if not self._graphs:
             return nullcontext()
-        if self._pool is None:
-            self._pool = torch.cuda.MemPool()
-        return torch.cuda.use_mem_pool(self._pool)
+        if self._memory.pool is None:
+            self._memory.pool = torch.cuda.MemPool()
+        return torch.cuda.use_mem_pool(self._memory.pool)
 
 
 def lane_for(device: torch.device, source: torch.device) -> Lane:

@@ -11,6 +11,7 @@ import ast
 import functools
 import importlib
 import inspect
+import itertools
 import json
 import re
 import shlex
@@ -367,27 +368,29 @@ def test_every_promise_names_a_test_and_every_module_its_room():
     text = text_of(ARCHITECTURE)
     assert unguarded(text) == []
     modules = {f"preview/{p.name}" for p in (REPO / "preview").glob("*.py")}
-    assert modules - rooms(text) == {"preview/__init__.py"}
+    folders = {f"preview/{p.parent.name}/" for p in (REPO / "preview").glob("*/__init__.py")}
+    assert (modules | folders) - rooms(text) == {"preview/__init__.py"}
+    inner = {p.name for p in (REPO / "preview" / "host").glob("[!_]*.py")}
+    assert {name for name in inner if f"`{name}`" not in text} == set()
 
 
 @functools.cache
 def _needs_comfyui(path: Path) -> bool:
     """Whether importing a module of preview/ imports `host`, by whatever way."""
-    if path.name == "host.py":
-        return True
     imported: set[str] = set()
     for node in ast.parse(text_of(path)).body:
         if isinstance(node, ast.ImportFrom) and node.level == 1:
             imported |= {node.module} if node.module else {alias.name for alias in node.names}
     files = [path.parent / f"{name.replace('.', '/')}.py" for name in imported]
-    return any(_needs_comfyui(file) for file in files if file.exists())
+    return "host" in imported or any(_needs_comfyui(file) for file in files if file.exists())
 
 
 def test_only_the_rooms_that_are_named_need_comfyui():
     sentence = re.search(r"All of it but (.+?) is\s+imported", text_of(ARCHITECTURE), re.DOTALL)
     assert sentence is not None
-    named = set(re.findall(r"`(\w+\.py)`", sentence[1]))
-    assert named == {p.name for p in (REPO / "preview").glob("*.py") if _needs_comfyui(p)}
+    named = set(re.findall(r"`(\w+(?:\.py|/))`", sentence[1]))
+    needing = {p.name for p in (REPO / "preview").glob("*.py") if _needs_comfyui(p)}
+    assert named == {"host/", *needing}
 
 
 # Numbers
@@ -408,7 +411,11 @@ def saved_numbers() -> set[tuple[str, str]]:
     """All that saved results can be rounded to, with the unit."""
     known = set()
     for path in report.RESULTS.glob("*.json"):
-        for row in json.loads(text_of(path)).get("rows", []):
+        result = json.loads(text_of(path))
+        for seconds in itertools.chain(*result.get("seconds", {}).values()):
+            step = seconds / result["steps"] * 1000
+            known |= {(rounded, "ms") for rounded in _roundings(step, 2)}
+        for row in result.get("rows", []):
             for key, value in row.items():
                 if key.startswith("ratio"):
                     known |= {(rounded, "%") for rounded in _roundings((value - 1) * 100, 1)}

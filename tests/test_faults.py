@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import builtins
 import errno
+import gc
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,10 +15,11 @@ import pytest
 import torch
 from sidestream.preview import animator, encode, runs
 from sidestream.preview import engine as engine_module
-from sidestream.preview.decoders import DecoderCache
+from sidestream.preview.decoders.cache import DecoderCache
+from sidestream.preview.decoders.ladder import Ladder
 from sidestream.preview.decoders.taesd import TaesdSource, decoder_layers
 from sidestream.preview.engine import SLOTS, Engine
-from sidestream.preview.lane import PlainLane
+from sidestream.preview.lane import Memory, PlainLane, never_free_of_a_lost_device
 from sidestream.preview.runs import Run
 from sidestream.preview.transport import Transport
 from sidestream.tests.helpers import (
@@ -525,3 +528,44 @@ def test_i4_ksampler_does_not_wait_for_a_decoder_that_hangs(
     gate.open.set()
     assert torch.equal(latent, expected)
     assert client.frames == []
+
+
+class Stream:
+    """As a CUDA stream, of a device that is well or lost."""
+
+    def __init__(self, lost: bool) -> None:
+        self.lost = lost
+
+    def query(self) -> bool:
+        if self.lost:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        return False
+
+
+class Thing:
+    """Something that can be referred to weakly."""
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_i6_memory_of_a_lost_device_is_never_freed(lost: bool) -> None:
+    """Torch ends the process when pinned memory is freed whose device has failed."""
+    memory, owner, pool = Memory(), Thing(), Thing()
+    memory.pool, seen = pool, weakref.ref(pool)
+    streams: Any = (Stream(False), Stream(lost))
+    never_free_of_a_lost_device(owner, memory, *streams)
+    del memory, owner, pool
+    gc.collect()
+    assert (seen() is not None) == lost
+
+
+def test_latents_are_staged_as_the_rung_in_use_wants_them() -> None:
+    rungs = FakeSource(name="one"), FakeSource(name="other")
+    wanted = {rungs[0]: torch.float16, rungs[1]: torch.bfloat16}
+    asked = []
+    for rung in rungs:
+        rung.dtype = lambda device, rung=rung: asked.append(device) or wanted[rung]  # type: ignore
+    ladder = Ladder(rungs)
+    assert [ladder.staging_dtype(CPU) for _ in range(3)] == [torch.float16] * 3
+    assert asked == [CPU]  # once, since it is asked in the sampler's callback
+    ladder.step_down(rungs[0], RuntimeError("no"))
+    assert ladder.staging_dtype(CPU) == torch.bfloat16

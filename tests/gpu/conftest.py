@@ -13,6 +13,11 @@ from sidestream.benchmarks import models, standin
 
 
 @pytest.fixture(scope="session")
+def cuda():
+    return torch.device("cuda", 0)
+
+
+@pytest.fixture(scope="session")
 def comfyui():
     """ComfyUI's modules from COMFYUI_PATH, with a stand-in for its server."""
     tree = os.environ.get("COMFYUI_PATH")

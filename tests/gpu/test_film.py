@@ -12,7 +12,8 @@ from PIL import Image, ImageSequence
 from sidestream.benchmarks.weights import WAN, video_decoder
 from sidestream.preview import animator as animator_module
 from sidestream.preview import engine as engine_module
-from sidestream.preview.decoders import DecoderCache, ReelPainting
+from sidestream.preview.decoders.cache import DecoderCache
+from sidestream.preview.decoders.painting import ReelPainting
 from sidestream.preview.decoders.taehv import TaehvSource
 from sidestream.preview.engine import Engine
 from sidestream.preview.lane import CudaLane
@@ -25,11 +26,6 @@ FRAMES = 6
 
 def half(device):
     return torch.float16
-
-
-@pytest.fixture
-def cuda():
-    return torch.device("cuda", 0)
 
 
 @pytest.fixture
@@ -96,7 +92,7 @@ def test_i2_i3_films_are_of_their_step_on_any_stream(cuda, sink, engine, source,
             latent.fill_(-9)
             assert wait_until(lambda n=step: len(films(sink)) == n, 30)
     assert [film.step for film in films(sink)] == list(steps)
-    graphs = [p.graph for p in engine.lane._programs.values()]
+    graphs = [p.graph for p in engine.lane._memory.programs.values()]
     assert len(graphs) == 2  # of stills and of films
     assert all(graphs)
     for step, film in zip(steps, films(sink), strict=True):

@@ -18,7 +18,8 @@ from PIL import Image
 from sidestream.preview import engine as engine_module
 from sidestream.preview import graphs, runs
 from sidestream.preview import lane as lane_module
-from sidestream.preview.decoders import DecoderCache, Painting
+from sidestream.preview.decoders.cache import DecoderCache
+from sidestream.preview.decoders.painting import Painting
 from sidestream.preview.decoders.taesd import TaesdSource, decoder_layers
 from sidestream.preview.engine import Engine
 from sidestream.preview.lane import CudaLane, HostLane, lane_for
@@ -35,11 +36,6 @@ from sidestream.tests.helpers import (
 pytestmark = pytest.mark.gpu
 
 SHAPE = (1, 4, 64, 64)
-
-
-@pytest.fixture
-def cuda():
-    return torch.device("cuda", 0)
 
 
 @pytest.fixture
@@ -97,7 +93,7 @@ def test_i2_i3_500_frames_behind_a_slow_kernel_and_before_an_overwrite(
             assert wait_until(lambda: run._open == 0)
     assert len(sink.frames) == frames
     assert [grey(frame) for frame in sink.frames] == [frame.step for frame in sink.frames]
-    program = next(iter(engine.lane._programs.values()))
+    program = next(iter(engine.lane._memory.programs.values()))
     assert (program.graph is not None) == use_graphs
 
 
@@ -332,7 +328,7 @@ def test_i11_nothing_goes_back_while_something_samples(cuda, engine_of, monkeypa
         stage(engine, run, torch.zeros(SHAPE, device=cuda))
         assert wait_until(lambda: run._open == 0)
     time.sleep(0.5)
-    assert engine.lane._programs
+    assert engine.lane._memory.programs
 
 
 def test_graphs_are_bounded(cuda, engine_of):
@@ -344,7 +340,7 @@ def test_graphs_are_bounded(cuda, engine_of):
             run.at(step, 4)
             stage(engine, run, torch.zeros(SHAPE, device=cuda))
             assert wait_until(lambda run=run: run._open == 0)
-    assert len(engine.lane._programs) == CudaLane.PROGRAMS
+    assert len(engine.lane._memory.programs) == CudaLane.PROGRAMS
 
 
 def psnr(one, other):
@@ -433,7 +429,7 @@ sys.path.insert(0, {tests!r})
 import conftest  # names the pack
 from sidestream.preview import runs
 from sidestream.tests.helpers import FakeSink, FakeSource, a_book, start_run, stage
-from sidestream.preview.decoders import DecoderCache
+from sidestream.preview.decoders.cache import DecoderCache
 from sidestream.preview.engine import Engine
 from sidestream.preview.lane import lane_for
 
@@ -462,6 +458,7 @@ if previews:
     run.abort()
     start = time.monotonic()
     engine.close()
+    engine.lane.release()
     print("CLOSED", not engine.alive, run._open)
 print("END")
 """
@@ -474,7 +471,7 @@ def test_i6_a_samplers_own_fatal_error_is_the_samplers(tmp_path):
     results = {}
     for previews in ("without", "with"):
         command = [sys.executable, str(script), previews]
-        # A hang at exit is a timeout here; an abort at exit is a return code.
+        # A hang at exit is a timeout here; an abort, then or before, is a return code.
         results[previews] = subprocess.run(command, capture_output=True, text=True, timeout=120)
     for done in results.values():
         assert done.returncode == results["without"].returncode, done.stderr

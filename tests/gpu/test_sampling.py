@@ -18,11 +18,11 @@ def sampled(sampling, sampler, settings):
     from sidestream.benchmarks.standin import begin_prompt, end_prompt
 
     begin_prompt(sampling.server, {"sidestream": settings})
-    callback = latent_preview.prepare_callback(sampling._model, 8)
+    callback = latent_preview.prepare_callback(sampling.model, 8)
     torch.manual_seed(5)
     with torch.inference_mode():
         latents = comfy.sample.sample(
-            sampling._model,
+            sampling.model,
             sampling._noise,
             8,
             7.0,
@@ -52,7 +52,7 @@ def test_i4_latents_are_bit_identical_on_off_and_absent(
 
     monkeypatch.setattr(k, "default_noise_sampler", lambda x, seed=None: gpu_noise(x, 0, 0))
     unet, model = shaped
-    case = Case(unet, unet, 512, 1, 8, 1)
+    case = Case(unet, unet, (1, 4, 64, 64), 8, 1)
     sampling = measure.Sampling(case, model, comfyui, DEVICE)
     pack._provider.uninstall()
     sampled(sampling, sampler, {})  # a process's first run may differ from all others by itself
@@ -71,7 +71,7 @@ def test_i4_latents_are_bit_identical_on_off_and_absent(
 
 
 def test_i3_every_frame_of_a_real_run_is_the_decode_of_its_step(comfyui, pack):
-    case = Case("sd15", "sd15", 512, 1, 60, 1)
+    case = Case("sd15", "sd15", (1, 4, 64, 64), 60, 1)
     model = models.build("sd15", DEVICE)
     sampling = measure.Sampling(case, model, comfyui, DEVICE)
     pack._provider.uninstall()

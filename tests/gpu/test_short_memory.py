@@ -6,7 +6,7 @@ import logging
 
 import pytest
 import torch
-from sidestream.preview.decoders import DecoderCache
+from sidestream.preview.decoders.cache import DecoderCache
 from sidestream.preview.decoders.taesd import TaesdSource, decoder_layers
 from sidestream.preview.decoders.vae import RESERVE, VaeSource
 from sidestream.preview.engine import Engine
@@ -19,11 +19,6 @@ pytestmark = pytest.mark.gpu
 
 def half(device):
     return torch.bfloat16
-
-
-@pytest.fixture
-def cuda():
-    return torch.device("cuda", 0)
 
 
 @pytest.fixture

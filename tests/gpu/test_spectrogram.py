@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sidestream.preview.decoders import Painting
+from sidestream.preview.decoders.painting import Painting
 from sidestream.preview.decoders.spectrogram import SpectrogramSource
 
 pytestmark = pytest.mark.gpu

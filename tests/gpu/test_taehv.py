@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sidestream.preview.decoders import EVERYTHING
+from sidestream.preview.decoders.painting import EVERYTHING
 from sidestream.preview.decoders.taehv import Affine, Layout, Network, Taehv
 
 pytestmark = pytest.mark.gpu
