@@ -11,6 +11,8 @@ import dataclasses
 import functools
 import json
 import os
+import shlex
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -124,7 +126,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.comfyui is None:
         parser.error("say with --comfyui where ComfyUI is")
-    result = profiled(arguments.comfyui, arguments.repetitions)
+    command = shlex.join(["python", "-m", "benchmarks.callback", *sys.argv[1:]])
+    about = {"date": time.strftime("%Y-%m-%d"), "command": command}
+    result = about | profiled(arguments.comfyui, arguments.repetitions)
     text = json.dumps(result, indent=1)
     if arguments.output:
         arguments.output.write_text(text + "\n", "utf-8")

@@ -32,7 +32,7 @@ BUDGET_SHARE = 0.3
 A film is some twenty decodes and comes when it is done. A still picture is what one waits for.
 """
 SIZE = 0.75
-"""Of a still's longer side: a decoder may then mostly leave one more upsampling out."""
+"""Of `max_size`, for a video: its decoder may then mostly leave one more upsampling out."""
 ENCODING_SHARE = 0.1
 """Of a processor that encoding films may take: WebP's encoder holds Python's lock at times."""
 BATCH_RATE = 8.0
@@ -107,8 +107,6 @@ class Animator:
         run, slot = still.run, still.slot
         if slot is None or not moves(still, decoder, slot.latent):
             return False
-        if self._film is not None and self._film.still.run.ended and not run.ended:
-            self._stop()  # a node that samples once more has something newer to show
         wanted = self._film is None and runs.now() >= self._rests_until and not run.filmless
         if not (wanted and self._sink.animates(run)):
             return False
@@ -199,7 +197,7 @@ class Animator:
         if not film.todo:
             self._return_slot(film)
         film.decode_seconds += seconds
-        if film.painter is self._warm:
+        if film.painter == self._warm:
             self.budget.spend(runs.now(), seconds)
         else:
             self.budget.renew()

@@ -295,7 +295,6 @@ class CudaLane:
 
     def render(self, slot: Slot, painter: Painter) -> tuple[Arrays, float]:
         if slot.written is not None:
-            # First of all: on a lost device this fails before memory is let go.
             self._fetching.wait_event(slot.written)
         program = self._program(slot, painter)
         with span("decode"):
@@ -310,7 +309,7 @@ class CudaLane:
         return arrays, self._start.elapsed_time(self._end) / 1000
 
     def release(self) -> None:
-        if not is_lost(self._fetching, self.stream):
+        if not self._is_lost():
             self._memory.clear()
 
     def _program(self, slot: Slot, painter: Painter) -> Program:
@@ -326,7 +325,7 @@ class CudaLane:
                 # It ran before, though its memory was given back: it can be recorded at once.
                 program.results = [torch.empty(s, dtype=d, pin_memory=True) for s, d in known]
                 program.recordable = self._graphs
-            if len(programs) > self.PROGRAMS:
+            if len(programs) > self.PROGRAMS and not self._is_lost():
                 programs.popitem(last=False)
         programs.move_to_end(key)
         return program
@@ -366,6 +365,9 @@ class CudaLane:
                 del self._ran[next(iter(self._ran))]
         for result, each in zip(program.results, made, strict=True):
             result.copy_(each, non_blocking=True)
+
+    def _is_lost(self) -> bool:
+        return is_lost(self._fetching, self.stream)
 
     def _pooled(self) -> AbstractContextManager[object]:
         """Take memory from the pool of this lane's graphs."""

@@ -15,6 +15,7 @@ from sidestream.benchmarks.weights import WAN, video_decoder
 from sidestream.preview import animator as animator_module
 from sidestream.preview import engine as engine_module
 from sidestream.preview import runs
+from sidestream.preview.decoders.painting import ReelPainting
 from sidestream.preview.decoders.taehv import TaehvSource
 from sidestream.tests.helpers import (
     FakeSink,
@@ -114,22 +115,17 @@ def test_a_film_is_smaller_than_its_still_but_at_full_detail(detail, size):
     engine.close()
 
 
-def test_a_film_of_a_sampling_that_is_over_makes_room_for_the_next_ones(monkeypatch):
+def test_what_is_known_of_a_batchs_film_is_known_of_the_next(monkeypatch):
+    monkeypatch.setattr(animator_module, "ENCODING_SHARE", 1e9)
     sink, book = FakeSink(), a_book()
     engine = an_engine(sink)
-    before = start_run(book, FakeSource(FlatVideoDecoder()), budget=5)
-    engine._animator.budget.spend(runs.now(), 10.0)  # so that its film does not come soon
-    capture(engine, before, 1)
-    assert wait_until(lambda: engine._animator.run is before)
-    after = start_run(book, FakeSource(FlatVideoDecoder()), budget=0)
-    capture(engine, after, 1)
-    assert wait_until(lambda: len(stills(sink)) == 2)
-    assert engine._animator.run is before  # which still samples, as another GPU may
-    before.end()
-    capture(engine, after, 2)
-    assert wait_until(lambda: len(films(sink)) == 1)
-    assert films(sink)[0].run is after
-    assert wait_until(lambda: before._open == 0)
+    spent = []
+    monkeypatch.setattr(engine._animator.budget, "spend", lambda now, cost: spent.append(cost))
+    run = start_run(book, FakeSource(), batch="animation")
+    for step in (1, 2, 3):
+        capture(engine, run, step, torch.rand(4, 4, 8, 8), range(4))
+        assert wait_until(lambda n=step: len(films(sink)) == n)
+    assert len(spent) == 11  # all but the very first, which makes things ready
     engine.close()
 
 
@@ -339,13 +335,19 @@ def test_i11_an_idle_worker_keeps_nothing_of_a_film(monkeypatch):
     monkeypatch.setattr(engine_module, "IDLE_SECONDS", 0.05)
     sink, book = FakeSink(), a_book()
     engine = an_engine(sink)
+    reels = []
+
+    def painting(*arguments):
+        reel = ReelPainting(*arguments)
+        reels.append(weakref.ref(reel))
+        return reel
+
+    monkeypatch.setattr(animator_module, "ReelPainting", painting)
     run = start_run(book, FakeSource(FlatVideoDecoder()), budget=50)
     capture(engine, run, 1)
-    assert wait_until(lambda: engine._animator._reel is not None)
-    reel = weakref.ref(engine._animator._reel)
     assert wait_until(lambda: len(films(sink)) == 1)
     run.end()
-    assert wait_until(lambda: gc.collect() >= 0 and reel() is None)
+    assert wait_until(lambda: gc.collect() >= 0 and reels[0]() is None)
     assert not engine._slots._free
     engine.close()
 

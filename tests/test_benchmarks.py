@@ -84,3 +84,14 @@ def test_clocks_leave_an_object_as_it_was():
     assert "settled" in vars(staging)
     clocks.off()
     assert "settled" not in vars(staging)
+
+
+def test_what_the_clocks_saw_is_saved_as_the_documents_take_it(tmp_path, monkeypatch, capsys):
+    seen = {"callback_p50_us": 100.0, "parts_us": {"slot": 6.0}}
+    profiled = {"device": "a device", "torch": "2", "sd15": seen, "sd15-launch": seen}
+    monkeypatch.setattr(callback, "profiled", lambda tree, repetitions: profiled)
+    saved = tmp_path / "callback.json"
+    arguments = ["--comfyui", str(tmp_path), "--output", str(saved)]
+    monkeypatch.setattr(sys, "argv", ["callback", *arguments])
+    callback.main()
+    assert "| slot | 6.0 | 6.0 |" in report.parts(json.loads(saved.read_text("utf-8")))

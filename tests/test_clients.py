@@ -12,6 +12,7 @@ import os
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -133,23 +134,25 @@ def test_i5_a_client_that_stops_reading_costs_others_no_frame_no_time_and_the_se
 ):
     host = Host(running, client, PREVIEWS)
     host.sample(100)
-    for turn in range(6):  # the machine has other work: what is close in time is compared
-        alone = p95(host.late(host.sample(100)[0]))
-        with stalled(client, host.graph, f"stalled-{turn}"):
+    ratios: list[float] = []
+    while len(ratios) < 3 or (median(ratios) > 1.5 and len(ratios) < 9):
+        # By turns, so that what is close in time is compared: the machine has other work.
+        without, _ = host.sample(100)
+        with stalled(client, host.graph, f"stalled-{len(ratios)}"):
             before = host.megabytes()
-            seen, most = host.sample(FRAMES if turn == 0 else 100)
-        beside = p95(host.late(seen))
+            frames = 100 if ratios else FRAMES
+            seen, most = host.sample(frames)
+        assert len(without.frames) > 50
+        assert len(seen.frames) > 0.5 * frames
+        assert most - before < 50
+        alone, beside = p95(host.late(without)), p95(host.late(seen))
+        ratios.append(beside / alone)
         print(
-            f"\nSideStream, a client stalled: {len(seen.frames)} frames at another, server's memory"
-            f" {most - before:+.1f} MB; p95 from callback to client {alone:.4f} s without,"
-            f" {beside:.4f} s beside it"
+            f"\nSideStream, a client stalled: {len(seen.frames)} of {frames} frames at another,"
+            f" server's memory {most - before:+.1f} MB; p95 from callback to client {alone:.4f} s"
+            f" without, {beside:.4f} s beside it"
         )
-        if turn == 0:
-            assert len(seen.frames) > 0.5 * FRAMES
-            assert most - before < 50
-        if beside <= 1.5 * alone:
-            break
-    assert beside <= 1.5 * alone
+    assert median(ratios) <= 1.5
     assert wait_until(lambda: counters(client)["active_runs"] == 0)
 
 

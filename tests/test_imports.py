@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from sidestream.tools.host import Host
 
 REPO = Path(__file__).resolve().parent.parent
@@ -99,15 +100,17 @@ import sys
 from pathlib import Path
 from tools.coverage import enter_comfyui
 enter_comfyui(Path(sys.argv[1]))
-sys.modules["comfy_execution.utils"] = None
+sys.modules[sys.argv[2]] = None
 from sidestream.preview.pack import Pack
 pack = Pack()
 pack.install()
-assert "comfy_execution.utils" in pack.problem, pack.problem
+assert sys.argv[2] in pack.problem, pack.problem
 assert not pack.status()["provider"]["installed"]
 assert pack.report().count("not known") == 0, pack.report()
+assert pack.settings()["preview_size"] == 512
 """
 
 
-def test_i10_where_comfyui_lacks_a_module_the_pack_says_which(host: Host):
-    run(LACKING, str(host.tree))
+@pytest.mark.parametrize("module", ["latent_preview", "comfy_execution.utils"])
+def test_i10_where_comfyui_lacks_a_module_the_pack_says_which(host: Host, module: str):
+    run(LACKING, str(host.tree), module)

@@ -18,7 +18,7 @@ class Ladder:
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = list(sources)
-        self._dtypes: dict[torch.device, torch.dtype] = {}  # to ask the host takes its time
+        self._staging: tuple[Source, torch.device, torch.dtype] | None = None
 
     @property
     def current(self) -> Source | None:
@@ -26,19 +26,19 @@ class Ladder:
 
     def staging_dtype(self, device: torch.device) -> torch.dtype:
         """The type in which to stage latents for the current rung."""
-        dtype = self._dtypes.get(device)
-        if dtype is None:
-            source = self.current
-            dtype = torch.float32 if source is None else source.dtype(device)
-            self._dtypes[device] = dtype
-        return dtype
+        source, known = self.current, self._staging
+        if source is None:
+            return torch.float32
+        if known is None or known[0] is not source or known[1] != device:
+            # Kept, since to ask the host takes a third of the sampler's callback.
+            known = self._staging = (source, device, source.dtype(device))
+        return known[2]
 
     def step_down(self, source: Source, error: Exception) -> None:
         """Leave `source`, which failed with `error`, and say so in one line."""
         if self.current is not source:
             return
         self._sources.pop(0)
-        self._dtypes.clear()
         after = self.current
         log.warning(
             "[SideStream] %s previews failed (%s); this run goes on with %s.",

@@ -14,7 +14,8 @@ missing: str | None = None
 """The import that this ComfyUI does not allow; not all names below are there then."""
 
 try:
-    from . import previews
+    # What the settings and the report need first: they are for where something is amiss, too.
+    from .choices import chosen_method, method_of_prompt, preview_size
     from .formats import (
         decoder_file,
         decoder_name,
@@ -27,16 +28,14 @@ try:
     from .installation import folders, page_version, precision, sampling_device
     from .previews import (
         LatentPreviewer,
-        chosen_method,
         is_overridden_for_all,
         is_own_function,
         is_own_previewer,
         latent_frame,
         latent_preview,
-        method_of_prompt,
         own_previewer,
-        preview_size,
     )
+    from .previews import unexpected as unexpected_previews
     from .prompts import announced_steps, current_owner, extra_data, watch_sampling
     from .vaes import vae_copy
     from .wire import Server
@@ -50,7 +49,7 @@ class UnknownHost(Exception):
 
 def check() -> None:
     """Raises UnknownHost where something that SideStream builds on is not there or is different."""
-    problem = missing or previews.unexpected() or server.unexpected()
+    problem = missing or unexpected_previews() or server.unexpected()
     if problem is not None:
         raise UnknownHost(problem)
 

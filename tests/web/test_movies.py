@@ -6,6 +6,7 @@ import io
 import itertools
 import struct
 from collections.abc import Sequence
+from statistics import median
 
 import numpy as np
 import pytest
@@ -135,7 +136,7 @@ def test_it_plays_in_a_loop_each_frame_in_its_time(panel: PanelPage) -> None:
         """async () => {
           const seen = [];
           const range = document.querySelector(".ss-frames");
-          const end = performance.now() + 2700;
+          const end = performance.now() + 4500;
           while (performance.now() < end) {
             const index = Number(range.value);
             if (seen.at(-1)?.index !== index) seen.push({ index, at: performance.now() });
@@ -146,8 +147,9 @@ def test_it_plays_in_a_loop_each_frame_in_its_time(panel: PanelPage) -> None:
     )
     assert {each["index"] for each in seen} == set(range(6))
     assert any(b["index"] < a["index"] for a, b in itertools.pairwise(seen))  # round again
-    shown = {a["index"]: b["at"] - a["at"] for a, b in itertools.pairwise(seen[1:])}
-    assert shown[3] > 2.5 * max(shown[i] for i in shown if i != 3)
+    times = [(a["index"], b["at"] - a["at"]) for a, b in itertools.pairwise(seen[1:])]
+    long, short = ([ms for i, ms in times if (i == 3) == is_long] for is_long in (True, False))
+    assert min(long) > 2.5 * median(short)  # a busy machine may show any of them for longer
 
 
 def test_a_newer_animation_goes_on_at_the_same_place_without_a_gap(panel: PanelPage) -> None:

@@ -31,6 +31,7 @@ export function painterOf(canvas, drawn) {
   try {
     return new WorkerPainter(canvas, drawn);
   } catch {
+    endIdleWorker();
     return new PagePainter(canvas, drawn);
   }
 }
@@ -78,9 +79,7 @@ class WorkerPainter {
   close() {
     painters.delete(this.id);
     worker?.postMessage({ id: this.id, close: true });
-    if (painters.size > 0) return;
-    worker?.terminate();
-    worker = null;
+    endIdleWorker();
   }
 }
 
@@ -103,6 +102,12 @@ class PagePainter {
   close() {
     this.painter.show(null);
   }
+}
+
+function endIdleWorker() {
+  if (painters.size > 0) return;
+  worker?.terminate();
+  worker = null;
 }
 
 function startWorker() {

@@ -60,6 +60,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     if (document.fullscreenElement) void document.exitFullscreen();
     else void root.requestFullscreen();
   });
+  fullScreen.hidden = !document.fullscreenEnabled; // as on iPhones
   const popOut = canPopOut ? iconButton(element, "external-link", t("stage.popOut"), shared.popOut) : null;
   const toolbar = element(
     "div",
