@@ -221,7 +221,7 @@ def test_the_timeline_shows_the_animation_of_the_step_that_is_chosen(panel: Pane
     assert page.evaluate("() => sidestream.watching.run.frames.map((frame) => frame.step)") == [1, 2, 3, 4]
     page.evaluate("() => sidestream.watching.scrub(2)")
     page.locator(MOVIE).wait_for(state="hidden")
-    assert page.locator(f"{PANEL} .ss-player").is_hidden()
+    page.locator(f"{PANEL} .ss-player").wait_for(state="hidden")
     page.evaluate("() => sidestream.watching.scrub(1)")
     page.locator(MOVIE).wait_for()
     pause(panel)
