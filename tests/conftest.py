@@ -18,6 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine may stand still for seconds.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 REPO = Path(__file__).resolve().parent.parent
 HOSTPACK = Path(__file__).resolve().parent / "hostpack"

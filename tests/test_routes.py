@@ -248,7 +248,6 @@ deep = st.integers(1, MAX_BODY).map(lambda depth: b"[" * depth + b"]" * depth)
 bodies = st.binary() | deep | (values | changes | good).map(lambda each: json.dumps(each).encode())
 
 
-@settings(deadline=None)
 @given(bodies)
 def test_no_body_gets_through_unchecked_or_fails_otherwise_than_by_refusal(body):
     try:
@@ -286,7 +285,7 @@ methods = st.sampled_from(["POST"] * 3 + ["GET", "PUT", "DELETE", "PATCH", "HEAD
 requests = st.tuples(methods, paths, queries, kinds, origins, bodies)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.lists(requests, min_size=1, max_size=30))
 def test_i8_no_request_fails_the_server_or_reads_or_changes_what_is_anothers(asked):
     pack = TwoClients()

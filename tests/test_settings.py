@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, given
-from hypothesis import settings as budgets
+from hypothesis import given
 from hypothesis import strategies as st
 from sidestream.preview.settings import (
     DEFAULTS,
@@ -68,7 +67,6 @@ def test_salvage_keeps_what_is_good():
     assert salvaged([1])[0] == {}
 
 
-@budgets(suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 @given(
     st.dictionaries(
         st.text() | st.sampled_from(list(FIELDS)),

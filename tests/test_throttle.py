@@ -44,7 +44,6 @@ def test_the_last_step_does_not_pass_every_n_steps():
     assert admitted(20, 0.01, throttle_ms=60_000, every=3) == [1]
 
 
-@settings(deadline=None)
 @given(
     steps=st.integers(1, 200),
     every=st.integers(1, 30),
@@ -59,7 +58,7 @@ def test_never_two_too_close_and_never_off_the_grid(steps, every, throttle_ms, p
         assert (after - before) * pace >= throttle_ms / 1000 - 1e-6 or after == steps
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     decode=st.floats(0.0005, 1.0),
     percent=st.integers(1, 99),
