@@ -43,22 +43,33 @@ def enter_comfyui(tree: Path) -> None:
     folder_paths.folder_names_and_paths["vae_approx"] = ([folder], {".pth"})
 
 
+def install_pack(server: Any) -> tuple[Any, Any]:
+    """SideStream in the ComfyUI that was entered, and its engines. Raises SystemExit.
+
+    ComfyUI's progress goes to `server`, the stand-in.
+    """
+    import comfy.utils
+    from sidestream.benchmarks import standin
+    from sidestream.preview.pack import Pack
+
+    comfy.utils.set_progress_bar_global_hook(standin.progress_hook(server))
+    pack = Pack()
+    pack.install()
+    if pack.problem or pack._engines is None:
+        raise SystemExit(f"SideStream cannot be installed: {pack.problem}")
+    return pack, pack._engines
+
+
 def bench(
     case_name: str, only: list[str], repetitions: int | None, seconds: float, seed: int
 ) -> dict[str, Any]:
     """Run a case: every provider in a new random order, again and again, for so many seconds."""
-    import comfy.utils
     import torch
-    from sidestream.benchmarks import measure, models, providers, standin
-    from sidestream.preview import pack as pack_module
+    from sidestream.benchmarks import measure, models, providers
 
     device = torch.device("cuda", torch.cuda.current_device())
     server = sys.modules["server"].PromptServer.instance
-    comfy.utils.set_progress_bar_global_hook(standin.progress_hook(server))
-    pack = pack_module.Pack()
-    pack.install()
-    if pack.problem or pack._engines is None:
-        raise SystemExit(f"SideStream cannot be installed: {pack.problem}")
+    pack, engines = install_pack(server)
     pack._provider.uninstall()
     case = models.CASES[case_name]
     sampling = measure.Sampling(case, models.build(case.unet, device), server, device)
@@ -84,7 +95,7 @@ def bench(
             if not torch.equal(first, samples):
                 differing.add(provider.name)
     for provider in compared:
-        for engine in pack._engines.all():
+        for engine in engines.all():
             engine.lane.release()
         measure.measure_memory(sampling, provider, seen[provider.name])
     time.sleep(IDLE)

@@ -71,16 +71,10 @@ def profiled(tree: Path, repetitions: int) -> dict[str, Any]:
 
     server = standin.install()
     entry.enter_comfyui(tree)
-    import comfy.utils
+    pack, engines = entry.install_pack(server)
     import torch
     from sidestream.preview import engine, host, lane, provider, runs
-    from sidestream.preview import pack as pack_module
 
-    comfy.utils.set_progress_bar_global_hook(standin.progress_hook(server))
-    pack = pack_module.Pack()
-    pack.install()
-    if pack._engines is None:
-        raise SystemExit(f"SideStream cannot be installed: {pack.problem}")
     device = torch.device("cuda", 0)
     model = models.build("sd15", device)
     result: dict[str, Any] = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
@@ -106,7 +100,7 @@ def profiled(tree: Path, repetitions: int) -> dict[str, Any]:
             (torch.cuda.Event, "record", "recording the event"),
         ]:
             clocks.on(owner, attribute, part)
-        for each in pack._engines.all():  # a bound method, kept by the lane
+        for each in engines.all():  # a bound method, kept by the lane
             clocks.on(each.lane, "stage", "the copy's launch, and is a graph being recorded")
         for _ in range(repetitions):
             sampling.run(providers.EVERY_STEP)

@@ -31,13 +31,9 @@ def profiled(tree: Path, steps: int) -> dict[str, Any]:
 
     server = standin.install()
     entry.enter_comfyui(tree)
-    import comfy.utils
+    pack, _ = entry.install_pack(server)
     import torch
-    from sidestream.preview import pack as pack_module
 
-    comfy.utils.set_progress_bar_global_hook(standin.progress_hook(server))
-    pack = pack_module.Pack()
-    pack.install()
     device = torch.device("cuda", 0)
     case = dataclasses.replace(models.CASES["sd15"], steps=steps)
     sampling = measure.Sampling(case, models.build(case.unet, device), server, device)
