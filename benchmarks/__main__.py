@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 REPO = Path(__file__).resolve().parent.parent
-CASES = ("sdxl", "sd15", "sd15-launch", "stages", "wan", "vae")
+CASES = ("sdxl", "sd15", "sd15-launch", "wan", "vae")
 IDLE = 10.0
 """Seconds without sampling, after which SideStream has given its working memory back."""
 

@@ -6,13 +6,8 @@ too, so that the sum is above what `python -m benchmarks` measures.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
-import json
-import os
-import shlex
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -82,7 +77,8 @@ def profiled(tree: Path, repetitions: int) -> dict[str, Any]:
         case = dataclasses.replace(models.CASES[name], steps=30)
         sampling = measure.Sampling(case, model, server, device)
         sampling.run(providers.EVERY_STEP)
-        whole = [s * 1e6 for _ in range(repetitions) for s in sampling.run(providers.EVERY_STEP)[1]]
+        runs_of = [sampling.run(providers.EVERY_STEP)[1] for _ in range(repetitions)]
+        whole = [(end - start) * 1e6 for callbacks in runs_of for start, end in callbacks]
         clocks = Clocks()
         stage = lane.CudaStaging
         for owner, attribute, part in [
@@ -111,23 +107,7 @@ def profiled(tree: Path, repetitions: int) -> dict[str, Any]:
     return result
 
 
-def main() -> None:
-    """Profile, print and save."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.callback", description=__doc__)
-    parser.add_argument("--comfyui", type=Path, default=os.environ.get("COMFYUI_PATH"))
-    parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--output", type=Path, help="a file for the result")
-    arguments = parser.parse_args()
-    if arguments.comfyui is None:
-        parser.error("say with --comfyui where ComfyUI is")
-    command = shlex.join(["python", "-m", "benchmarks.callback", *sys.argv[1:]])
-    about = {"date": time.strftime("%Y-%m-%d"), "command": command}
-    result = about | profiled(arguments.comfyui, arguments.repetitions)
-    text = json.dumps(result, indent=1)
-    if arguments.output:
-        arguments.output.write_text(text + "\n", "utf-8")
-    print(text)
-
-
 if __name__ == "__main__":
-    main()
+    from . import program
+
+    program.run("callback", __doc__, profiled, repetitions=3)

@@ -44,8 +44,12 @@ class Sampling:
         generator = torch.Generator().manual_seed(7)
         self._noise = torch.randn(self._latent.shape, generator=generator)
 
-    def run(self, settings: dict[str, Any], watch: Any = None) -> tuple[torch.Tensor, list[float]]:
-        """Sample once through ComfyUI's code. Returns the latents and each callback's seconds.
+    def run(
+        self, settings: dict[str, Any], watch: Any = None
+    ) -> tuple[torch.Tensor, list[tuple[float, float]]]:
+        """Sample once through ComfyUI's code.
+
+        Returns the latents, and the second at which each callback began and ended.
 
         `watch(step, x0)` is called after each callback, for tests.
         """
@@ -54,12 +58,12 @@ class Sampling:
 
         begin_prompt(self.server, {"sidestream": settings})
         callback = latent_preview.prepare_callback(self.model, self.case.steps)
-        spent: list[float] = []
+        callbacks: list[tuple[float, float]] = []
 
         def timed(step: int, x0: torch.Tensor, x: torch.Tensor, total_steps: int) -> None:
             start = time.perf_counter()
             callback(step, x0, x, total_steps)
-            spent.append(time.perf_counter() - start)
+            callbacks.append((start, time.perf_counter()))
             if watch is not None:
                 watch(step + 1, x0)
 
@@ -82,7 +86,7 @@ class Sampling:
                 torch.cuda.synchronize(self.device)
         finally:
             end_prompt(self.server)
-        return samples, spent
+        return samples, callbacks
 
 
 def measure(
@@ -93,19 +97,19 @@ def measure(
     with provider.active():
         settle(server)
         start = time.perf_counter()
-        samples, spent = sampling.run(provider.settings)
+        samples, callbacks = sampling.run(provider.settings)
         seen.seconds.append(time.perf_counter() - start)
         settle(server)
-    seen.callbacks_ms += [seconds * 1000 for seconds in spent]
+    seen.callbacks_ms += [(end - begin) * 1000 for begin, end in callbacks]
     for picture in server.pictures:
         if picture.animated:
             seen.animated += 1
             continue
         seen.frames += 1
         seen.wrong += is_wrong(picture, references.get(provider.decoder, {}))
-        if picture.captured_to_sent_ms is not None:
-            seen.sent_ms.append(picture.captured_to_sent_ms)
-            seen.ready_ms.append(picture.ready_to_sent_ms or 0.0)
+        if picture.info:
+            seen.sent_ms.append(picture.info["captured_to_sent_ms"])
+            seen.ready_ms.append(picture.info["ready_to_sent_ms"])
     server.pictures.clear()
     return samples
 

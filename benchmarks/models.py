@@ -73,7 +73,6 @@ CASES = {
     "sdxl": Case("SDXL 1024², batch 4", "sdxl", (4, 4, 128, 128), 20, 5),
     "sd15": Case("SD1.5 512², batch 16", "sd15", (16, 4, 64, 64), 20, 5),
     "sd15-launch": Case("SD1.5 512², batch 1", "sd15", (1, 4, 64, 64), 30, 15),
-    "stages": Case("SD1.5 512², batch 1, stage by stage", "sd15", (1, 4, 64, 64), 30, 15),
     "wan": Case("Wan 832×480, 81 frames, 8 of 30 layers", "wan", (1, 16, 21, 60, 104), 20, 5),
     "vae": Case("SDXL 1024², batch 4, by a real VAE", "sdxl", (4, 4, 128, 128), 30, 5),
 }

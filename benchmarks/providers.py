@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
-from unittest import mock
 
 import torch
 
@@ -159,8 +157,6 @@ def compared(case: str, pack: Any, model: Any, device: torch.device) -> list[Pro
         return for_video(pack)
     if case == "vae":
         return for_vae(pack, model)
-    if case == "stages":
-        return for_stages(pack)
     return for_images(pack, device)
 
 
@@ -197,43 +193,6 @@ def for_vae(pack: Any, model: Any) -> list[Provider]:
             )
             for budget in (5, 20)
         ],
-    ]
-
-
-@contextmanager
-def cut_off(pack: Any, after: str) -> Iterator[None]:
-    """SideStream in charge, each frame dropped when it is `captured`, `decoded` or `encoded`."""
-    from sidestream.preview import encode, runs
-    from sidestream.preview.engine import Engine
-
-    def unpublished(engine: Engine, frame: Any) -> None:
-        engine._drop(frame, runs.LATE)
-
-    def unencoded(frame: Any, kind: str) -> None:
-        pass
-
-    def unsent(frame: Any) -> None:
-        frame.close(runs.LATE)
-
-    with ExitStack() as changed:
-        if after == "captured":
-            changed.enter_context(mock.patch.object(Engine, "publish", unpublished))
-        if after == "decoded":
-            changed.enter_context(mock.patch.object(encode, "encode_frame", unencoded))
-        changed.enter_context(mock.patch.object(pack._transport, "send", unsent))
-        with sidestream(pack):
-            yield
-
-
-def for_stages(pack: Any) -> list[Provider]:
-    """A frame's way, cut off after each of its stages, to see what each costs the sampler."""
-    return [
-        Provider("no previews", lambda: host_method("none")),
-        *[
-            Provider(f"SideStream, {stage} only", partial(cut_off, pack, stage), "", EVERY_STEP)
-            for stage in ("captured", "decoded", "encoded")
-        ],
-        Provider("SideStream, every step", lambda: sidestream(pack), "taesd", EVERY_STEP),
     ]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,7 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"{result['case']}: {result['steps']} steps, {result['repetitions']} repetitions,"
-            f" {result['date']}, {result['device']}, torch {result['torch']}:"
-            f" `{result['command']}`",
+            f" {about(result)}",
             "",
             markdown(
                 [[HEADS[key] for key in keys]] + [[row[k] for k in keys] for row in result["rows"]]
@@ -69,8 +69,25 @@ def parts(result: dict[str, Any]) -> str:
     whole = "*all of it, with no clocks inside*"
     rows.append([whole, gpu["callback_p50_us"], python["callback_p50_us"]])
     rows += [[part, spent, python["parts_us"][part]] for part, spent in gpu["parts_us"].items()]
-    about = f"{result['date']}, {result['device']}, torch {result['torch']}: `{result['command']}`"
-    return f"{about}\n\n{markdown(rows)}"
+    return f"{about(result)}\n\n{markdown(rows)}"
+
+
+def stages(result: dict[str, Any]) -> str:
+    """What `python -m benchmarks.stages` saw as a Markdown table."""
+    rows: list[list[Any]] = [
+        ["frames are", "steps", "ms a step without one", "ms more with one", "90 % interval", "%"]
+    ]
+    for row in result["rows"]:
+        interval = f"{row['low_ms']} to {row['high_ms']}"
+        numbers = [row[key] for key in ("steps", "without_ms", "extra_ms")]
+        rows.append([row["stage"], *numbers, interval, row["extra_percent"]])
+    return f"{result['case']}: {about(result)}\n\n{markdown(rows)}"
+
+
+def about(result: dict[str, Any]) -> str:
+    """When, where and how a result was made."""
+    made = f"{result['date']}, {result['device']}, torch {result['torch']}"
+    return f"{made}: `{result['command']}`"
 
 
 def comparison(*names: str) -> str:
@@ -89,15 +106,16 @@ def markdown(rows: list[list[Any]]) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
+FORMS: dict[str, Callable[[dict[str, Any]], str]] = {"callback": parts, "stages": stages}
+"""How results are shown that are not `table`s."""
+
+
 def filled(document: str) -> str:
     """The document's text with every table in it as the results give it."""
 
     def one(match: re.Match[str]) -> str:
         name, *more = match[1].split()
-        if name == "comparison":
-            made = comparison(*more)
-        else:
-            made = parts(load(name)) if name == "callback" else table(load(name))
+        made = comparison(*more) if name == "comparison" else FORMS.get(name, table)(load(name))
         return f"<!-- table {match[1]} -->\n{made}\n<!-- end -->"
 
     return re.sub(r"<!-- table ([^>]+?) -->\n.*?<!-- end -->", one, document, flags=re.DOTALL)

@@ -40,6 +40,7 @@ from sidestream.preview.lane import lane_for  # noqa: E402
 from sidestream.preview.runs import Asked, Owner, Plan, Run, Runs, now  # noqa: E402
 from sidestream.preview.transport import Socket, Transport  # noqa: E402
 
+CPU = torch.device("cpu")
 WARM_UP = 0.1
 """Of the runs, before the first measurement: caches fill once."""
 
@@ -201,6 +202,9 @@ class Sample:
     rss_mb: float
     pinned_kb: float
     vram_kb: float
+    """What tensors hold."""
+    reserved_vram_kb: float
+    """What torch keeps: with what recorded graphs work in, and what is free for reuse."""
 
 
 def measured(book: Runs) -> Sample:
@@ -208,9 +212,9 @@ def measured(book: Runs) -> Sample:
     gc.collect()
     counters = book.counters()
     frames = counters["frames"]
-    pinned = vram = 0
+    pinned = vram = reserved = 0
     if torch.cuda.is_available():
-        vram = torch.cuda.memory_allocated()
+        vram, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
         if hasattr(torch.cuda, "host_memory_stats"):
             pinned = torch.cuda.host_memory_stats().get("active_bytes.current", 0)
     handles = [path for path in Path("/proc/self/fd").glob("*") if path.is_symlink()]
@@ -226,6 +230,7 @@ def measured(book: Runs) -> Sample:
         rss_mb=round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1),
         pinned_kb=pinned / 1e3,
         vram_kb=vram / 1e3,
+        reserved_vram_kb=reserved / 1e3,
     )
 
 
@@ -243,7 +248,8 @@ class Soak:
 
     def __init__(self, seed: int) -> None:
         self._chance = random.Random(seed)
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        has_cuda = torch.cuda.is_available()  # a latent's device always has an index
+        self._device = torch.device("cuda", torch.cuda.current_device()) if has_cuda else CPU
         self._server = Server()
         for name in self.CLIENTS:
             self._connect(name)
@@ -361,6 +367,8 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="instead of a table")
     options = parser.parse_args()
     samples = soak(options.runs, options.steps)
+    if not samples[-1].sent:
+        raise SystemExit(f"No frame was sent of {samples[-1].captured}: this soak says nothing.")
     if options.json:
         print(json.dumps([asdict(sample) for sample in samples]))
     else:

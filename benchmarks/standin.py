@@ -2,15 +2,18 @@
 
 It has what ComfyUI's sampling code and SideStream touch: an event loop on a thread of its own,
 which encodes pictures as ComfyUI's does (Pillow, quality 95, contained in the preview size), one
-connected client that reads at once, and the progress hook with the messages of ComfyUI's.
+client, in a process of its own, that reads at once, and the progress hook with the messages of
+ComfyUI's. What the client would do with a picture is not done while anything is timed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import io
 import json
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -25,17 +28,43 @@ CLIENT = "benchmark"
 PROMPT = "prompt"
 NODE = "1"
 
+READER = """
+import socket, sys
+with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as connection:
+    while connection.recv(1 << 20):
+        pass
+"""
+
 
 @dataclass
 class Picture:
-    """One preview as the client got it."""
+    """One preview as the client got it; looked into when the run is over, as by a client."""
 
-    step: int
-    image: Image.Image
+    shown: int
+    """The step that ComfyUI was at."""
+    message: bytes
+    encoded: bytes
     at: float
-    captured_to_sent_ms: float | None = None
-    ready_to_sent_ms: float | None = None
-    animated: bool = False
+
+    @functools.cached_property
+    def info(self) -> dict[str, Any]:
+        """SideStream's own object; empty in a picture of ComfyUI's."""
+        if not self.message:
+            return {}
+        return dict(json.loads(self.message)["sidestream"])
+
+    @property
+    def step(self) -> int:
+        """The step on its label; where it has none, the one that it came at."""
+        return int(self.info.get("step", self.shown))
+
+    @property
+    def animated(self) -> bool:
+        return "animation" in self.info
+
+    @property
+    def image(self) -> Image.Image:
+        return Image.open(io.BytesIO(self.encoded))
 
 
 class Queue:
@@ -61,33 +90,44 @@ class PromptServer:
         self.pictures: list[Picture] = []
         self.step = 0
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
+        self._client = asyncio.run_coroutine_threadsafe(self._connected(), self.loop).result(30)
         PromptServer.instance = self
+
+    async def _connected(self) -> asyncio.StreamWriter:
+        """The way to a client that is a process of its own, and reads all it gets."""
+        came: asyncio.Future[asyncio.StreamWriter] = self.loop.create_future()
+        server = await asyncio.start_server(
+            lambda reader, writer: came.set_result(writer), "127.0.0.1"
+        )
+        port = server.sockets[0].getsockname()[1]
+        self._reader = subprocess.Popen([sys.executable, "-c", READER, str(port)])
+        return await came
 
     def send_sync(self, event: Any, data: Any, sid: str | None = None) -> None:
         self.loop.call_soon_threadsafe(self._send, event, data, self.step)
 
     def _send(self, event: Any, data: Any, step: int) -> None:
         if not isinstance(event, int):
-            json.dumps({"type": event, "data": data})
+            self._client.write(json.dumps({"type": event, "data": data}).encode())
             return
         kind, image, max_size = data[0]
         image = ImageOps.contain(image, (max_size, max_size), Image.Resampling.BILINEAR)
         encoded = io.BytesIO()
         image.save(encoded, format=kind, quality=95, compress_level=1)
-        image = Image.open(encoded)  # decoded when it is looked at
-        self.pictures.append(Picture(step, image, time.perf_counter()))
+        self._client.write(encoded.getvalue())
+        self.pictures.append(Picture(step, b"", encoded.getvalue(), time.perf_counter()))
 
     async def send_bytes(self, event: int, data: bytes, sid: str | None = None) -> None:
         """What SideStream calls: a finished event 4."""
+        self._client.write(struct.pack(">I", event) + data)
+        await self._client.drain()
         length = struct.unpack(">I", data[:4])[0]
-        info = json.loads(data[4 : 4 + length])["sidestream"]
-        image = Image.open(io.BytesIO(data[4 + length :]))
-        times = (info["captured_to_sent_ms"], info["ready_to_sent_ms"])
-        animated = "animation" in info
-        self.pictures.append(Picture(info["step"], image, time.perf_counter(), *times, animated))
+        message, encoded = data[4 : 4 + length], data[4 + length :]
+        self.pictures.append(Picture(self.step, message, encoded, time.perf_counter()))
 
     async def send_json(self, event: str, data: Any, sid: str | None = None) -> None:
-        json.dumps({"type": event, "data": data})
+        self._client.write(json.dumps({"type": event, "data": data}).encode())
+        await self._client.drain()
 
 
 def install() -> PromptServer:

@@ -113,7 +113,7 @@ class Animator:
         try:
             max_size = film_size(run, slot.latent)
             painter, plan = self._plan(still, decoder, slot.latent, max_size)
-            size = shown_size(decoder, slot.latent[:1], max_size)
+            size = shown_size(decoder, (1, *slot.latent.shape[1:]), max_size)
         except Exception as error:
             self._give_up(run, error)
             return False

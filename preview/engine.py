@@ -93,7 +93,7 @@ class Mailbox:
             if self._closed:
                 return frame
             replaced, self._frame = self._frame, frame
-        self.poke()
+        self._wake()
         return replaced
 
     def take(self, wanted: Callable[[Frame], bool], timeout: float) -> Frame | None:
@@ -127,7 +127,11 @@ class Mailbox:
         return waiting
 
     def poke(self) -> None:
-        """Make the taker look again."""
+        """Make the taker look again at what waits. Without need it would cost the sampler time."""
+        if self._frame is not None:
+            self._wake()
+
+    def _wake(self) -> None:
         if self._changes.empty():
             self._changes.put(None)
 
@@ -136,7 +140,7 @@ class Mailbox:
         with self._lock:
             self._closed = True
             left, self._frame = self._frame, None
-        self.poke()
+        self._wake()
         return left
 
     @property
@@ -417,7 +421,8 @@ class Engine:
             frame.picture = picture
             frame.holes = int(holes)
             frame.run.not_finite += frame.holes > 0
-            frame.size = shown_size(decoder, slot.latent[:images], max_size)
+            shown = (images, *slot.latent.shape[1:])
+            frame.size = shown_size(decoder, shown, max_size)
             frame.grid = near_square(images) if images > 1 else None
             frame.decoder = source.name
             frame.decode_ms = seconds * 1000

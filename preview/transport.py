@@ -59,12 +59,9 @@ class Wire(Protocol):
         """Send a JSON event; returns when the socket took it."""
 
 
-def metadata_message(frame: Frame, now: float) -> bytes:
-    """ComfyUI's binary event 4: length, JSON, picture."""
-    header = frame.run.owner.wire() | {
-        "image_type": frame.image_type,
-        "sidestream": frame.info(now),
-    }
+def metadata_message(frame: Frame, info: dict[str, Any]) -> bytes:
+    """ComfyUI's binary event 4: length, JSON with SideStream's own `info`, picture."""
+    header = frame.run.owner.wire() | {"image_type": frame.image_type, "sidestream": info}
     encoded = json.dumps(header).encode()
     return struct.pack(">I", len(encoded)) + encoded + frame.image
 
@@ -160,6 +157,8 @@ class Transport:
     async def _tell(self, data: dict[str, Any], socket: Socket) -> None:
         try:
             await self._wire.send_json("sidestream.run", data, socket)
+        except Exception:
+            log.exception("[SideStream] The start or the end of a run could not be sent.")
         finally:
             with self._lock:
                 self._notes[socket.connection] -= 1
@@ -171,14 +170,13 @@ class Transport:
         try:
             if self.live(frame.run):
                 if socket.metadata:
-                    now = runs.now()
-                    info = frame.run.owner.wire() | frame.info(now)
-                    await self._wire.send_json("sidestream.frame", info, socket)
+                    info = frame.info(runs.now())
+                    facts = frame.run.owner.wire() | info
+                    await self._wire.send_json("sidestream.frame", facts, socket)
                     if not self.live(frame.run):  # that may have taken long
                         return
-                    await self._wire.send_bytes(
-                        PREVIEW_IMAGE_WITH_METADATA, metadata_message(frame, now), socket
-                    )
+                    message = metadata_message(frame, info)
+                    await self._wire.send_bytes(PREVIEW_IMAGE_WITH_METADATA, message, socket)
                 else:
                     await self._wire.send_bytes(PREVIEW_IMAGE, legacy_message(frame), socket)
                 sent = True

@@ -66,5 +66,5 @@ def test_images_lie_side_by_side_in_their_order(images, columns, rows):
 
 def test_all_images_together_are_no_larger_than_asked_and_keep_their_aspect():
     latents = torch.zeros(5, 4, 128, 64)
-    assert shown_size(FlatDecoder(scale=8), latents, 512) == (384, 512)
-    assert shown_size(FlatDecoder(scale=8), latents[:1], 512) == (256, 512)
+    assert shown_size(FlatDecoder(scale=8), latents.shape, 512) == (384, 512)
+    assert shown_size(FlatDecoder(scale=8), latents[:1].shape, 512) == (256, 512)

@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 from sidestream.benchmarks import __main__ as entry
-from sidestream.benchmarks import callback, measure, models, report
+from sidestream.benchmarks import callback, measure, models, program, report, stages
 from sidestream.preview.lane import CudaStaging
 
 SEEN = measure.Measured(seconds=[2.0, 2.2], callbacks_ms=[0.1], peak=3 << 20)
@@ -86,12 +86,42 @@ def test_clocks_leave_an_object_as_it_was():
     assert "settled" not in vars(staging)
 
 
-def test_what_the_clocks_saw_is_saved_as_the_documents_take_it(tmp_path, monkeypatch, capsys):
-    seen = {"callback_p50_us": 100.0, "parts_us": {"slot": 6.0}}
-    profiled = {"device": "a device", "torch": "2", "sd15": seen, "sd15-launch": seen}
-    monkeypatch.setattr(callback, "profiled", lambda tree, repetitions: profiled)
+def test_a_program_of_its_own_saves_what_it_measured(tmp_path, monkeypatch, capsys):
     saved = tmp_path / "callback.json"
-    arguments = ["--comfyui", str(tmp_path), "--output", str(saved)]
+    arguments = ["--comfyui", str(tmp_path), "--repetitions", "2", "--output", str(saved)]
     monkeypatch.setattr(sys, "argv", ["callback", *arguments])
-    callback.main()
-    assert "| slot | 6.0 | 6.0 |" in report.parts(json.loads(saved.read_text("utf-8")))
+    asked = []
+
+    def measured(tree, repetitions):
+        asked.append((tree, repetitions))
+        part = {"callback_p50_us": 100.0, "parts_us": {"slot": 6.0}}
+        return {"device": "a device", "torch": "2", "sd15": part, "sd15-launch": part}
+
+    program.run("callback", "about", measured, repetitions=3)
+    assert asked == [(tmp_path, 2)]
+    made = report.parts(json.loads(saved.read_text("utf-8")))
+    assert "| slot | 6.0 | 6.0 |" in made
+    assert "`python -m benchmarks.callback --comfyui" in made
+
+
+def test_a_program_says_that_it_needs_comfyui(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["callback"])
+    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+    with pytest.raises(SystemExit):
+        program.run("callback", "about", lambda tree, repetitions: {}, repetitions=3)
+    assert "where ComfyUI is" in capsys.readouterr().err
+
+
+def test_a_step_with_a_frame_is_compared_with_the_one_after_it():
+    # From the third on 25 ms with a frame and 24 without; the last one is not complete.
+    lengths = [90, 80, 25, 24, 25, 24, 25, 24, 70]
+    starts = [sum(lengths[:i]) / 1000 for i in range(len(lengths) + 1)]
+    having, without = stages.alternating(starts)
+    assert having.tolist() == pytest.approx([25, 25, 25])
+    assert without.tolist() == pytest.approx([24, 24, 24])
+    row = stages.row("captured only", [(having, without)] * 4)
+    assert (row["steps"], row["without_ms"], row["extra_ms"]) == (24, 24.0, 1.0)
+    assert (row["low_ms"], row["high_ms"], row["extra_percent"]) == (1.0, 1.0, 4.2)
+    result = {"case": "a case", "date": "today", "device": "a device", "torch": "2"}
+    made = report.stages(result | {"command": "it", "rows": [row]})
+    assert "| captured only | 24 | 24.0 | 1.0 | 1.0 to 1.0 | 4.2 |" in made

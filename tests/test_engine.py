@@ -102,6 +102,21 @@ def test_i5_a_client_that_does_not_read_costs_no_decode():
     engine.close()
 
 
+def test_i1_a_free_socket_wakes_the_worker_only_where_a_frame_waits():
+    mailbox, run = Mailbox(), start_run(a_book(), FakeSource())
+    mailbox.poke()
+    assert not mailbox.pause(0)
+    mailbox.put(run.capture(runs.now()))
+    assert mailbox.pause(0)
+    mailbox.poke()
+    assert mailbox.pause(0)
+    mailbox.remove(lambda frame: True)
+    mailbox.poke()
+    assert not mailbox.pause(0)
+    mailbox.close()
+    assert mailbox.pause(0)
+
+
 def test_i1_without_a_free_slot_the_frame_is_dropped():
     lane = PlainLane(CPU)
     slots = Slots(lane)

@@ -175,7 +175,7 @@ def test_i12_flux2s_latents_are_unpacked_before_their_factors(formats, find):
     [source] = find("latent2rgb", format)
     decoder, latent = source.load(CPU), torch.randn(1, 128, HEIGHT, WIDTH)
     assert picture(decoder, latent).shape == (2 * HEIGHT, 2 * WIDTH, 3)
-    assert shown_size(decoder, latent, EVERY_PIXEL) == (16 * WIDTH, 16 * HEIGHT)
+    assert shown_size(decoder, latent.shape, EVERY_PIXEL) == (16 * WIDTH, 16 * HEIGHT)
 
 
 def write_taesd(path: Path, channels: int) -> None:
@@ -254,8 +254,8 @@ def test_every_preview_has_the_size_of_the_final_picture(formats, find):
             if not isinstance(source, SpectrogramSource):
                 decoder, latent = source.load(CPU), random_latent(format)
                 full = (each * WIDTH, each * HEIGHT)
-                assert shown_size(decoder, latent, EVERY_PIXEL) == full, name
-                assert max(shown_size(decoder, latent, 5)) == 5, name
+                assert shown_size(decoder, latent.shape, EVERY_PIXEL) == full, name
+                assert max(shown_size(decoder, latent.shape, 5)) == 5, name
 
 
 def test_what_comfyui_says_of_a_formats_size_goes_before_what_is_known_of_an_older_class(formats):

@@ -377,6 +377,18 @@ def test_i6_a_connection_that_raises_costs_its_frame_only(wire, transport, caplo
     assert wait_until(lambda: wire.steps("c") == [2])
 
 
+def test_i6_a_connection_that_raises_may_be_told_of_runs_again(wire, transport, caplog):
+    connection = wire.connect("c")
+    connection.raises = True
+    for _ in range(20):
+        transport.announce(a_run(), "start")
+        wire.settle()
+    assert "could not be sent" in caplog.text
+    connection.raises = False
+    transport.announce(a_run(), "start")
+    assert wait_until(lambda: [s.data["state"] for s in wire.to("c")] == ["start"])
+
+
 def test_i6_a_connection_that_raises_keeps_no_frame_from_the_others(wire, transport):
     wire.connect("broken").raises = True
     wire.connect("fine")

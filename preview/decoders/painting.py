@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,7 +46,7 @@ class Painting:
     def __call__(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The picture, uint8 [H, W, 3], and of how many positions or pixels nothing is known."""
         whole, holes = without_holes(latent[: self.images])
-        width, height = cell_size(self.decoder, whole, self.max_size)
+        width, height = cell_size(self.decoder, whole.shape, self.max_size)
         enough = EVERYTHING if self.full else max(width, height)
         cells = []
         unknown = holes.sum()
@@ -79,7 +80,7 @@ class ReelPainting:
         """Of a frame [1, C, 1, h, w] pictures, uint8 [n, H, W, 3], else as `Painting`."""
         decoder = self._decoder
         whole, holes = without_holes(latent)
-        width, height = cell_size(decoder, whole, self._max_size)
+        width, height = cell_size(decoder, whole.shape, self._max_size)
         rgb = self._reel(whole, EVERYTHING if self._full else max(width, height))
         rgb, nans = without_nans(checked(rgb, (decoder.frames_each, 3)))
         rgb = greyed(rgb, on_picture(decoder, holes[0]))
@@ -106,23 +107,23 @@ def on_picture(decoder: Decoder, positions: torch.Tensor) -> torch.Tensor:
     return positions[0] if positions.ndim == 3 else positions
 
 
-def full_size(decoder: Decoder, latents: torch.Tensor) -> tuple[int, int]:
-    """Width and height of the final picture of each of `latents` [n, C, ...]."""
+def full_size(decoder: Decoder, shape: Sequence[int]) -> tuple[int, int]:
+    """Width and height of the final picture of each latent, of several with `shape` [n, C, ...]."""
     if isinstance(decoder, Chart):
-        return decoder.size(latents)
-    return latents.shape[-1] * decoder.scale, latents.shape[-2] * decoder.scale
+        return decoder.size(shape)
+    return shape[-1] * decoder.scale, shape[-2] * decoder.scale
 
 
-def cell_size(decoder: Decoder, latents: torch.Tensor, max_size: int) -> tuple[int, int]:
-    """Width and height of each picture where all of `latents` [n, C, ...] are shown together."""
-    columns, rows = near_square(len(latents))
-    width, height = full_size(decoder, latents)
+def cell_size(decoder: Decoder, shape: Sequence[int], max_size: int) -> tuple[int, int]:
+    """Width and height of each picture where all latents, of `shape`, are shown together."""
+    columns, rows = near_square(shape[0])
+    width, height = full_size(decoder, shape)
     cell_width, cell_height = contained(columns * width, rows * height, max_size)
     return max(1, cell_width // columns), max(1, cell_height // rows)
 
 
-def shown_size(decoder: Decoder, latents: torch.Tensor, max_size: int) -> tuple[int, int]:
-    """Width and height of the preview of all of `latents` [n, C, ...]."""
-    columns, rows = near_square(len(latents))
-    width, height = cell_size(decoder, latents, max_size)
+def shown_size(decoder: Decoder, shape: Sequence[int], max_size: int) -> tuple[int, int]:
+    """Width and height of the preview of all latents, of `shape` [n, C, ...]."""
+    columns, rows = near_square(shape[0])
+    width, height = cell_size(decoder, shape, max_size)
     return columns * width, rows * height

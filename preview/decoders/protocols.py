@@ -7,7 +7,7 @@ staged latent into RGB.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -44,8 +44,8 @@ class Chart(ABC):
     """
 
     @abstractmethod
-    def size(self, latents: torch.Tensor) -> tuple[int, int]:
-        """Width and height of the final picture of each of `latents` [n, C, ...]."""
+    def size(self, shape: Sequence[int]) -> tuple[int, int]:
+        """Width and height of the final picture of each of latents with `shape` [n, C, ...]."""
 
 
 class Reel(Protocol):

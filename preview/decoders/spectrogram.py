@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import math
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,13 +43,13 @@ class Spectrogram(Chart):
     def __init__(self, device: torch.device) -> None:
         self._colours = torch.tensor(COLOURS, dtype=torch.float32).div_(255).to(device)
 
-    def size(self, latents: torch.Tensor) -> tuple[int, int]:
-        """Width and height of the picture of each of `latents` [n, C, T] or [n, C, h, T].
+    def size(self, shape: Sequence[int]) -> tuple[int, int]:
+        """Width and height of the picture of each of latents, [n, C, T] or [n, C, h, T].
 
         At least as wide as high and at most twice, so that neither few moments nor many make a
         strip of it.
         """
-        rows, length = row_count(latents), min(latents.shape[-1], WIDEST)
+        rows, length = row_count(shape), min(shape[-1], WIDEST)
         return max(length, ROW * rows), max(length // 2, ROW * rows)
 
     def __call__(self, latent: torch.Tensor, enough: int) -> torch.Tensor:
@@ -58,7 +59,7 @@ class Spectrogram(Chart):
         two colours says less than the colour of a mean.
         """
         length = latent.shape[-1]
-        values = latent.reshape(1, row_count(latent), length)
+        values = latent.reshape(1, row_count(latent.shape), length)
         columns = min(length, enough, WIDEST)
         if columns < length:
             values = F.interpolate(values, size=columns, mode="area")
@@ -73,9 +74,9 @@ class Spectrogram(Chart):
         return rgb.movedim(-1, 0)
 
 
-def row_count(latents: torch.Tensor) -> int:
-    """The rows in the picture of each of `latents` [n, C, T] or [n, C, h, T]."""
-    return latents[0].numel() // latents.shape[-1]
+def row_count(shape: Sequence[int]) -> int:
+    """The rows in the picture of each of latents, [n, C, T] or [n, C, h, T]."""
+    return math.prod(shape[1:-1])
 
 
 def levels(values: torch.Tensor) -> torch.Tensor:

@@ -22,6 +22,7 @@ class Server:
 
     def __init__(self) -> None:
         self._server = PromptServer.instance
+        self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself may forget them
 
     def sockets(self, client_id: str | None) -> list[Socket]:
         connected = self._server.sockets
@@ -55,10 +56,16 @@ class Server:
         return not self._server.prompt_queue.currently_running
 
     def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        # run_coroutine_threadsafe makes a future for the caller too, which nobody here waits for.
         try:
-            asyncio.run_coroutine_threadsafe(coroutine, self._server.loop)
+            self._server.loop.call_soon_threadsafe(self._begin, coroutine)
         except RuntimeError:  # the loop is closed: the server is going down
             coroutine.close()
+
+    def _begin(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = self._server.loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def send_bytes(self, event: int, data: bytes, socket: Socket) -> None:
         if self._server.sockets.get(socket.id) is socket.connection:

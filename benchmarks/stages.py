@@ -1,0 +1,128 @@
+"""What each stage of a frame takes of a launch-bound sampler: `python -m benchmarks.stages`.
+
+Every second step has a preview, which is dropped after one of its stages. A step is timed from the
+start of its callback to that of the next one, so that it holds all that is done for its frame, and
+is compared with its neighbours: what a machine does in the course of a run strikes both alike,
+while whole runs of the same differ by more than a preview costs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+STAGES = ("captured", "decoded", "encoded")
+STEPS = 42
+WARM_UP = 2  # steps of each run that are not counted, and one at its end
+
+
+@contextmanager
+def cut_off(pack: Any, after: str) -> Iterator[None]:
+    """SideStream in charge, each frame dropped when it is `captured`, `decoded` or `encoded`."""
+    from sidestream.benchmarks import providers
+    from sidestream.preview import encode, runs
+    from sidestream.preview.engine import Engine
+
+    def unpublished(engine: Engine, frame: Any) -> None:
+        engine._drop(frame, runs.LATE)
+
+    def unencoded(frame: Any, kind: str) -> None:
+        pass
+
+    def unsent(frame: Any) -> None:
+        frame.close(runs.LATE)
+
+    with ExitStack() as changed:
+        if after == "captured":
+            changed.enter_context(mock.patch.object(Engine, "publish", unpublished))
+        if after == "decoded":
+            changed.enter_context(mock.patch.object(encode, "encode_frame", unencoded))
+        changed.enter_context(mock.patch.object(pack._transport, "send", unsent))
+        with providers.sidestream(pack):
+            yield
+
+
+def alternating(starts: list[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Milliseconds of the steps with a frame, and of the step after each.
+
+    `starts` are the seconds at which the callbacks of a run began; the first one has a frame.
+    """
+    steps = np.diff(starts)[WARM_UP:-1] * 1000
+    pairs = len(steps) // 2
+    return steps[: 2 * pairs : 2], steps[1 : 2 * pairs : 2]
+
+
+def row(name: str, runs: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+    """What `runs` of one kind say: medians, their difference and where 90 % of its draws lie."""
+    having = np.concatenate([one for one, _ in runs])
+    without = np.concatenate([other for _, other in runs])
+    draws = np.random.default_rng(0).integers(0, len(having), (1000, len(having)))
+    spread = np.median(having[draws], axis=1) - np.median(without[draws], axis=1)
+    low, high = np.percentile(spread, [5, 95])
+    between = float(np.median(without))
+    extra = float(np.median(having)) - between
+    return {
+        "stage": name,
+        "steps": 2 * len(having),
+        "without_ms": round(between, 2),
+        "extra_ms": round(extra, 2),
+        "low_ms": round(float(low), 2),
+        "high_ms": round(float(high), 2),
+        "extra_percent": round(100 * extra / between, 1),
+    }
+
+
+def measured(tree: Path, repetitions: int) -> dict[str, Any]:
+    """Runs of every kind, in a new random order again and again, on the ComfyUI in `tree`."""
+    from . import __main__ as entry
+
+    entry.name_the_pack()
+    from sidestream.benchmarks import measure, models, providers, standin
+
+    server = standin.install()
+    entry.enter_comfyui(tree)
+    pack, _ = entry.install_pack(server)
+    pack._provider.uninstall()
+    import torch
+
+    device = torch.device("cuda", 0)
+    case = dataclasses.replace(models.CASES["sd15-launch"], steps=STEPS)
+    sampling = measure.Sampling(case, models.build(case.unet, device), server, device)
+    every_second = {**providers.EVERY_STEP, "every_n_steps": 2}
+    kinds: dict[str, Callable[[], AbstractContextManager[None]]] = {
+        "no previews": partial(providers.host_method, "none"),
+        **{f"{stage} only": partial(cut_off, pack, stage) for stage in STAGES},
+        "all of it": partial(providers.sidestream, pack),
+    }
+    seen: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in kinds}
+    order = random.Random(0)
+    for repetition in range(-1, repetitions):
+        for name in order.sample(list(kinds), len(kinds)):
+            with kinds[name]():
+                _, callbacks = sampling.run(every_second)
+                measure.settle(server)
+            server.pictures.clear()
+            if repetition >= 0:
+                seen[name].append(alternating([start for start, _ in callbacks]))
+    pack.close()
+    return {
+        "device": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "case": case.name,
+        "repetitions": repetitions,
+        "rows": [row(name, runs) for name, runs in seen.items()],
+    }
+
+
+if __name__ == "__main__":
+    from . import program
+
+    program.run("stages", __doc__, measured, repetitions=20)
