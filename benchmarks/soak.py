@@ -216,7 +216,8 @@ def measured(book: Runs) -> Sample:
     if torch.cuda.is_available():
         vram, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
         if hasattr(torch.cuda, "host_memory_stats"):
-            pinned = torch.cuda.host_memory_stats().get("active_bytes.current", 0)
+            # What torch owns; torch 2.11 counts as active all that ever was.
+            pinned = torch.cuda.host_memory_stats().get("allocated_bytes.current", 0)
     handles = [path for path in Path("/proc/self/fd").glob("*") if path.is_symlink()]
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return Sample(
