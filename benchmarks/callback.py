@@ -15,6 +15,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from . import program
+
 
 class Clocks:
     """Times parts that call each other, each without the parts that it calls."""
@@ -107,7 +109,10 @@ def profiled(tree: Path, repetitions: int) -> dict[str, Any]:
     return result
 
 
-if __name__ == "__main__":
-    from . import program
-
+def main() -> None:
+    """Measure, print and save."""
     program.run("callback", __doc__, profiled, repetitions=3)
+
+
+if __name__ == "__main__":
+    main()

@@ -19,6 +19,8 @@ from unittest import mock
 
 import numpy as np
 
+from . import program
+
 STAGES = ("captured", "decoded", "encoded")
 STEPS = 42
 WARM_UP = 2  # steps of each run that are not counted, and one at its end
@@ -122,7 +124,10 @@ def measured(tree: Path, repetitions: int) -> dict[str, Any]:
     }
 
 
-if __name__ == "__main__":
-    from . import program
-
+def main() -> None:
+    """Measure, print and save."""
     program.run("stages", __doc__, measured, repetitions=20)
+
+
+if __name__ == "__main__":
+    main()

@@ -261,7 +261,8 @@ def _module_takes(name: str, arguments: list[str]) -> bool:
     package = REPO / name.replace(".", "/") / "__main__.py"
     if not file.exists() and not package.exists():
         return False
-    if "ArgumentParser" not in text_of(file if file.exists() else package):
+    text = text_of(file if file.exists() else package)
+    if "ArgumentParser" not in text and "program.run(" not in text:
         return not arguments
     module = importlib.import_module(f"sidestream.{name}" + ("" if file.exists() else ".__main__"))
 
@@ -292,6 +293,7 @@ def _module_takes(name: str, arguments: list[str]) -> bool:
         "python dev.py bench -- --case sd99",
         "python -m benchmarks --no-such-option 3",
         "python -m benchmarks.none",
+        "python -m benchmarks.stages --case sdxl",
         "python -m benchmarks.report --all",
         "git clone https://github.com/someone/else",
         "comfy node install somethingelse",
