@@ -77,6 +77,9 @@ def _cuda_is_there() -> bool:
 
 # ComfyUI beside the tests: a process of its own
 
+HELPERS = ("clock", "probe", "video")
+"""Entries of tests/hostpack that do not disturb each other: one server serves all who need any."""
+
 
 @pytest.fixture(scope="session")
 def host() -> Host:
@@ -118,6 +121,8 @@ class HostFactory:
 
     def stop_all(self) -> None:
         """Stop every server and delete what it wrote."""
+        for running in self.started.values():
+            running.process.kill()  # to end gently takes each of them seconds
         for running in self.started.values():
             running.stop()
             remove_base_directory(running.base_dir)

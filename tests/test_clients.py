@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
+from sidestream.tests.conftest import HELPERS
 from sidestream.tests.graphs import demo_graph
 from sidestream.tests.helpers import wait_until
 from sidestream.tests.sockets import RawSocket
@@ -35,7 +36,7 @@ STEP = 0.01  # seconds, of prompts whose frames are counted
 
 @pytest.fixture(scope="module")
 def running(comfy_host: Any) -> RunningHost:
-    return comfy_host(hostpack=("clock",))
+    return comfy_host(hostpack=HELPERS)
 
 
 @pytest.fixture

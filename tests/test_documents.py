@@ -421,6 +421,8 @@ def saved_numbers() -> set[tuple[str, str]]:
             for key, value in row.items():
                 if key.startswith("ratio"):
                     known |= {(rounded, "%") for rounded in _roundings((value - 1) * 100, 1)}
+                elif key.endswith("percent"):
+                    known |= {(rounded, "%") for rounded in _roundings(value, 1)}
                 elif "ms" in key:
                     known |= {(rounded, "ms") for rounded in _roundings(value, 2)}
     return known

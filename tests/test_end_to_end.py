@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from sidestream.preview.settings import FIELDS, Choice
+from sidestream.tests.conftest import HELPERS
 from sidestream.tests.graphs import (
     MODEL,
     NODE,
@@ -71,7 +72,7 @@ def reference(comfy_host: Any) -> Reference:
 @pytest.fixture(scope="module")
 def running(reference: Reference, comfy_host: Any) -> RunningHost:
     """ComfyUI with SideStream, started without any word about previews."""
-    return comfy_host(hostpack=("probe",))
+    return comfy_host(hostpack=HELPERS)
 
 
 @pytest.fixture

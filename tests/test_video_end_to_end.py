@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from PIL import Image, ImageSequence
+from sidestream.tests.conftest import HELPERS
 
 if TYPE_CHECKING:
     from sidestream.tools.comfy_client import ComfyClient
@@ -22,7 +23,7 @@ seeds = itertools.count()
 
 @pytest.fixture(scope="module")
 def running(comfy_host: Any) -> RunningHost:
-    return comfy_host(hostpack=("video",))
+    return comfy_host(hostpack=HELPERS)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import importlib.abc
 import importlib.util
 import os
 import runpy
+import signal
 import sys
 import threading
 import time
@@ -99,7 +100,10 @@ def _end_with_standard_input() -> None:
     # Unbuffered: a thread inside sys.stdin's lock would make the interpreter's end fail.
     while os.read(0, 1024):
         pass
-    _thread.interrupt_main()
+    if sys.platform == "win32":
+        _thread.interrupt_main()  # SIGINT would end it at once
+    else:
+        os.kill(os.getpid(), signal.SIGINT)  # wakes an event loop that waits, too
     time.sleep(SECONDS_TO_END)
     os._exit(0)
 

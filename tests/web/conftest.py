@@ -86,9 +86,9 @@ class Opened:
             self.problems.append(f"{said.type}: {text}")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """Chromium, for the tests of one module: other modules need the thread's event loop."""
+    """Chromium, for the tests of this folder: others need the thread's event loop."""
     from sidestream.tools.browser import CHROMIUM_ARGUMENTS, find_chromium
 
     if importlib.util.find_spec("playwright") is None:

@@ -94,6 +94,11 @@ def test_the_node_shows_its_samplers_and_folds_its_settings(panel: PanelPage) ->
     assert order[:2] == ["throttle_ms", "every_n_steps"]
     folded = page.evaluate(f"() => {NODE}.widgets.filter(w => w.advanced || w.options?.advanced).map(w => w.name)")
     assert {"method", "max_size", "budget", "format", "quality"} <= set(folded)
+    more = page.locator(".ss-node-more").first
+    if more.is_visible():  # on the classic canvas
+        for expanded in ("true", "false"):
+            more.click()
+            assert more.get_attribute("aria-expanded") == expanded
     api = page.evaluate("async () => (await app.graphToPrompt()).output")
     node = next(node for node in api.values() if node["class_type"] == "SideStreamPreview")
     assert "sidestream_thumbnail" not in node["inputs"]

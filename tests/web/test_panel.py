@@ -90,6 +90,58 @@ def test_without_a_worker_the_page_draws(panel: PanelPage) -> None:
     page.evaluate("() => { globalThis.Worker = kept; }")
 
 
+def test_where_the_workers_file_is_refused_the_page_draws_what_the_worker_was_given(
+    panel: PanelPage,
+) -> None:
+    page = panel.page
+    page.evaluate(
+        """() => {
+          const Real = Worker;
+          globalThis.Worker = class extends Real {
+            constructor(url, options) { super("/no-such-file.js", options); }
+          };
+        }"""
+    )
+    panel.open_panel()
+    deliver(panel, 3)
+    wait_shown(panel, 3)
+    wait_until_stage_is_the_frame(panel)
+    panel.close_panel()
+    panel.open_panel()
+    deliver(panel, 4)
+    wait_shown(panel, 4)
+    wait_until_stage_is_the_frame(panel)
+    page.reload()  # with the real one again
+    panel.wait_until_ready()
+
+
+def test_a_window_that_the_browser_blocks_and_a_setting_that_is_not_stored_are_told(
+    panel: PanelPage,
+) -> None:
+    page = panel.page
+    panel.open_panel()
+    page.evaluate(
+        """() => {
+          const { setting } = app.extensionManager;
+          const onTop = Object.getOwnPropertyDescriptor(window, "documentPictureInPicture");
+          const before = [window.open, setting.set];
+          window.open = () => null;
+          Object.defineProperty(window, "documentPictureInPicture", { value: undefined, configurable: true });
+          setting.set = () => Promise.reject(new Error("the disk is full"));
+          globalThis.restore = () => {
+            [window.open, setting.set] = before;
+            Object.defineProperty(window, "documentPictureInPicture", onTop);
+          };
+        }"""
+    )
+    page.locator(f"{PANEL} [aria-label^='Open in a window']").click()
+    page.get_by_text("The browser has blocked the window").last.wait_for()
+    page.locator(f"{PANEL} input[name=throttle_ms]").fill("300")
+    page.locator(f"{PANEL} input[name=throttle_ms]").press("Tab")
+    page.get_by_text("The setting could not be stored").last.wait_for()
+    page.evaluate("() => restore()")
+
+
 def test_samplers_are_followed_pinned_or_all_shown(panel: PanelPage) -> None:
     panel.open_panel()
     start_run(panel, seconds=0.05, samplers=2)

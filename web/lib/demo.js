@@ -1,6 +1,6 @@
 /** The demo graph on the canvas, when the page was opened for it: `?sidestream-demo=1`. */
 
-import { api, app } from "./comfy.js";
+import { app, getJson } from "./comfy.js";
 
 const PARAMETER = "sidestream-demo";
 const GRAPH = "sidestream_demo";
@@ -15,10 +15,10 @@ export async function loadDemo(pack) {
   const address = new URL(location.href);
   address.searchParams.delete(PARAMETER);
   history.replaceState(history.state, "", address);
-  const response = await api.fetchApi(`/workflow_templates/${encodeURIComponent(pack)}/${GRAPH}.json`);
-  if (!response.ok) {
-    console.warn(`[SideStream] The demo graph could not be loaded (${response.status}).`);
-    return;
+  try {
+    const graph = await getJson(`/workflow_templates/${encodeURIComponent(pack)}/${GRAPH}.json`);
+    await app.loadGraphData(graph, true, true, GRAPH);
+  } catch (error) {
+    console.warn("[SideStream] The demo graph could not be loaded.", error);
   }
-  await app.loadGraphData(await response.json(), true, true, GRAPH);
 }

@@ -44,7 +44,13 @@ export function addThumbnail(node) {
   const caption = element("span", { class: "ss-node-caption" }, t("node.idle"));
   const more = element(
     "button",
-    { type: "button", class: "ss-node-more", title: t("node.moreTooltip"), onclick: () => toggleAdvanced(node, more) },
+    {
+      type: "button",
+      class: "ss-node-more",
+      title: t("node.moreTooltip"),
+      "aria-expanded": "false",
+      onclick: () => toggleAdvanced(node, more),
+    },
     t("node.more"),
   );
   more.hidden = usesVueNodes(); // which have a button of their own for advanced inputs
@@ -147,4 +153,5 @@ function foldAdvanced(node) {
 function toggleAdvanced(node, button) {
   node.toggleAdvanced?.();
   button.textContent = t(node.showAdvanced ? "node.less" : "node.more");
+  button.setAttribute("aria-expanded", String(Boolean(node.showAdvanced)));
 }

@@ -16,6 +16,8 @@ const WORKER = new URL("painting_worker.js", import.meta.url);
 
 /** @type {Worker | null} alive while any canvas is its own */
 let worker = null;
+/** Whether the browser said that there is no worker to be had, as a page's rules may. */
+let isRefused = false;
 /** @type {Map<number, WorkerPainter>} */
 const painters = new Map();
 let lastId = 0;
@@ -25,26 +27,32 @@ let lastId = 0;
  *
  * @param {HTMLCanvasElement} canvas
  * @param {Drawn} drawn
+ * @param {(canvas: HTMLCanvasElement) => void} replaced told of a canvas that has taken its place
  * @returns {Painter}
  */
-export function painterOf(canvas, drawn) {
+export function painterOf(canvas, drawn, replaced) {
   try {
-    return new WorkerPainter(canvas, drawn);
+    if (!isRefused) return new WorkerPainter(canvas, drawn, replaced);
   } catch {
     endIdleWorker();
-    return new PagePainter(canvas, drawn);
   }
+  return new PagePainter(canvas, drawn);
 }
 
 class WorkerPainter {
   /**
    * @param {HTMLCanvasElement} canvas
    * @param {Drawn} drawn
+   * @param {(canvas: HTMLCanvasElement) => void} replaced
    */
-  constructor(canvas, drawn) {
+  constructor(canvas, drawn, replaced) {
     worker ??= startWorker(); // before the canvas is given away: one that is given away cannot be drawn on
     const handedOver = canvas.transferControlToOffscreen();
+    this.canvas = canvas;
     this.drawn = drawn;
+    this.replaced = replaced;
+    /** @type {Painter | null} draws on the page, where the worker could not be had after all */
+    this.instead = null;
     this.id = ++lastId;
     /** @type {Frame | null} */
     this.wanted = null;
@@ -62,6 +70,7 @@ class WorkerPainter {
     if (frame === this.wanted && image === this.image) return;
     this.wanted = frame;
     this.image = image;
+    if (this.instead) return this.instead.show(frame, image);
     if (frame === null) return this.sent.clear();
     this.sent.set(++this.number, frame);
     const { blob, mosaic } = frame;
@@ -76,7 +85,17 @@ class WorkerPainter {
     if (frame && !failed) this.drawn(frame, { width, height }, at - performance.timeOrigin);
   }
 
+  /** Go on without the worker, on another canvas: one that is given away does not come back. */
+  giveUp() {
+    const canvas = /** @type {HTMLCanvasElement} */ (this.canvas.cloneNode());
+    this.canvas.replaceWith(canvas);
+    this.replaced(canvas);
+    this.instead = new PagePainter(canvas, this.drawn);
+    this.instead.show(this.wanted, this.image);
+  }
+
   close() {
+    this.instead?.close();
     painters.delete(this.id);
     worker?.postMessage({ id: this.id, close: true });
     endIdleWorker();
@@ -112,6 +131,17 @@ function endIdleWorker() {
 
 function startWorker() {
   const started = new Worker(WORKER, { type: "module" });
-  started.addEventListener("message", (event) => painters.get(event.data.id)?.onDrawn(event.data));
+  let works = false;
+  started.addEventListener("message", (event) => {
+    works = true;
+    painters.get(event.data.id)?.onDrawn(event.data);
+  });
+  started.addEventListener("error", () => {
+    if (works || isRefused) return; // it goes on after an error
+    isRefused = true;
+    for (const painter of painters.values()) painter.giveUp();
+    painters.clear();
+    endIdleWorker();
+  });
   return started;
 }

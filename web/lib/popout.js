@@ -1,5 +1,6 @@
 /** The panel in a window that stays on top, where the browser has such windows; else in a plain one. */
 
+import { toast } from "./comfy.js";
 import { t } from "./strings.js";
 
 const SIZE = { width: 480, height: 720 };
@@ -18,7 +19,7 @@ export function popOutOf(fill) {
       return;
     }
     const made = await openWindow();
-    if (!made) return;
+    if (!made) return toast("error", t("stage.popOutBlocked"));
     opened = made;
     dress(made.document);
     const close = fill(made.document.body);

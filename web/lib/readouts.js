@@ -47,9 +47,9 @@ export class Readouts {
     this.chart = element("div", { class: "ss-spark", role: "img", title: t("readouts.sparkTooltip") });
     this.chart.append(chart);
     this.element = element(
-      "dl",
-      { class: "ss-readouts", "aria-label": t("readouts.label") },
-      ...Object.values(this.tiles),
+      "div",
+      { class: "ss-readouts" },
+      element("dl", { "aria-label": t("readouts.label") }, ...Object.values(this.tiles)),
       this.chart,
     );
     const timer = setInterval(() => this.update(), 1000);

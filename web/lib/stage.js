@@ -109,8 +109,12 @@ export class Stage {
     /** @type {Frame | null} the one on the still's canvas */
     this.drawn = null;
     this._pressedButtonAt = -Infinity;
-    this.painter = painterOf(this.canvas, (...drawing) => this._onDrawn(...drawing));
-    this.leftPainter = painterOf(this.leftCanvas, () => {});
+    this.painter = painterOf(
+      this.canvas,
+      (...drawing) => this._onDrawn(...drawing),
+      (canvas) => (this.canvas = canvas),
+    );
+    this.leftPainter = painterOf(this.leftCanvas, () => {}, (canvas) => (this.leftCanvas = canvas));
     const observer = new this.window.ResizeObserver(() => {
       this.room = { width: this.element.clientWidth, height: this.element.clientHeight };
       this._lay();

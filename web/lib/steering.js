@@ -41,7 +41,9 @@ export class Steering extends EventTarget {
    * @param {any} value
    */
   change(name, value) {
-    const stored = Promise.resolve(this.settings.set(name, value));
+    const stored = Promise.resolve(this.settings.set(name, value)).catch(() => {
+      toast("error", t("steering.notStored"));
+    });
     if (!(this.paused && name === "method")) this._tellServer({ [name]: value });
     for (const run of this.store.runs) if (run.live && run.settings) run.settings[name] = value;
     void stored.then(() => this.dispatchEvent(new CustomEvent("change")));
