@@ -1,9 +1,9 @@
 """What each stage of a frame takes of a launch-bound sampler: `python -m benchmarks.stages`.
 
 Every second step has a preview, which is dropped after one of its stages. A step is timed from the
-start of its callback to that of the next one, so that it holds all that is done for its frame, and
-is compared with its neighbours: what a machine does in the course of a run strikes both alike,
-while whole runs of the same differ by more than a preview costs.
+start of its callback to that of the next one, so that it holds all that is done for its frame. The
+median of those with a frame is compared with that of those between them: what a machine does in
+the course of a run strikes both alike; whole runs of the same differ by more than a frame costs.
 """
 
 from __future__ import annotations
@@ -63,7 +63,10 @@ def alternating(starts: list[float]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def row(name: str, runs: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
-    """What `runs` of one kind say: medians, their difference and where 90 % of its draws lie."""
+    """What `runs` of one kind say: medians, their difference and where 90 % of its draws lie.
+
+    A draw takes pairs of neighbours, so that what both have in common is not in its spread.
+    """
     having = np.concatenate([one for one, _ in runs])
     without = np.concatenate([other for _, other in runs])
     draws = np.random.default_rng(0).integers(0, len(having), (1000, len(having)))
@@ -121,6 +124,10 @@ def measured(tree: Path, repetitions: int) -> dict[str, Any]:
         "case": case.name,
         "repetitions": repetitions,
         "rows": [row(name, runs) for name, runs in seen.items()],
+        "pairs_ms": {
+            name: [np.stack(each, axis=1).round(3).tolist() for each in runs]
+            for name, runs in seen.items()
+        },
     }
 
 

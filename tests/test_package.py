@@ -158,5 +158,6 @@ def test_the_archive_runs_in_a_fresh_comfyui_without_pip(archive, project, host,
             assert f"/extensions/{name}/sidestream.js" in client.get("/extensions")
             assert client.get("/workflow_templates")[name]
             run = client.run(demo_graph({"throttle_ms": 0, "budget": 0}, steps=5))
+    assert "Stopped server" in running.log_text or sys.platform == "win32"
     assert run.outcome == "success"
     assert [frame for frame in run.frames if frame.sidestream]

@@ -19,7 +19,10 @@ def test_i5_nothing_grows_with_runs_of_all_kinds() -> None:
     assert (start["runs"], end["runs"]) == (10, 100)
     assert end["captured"] > 2000
     assert end["sent"] > 200
-    for kind in ("threads", "files", "sockets", "pinned_kb", "vram_kb"):
+    for kind in ("threads", "files", "sockets", "vram_kb"):
         assert end[kind] <= start[kind], kind
+    # On a GPU torch keeps a block for each size that came by.
+    assert end["pinned_kb"] < start["pinned_kb"] + 100
+    assert end["reserved_vram_kb"] < start["reserved_vram_kb"] + 4096
     assert end["objects"] < start["objects"] + 500  # a run that stays is dozens, a frame several
     assert end["rss_mb"] < start["rss_mb"] + 30

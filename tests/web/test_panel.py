@@ -102,17 +102,19 @@ def test_where_the_workers_file_is_refused_the_page_draws_what_the_worker_was_gi
           };
         }"""
     )
-    panel.open_panel()
-    deliver(panel, 3)
-    wait_shown(panel, 3)
-    wait_until_stage_is_the_frame(panel)
-    panel.close_panel()
-    panel.open_panel()
-    deliver(panel, 4)
-    wait_shown(panel, 4)
-    wait_until_stage_is_the_frame(panel)
-    page.reload()  # with the real one again
-    panel.wait_until_ready()
+    try:
+        deliver(panel, 3)  # so that the panel has a picture to give to the worker when it opens
+        panel.open_panel()
+        wait_shown(panel, 3)
+        wait_until_stage_is_the_frame(panel)
+        panel.close_panel()
+        panel.open_panel()
+        deliver(panel, 4)
+        wait_shown(panel, 4)
+        wait_until_stage_is_the_frame(panel)
+    finally:
+        page.reload()  # with the real one again
+        panel.wait_until_ready()
 
 
 def test_a_window_that_the_browser_blocks_and_a_setting_that_is_not_stored_are_told(
@@ -467,7 +469,8 @@ def test_a_foreign_preview_is_shown_and_named_so(panel: PanelPage) -> None:
         }"""
     )
     panel.wait("() => document.querySelector('.ss-canvas').width === 32")
-    assert "another previewer" in text(panel, ".ss-notice")
+    # Words follow a picture by a frame of the screen.
+    panel.wait("() => document.querySelector('.ss-notice').innerText.includes('another previewer')")
 
 
 # 7: commands and keys

@@ -90,6 +90,7 @@ class WorkerPainter {
     const canvas = /** @type {HTMLCanvasElement} */ (this.canvas.cloneNode());
     this.canvas.replaceWith(canvas);
     this.replaced(canvas);
+    this.sent.clear();
     this.instead = new PagePainter(canvas, this.drawn);
     this.instead.show(this.wanted, this.image);
   }
