@@ -60,7 +60,11 @@ def test_films_play_in_order_while_stills_go_on(client):
     run = client.run(video_graph(), extra_data=free)
     assert run.outcome == "success"
     assert films(run)
-    assert len(stills(run)) > len(films(run))
+    # On a quick machine there is a film for each still; never more, and none without its still.
+    assert {film.sidestream["step"] for film in films(run)} <= {
+        still.sidestream["step"] for still in stills(run)
+    }
+    assert len(stills(run)) >= 6
     for film in films(run):
         assert film.mime == "image/webp"
         assert film.sidestream["animation"] == {"frames": FRAMES, "fps": 4.0, "duration_ms": 2000}
