@@ -60,6 +60,16 @@ def install_pack(server: Any) -> tuple[Any, Any]:
     return pack, pack._engines
 
 
+def enter_with_pack(tree: Path) -> tuple[Any, Any, Any]:
+    """The stand-in for the server, and SideStream and its engines in the ComfyUI in `tree`."""
+    name_the_pack()
+    from sidestream.benchmarks import standin
+
+    server = standin.install()
+    enter_comfyui(tree)
+    return (server, *install_pack(server))
+
+
 def bench(
     case_name: str, only: list[str], repetitions: int | None, seconds: float, seed: int
 ) -> dict[str, Any]:

@@ -63,13 +63,9 @@ def profiled(tree: Path, repetitions: int) -> dict[str, Any]:
     """The parts' medians, launch-bound and GPU-bound, and the whole callback's with no clocks."""
     from . import __main__ as entry
 
-    entry.name_the_pack()
-    from sidestream.benchmarks import measure, models, providers, standin
-
-    server = standin.install()
-    entry.enter_comfyui(tree)
-    pack, engines = entry.install_pack(server)
+    server, pack, engines = entry.enter_with_pack(tree)
     import torch
+    from sidestream.benchmarks import measure, models, providers
     from sidestream.preview import engine, host, lane, provider, runs
 
     device = torch.device("cuda", 0)

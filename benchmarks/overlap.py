@@ -26,13 +26,9 @@ def profiled(tree: Path, steps: int) -> dict[str, Any]:
     """Spans of kernels and copies of the sampler's and of the preview's stream."""
     from . import __main__ as entry
 
-    entry.name_the_pack()
-    from sidestream.benchmarks import measure, models, providers, standin
-
-    server = standin.install()
-    entry.enter_comfyui(tree)
-    pack, _ = entry.install_pack(server)
+    server, pack, _ = entry.enter_with_pack(tree)
     import torch
+    from sidestream.benchmarks import measure, models, providers
 
     device = torch.device("cuda", 0)
     case = dataclasses.replace(models.CASES["sd15"], steps=steps)

@@ -89,14 +89,10 @@ def measured(tree: Path, repetitions: int) -> dict[str, Any]:
     """Runs of every kind, in a new random order again and again, on the ComfyUI in `tree`."""
     from . import __main__ as entry
 
-    entry.name_the_pack()
-    from sidestream.benchmarks import measure, models, providers, standin
-
-    server = standin.install()
-    entry.enter_comfyui(tree)
-    pack, _ = entry.install_pack(server)
+    server, pack, _ = entry.enter_with_pack(tree)
     pack._provider.uninstall()
     import torch
+    from sidestream.benchmarks import measure, models, providers
 
     device = torch.device("cuda", 0)
     case = dataclasses.replace(models.CASES["sd15-launch"], steps=STEPS)

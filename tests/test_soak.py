@@ -22,7 +22,8 @@ def test_i5_nothing_grows_with_runs_of_all_kinds() -> None:
     for kind in ("threads", "files", "sockets", "vram_kb"):
         assert end[kind] <= start[kind], kind
     # On a GPU torch keeps a block for each size that came by.
-    assert end["pinned_kb"] < start["pinned_kb"] + 100
-    assert end["reserved_vram_kb"] < start["reserved_vram_kb"] + 4096
+    kept = 1 if start["reserved_vram_kb"] else 0
+    assert end["pinned_kb"] <= start["pinned_kb"] + 100 * kept
+    assert end["reserved_vram_kb"] <= start["reserved_vram_kb"] + 4096 * kept
     assert end["objects"] < start["objects"] + 500  # a run that stays is dozens, a frame several
     assert end["rss_mb"] < start["rss_mb"] + 30
