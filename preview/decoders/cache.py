@@ -23,7 +23,13 @@ class DecoderCache:
         self._lock = threading.Lock()
 
     def get(self, source: Source, device: torch.device) -> Decoder:
-        """The decoder of `source` on `device`, loaded at the first call. Raises DecoderError."""
+        """The decoder of `source` on `device`, loaded at the first call. Raises DecoderError.
+
+        One that failed for good is not loaded again; a changed file is another source.
+        """
+        broken = self._broken.get(source.key)
+        if broken is not None:
+            raise DecoderError(broken)
         key = (source.key, device, source.dtype(device))
         with self._lock:
             decoder = self._loaded.get(key)
@@ -49,9 +55,9 @@ class DecoderCache:
                 if key[1] == device and not decoder.light:  # type: ignore[index]
                     del self._loaded[key]
 
-    def is_broken(self, source: Source) -> bool:
-        """Whether this very source failed to load before; a changed file is a new source."""
-        return source.key in self._broken
+    def leave(self, source: Source, why: str) -> None:
+        """Do not use `source` again in this process."""
+        self._broken[source.key] = why
 
     def names(self) -> list[str]:
         """The loaded decoders, for people to read."""

@@ -36,6 +36,9 @@ try:
         own_previewer,
     )
     from .previews import unexpected as unexpected_previews
+    from .progress import expect_progress
+    from .progress import install as install_progress
+    from .progress import uninstall as uninstall_progress
     from .prompts import announced_steps, current_owner, extra_data, watch_sampling
     from .vaes import vae_copy
     from .wire import Server
