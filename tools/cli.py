@@ -27,7 +27,6 @@ from .places import (
     short_hash,
 )
 
-
 PASSING_ON = ("test", "check", "host", "bench", "bench-server", "soak", "coverage")
 """Commands with arguments that are not ours."""
 

@@ -62,6 +62,7 @@ class Run:
         self._client = PromptServer.instance.client_id
         self._end = time.monotonic() + plan["seconds"]
         self._switched = contextlib.ExitStack()
+        self._live: dict[str, Any] = {}
         self._callbacks: dict[str, Callback] = {}
         methods = {k["method"] for k in self._kinds.values() if k["by"] == "comfyui"}
         for method in sorted(methods):
@@ -104,16 +105,18 @@ class Run:
         if name in self.left_out:
             kind = self._kinds["none"]
         if kind["by"] == "sidestream":
-            providers.change_live(self._client, self._defaults | kind["settings"])
+            settings = self._defaults | kind["settings"]
+            if settings != self._live:
+                self._live = settings
+                providers.change_live(self._client, settings)
             for part in kind["without"]:
                 self._switched.enter_context(providers.WITHOUT[part]())
             self._current = self._callbacks["sidestream"]
         else:
             self._current = self._callbacks[kind["method"]]
         began = time.monotonic()
-        self.blocks.append(
-            {"provider": name, "step": step + 1, "began": began, "callbacks_ms": []}
-        )
+        block = {"provider": name, "step": step + 1, "began": began, "callbacks_ms": []}
+        self.blocks.append(block)
 
     def _not_offered(self) -> dict[str, str]:
         missing = {}

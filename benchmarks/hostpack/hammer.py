@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import threading
@@ -91,7 +92,7 @@ class Blows:
         if self._on_cuda and graphs:
             self._numbers = torch.zeros(1 << 10, device=device)
             for mode in ("global", "thread_local"):
-                self._kinds[f"graph, {mode}"] = lambda mode=mode: self._record(mode)
+                self._kinds[f"graph, {mode}"] = functools.partial(self._record, mode)
 
     def all(self) -> None:
         """One of each."""

@@ -26,8 +26,10 @@ class NotOffered(Exception):
 
 def fresh_copy(module: ModuleType) -> ModuleType:
     """A module as its file has it, whatever has been changed in the one that is loaded."""
-    spec = importlib.util.spec_from_file_location(f"{module.__name__}_as_published", module.__file__)
-    assert spec is not None and spec.loader is not None
+    name = f"{module.__name__}_as_published"
+    spec = importlib.util.spec_from_file_location(name, module.__file__)
+    assert spec is not None
+    assert spec.loader is not None
     copy = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(copy)
     return copy
@@ -92,11 +94,19 @@ def without_graphs() -> AbstractContextManager[Any]:
 
 
 def without_encoding() -> AbstractContextManager[Any]:
-    """Send always the same few bytes."""
+    """Send always the first picture of the block."""
     encode = part_of_sidestream("encode")
     if encode is None or not hasattr(encode, "jpeg_encoder"):
         raise NotOffered("its JPEG encoder cannot be replaced")
-    return mock.patch.object(encode, "jpeg_encoder", lambda: lambda picture, quality: b"\xff" * 64)
+    real = encode.jpeg_encoder()
+    first: list[bytes] = []
+
+    def unencoded(picture: Any, quality: int) -> bytes:
+        if not first:
+            first.append(real(picture, quality))
+        return first[0]
+
+    return mock.patch.object(encode, "jpeg_encoder", return_value=unencoded)
 
 
 def without_sending() -> AbstractContextManager[Any]:

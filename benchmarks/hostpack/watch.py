@@ -50,7 +50,7 @@ def begin() -> None:
     """Listen to the log and answer the routes."""
     lines = Lines()
     logging.getLogger().addHandler(lines)
-    routes = PromptServer.instance.routes
+    routes: web.RouteTableDef = PromptServer.instance.routes
     absent = contextlib.ExitStack()
 
     @routes.get("/sidestream-bench/memory")

@@ -73,16 +73,21 @@ def ordinary_of(session: Session, unet: str) -> Result:
         entry["frames"] = frames.judged(own, asked.steps, right)
         runs.append(entry)
     session.wait(asked.idle)
+    idle = session.memory()
     return {
         "runs": runs,
-        "memory_idle": session.memory(),
+        "memory_idle": idle,
         "reference_latent_same": right["latent"] == runs[0]["latent"],
-        "memory": memory_in_short(runs, session.memory()),
+        "memory": memory_in_short(runs, session.fresh_memory()),
     }
 
 
 def memory_in_short(runs: list[Result], idle: list[dict[str, int]]) -> Result:
-    """In MB: what previews take above none, at most, and what is left of them."""
+    """In MB: what previews take above none, at most, and what they keep.
+
+    `idle` is what is held when torch has given back all that nobody uses, as it had before each
+    run.
+    """
     if not idle:
         return {}
     gpu = 0
@@ -189,7 +194,7 @@ def blocks_of(session: Session, unet: str) -> Result:
 
 
 def hammer(asked: Asked) -> Result:
-    """The sampler's neighbours do their worst: latents and exceptions, with SideStream and without."""
+    """Other code does its worst beside a sampler: the latents, and what raises."""
     with Session(asked) as session:
         found = {}
         for unet in asked.unets:
@@ -315,7 +320,8 @@ def filled_card(left_gb: float) -> Iterator[float]:
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert filler.stdin is not None and filler.stdout is not None
+    assert filler.stdin is not None
+    assert filler.stdout is not None
     try:
         yield float(filler.stdout.readline())
     finally:
