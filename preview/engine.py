@@ -562,8 +562,8 @@ class Engine:
 
     def _is_ours(self, frame: Frame) -> bool:
         """Whether it was staged for the backend that serves now."""
-        is_left = self.problem is not None or frame.slot is None
-        return not is_left and frame.slot.owner is self._station.slots
+        slot = frame.slot
+        return self.problem is None and slot is not None and slot.owner is self._station.slots
 
     def _decode(self, frame: Frame) -> bool:
         """Fill in the picture, going down the fallback chain as long as decoders fail."""

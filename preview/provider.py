@@ -143,7 +143,8 @@ class Previewer(host.LatentPreviewer):
                 with torch.inference_mode():
                     frame = engine.capture(run, shown, images)
         except StagingError as error:
-            run.staging_failed(error.__cause__)
+            cause = error.__cause__
+            run.staging_failed(cause, passes=isinstance(cause, torch.cuda.OutOfMemoryError))
             self._preview_inline(latent)
         else:
             self._keep(engine, frame)
@@ -365,6 +366,7 @@ class Provider:
             host.preview_size(),
             sampling.steps if sampling else 0,
             host.video(latent_format),
+            self._decoders.is_broken,
         )
 
     def _chosen_method(self, extra: Any) -> str | None:

@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from .decoders.errors import in_a_line
 from .render.chain import Failures, FallbackChain
 from .settings import Settings, combined
@@ -92,6 +90,8 @@ class Plan:
     default_size: int
     steps: int = 0
     video: Video = Video()
+    is_broken: Callable[[Source], bool] = lambda source: False
+    """Whether a decoder is known to fail."""
 
 
 @dataclass(slots=True)
@@ -177,18 +177,18 @@ class Run:
         """`number` is higher than that of all runs before."""
         # Not from a random number generator: the sampler's must stay as they are.
         self.id = os.urandom(6).hex()
+        self._plan = plan
         self.number = number
         self.owner = plan.owner
         self.settings = plan.asked.settings()
         self._failures = Failures()
-        self.chain = FallbackChain(plan.sources_for(self.settings), self._failures)
+        self.chain = self._chain_for(self.settings)
         self.left_to_host = False
         """Whether its latents cannot be staged, and ComfyUI's own previewer serves."""
         self.host_failed = False
         """Whether ComfyUI's own previewer, the last of all, failed too."""
         self.step = 0
         self.total_steps = plan.steps
-        self._plan = plan
         self.outcomes: Counter[str] = Counter()
         self.aborted = False
         self.filmless = False
@@ -207,9 +207,8 @@ class Run:
         self._on_closed = on_closed
         self._lock = threading.RLock()  # as all locks that `end` takes: see there
 
-    def staging_failed(self, error: BaseException | None) -> None:
-        """A latent could not be staged: for want of memory, or as none of this run can be."""
-        passes = isinstance(error, torch.cuda.OutOfMemoryError)
+    def staging_failed(self, error: BaseException | None, *, passes: bool) -> None:
+        """A latent could not be staged: for want of memory, which passes, or as none can be."""
         if not self.left_to_host and not self.warned_of_loss:
             log.warning(
                 "[SideStream] A latent could not be staged (%s); ComfyUI's own previewer shows %s.",
@@ -270,7 +269,7 @@ class Run:
         settings = self._plan.asked.settings()
         if settings.method != self.settings.method:
             try:
-                sources = self._plan.sources_for(settings)
+                self.chain = self._chain_for(settings)
             except Exception as error:  # it looks for files
                 log.warning(
                     "[SideStream] The method could not be changed (%s: %.200s).",
@@ -278,9 +277,13 @@ class Run:
                     error,
                 )
                 settings = settings.updated({"method": self.settings.method})
-            else:
-                self.chain = FallbackChain(sources, self._failures)
         self.settings = settings
+
+    def _chain_for(self, settings: Settings) -> FallbackChain:
+        sources = self._plan.sources_for(settings)
+        for source in filter(self._plan.is_broken, sources):
+            self._failures.leave(source)
+        return FallbackChain(sources, self._failures)
 
     @property
     def ended(self) -> bool:

@@ -167,7 +167,8 @@ def stage(engine: Engine, run: Run, latent: torch.Tensor, images: range = range(
         with torch.inference_mode():
             frame = engine.capture(run, latent, images)
     except StagingError as error:
-        run.staging_failed(error.__cause__)
+        cause = error.__cause__
+        run.staging_failed(cause, passes=isinstance(cause, torch.cuda.OutOfMemoryError))
         return
     if frame is not None:
         engine.publish(frame)

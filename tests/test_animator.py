@@ -285,8 +285,9 @@ def test_i7_a_film_whose_node_is_over_is_given_up():
     assert wait_until(lambda: not engine._animator.busy)
     assert films(sink) == []
     assert third_waits.calls == 3
-    # The slot is free again: all four can be had.
-    slots = [engine._station.slots.take(a_video(1).shape, torch.float32) for _ in range(engine_module.SLOTS + 1)]
+    # The slot is free again: all can be had.
+    take = engine._station.slots.take
+    slots = [take(a_video(1).shape, torch.float32) for _ in range(engine_module.SLOTS + 1)]
     assert sum(slot is not None for slot in slots) == engine_module.SLOTS
     engine.close()
 
@@ -309,7 +310,8 @@ def test_i6_a_film_that_fails_costs_the_films_and_one_line(caplog):
         "[SideStream] Animated previews failed (RuntimeError: no film today);"
         " this run goes on with stills."
     ]
-    slots = [engine._station.slots.take(a_video(1).shape, torch.float32) for _ in range(engine_module.SLOTS + 1)]
+    take = engine._station.slots.take
+    slots = [take(a_video(1).shape, torch.float32) for _ in range(engine_module.SLOTS + 1)]
     assert sum(slot is not None for slot in slots) == engine_module.SLOTS
     engine.close()
 

@@ -55,6 +55,10 @@ class DecoderCache:
                 if key[1] == device and not decoder.light:  # type: ignore[index]
                     del self._loaded[key]
 
+    def is_broken(self, source: Source) -> bool:
+        """Whether this very source failed for good before; a changed file is a new source."""
+        return source.key in self._broken
+
     def leave(self, source: Source, why: str) -> None:
         """Do not use `source` again in this process."""
         self._broken[source.key] = why

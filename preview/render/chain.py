@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from ..decoders.errors import DecoderError, in_a_line
-from ..decoders.protocols import Source
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..decoders.protocols import Source
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +45,10 @@ class Failures:
             return False
         pause = self._pauses.get(source.key)
         return pause is None or now >= pause.until
+
+    def leave(self, source: Source) -> None:
+        """Do not use `source`: it is known to fail, and that was said before."""
+        self._lasting.add(source.key)
 
     def note(self, source: Source, error: Exception, now: float) -> bool:
         """`source` failed with `error`. Whether it is the first time that it did."""
