@@ -108,7 +108,7 @@ def bench(
                 differing.add(provider.name)
     for provider in compared:
         for engine in engines.all():
-            engine.lane.release()
+            engine.backend.release()
         measure.measure_memory(sampling, provider, seen[provider.name])
     time.sleep(IDLE)
     left = measure.memory_left(device) - before

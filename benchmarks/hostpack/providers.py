@@ -85,12 +85,12 @@ def part_of_sidestream(name: str) -> ModuleType | None:
     return None
 
 
-def without_graphs() -> AbstractContextManager[Any]:
-    """Decode eagerly."""
-    graphs = part_of_sidestream("graphs")
-    if graphs is None or not hasattr(graphs, "enabled"):
-        raise NotOffered("graphs cannot be switched off while it runs")
-    return mock.patch.object(graphs, "enabled", False)
+def without_kernels() -> AbstractContextManager[Any]:
+    """Decode by PyTorch alone."""
+    fused = part_of_sidestream("fused")
+    if fused is None:
+        raise NotOffered("it has no kernels of its own")
+    return mock.patch.object(fused.WhenReady, "paint", lambda *arguments: None)
 
 
 def without_encoding() -> AbstractContextManager[Any]:
@@ -119,7 +119,7 @@ def without_sending() -> AbstractContextManager[Any]:
 
 
 WITHOUT: dict[str, Callable[[], AbstractContextManager[Any]]] = {
-    "graphs": without_graphs,
+    "kernels": without_kernels,
     "encoding": without_encoding,
     "sending": without_sending,
 }

@@ -29,7 +29,7 @@ PROVIDERS: dict[str, dict[str, Any]] = {
     "ComfyUI TAESD": comfyui("taesd"),
     "SideStream, every step": sidestream(EVERY_STEP),
     "SideStream, defaults": sidestream({}),
-    "SideStream, every step, no graphs": sidestream(EVERY_STEP, "graphs"),
+    "SideStream, every step, by PyTorch": sidestream(EVERY_STEP, "kernels"),
     "SideStream, every step, not encoded": sidestream(EVERY_STEP, "encoding"),
     "SideStream, every step, not sent": sidestream(EVERY_STEP, "sending"),
     "SideStream, every step, Latent2RGB": sidestream(EVERY_STEP | {"method": "latent2rgb"}),

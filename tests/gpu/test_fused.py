@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from sidestream.preview import graphs
 from sidestream.preview.decoders import fused, nvrtc
 from sidestream.preview.decoders.fused import FusedTaesd, UnsuitableError
 from sidestream.preview.decoders.nvrtc import KernelError
 from sidestream.preview.decoders.painting import cell_size
 from sidestream.preview.decoders.taesd import Taesd
+from sidestream.preview.render.backends.device import keep_out_of_others_recordings
 from sidestream.tests.helpers import wait_until
 from sidestream.tests.natural import Forced, natural_layers, painted
 from torch import nn
@@ -271,7 +271,7 @@ def paint_beside_others() -> None:
             errors.append(error)
 
     def paint() -> None:
-        graphs.keep_out_of_others_captures()
+        keep_out_of_others_recordings()
         with torch.cuda.stream(torch.cuda.Stream(cuda, priority=-1)), torch.inference_mode():
             for _ in range(300):
                 picture, unknown = kernels(latent, 512, 512, 0)
