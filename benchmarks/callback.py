@@ -63,7 +63,7 @@ def profiled(tree: Path, repetitions: int) -> dict[str, Any]:
     """The parts' medians, launch-bound and GPU-bound, and the whole callback's with no clocks."""
     from . import __main__ as entry
 
-    server, pack, engines = entry.enter_with_pack(tree)
+    server, pack, _ = entry.enter_with_pack(tree)
     import torch
     from sidestream.benchmarks import measure, models, providers
     from sidestream.preview import engine, host, provider, runs

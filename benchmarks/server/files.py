@@ -79,27 +79,35 @@ def predict_the_noise(
 
 
 def write_decoder(path: Path, seed: int) -> None:
-    """Write a TAESD decoder."""
+    """Write a TAESD decoder, each of whose layers gives numbers that half precision holds."""
     from comfy.taesd.taesd import Decoder
     from safetensors.torch import save_file
 
     network = Decoder(latent_channels=4)
     generator = torch.Generator().manual_seed(seed)
+    convolutions = [layer for layer in network.modules() if isinstance(layer, torch.nn.Conv2d)]
+    last = network[-1]
+
+    def settle(layer: torch.nn.Conv2d, inputs: Any, made: torch.Tensor) -> torch.Tensor:
+        spread = CONTRAST if layer is last else 1.0
+        scale = spread / made.std((0, 2, 3), keepdim=True)
+        layer.weight.mul_(scale[0, :, :, :, None].movedim(-1, 1))
+        made = made * scale
+        if layer.bias is not None:
+            centre = 0.5 if layer is last else 0.0
+            layer.bias.copy_(centre - made.mean((0, 2, 3)))
+            made = made + layer.bias[:, None, None]
+        return made
+
     with torch.inference_mode():
-        for name, weight in network.named_parameters():
-            if weight.ndim == 1:
-                weight.zero_()
-                continue
-            weight.normal_(0, (2 / weight[0].numel()) ** 0.5, generator=generator)
+        for layer in convolutions:
+            layer.weight.normal_(0, 1, generator=generator)
             # Neighbours alike, as in decoders that have learnt to draw.
-            weight.add_(2 * weight.mean((2, 3), keepdim=True))
-            weight.mul_(0.35 if ".conv.4." in name else 0.6)
-        last = network[-1]
-        latents = torch.randn(2, 4, 32, 32, generator=generator)
-        made = network(latents)
-        scale = CONTRAST / made.std((0, 2, 3))
-        last.weight.mul_(scale[:, None, None, None])
-        last.bias.copy_(0.5 - made.mean((0, 2, 3)) * scale)
+            layer.weight.add_(2 * layer.weight.mean((2, 3), keepdim=True))
+            if layer.bias is not None:
+                layer.bias.zero_()
+            layer.register_forward_hook(settle)
+        network(torch.randn(2, 4, 32, 32, generator=generator))
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: weight.contiguous() for name, weight in network.state_dict().items()}, path)
 
