@@ -248,8 +248,8 @@ def test_a_real_comfyui_is_measured(host, tmp_path):
     assert list(rows) == ["none", *MEASURED]
     assert rows["none"]["frames"] == 0
     assert rows["ComfyUI TAESD"]["frames"] > 0
-    assert rows["SideStream, every step"]["frames"] > 0
-    assert rows["SideStream, every step, not sent"]["frames"] == 0
+    every, unsent = rows["SideStream, every step"], rows["SideStream, every step, not sent"]
+    assert unsent["frames"] <= unsent["blocks"] < every["frames"]  # the last of a block comes late
     assert rows["ComfyUI TAESD"]["callback_p50_ms"] > rows["none"]["callback_p50_ms"]
 
     for way in found["hammer"]["unets"]["tiny"]:

@@ -17,7 +17,6 @@ from . import providers
 from .inputs import CATEGORY, digest
 from .sampling import INPUTS, Callback, sample, wait_for_device, wait_for_sampler
 
-
 NATURAL = 0.5
 """Of the way to denoise: from there on pictures have the contrast that they have in the end."""
 
