@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .server import tables
+
 REPO = Path(__file__).resolve().parent.parent
 RESULTS = REPO / "benchmarks" / "results"
 DOCUMENTS = (REPO / "docs" / "benchmarks.md", REPO / "README.md")
@@ -84,6 +86,16 @@ def stages(result: dict[str, Any]) -> str:
     return f"{result['case']}: {about(result)}\n\n{markdown(rows)}"
 
 
+def in_server(result: dict[str, Any]) -> str:
+    """What `python -m benchmarks.server` saw as Markdown tables, without the log's lines."""
+    told = result | {"device": ", ".join(result["devices"])}
+    made = [f"ComfyUI {result['comfyui']} by its main.py: {about(told)}"]
+    for mode, form in tables.TABLES.items():
+        if mode in result:
+            made += [part for part in form(result[mode]).split("\n\n") if part.startswith("|")]
+    return "\n\n".join(made)
+
+
 def about(result: dict[str, Any]) -> str:
     """When, where and how a result was made."""
     made = f"{result['date']}, {result['device']}, torch {result['torch']}"
@@ -106,8 +118,12 @@ def markdown(rows: list[list[Any]]) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
-FORMS: dict[str, Callable[[dict[str, Any]], str]] = {"callback": parts, "stages": stages}
-"""How results are shown that are not `table`s."""
+FORMS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "callback": parts,
+    "stages": stages,
+    "server": in_server,
+}
+"""How results are shown that are not `table`s, by the first word of their names."""
 
 
 def filled(document: str) -> str:
@@ -115,7 +131,8 @@ def filled(document: str) -> str:
 
     def one(match: re.Match[str]) -> str:
         name, *more = match[1].split()
-        made = comparison(*more) if name == "comparison" else FORMS.get(name, table)(load(name))
+        form = FORMS.get(name.split("-")[0], table)
+        made = comparison(*more) if name == "comparison" else form(load(name))
         return f"<!-- table {match[1]} -->\n{made}\n<!-- end -->"
 
     return re.sub(r"<!-- table ([^>]+?) -->\n.*?<!-- end -->", one, document, flags=re.DOTALL)

@@ -140,7 +140,13 @@ def test_a_step_with_a_frame_is_compared_with_the_one_after_it():
 
 def blocks_taking(providers: list[str], seconds: dict[str, float]) -> list[dict]:
     return [
-        {"provider": name, "began": float(at), "seconds": seconds[name], "callbacks_ms": [0.1] * 5}
+        {
+            "provider": name,
+            "step": 6 * at + 1,
+            "began": float(at),
+            "seconds": seconds[name],
+            "callbacks_ms": [0.1] * 5,
+        }
         for at, name in enumerate(providers)
     ]
 
@@ -155,15 +161,16 @@ def test_a_block_is_compared_with_its_neighbours():
     result = {"blocks": blocks, "left_out": {}}
     for index, block in enumerate(blocks):  # a machine that gets slower all the time
         block["seconds"] *= 1 + index / 50
-    ratios.count_frames(result, [0.5, 1.5, 1.7, 62.5])
-    assert [blocks[index].get("frames") for index in (0, 1, 2, 62)] == [1, 2, None, 1]
+    # Two of ComfyUI's, the latter late; two of SideStream's, by their labels, also late.
+    ratios.count_frames(result, [(None, 1.5), (None, 2.1), (19, 4.5), (24, 5.5)])
+    assert [blocks[index].get("frames") for index in range(6)] == [None, 2, None, 2, None, None]
     none, a, b = ratios.rows(result, compared)
-    assert (none["blocks"], a["pairs"], b["pairs"]) == (59, 30, 30)  # the first round warms up
+    assert (none["blocks"], a["pairs"], b["pairs"]) == (61, 30, 30)  # the first round warms up
     assert a["ratio"] == pytest.approx(1.02, abs=1e-3)
     assert b["median_ratio"] == pytest.approx(1.5, abs=1e-3)
     low, high = a["ratio_95"]
     assert low <= a["ratio"] <= high < 1.03
-    assert (none["callback_p50_ms"], none["steps"]) == (pytest.approx(0.1), 59 * 6)
+    assert (none["callback_p50_ms"], none["steps"]) == (pytest.approx(0.1), 61 * 6)
 
 
 def test_an_interval_is_as_wide_as_the_noise():
@@ -184,7 +191,7 @@ def a_frame(step: int, picture: np.ndarray) -> Frame:
 def test_a_picture_of_another_step_is_wrong():
     chance = np.random.default_rng(1)
     right = {
-        step: np.kron(chance.integers(0, 256, (8, 8, 3)), np.ones((16, 16, 1))).astype(np.uint8)
+        step: np.kron(chance.integers(0, 256, (8, 8, 1)), np.ones((16, 16, 3))).astype(np.uint8)
         for step in (1, 2, 3)
     }
     sent = [a_frame(1, right[1]), a_frame(2, right[3]), a_frame(3, right[3])]
@@ -204,18 +211,24 @@ def test_every_table_can_be_made_of_what_was_left_out_or_failed():
     assert "no such part" in tables.blocks(result)
     assert "- WARNING: a line" in tables.blocks(result)
     assert set(tables.TABLES) == set(modes.MODES)
+    about = {"comfyui": "1.2.3", "devices": ["a device"], "torch": "2", "date": "today"}
+    shown = report.in_server({**about, "command": "it", "blocks": result})
+    assert "ComfyUI 1.2.3 by its main.py: today, a device, torch 2: `it`" in shown
+    assert "| one | no such part |" in shown
+    assert "a line" not in shown
 
 
+@pytest.mark.timeout(600)
 def test_a_real_comfyui_is_measured(host, tmp_path):
     """All of it at a tiny size: ComfyUI by its own main.py, its loader, a client elsewhere."""
     results = tmp_path / "results.json"
     command = [sys.executable, "-m", "benchmarks.server", "ordinary", "blocks", "hammer"]
     command += ["--comfyui", str(host.tree), "--models", str(tmp_path / "models")]
-    command += ["--tiny", "--cpu", "--steps", "4", "--blocks", "12", "--idle", "0"]
+    command += ["--tiny", "--cpu", "--steps", "3", "--blocks", "12", "--idle", "0"]
     command += ["--output", str(results)]
     for provider in MEASURED:
         command += ["--provider", provider]
-    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=580)
     assert done.returncode == 0, done.stderr[-4000:]
     found = json.loads(results.read_text("utf-8"))
 
@@ -227,15 +240,16 @@ def test_a_real_comfyui_is_measured(host, tmp_path):
     for run in tiny["runs"]:
         seen = run["frames"]
         assert (len(seen["wrong"]), seen["in_order"], seen["judged"]) == (0, True, seen["frames"])
-        assert (seen["frames"] > 0) == (run["kind"] != "off")
+        if run["kind"] != "defaults":  # a CPU's budget may be spent before the first frame
+            assert (seen["frames"] > 0) == (run["kind"] == "every step")
     assert all(line["level"] == "INFO" for line in found["ordinary"]["log"])
 
     rows = {row["provider"]: row for row in found["blocks"]["unets"]["tiny"]["rows"]}
     assert list(rows) == ["none", *MEASURED]
     assert rows["none"]["frames"] == 0
     assert rows["ComfyUI TAESD"]["frames"] > 0
-    assert rows["SideStream, every step"]["frames"] > 0
-    assert rows["SideStream, every step, not sent"]["frames"] == 0
+    every, unsent = rows["SideStream, every step"], rows["SideStream, every step, not sent"]
+    assert unsent["frames"] <= unsent["blocks"] < every["frames"]  # the last of a block comes late
     assert rows["ComfyUI TAESD"]["callback_p50_ms"] > rows["none"]["callback_p50_ms"]
 
     for way in found["hammer"]["unets"]["tiny"]:

@@ -17,6 +17,9 @@ from . import providers
 from .inputs import CATEGORY, digest
 from .sampling import INPUTS, Callback, sample, wait_for_device, wait_for_sampler
 
+NATURAL = 0.5
+"""Of the way to denoise: from there on pictures have the contrast that they have in the end."""
+
 
 class Enough(Exception):
     """The time that the run may take is over."""
@@ -39,7 +42,9 @@ class Blocks:
         run = Run(told, model)
         samples = None
         with contextlib.suppress(Enough):
-            samples = sample(model, **inputs, steps=run.steps, callback=run.callback)
+            samples = sample(
+                model, **inputs, steps=run.steps, callback=run.callback, denoise=NATURAL
+            )
         run.leave()
         result = {
             "blocks": run.blocks,

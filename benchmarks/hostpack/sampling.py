@@ -29,8 +29,9 @@ def sample(
     steps: int,
     callback: Callback,
     sampler: str = "euler",
+    denoise: float = 1.0,
 ) -> torch.Tensor:
-    """The sampled latent."""
+    """The sampled latent; a smaller `denoise` begins nearer to the end, in as many steps."""
     latent = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"])
     return comfy.sample.sample(
         model,
@@ -42,6 +43,7 @@ def sample(
         positive,
         negative,
         latent,
+        denoise=denoise,
         callback=callback,
         disable_pbar=True,
         seed=seed,

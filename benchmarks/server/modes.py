@@ -183,7 +183,8 @@ def blocks_of(session: Session, unet: str) -> Result:
     )
     run = session.run(prompt)
     result = session.result(run, prompts.SAMPLER)
-    ratios.count_frames(result, [frame.received_at for frame in run.frames])
+    made = [(frame.sidestream.get("step"), frame.received_at) for frame in run.frames]
+    ratios.count_frames(result, made)
     sizes = sorted(len(frame.image) for frame in run.frames if frame.sidestream)
     return {
         "rows": ratios.rows(result, compared),

@@ -69,11 +69,21 @@ def interval(values: np.ndarray) -> list[float]:
     return [float(np.percentile(values, percent)) for percent in (2.5, 97.5)]
 
 
-def count_frames(result: dict[str, Any], arrivals: Sequence[float]) -> None:
-    """Note in each block how many frames arrived (on the clock of `time.monotonic`) in it."""
-    begun = [block["began"] for block in result["blocks"]]
-    for moment in arrivals:
-        index = int(np.searchsorted(begun, moment)) - 1
+def count_frames(result: dict[str, Any], frames: Sequence[tuple[int | None, float]]) -> None:
+    """Note in each block how many frames were made in it.
+
+    A frame is given by the step on its label, None for ComfyUI's, which have none, and the moment
+    of its arrival on the clock of `time.monotonic`.
+    """
+    blocks = result["blocks"]
+    begun = [block["began"] for block in blocks]
+    first_steps = [block["step"] for block in blocks]
+    for step, moment in frames:
+        if step is not None:
+            index = int(np.searchsorted(first_steps, step, "right")) - 1
+        else:
+            index = int(np.searchsorted(begun, moment, "right")) - 1
+            if index > 0 and blocks[index]["provider"] == NONE:
+                index -= 1  # it has come late: this block makes none
         if index >= 0:
-            block = result["blocks"][index]
-            block["frames"] = block.get("frames", 0) + 1
+            blocks[index]["frames"] = blocks[index].get("frames", 0) + 1
