@@ -77,7 +77,7 @@ def _cuda_is_there() -> bool:
 
 # ComfyUI beside the tests: a process of its own
 
-HELPERS = ("clock", "probe", "video")
+HELPERS = ("clock", "probe", "samplers", "video")
 """Entries of tests/hostpack that do not disturb each other: one server serves all who need any."""
 
 

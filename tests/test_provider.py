@@ -397,7 +397,7 @@ def test_i9_every_throttle_is_kept(stage, pack, client, told):
     with stage.node():
         stage.sample(with_settings(stage.demo_model(), every_n_steps=4), steps=10)
         assert all_told(pack)
-    assert client.steps == [1, 5, 9]
+    assert client.steps == [1, 5, 9, 10]
 
 
 def test_the_node_changes_its_own_copy_of_the_model_only(stage):

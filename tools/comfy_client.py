@@ -162,18 +162,26 @@ class ComfyClient:
         return str(self.post("/prompt", body)["prompt_id"])
 
     def messages(self, prompt_id: str, timeout: float = 60.0) -> Iterator[Event | Frame]:
-        """Yield whatever arrives until the prompt has ended; raise Unfinished if it does not."""
+        """Yield whatever arrives until the prompt has ended; raise Unfinished if it does not.
+
+        The last previews may come after that: those of runs that are told are waited for.
+        """
         deadline = time.monotonic() + timeout
+        ended, open_runs = False, set[str]()
         while time.monotonic() < deadline:
             try:
                 message = self._messages.get(timeout=min(1.0, timeout))
             except queue.Empty:
+                if ended:
+                    return
                 # A prompt that was queued without a client id ends without a last event.
                 if self.history(prompt_id) and self._messages.empty():
                     return
                 continue
             yield message
-            if _ends(message, prompt_id):
+            _note_run(message, prompt_id, open_runs)
+            ended = ended or _ends(message, prompt_id)
+            if ended and not open_runs:
                 return
         raise Unfinished(f"prompt {prompt_id} did not end within {timeout:.0f} s")
 
@@ -329,6 +337,15 @@ def _ends(message: Event | Frame, prompt_id: str) -> bool:
         and message.data.get("node") is None
         and message.data.get("prompt_id") == prompt_id
     )
+
+
+def _note_run(message: Event | Frame, prompt_id: str, open_runs: set[str]) -> None:
+    """Keep `open_runs` to the SideStream runs of a prompt that began and did not end."""
+    if not isinstance(message, Event) or message.type != "sidestream.run":
+        return
+    run = message.data.get("run")
+    if run is not None and message.data.get("prompt_id") == prompt_id:
+        (open_runs.add if message.data["state"] == "start" else open_runs.discard)(run)
 
 
 def _sort(prompt_id: str, messages: Iterator[Event | Frame]) -> Run:

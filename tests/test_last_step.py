@@ -1,0 +1,152 @@
+"""I7 and I14: what ComfyUI alone shows is shown, and the last step always, in a real ComfyUI."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sidestream.tests.conftest import HELPERS
+from sidestream.tests.graphs import SAMPLER, demo_graph, insert
+from sidestream.tools.comfy_client import Event, Frame
+
+if TYPE_CHECKING:
+    from sidestream.tools.comfy_client import ComfyClient, Run
+    from sidestream.tools.server import RunningHost
+
+SHORT = [(steps, seconds) for steps in (1, 2, 4, 8, 20) for seconds in (0.02, 0.05, 0.1, 0.25)]
+EVERY_STEP = {"sidestream": {"throttle_ms": 0, "budget": 0}}
+
+
+@pytest.fixture(scope="module")
+def running(comfy_host: Any) -> RunningHost:
+    return comfy_host(hostpack=HELPERS)
+
+
+@pytest.fixture
+def client(running: RunningHost, connect: Callable[..., ComfyClient]) -> ComfyClient:
+    return connect(running)
+
+
+@pytest.fixture(scope="module")
+def alone(comfy_host: Any) -> RunningHost:
+    """ComfyUI with previews of its own, without the pack."""
+    return comfy_host("--preview-method", "latent2rgb", pack=False, hostpack=("demo_model_only",))
+
+
+def labels(run: Run) -> list[int]:
+    return [frame.sidestream["step"] for frame in run.frames]
+
+
+@pytest.mark.timeout(300)
+def test_i14_as_many_pictures_as_comfyui_alone(
+    alone: RunningHost, client: ComfyClient, connect: Callable[..., ComfyClient]
+) -> None:
+    without = connect(alone)
+    for steps, seconds in SHORT:
+        for _ in range(4):  # of a machine that is busy elsewhere the newest frames are shown
+            expected = without.run(demo_graph(steps=steps, seconds=seconds))
+            shown = client.run(demo_graph(steps=steps, seconds=seconds), EVERY_STEP)
+            if len(shown.frames) == len(expected.frames):
+                break
+        assert labels(shown) == list(range(1, steps + 1)), (steps, seconds)
+        assert len(expected.frames) == steps
+
+
+@pytest.mark.timeout(300)
+def test_i7_the_last_step_arrives_in_100_of_100_runs_at_the_defaults(client: ComfyClient) -> None:
+    for turn in range(100):
+        steps, seconds = (1, 2, 4, 8)[turn % 4], (0.0, 0.02, 0.05)[turn % 3]
+        run = client.run(demo_graph(steps=steps, seconds=seconds))
+        assert run.outcome == "success"
+        assert labels(run)[-1:] == [steps], (turn, steps, seconds)
+
+
+def test_i7_the_last_step_arrives_beside_every_n_steps_and_any_throttle(
+    client: ComfyClient,
+) -> None:
+    sent = {"sidestream": {"throttle_ms": 60_000, "every_n_steps": 3, "budget": 1}}
+    assert labels(client.run(demo_graph(steps=8, seconds=0.02), sent)) == [1, 8]
+
+
+def test_i7_the_last_steps_of_ten_queued_prompts_arrive_in_their_order(
+    client: ComfyClient,
+) -> None:
+    queued = [client.queue(demo_graph(steps=4, seconds=0.05)) for _ in range(10)]
+    frames = [frame for prompt in queued for frame in client.collect(prompt).frames]
+    last = {frame.metadata["prompt_id"]: frame.sidestream["step"] for frame in frames}
+    assert last == dict.fromkeys(queued, 4)
+    order = [queued.index(frame.metadata["prompt_id"]) for frame in frames]
+    assert order == sorted(order)
+
+
+def test_i7_a_node_that_goes_on_shows_its_last_step_while_it_does(client: ComfyClient) -> None:
+    prompt = demo_graph(steps=3, seconds=0.02)
+    prompt[SAMPLER]["class_type"] = "SampleAndStay"
+    prompt[SAMPLER]["inputs"]["stays"] = 1.0
+    begun = time.monotonic()
+    run = client.run(prompt)
+    assert labels(run)[-1] == 3
+    assert run.frames[-1].received_at < time.monotonic() - 0.5
+    assert time.monotonic() - begun > 1
+
+
+@pytest.mark.parametrize("kind", ["SampleAsOutput", "SampleAndShow"])
+def test_i7_a_nodes_own_result_is_not_painted_over(client: ComfyClient, kind: str) -> None:
+    """With a decoder that is still at work when the node has finished."""
+    prompt = demo_graph({"throttle_ms": 0, "method": "latent2rgb"}, steps=3, seconds=0.02)
+    prompt[SAMPLER]["class_type"] = kind
+    insert(prompt, "9", "ProbeSampling", name=kind, decoder_seconds=0.4)
+    finished = False
+    for message in client.messages(client.queue(prompt)):
+        if isinstance(message, Event):
+            finished |= message.type == "executed" and message.data["node"] == SAMPLER
+        else:
+            assert not finished
+    assert finished
+    assert client.listen(1.0).frames == []
+
+
+def test_i7_a_decoder_that_is_cold_costs_the_first_frames_not_the_last(
+    client: ComfyClient,
+) -> None:
+    prompt = demo_graph({"method": "latent2rgb"}, steps=3, seconds=0.02)
+    insert(prompt, "9", "ProbeSampling", name="cold", decoder_seconds=0.7)
+    run = client.run(prompt)
+    assert run.outcome == "success"
+    assert labels(run)[-1] == 3
+    assert [frame.metadata["node_id"] for frame in run.frames] == [SAMPLER] * len(run.frames)
+
+
+def test_i7_an_interrupt_keeps_late_frames_back_too(client: ComfyClient) -> None:
+    """Of a sampling that ended well, in a prompt that is interrupted in its next node."""
+    prompt = demo_graph({"method": "latent2rgb"}, steps=2, seconds=0.02)
+    insert(prompt, "9", "ProbeSampling", name="cut", decoder_seconds=1.2)
+    prompt["7"] = {
+        "class_type": "SampleAndStay",
+        "inputs": {**prompt[SAMPLER]["inputs"], "steps": 200, "stays": 0.0},
+    }
+    prompt["7"]["inputs"]["latent_image"] = [SAMPLER, 0]
+    prompt["8"] = {
+        "class_type": "SaveLatent",
+        "inputs": {"samples": ["7", 0], "filename_prefix": "test"},
+    }
+    prompt["1"]["inputs"]["seconds_per_step"] = 0.05
+    prompt_id = client.queue(prompt)
+    seen: list[Frame] = []
+    for message in client.messages(prompt_id):
+        if isinstance(message, Frame):
+            seen.append(message)
+        elif message.type == "progress" and message.data["node"] == "7":
+            client.interrupt()
+            break
+    after: list[Frame] = []
+    interrupted = False
+    for message in client.messages(prompt_id):
+        if isinstance(message, Event):
+            interrupted |= message.type == "execution_interrupted"
+        elif interrupted:
+            after.append(message)
+    assert interrupted
+    assert after == client.listen(2.0).frames == []
