@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .decoders.errors import in_a_line
 from .settings import Settings, combined
 from .throttle import Throttle
 
@@ -170,6 +171,8 @@ class Run:
         self.step = 0
         self.total_steps = plan.steps
         self._plan = plan
+        self._method = self.settings.method
+        """The method that `ladder` is of."""
         self.outcomes: Counter[str] = Counter()
         self.aborted = False
         self.filmless = False
@@ -193,6 +196,7 @@ class Run:
 
     def wants(self, now: float) -> bool:
         """Whether the throttle lets the frame of the current step pass."""
+        self._follow_method()
         settings = self.settings
         if self._ended or self.ladder.current is None:
             return False
@@ -229,11 +233,29 @@ class Run:
 
     def change(self, live: Mapping[str, Any]) -> None:
         """Lay live changes over the run's settings."""
-        method = self.settings.method
         self._plan.asked.live.update(live)
         self.settings = self._plan.asked.settings()
-        if self.settings.method != method:
-            self.ladder = self._plan.ladder_for(self.settings)
+
+    def _follow_method(self) -> None:
+        """Make the decoders of a method that was changed; where that fails all stays as it was.
+
+        On the sampler's thread, on which alone a VAE may be copied; who changes it waits for no
+        disk.
+        """
+        settings = self.settings
+        if settings.method == self._method:
+            return
+        try:
+            self.ladder = self._plan.ladder_for(settings)
+            self._method = settings.method
+        except Exception as error:
+            self._plan.asked.live["method"] = self._method
+            self.settings = self._plan.asked.settings()
+            log.warning(
+                "[SideStream] Previews stay with the method %s (%s).",
+                self._method,
+                in_a_line(error),
+            )
 
     @property
     def ended(self) -> bool:
@@ -344,8 +366,10 @@ def _tell(listener: Callable[[Run], None], run: Run) -> None:
     """Call `listener`, on whatever thread a run starts or ends: the sampler's may be among them."""
     try:
         listener(run)
-    except Exception:
-        log.exception("[SideStream] The start or the end of a run could not be told.")
+    except Exception as error:
+        log.warning(
+            "[SideStream] The start or the end of a run could not be told (%s).", in_a_line(error)
+        )
 
 
 def now() -> float:
