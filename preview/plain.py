@@ -14,21 +14,27 @@ NAME = 80
 
 
 def plain(text: object, longest: int = LONGEST) -> str:
-    """`text` as one line of printable ASCII, at most `longest` characters.
+    """`text` as one line of printable ASCII, at most `longest` characters: for the log.
 
     Other characters are written as Python escapes them, since a console that cannot print one
     costs the whole line. Work is bounded by `longest`, not by the text. Never raises.
     """
+    return _cut(one_line(text, longest).encode("ascii", "backslashreplace").decode(), longest)
+
+
+def one_line(text: object, longest: int = LONGEST) -> str:
+    """`text` as one line of printable Unicode, at most `longest` characters, else as `plain`."""
     try:
         said = str(text)
     except Exception as error:  # an object of another pack's
         said = f"<{type(error).__name__}>"
-    # Blanks collapse and escapes grow: a few times as much as fits is enough to look at.
-    words = " ".join(said[: 4 * longest].split())
-    line = "".join(
-        char if char.isprintable() else ascii(char)[1:-1] for char in words[: longest + 1]
-    )
-    line = line.encode("ascii", "backslashreplace").decode("ascii")
+    # Blanks become one, so that more than fits is looked at; but not all of what may be megabytes.
+    words = " ".join(said[: 4 * longest].split())[: longest + 1]
+    shown = (char if char.isprintable() else ascii(char)[1:-1] for char in words)
+    return _cut("".join(shown), longest)
+
+
+def _cut(line: str, longest: int) -> str:
     return line if len(line) <= longest else line[: longest - 3] + "..."
 
 
