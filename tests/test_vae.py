@@ -305,7 +305,7 @@ def test_i6_latents_of_another_model_are_refused():
 
 
 def test_i6_what_is_no_picture_is_refused():
-    with pytest.raises(DecoderError, match="no picture of 16×16 pixels"):
+    with pytest.raises(DecoderError, match="no picture of 16x16 pixels"):
         load(scale=2)(torch.randn(1, 4, 8, 8), 512)
 
 

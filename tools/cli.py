@@ -44,6 +44,8 @@ def main(arguments: Sequence[str]) -> int:
             return _bench(rest)
         if options.command == "soak":
             return _soak(rest)
+        if options.command == "fuzz":
+            return _fuzz(rest)
         if options.command == "coverage":
             return _coverage(rest)
         if options.command == "check":
@@ -81,10 +83,12 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
     commands.add_parser("bench", help="what previews cost, on a GPU: bench -- ARGUMENTS")
     commands.add_parser("soak", help="1,000 runs of all kinds: does anything grow?")
+    commands.add_parser("fuzz", help="5,000 decoder files that are none: does the worker live?")
     commands.add_parser("coverage", help="write docs/coverage.md; also of these ComfyUI trees")
 
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command not in ("test", "check", "host", "bench", "soak", "coverage"):
+    passed_on = ("test", "check", "host", "bench", "soak", "fuzz", "coverage")
+    if rest and options.command not in passed_on:
         parser.error(f"unknown arguments: {' '.join(rest)}")
     return options, [argument for argument in rest if argument != "--"]
 
@@ -139,6 +143,11 @@ def _bench(arguments: Sequence[str]) -> int:
 
 def _soak(arguments: Sequence[str]) -> int:
     command = [str(get_host().python), "-m", "benchmarks.soak", *arguments]
+    return _wait(subprocess.Popen(command, cwd=REPO))
+
+
+def _fuzz(arguments: Sequence[str]) -> int:
+    command = [str(get_host().python), "-m", "benchmarks.fuzz", *arguments]
     return _wait(subprocess.Popen(command, cwd=REPO))
 
 

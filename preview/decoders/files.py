@@ -7,6 +7,7 @@ process), and no more is read than is asked for.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
@@ -91,7 +92,10 @@ def opened(path: str, kind: str) -> Iterator[Mapping[str, Stored]]:
             yield _weights(file)
     except FileNotFoundError as error:
         raise DecoderError(f"{name} is gone") from error
-    except OSError as error:  # the disk's fault, which may pass
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # a place that no file has
+            raise DecoderError(f"{name} is damaged or no {kind}") from error
+        # The disk's fault, which may pass.
         failure = DecoderError(f"{name} cannot be read: {error.strerror or in_a_line(error)}")
         failure.lasting = False
         raise failure from error

@@ -29,8 +29,8 @@ FAMILY = ("taehv", "lighttaew2_1", "lighttaew2_2", "lighttaehy1_5", "taeltx_2", 
 """The names of decoder files, as ComfyUI's latent formats give them."""
 
 STAGES = 3  # each doubles the size
-MOST_PATCH = 8
-MOST_FRAMES = 64  # of one latent frame; none that is known makes more than 8
+MOST_PATCH = 4  # LTX-2
+MOST_FRAMES = 8  # of one latent frame: LTX-2
 BLOCKS = 3  # in each stage
 
 # What the layers do not tell, ComfyUI tells by the number of latent channels, and so do we.
