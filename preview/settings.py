@@ -287,8 +287,10 @@ def salvaged(values: Any) -> tuple[dict[str, Any], list[str]]:
         else:
             try:
                 good |= checked({name: value})
-            except ValueError as error:  # or a number of too many digits to be said
+            except SettingError as error:
                 complaints.append(plain(error))
+            except ValueError:  # of too many digits to be said
+                complaints.append(f"{name} cannot be a number so long")
     unknown = len(values) - len(good) - len(complaints)
     if unknown > 0:
         # One of so many must be unknown.
