@@ -142,11 +142,15 @@ def _path_pattern(path: str) -> re.Pattern[str]:
 
 
 def _private() -> Private:
-    # Still an absolute path, so that all of it is taken out: the home's own name may hold spaces.
-    folders = {str(Path.home()): "/home"}
+    folders: dict[str, str] = {}
+    names = {socket.gethostname(), socket.gethostname().partition(".")[0]}
+    with contextlib.suppress(RuntimeError):  # the system knows no home
+        home = Path.home()
+        # Still an absolute path, so that all of it is taken out: its own name may hold spaces.
+        folders[str(home)] = "/home"
+        names.add(home.name)
     with contextlib.suppress(Exception):  # of a host of which little is known
         folders |= host.folders()
-    names = {socket.gethostname(), socket.gethostname().partition(".")[0], Path.home().name}
     names |= {os.environ.get(name, "") for name in ("USER", "LOGNAME", "USERNAME")}
     with contextlib.suppress(OSError, KeyError, ImportError):  # the system knows no name
         names.add(getpass.getuser())
