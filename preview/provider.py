@@ -359,7 +359,8 @@ class Provider:
             found = sources.find(method, latent_format, self._say_once, vae)
             return Ladder([each for each in found if not self._decoders.is_broken(each)])
 
-        if left is None and not sources.find("auto", latent_format, self._say_once):
+        others = sources.find("auto", latent_format, self._say_once)
+        if not others and (left is None or host.vae_copy(left) is None):
             self._say_once(
                 logging.INFO,
                 f"No previews for {type(latent_format).__name__} latents:"

@@ -463,6 +463,27 @@ def test_two_samplers_of_high_and_low_noise_show_every_step_of_each(stage, pack,
     assert labels == [("3", n, 5) for n in range(1, 6)] + [("4", n, 3) for n in range(1, 4)]
 
 
+def test_qwen_image_21_is_decoded_by_its_file(
+    stage, pack, client, told, latent_preview, vae_approx
+):
+    from sidestream.preview.decoders.taesd import Layout, layers_of
+
+    def init(self):
+        self.taesd_decoder_name = "taeqi2_1_decoder"  # as ComfyUI has it since 0.38
+
+    base = stage.comfy("comfy.latent_formats").LatentFormat
+    newest = type("QwenImage21", (base,), {"latent_channels": 64, "__init__": init})()
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        weights = layers_of(Layout(64, (16, 8, 4, 4), colours=4, patch=2)).state_dict()
+    torch.save(weights, vae_approx / "taeqi2_1_decoder.pth")
+    [latent] = latents(1, 1, 64, 4, 6)
+    [picture] = shown(stage, pack, client, latent_preview, newest, [latent])
+    [frame] = client.frames
+    assert frame.sidestream["decoder"] == "taesd"
+    assert picture.shape == (64, 96, 3)
+
+
 # Decoders that are there and not used
 
 
