@@ -23,6 +23,8 @@ IDLE = 10.0
 
 def name_the_pack() -> None:
     """Make the checkout importable as `sidestream`, whatever its folder is called."""
+    if "sidestream" in sys.modules:
+        return
     pack = types.ModuleType("sidestream")
     pack.__path__ = [str(REPO)]
     pack.__spec__ = importlib.machinery.ModuleSpec("sidestream", None, is_package=True)
@@ -106,7 +108,7 @@ def bench(
                 differing.add(provider.name)
     for provider in compared:
         for engine in engines.all():
-            engine.lane.release()
+            engine.backend.release()
         measure.measure_memory(sampling, provider, seen[provider.name])
     time.sleep(IDLE)
     left = measure.memory_left(device) - before

@@ -63,10 +63,12 @@ def profiled(tree: Path, repetitions: int) -> dict[str, Any]:
     """The parts' medians, launch-bound and GPU-bound, and the whole callback's with no clocks."""
     from . import __main__ as entry
 
-    server, pack, engines = entry.enter_with_pack(tree)
+    server, pack, _ = entry.enter_with_pack(tree)
     import torch
     from sidestream.benchmarks import measure, models, providers
-    from sidestream.preview import engine, host, lane, provider, runs
+    from sidestream.preview import engine, host, provider, runs
+    from sidestream.preview.render.backends.device import StreamDevice
+    from sidestream.preview.render.backends.staging import StreamStaging
 
     device = torch.device("cuda", 0)
     model = models.build("sd15", device)
@@ -78,7 +80,6 @@ def profiled(tree: Path, repetitions: int) -> dict[str, Any]:
         runs_of = [sampling.run(providers.EVERY_STEP)[1] for _ in range(repetitions)]
         whole = [(end - start) * 1e6 for callbacks in runs_of for start, end in callbacks]
         clocks = Clocks()
-        stage = lane.CudaStaging
         for owner, attribute, part in [
             (provider.Previewer, "decode_latent_to_preview_image", "the provider's own"),
             (provider.Previewer, "_hand_over", "the provider's own, handing over"),
@@ -90,12 +91,12 @@ def profiled(tree: Path, repetitions: int) -> dict[str, Any]:
             (runs.Run, "capture", "new frame"),
             (engine.Slots, "take", "slot"),
             (engine.Mailbox, "put", "mailbox, and waking the worker"),
-            (stage, "_current_stream", "which stream"),
+            (StreamDevice, "current_stream", "which stream"),
+            (StreamDevice, "is_recording", "is a graph being recorded"),
+            (StreamStaging, "stage", "the copy's launch"),
             (torch.cuda.Event, "record", "recording the event"),
         ]:
             clocks.on(owner, attribute, part)
-        for each in engines.all():  # a bound method, kept by the lane
-            clocks.on(each.lane, "stage", "the copy's launch, and is a graph being recorded")
         for _ in range(repetitions):
             sampling.run(providers.EVERY_STEP)
         clocks.off()

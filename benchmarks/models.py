@@ -42,6 +42,18 @@ SDXL = COMMON | {
     "num_head_channels": 64,
 }
 
+TINY = COMMON | {
+    "adm_in_channels": None,
+    "num_res_blocks": [1, 1],
+    "channel_mult": [1, 1],
+    "transformer_depth": [1, 0],
+    "transformer_depth_middle": -1,
+    "transformer_depth_output": [1, 1, 0, 0],
+    "use_linear_in_transformer": False,
+    "context_dim": 768,
+    "num_heads": 8,
+}
+"""ComfyUI takes it for SD1.5: for tests without a GPU."""
 
 WAN = {
     "image_model": "wan2.1",
@@ -79,7 +91,7 @@ CASES = {
 
 
 def build(unet: str, device: torch.device) -> Any:
-    """A MODEL of the shape `sd15`, `sdxl` or `wan`, in half precision, random weights."""
+    """A MODEL of the shape `sd15`, `sdxl`, `tiny` or `wan`, in half precision, random weights."""
     import comfy.model_base
     import comfy.model_patcher
     import comfy.supported_models
@@ -91,6 +103,7 @@ def build(unet: str, device: torch.device) -> Any:
             comfy.model_base.BaseModel,
             torch.float16,
         ),
+        "tiny": (TINY, comfy.supported_models.SD15, comfy.model_base.BaseModel, torch.float16),
         "sdxl": (SDXL, comfy.supported_models.SDXL, comfy.model_base.SDXL, torch.float16),
         "wan": (WAN, comfy.supported_models.WAN21_T2V, comfy.model_base.WAN21, torch.bfloat16),
     }

@@ -98,18 +98,12 @@ def sidestream(pack: Any, **changes: Any) -> Iterator[None]:
             each()
 
 
-def _without_graph(pack: Any) -> Callable[[], None]:
-    changed = [engine.lane for engine in pack._engines.all()]
-    for lane in changed:
-        lane.release()
-        lane._graphs = False
+def _without_kernels(pack: Any) -> Callable[[], None]:
+    from sidestream.preview.decoders.fused import WhenReady
 
-    def undo() -> None:
-        for lane in changed:
-            lane.release()
-            lane._graphs = True
-
-    return undo
+    before = WhenReady.paint
+    WhenReady.paint = lambda *a: None  # type: ignore[method-assign]
+    return lambda: setattr(WhenReady, "paint", before)
 
 
 def _without_half(pack: Any) -> Callable[[], None]:
@@ -129,7 +123,7 @@ def _with_pillow(pack: Any) -> Callable[[], None]:
 
 
 VARIANTS: dict[str, Callable[[Any], Callable[[], None]]] = {
-    "graph": _without_graph,
+    "kernels": _without_kernels,
     "half": _without_half,
     "encoder": _with_pillow,
 }
@@ -206,8 +200,8 @@ def for_images(pack: Any, device: torch.device) -> list[Provider]:
         Provider("SideStream, every step", lambda: sidestream(pack), "taesd", EVERY_STEP),
         Provider("SideStream, defaults", lambda: sidestream(pack), "taesd", {}),
         Provider(
-            "SideStream, every step, no graph",
-            lambda: sidestream(pack, graph=False),
+            "SideStream, every step, by PyTorch",
+            lambda: sidestream(pack, kernels=False),
             "taesd",
             EVERY_STEP,
         ),

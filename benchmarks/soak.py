@@ -34,9 +34,8 @@ name_the_pack()
 from sidestream.preview import engine as engine_module  # noqa: E402
 from sidestream.preview.decoders.cache import DecoderCache  # noqa: E402
 from sidestream.preview.decoders.errors import DecoderError  # noqa: E402
-from sidestream.preview.decoders.ladder import Ladder  # noqa: E402
 from sidestream.preview.engine import Engine  # noqa: E402
-from sidestream.preview.lane import lane_for  # noqa: E402
+from sidestream.preview.render.backends import backends_for  # noqa: E402
 from sidestream.preview.runs import Asked, Owner, Plan, Run, Runs, now  # noqa: E402
 from sidestream.preview.transport import Socket, Transport  # noqa: E402
 
@@ -120,17 +119,22 @@ class Server:
     def is_running(self, prompt_id: str | None, node_id: str | None) -> bool:
         return prompt_id in self._running
 
+    def may_show_late(self, prompt_id: str | None, node_id: str | None) -> bool:
+        return False
+
     def is_idle(self) -> bool:
         return not self._running
 
     def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(coroutine, self.loop)
 
-    async def send_bytes(self, event: int, data: bytes, socket: Socket) -> None:
+    async def send_bytes(self, event: int, data: bytes, socket: Socket) -> bool:
         await self._send(socket, data)
+        return True
 
-    async def send_json(self, event: str, data: dict[str, Any], socket: Socket) -> None:
+    async def send_json(self, event: str, data: dict[str, Any], socket: Socket) -> bool:
         await self._send(socket, json.dumps(data).encode())
+        return True
 
     async def _send(self, to: Socket, data: bytes) -> None:
         assert isinstance(to.connection, Client)
@@ -254,11 +258,11 @@ class Soak:
         self._server = Server()
         for name in self.CLIENTS:
             self._connect(name)
-        transport = Transport(self._server, lambda: self._engine.poke())
+        transport = Transport(self._server, lambda: self._engine.notify())
         self.book = Runs(
             lambda run: transport.announce(run, "start"), lambda run: transport.announce(run, "end")
         )
-        self._engine = Engine(lane_for(self._device, self._device), DecoderCache(), transport)
+        self._engine = Engine(backends_for(self._device, self._device), DecoderCache(), transport)
 
     def close(self) -> None:
         self._engine.close(10)
@@ -303,7 +307,7 @@ class Soak:
         plan = Plan(
             Owner(prompt, "1", client_id=client),
             Asked(node=settings),
-            lambda asked: Ladder([Source(name) for name in rungs]),
+            lambda asked: [Source(name) for name in rungs],
             default_size=512,
         )
         change, leave = (pick([None, None, self._chance.randrange(steps)]) for _ in range(2))

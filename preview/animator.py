@@ -17,7 +17,7 @@ from .decoders.errors import in_a_line
 from .decoders.painting import Painting, ReelPainting, shown_size
 from .decoders.protocols import Decoder, VideoDecoder
 from .film import Part, animated_webp, parts
-from .lane import Lane, Slot
+from .render.backends import Backend, BackendError, Slot
 from .runs import Frame, Run
 from .throttle import Budget
 
@@ -80,9 +80,9 @@ def film_size(run: Run, latent: torch.Tensor) -> int:
 class Animator:
     """Makes one film at a time. All of it happens on the worker's thread, but for `busy`."""
 
-    def __init__(self, lane: Lane, sink: Sink, give_back: Callable[[Slot], None]) -> None:
+    def __init__(self, backend: Backend, sink: Sink, give_back: Callable[[Slot], None]) -> None:
         self.budget = Budget()  # of its own, or films and stills would starve each other
-        self._lane = lane
+        self._backend = backend
         self._sink = sink
         self._give_back = give_back
         self._film: Film | None = None
@@ -142,6 +142,8 @@ class Animator:
                 self._stop()
             else:
                 return False
+        except BackendError:
+            raise
         except Exception as error:
             self._give_up(run, error)
         return True
@@ -193,7 +195,7 @@ class Animator:
 
     def _decode(self, film: Film, part: Part) -> None:
         assert film.slot is not None
-        arrays, seconds = self._lane.render(film.slot.part(film.staged(part)), film.painter)
+        arrays, seconds = self._backend.render(film.slot.part(film.staged(part)), film.painter)
         if not film.todo:
             self._return_slot(film)
         film.decode_seconds += seconds

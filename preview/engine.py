@@ -14,11 +14,13 @@ the still picture that it makes, and may leave it to the animator, which keeps i
 a film. A slot returns to the free ones from the sampler's thread or the mailbox, where nobody has
 begun to read it, or from the worker or its animator, who have then waited for the end of the
 reading or, where it failed, show nothing of what was read. The one write that may still be under
-way when a slot is taken again is that of a frame that was dropped unread; `Lane.stage` orders the
-new write after it.
+way when a slot is taken again is that of a frame that was dropped unread; `Backend.stage` orders
+the new write after it.
 
-Nothing that fails here may end the worker. What its ladder, its encoder and its animator do not
-contain is caught in `Engine._work`, which drops what was in work and begins anew.
+Nothing that fails here may kill the worker. What the fallback chain, the encoder and the animator
+do not contain is caught in `Engine._work`, which drops what was in work and begins anew. Where the
+backend itself fails, the worker goes on with the next one; after the last, `Engine.problem` says
+why, and previews are left to ComfyUI's own previewer.
 """
 
 from __future__ import annotations
@@ -27,29 +29,44 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
 
-from . import devices, encode, runs
+from . import encode, runs
 from .animator import BUDGET_SHARE, Animator
 from .decoders.cache import DecoderCache
 from .decoders.errors import in_a_line
 from .decoders.painting import Painting, shown_size
 from .decoders.picture import near_square
-from .lane import Lane, Slot, lane_for
+from .decoders.protocols import Source
 from .profile import span
+from .render.backends import (
+    Backend,
+    BackendError,
+    Slot,
+    StagingError,
+    backends_for,
+    check,
+    decoding_device,
+)
 from .runs import FIRST_IMAGE, Frame, Run
 from .throttle import Budget
 
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 8.0
-SLOTS = 4  # one being read, one waiting, one being written, one that a film is made of
+SLOTS = 5  # one being read, two waiting, one being written, one that a film is made of
 REFUSED_SECONDS = 1.0
 """How long no memory for slots is asked for where there was none. To say no, a device's allocator
 first gives back what it keeps for the sampler, which would have to be fetched anew each time."""
+HANG_SECONDS = 60.0
+"""After so long in one piece of work a worker is given up. To load a large file may take long."""
+MOST_HUNG = 2
+"""Workers of one device that are given up before ComfyUI's own previewer serves there."""
 
 
 class Sink(Protocol):
@@ -78,11 +95,17 @@ class Sink(Protocol):
 
 
 class Mailbox:
-    """Room for one frame. A newer frame takes the place of the one that waits."""
+    """Room for the newest frame, and for the last one of a run that has ended.
+
+    A newer frame replaces the one that waits, unless that is the last of its run: nothing would
+    come after it in its place. So one of these waits beside a newer run's frame, and goes first.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._frame: Frame | None = None
+        self._last: Frame | None = None
+        self._newest: Frame | None = None
+        self._error: BackendError | None = None
         self._closed = False
         # Wakes the taker up; to notify a Condition takes the sampler four times as long.
         self._changes: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -92,14 +115,22 @@ class Mailbox:
         with self._lock:
             if self._closed:
                 return frame
-            replaced, self._frame = self._frame, frame
+            replaced, self._newest = self._newest, frame
+            if replaced is not None and replaced.ends_another_run_than(frame):
+                replaced, self._last = self._last, replaced
         self._wake()
         return replaced
 
     def take(self, wanted: Callable[[Frame], bool], timeout: float) -> Frame | None:
-        """Wait up to `timeout` seconds for a frame for which `wanted` holds."""
+        """Wait up to `timeout` seconds for a frame for which `wanted` holds.
+
+        Raises what was left by `fail`.
+        """
         end = time.monotonic() + timeout
         while not self._closed:
+            error, self._error = self._error, None
+            if error is not None:
+                raise error
             frame = self.remove(wanted)
             if frame is not None:
                 return frame
@@ -116,30 +147,40 @@ class Mailbox:
         return True
 
     def remove(self, wanted: Callable[[Frame], bool]) -> Frame | None:
-        """Take out the waiting frame where `wanted` holds for it."""
-        waiting = self._frame
-        if waiting is None or not wanted(waiting):
-            return None
-        with self._lock:
-            if self._frame is not waiting:  # a newer one, whose `put` wakes the taker again
-                return None
-            self._frame = None
-        return waiting
+        """Take out a waiting frame for which `wanted` holds: the older one first."""
+        for waiting in (self._last, self._newest):
+            if waiting is None or not wanted(waiting):
+                continue
+            with self._lock:
+                if waiting is self._last:
+                    self._last = None
+                    return waiting
+                if waiting is self._newest:
+                    self._newest = None
+                    return waiting
+                # Replaced meanwhile, by a `put` that wakes the taker again.
+        return None
 
-    def poke(self) -> None:
+    def fail(self, error: BackendError) -> None:
+        """Let the taker know that staging failed, so that it goes on with another backend."""
+        self._error = error
+        self._wake()
+
+    def notify(self) -> None:
         """Make the taker look again at what waits. Without need it would cost the sampler time."""
-        if self._frame is not None:
+        if self._newest is not None or self._last is not None:
             self._wake()
 
     def _wake(self) -> None:
         if self._changes.empty():
             self._changes.put(None)
 
-    def close(self) -> Frame | None:
-        """Take and give nothing more; returns the frame that was left."""
+    def close(self) -> list[Frame]:
+        """Take and give nothing more; returns the frames that were left."""
         with self._lock:
             self._closed = True
-            left, self._frame = self._frame, None
+            left = [frame for frame in (self._last, self._newest) if frame is not None]
+            self._last = self._newest = None
         self._wake()
         return left
 
@@ -153,8 +194,8 @@ class Slots:
 
     KINDS = 4
 
-    def __init__(self, lane: Lane) -> None:
-        self._lane = lane
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
         self._free: dict[tuple[torch.Size, torch.dtype], list[Slot]] = {}
         self._refused_until = float("-inf")
         self._lock = threading.Lock()
@@ -172,7 +213,7 @@ class Slots:
         if time.monotonic() < self._refused_until:
             return None
         try:
-            made = [self._lane.slot(shape, dtype) for _ in range(SLOTS)]
+            made = [self._new(shape, dtype) for _ in range(SLOTS)]
         except Exception:
             self._refused_until = time.monotonic() + REFUSED_SECONDS
             raise
@@ -186,6 +227,11 @@ class Slots:
         with self._lock:
             self._free[slot.latent.shape, slot.latent.dtype].append(slot)
 
+    def _new(self, shape: torch.Size, dtype: torch.dtype) -> Slot:
+        slot = self._backend.slot(shape, dtype)
+        slot.owner = self
+        return slot
+
     def clear(self) -> None:
         with self._lock:
             self._trim(keep=0)
@@ -194,28 +240,55 @@ class Slots:
         # Oldest first; memory that a copy is on its way to stays, and a kind that is in use.
         for kind in list(self._free)[: max(0, len(self._free) - keep)]:
             free = self._free[kind]
-            if len(free) == SLOTS and all(self._lane.settled(slot) for slot in free):
+            if len(free) == SLOTS and all(self._backend.settled(slot) for slot in free):
                 del self._free[kind]
 
 
-class Engine:
-    """The worker of one device."""
+def give_back(slot: Slot) -> None:
+    """Let the next frame have `slot`."""
+    slot.owner.give_back(slot)
 
-    def __init__(self, lane: Lane, decoders: DecoderCache, sink: Sink) -> None:
-        self.lane = lane
+
+class Station:
+    """A backend with its staging slots, which belong together: both are replaced at once."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.slots = Slots(backend)
+        self.proven = False
+        """Whether the backend was tried on a tiny latent."""
+
+
+class Engine:
+    """The worker of one way from a sampler's device to a decoder's."""
+
+    def __init__(
+        self, backends: Iterable[Callable[[], Backend]], decoders: DecoderCache, sink: Sink
+    ) -> None:
+        """`backends` make the backends that can serve, best first. Raises BackendError."""
         self.budget = Budget()
+        self.problem: str | None = None
+        """Why no backend works; None where one does."""
+        self._backends = iter(backends)
         self._decoders = decoders
         self._sink = sink
-        self._slots = Slots(lane)
+        self._station = self._next_station(None)
         self._mailbox = Mailbox()
         self._in_work = 0
+        self._work_began: float | None = None
+        self._source: Source | None = None  # that the worker is at
         self._frame: Frame | None = None  # in work, until it has found its end
         self._faltered = False
         self._warm: Painting | None = None
-        self._animator = Animator(lane, sink, self._slots.give_back)
-        name = f"SideStream {lane.device}"
+        self._animator = self._new_animator()
+        name = f"SideStream {self._station.backend.device}"
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
+
+    @property
+    def backend(self) -> Backend:
+        """The backend that serves now."""
+        return self._station.backend
 
     def capture(self, run: Run, latent: torch.Tensor, images: range = FIRST_IMAGE) -> Frame | None:
         """Stage `latent` as the frame of the run's current step; None if it is not wanted.
@@ -223,22 +296,33 @@ class Engine:
         `images` are the indices in the sampler's batch of those that are shown, which come first
         in `latent`. Never waits. Called on the sampler's thread, under the stream that the sampler
         uses; the frame must be given to `publish`, best when the sampler's callback has nothing
-        left to do, because the worker that it wakes competes with the sampler for Python's lock.
+        left to do, because the worker that it wakes competes with the sampler for the GIL.
+
+        Raises StagingError.
         """
         now = runs.now()
+        source = run.chain.current(now)
+        if source is None:
+            return None
         budget: float = run.settings.budget
         if self._animator.busy:
             budget *= 1 - BUDGET_SHARE
-        if not self.budget.allows(now, budget, self._in_work):
+        if not run.is_at_edge and not self.budget.allows(now, budget, self._in_work):
             return None
+        station = self._station
         frame = run.capture(now, images)
         try:
-            frame.slot = self._slots.take(latent.shape, run.ladder.staging_dtype(self.lane.device))
-            if frame.slot is not None and self.lane.stage(frame.slot, latent):
+            dtype = run.chain.staging_dtype(source, station.backend.device)
+            frame.slot = station.slots.take(latent.shape, dtype)
+            if frame.slot is not None and station.backend.stage(frame.slot, latent):
                 return frame
-        except Exception as error:
-            self._lose(frame, error)
+        except BackendError as error:
+            self._drop(frame, runs.FAILED)
+            self._mailbox.fail(error)
             return None
+        except Exception as error:
+            self._drop(frame, runs.FAILED)
+            raise StagingError from error
         except BaseException:
             self._drop(frame, runs.FAILED)
             raise
@@ -251,23 +335,52 @@ class Engine:
         if replaced is not None:
             self._drop(replaced, runs.REPLACED)
 
-    def poke(self) -> None:
+    def notify(self) -> None:
         """A socket has become free."""
-        self._mailbox.poke()
+        self._mailbox.notify()
 
     def status(self) -> dict[str, Any]:
         now = runs.now()
         share = self.budget.share(now) + self._animator.budget.share(now)
+        problem = self.problem
+        if problem is None and self.hangs(now):
+            problem = f"the worker has been at one piece of work for over {HANG_SECONDS:.0f} s"
         return {
-            "device": str(self.lane.device),
-            "lane": type(self.lane).__name__,
+            "device": str(self.backend.source),
+            "path": "ComfyUI's own previewer" if self.problem else self.backend.name,
+            "problem": problem,
             "share": round(share, 4),
         }
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether the backend has been tried out."""
+        return self._station.proven
 
     @property
     def alive(self) -> bool:
         """Whether the worker is there."""
         return self._thread.is_alive()
+
+    def hangs(self, now: float) -> bool:
+        """Whether the worker has been at one piece of work for longer than any should take."""
+        began = self._work_began
+        return began is not None and now - began > HANG_SECONDS
+
+    def give_up(self) -> None:
+        """Leave a worker that hangs to itself, and with it the decoder that it hangs in."""
+        source = self._source
+        if source is not None:
+            self._decoders.leave(source, f"it did not return within {HANG_SECONDS:.0f} s")
+        log.warning(
+            "[SideStream] %s did not return within %.0f s; previews go on without it.",
+            "The worker" if source is None else f"The {source.name} decoder",
+            HANG_SECONDS,
+        )
+        frame = self._frame
+        if frame is not None:
+            frame.close(runs.FAILED)  # its slot stays with who may still read it
+        self.shut()
 
     def close(self, timeout: float = 1.0) -> None:
         """Stop the worker; waits at most `timeout` seconds for what it is doing."""
@@ -276,40 +389,78 @@ class Engine:
 
     def shut(self) -> None:
         """Let the worker stop when it has done what it is doing."""
-        left = self._mailbox.close()
-        if left is not None:
+        for left in self._mailbox.close():
             self._drop(left, runs.LATE)
 
     def _lose(self, frame: Frame, error: BaseException) -> None:
-        """Drop a frame for something that no other rung would do better; said once a run."""
+        """Drop a frame for something that no other decoder would do better; said once a run."""
         self._drop(frame, runs.FAILED)
-        if not frame.run.lossy:
-            frame.run.lossy = True
+        if not frame.run.warned_of_loss:
+            frame.run.warned_of_loss = True
             log.warning(
                 "[SideStream] A preview failed (%s); sampling goes on. More such failures of this"
-                " run are not told.",
+                " run are not logged.",
                 in_a_line(error),
                 exc_info=log.isEnabledFor(logging.DEBUG),
             )
 
     def _drop(self, frame: Frame, outcome: str) -> None:
         if frame.slot is not None:
-            self._slots.give_back(frame.slot)
+            give_back(frame.slot)
             frame.slot = None
         frame.close(outcome)
 
+    # The worker's thread
+
     def _work(self) -> None:
-        """The worker's thread: serves, and after a failure that nothing contained begins anew."""
+        """Serves, and after a failure that nothing contained begins anew."""
         try:
             while not self._mailbox.closed:
                 try:
-                    with self.lane.working(), torch.inference_mode():
+                    with self._working(), torch.inference_mode():
                         self._serve()
+                except BackendError as error:
+                    self._leave_backend(error)
                 except BaseException as error:  # a SystemExit too: it is meant for no one else
                     self._recover(error)
             self._animator.forget()
         finally:
             self.shut()  # a sampler that goes on leaves nothing where nobody takes it
+
+    def _working(self) -> AbstractContextManager[object]:
+        # Without a backend it still carries the pictures that others made.
+        return self.backend.working() if self.problem is None else nullcontext()
+
+    def _leave_backend(self, error: BackendError) -> None:
+        """Go on with the next backend; where there is none, `problem` says why."""
+        self._struck()
+        left = self.backend.name
+        try:
+            self._station = self._next_station(error)
+        except BackendError as last:
+            self.problem = str(last)
+            serves = "ComfyUI's own previewer, on the sampler's thread"
+        else:
+            self._animator = self._new_animator()
+            serves = self.backend.name
+        log.warning(
+            "[SideStream] Previews by way of the %s do not work here: %s. They go on by %s.",
+            left,
+            error,
+            serves,
+        )
+
+    def _next_station(self, error: BackendError | None) -> Station:
+        """The next backend that can be made. Raises BackendError: `error`, or why none can be."""
+        for make in self._backends:
+            try:
+                return Station(make())
+            except BackendError as reason:
+                error = error or reason
+        raise error or BackendError("there is no way to decode previews on this device")
+
+    def _new_animator(self) -> Animator:
+        return Animator(self.backend, self._sink, give_back)
 
     def _recover(self, error: BaseException) -> None:
         """Clear up after `error`. A run that it strikes twice goes on without previews."""
@@ -319,7 +470,7 @@ class Engine:
                 return
             if not self._faltered:
                 self._faltered = True
-                log.error("[SideStream] The worker failed at rest (%s).", in_a_line(error))
+                log.error("[SideStream] The worker failed while idle (%s).", in_a_line(error))
             self._mailbox.pause(IDLE_SECONDS)
             return
         run.strikes += 1
@@ -346,6 +497,7 @@ class Engine:
         return run
 
     def _serve(self) -> None:
+        self._prove()
         animator = self._animator
         while not self._mailbox.closed:
             patience = animator.patience() if animator.busy else IDLE_SECONDS
@@ -353,28 +505,39 @@ class Engine:
             if frame is None and not animator.busy:
                 self._rest()
                 continue
-            self._frame, self._in_work = frame, 1
+            self._frame, self._in_work, self._work_began = frame, 1, runs.now()
             try:
                 if frame is not None:
                     self._process(frame)
                     self._frame = None
                 animator.advance()
             finally:
-                self._in_work = 0
+                self._in_work, self._work_began = 0, None
+
+    def _prove(self) -> None:
+        """Try the backend on a tiny latent before its first frame. Raises BackendError."""
+        if self._station.proven or self.problem is not None:
+            return
+        self._work_began = runs.now()
+        try:
+            check(self.backend)
+        finally:
+            self._work_began = None
+        self._station.proven = True
 
     def _has_landed(self, frame: Frame) -> bool:
-        return frame.slot is None or self.lane.settled(frame.slot)
+        return frame.slot is None or self.backend.settled(frame.slot)
 
     def _rest(self) -> None:
         stale = self._mailbox.remove(lambda frame: not self._sink.live(frame.run))
         if stale is not None:
             self._drop(stale, runs.LATE)
-        self._slots.clear()
+        self._station.slots.clear()
         if self._sink.quiet():
             self._animator.forget()
             self._warm = None
-            self.lane.release()
-            self._decoders.release(self.lane.device)
+            self.backend.release()
+            self._decoders.release(self.backend.device)
 
     def _process(self, frame: Frame) -> None:
         """Carry one frame from its slot to the sink."""
@@ -386,30 +549,42 @@ class Engine:
                 self._drop(frame, runs.LATE)
             elif not self._sink.watched(frame.run):
                 self._drop(frame, runs.UNWATCHED)
-            elif not self._decode(frame):
+            elif frame.picture is None and not (self._is_ours(frame) and self._decode(frame)):
                 self._drop(frame, runs.FAILED)
             else:
                 with span("encode"):
                     encode.encode_frame(frame, self._sink.format(frame.run))
                 self._sink.send(frame)
+        except BackendError:
+            raise
         except Exception as error:
             self._lose(frame, error)
 
+    def _is_ours(self, frame: Frame) -> bool:
+        """Whether it was staged for the backend that serves now."""
+        slot = frame.slot
+        return self.problem is None and slot is not None and slot.owner is self._station.slots
+
     def _decode(self, frame: Frame) -> bool:
-        """Fill in the picture, stepping down the ladder as long as rungs fail."""
-        slot, ladder, settings = frame.slot, frame.run.ladder, frame.run.settings
+        """Fill in the picture, going down the fallback chain as long as decoders fail."""
+        slot, chain, settings = frame.slot, frame.run.chain, frame.run.settings
         max_size = frame.run.max_size
         assert slot is not None
-        while (source := ladder.current) is not None:
+        while (source := chain.current(runs.now())) is not None:
+            self._source = source
             try:
-                decoder = self._decoders.get(source, self.lane.device)
+                decoder = self._decoders.get(source, self.backend.device)
                 full = settings.detail == "full"
                 images = 1 if settings.batch == "animation" else len(frame.images)
                 painting = Painting(decoder, max_size, full, images)
-                (picture, holes), seconds = self.lane.render(slot, painting)
+                (picture, holes), seconds = self.backend.render(slot, painting)
+            except BackendError:
+                raise
             except Exception as error:
-                ladder.step_down(source, error)
+                chain.failed(source, error, runs.now())
                 continue
+            finally:
+                self._source = None
             now = runs.now()
             # A first decode makes things ready, and tells nothing of the next one.
             if painting == self._warm:
@@ -427,42 +602,94 @@ class Engine:
             frame.decoder = source.name
             frame.decode_ms = seconds * 1000
             if not self._animator.begin(frame, decoder):
-                self._slots.give_back(slot)
+                give_back(slot)
             frame.slot = None
             return True
         return False
 
 
+Way = tuple[torch.device, torch.device]
+"""Where latents are sampled, and where they are decoded."""
+
+CPU = torch.device("cpu")
+
+
 class Engines:
-    """The engines, one for each way from a sampler's device to a painter's, made when needed."""
+    """The engines, one for each way from a sampler's device to a decoder's, made when needed."""
 
     def __init__(self, decoders: DecoderCache, sink: Sink) -> None:
         self._decoders = decoders
         self._sink = sink
-        self._engines: dict[tuple[torch.device, torch.device], Engine] = {}
+        self._engines: dict[Way, Engine] = {}
+        self._refused: dict[Way, BackendError] = {}
+        self._hung: Counter[Way] = Counter()
         self._closed = False
         self._lock = threading.Lock()
 
     def of(self, source: torch.device, wanted: str = "auto") -> Engine:
-        """The engine for what is sampled on `source`, painting where the setting `device` says."""
-        key = (source, devices.resolved(wanted, source))
+        """The engine for what is sampled on `source`, decoding where the setting `device` says.
+
+        Raises BackendError where previews of that device cannot be decoded.
+        """
+        if source.type == "meta":
+            raise BackendError("latents on the meta device hold nothing")
+        key = (source, decoding_device(wanted, source))
+        refusal = self._refused.get(key)
+        if refusal is not None:
+            raise refusal
+        engine = self._serving(key)
+        if engine.problem is not None:
+            raise BackendError(engine.problem)
+        return engine
+
+    def courier(self) -> Engine:
+        """The engine that encodes and sends pictures which others made."""
+        return self._serving((CPU, CPU))
+
+    def _serving(self, key: Way) -> Engine:
+        """The engine of this way, which works or has said why it cannot. Raises BackendError."""
         engine = self._engines.get(key)
-        if engine is None or not engine.alive:
+        if engine is None or not self._serves(engine):
             with self._lock:
                 engine = self._engines.get(key)
-                if engine is None or not engine.alive:
-                    engine = Engine(lane_for(key[1], source), self._decoders, self._sink)
-                    self._engines[key] = engine
-                    if self._closed:  # a sampler that began before: its frames are dropped
-                        engine.shut()
+                if engine is None or not self._serves(engine):
+                    engine = self._engines[key] = self._made(key, engine)
+        return engine
+
+    def _serves(self, engine: Engine) -> bool:
+        """Whether it works, or has said why it cannot."""
+        return engine.problem is not None or (engine.alive and not engine.hangs(runs.now()))
+
+    def _made(self, key: Way, before: Engine | None) -> Engine:
+        source, device = key
+        if before is not None and before.alive and before.hangs(runs.now()):
+            before.give_up()
+            self._hung[key] += 1
+            if self._hung[key] >= MOST_HUNG:
+                before.problem = "its workers did not return"
+                return before
+        try:
+            engine = Engine(backends_for(device, source), self._decoders, self._sink)
+        except BackendError as error:
+            self._refused[key] = error
+            log.warning(
+                "[SideStream] Latents on %s cannot be decoded on %s: %s. ComfyUI's own previews"
+                " serve there.",
+                source,
+                device,
+                error,
+            )
+            raise
+        if self._closed:  # a sampler that began before: its frames are dropped
+            engine.shut()
         return engine
 
     def all(self) -> list[Engine]:
         return list(self._engines.values())
 
-    def poke(self) -> None:
+    def notify(self) -> None:
         for engine in self.all():
-            engine.poke()
+            engine.notify()
 
     def close(self) -> None:
         with self._lock:

@@ -29,6 +29,7 @@ class Pack:
         self._decoders = DecoderCache()
         self._provider: Any = None
         self._engines: Engines | None = None
+        self._server: Any = None
         self._runs = Runs(self._announce_start, self._announce_end)
 
     def install(self) -> None:
@@ -39,7 +40,8 @@ class Pack:
             host.check()
             from .provider import Provider  # derives from a class that `check` has seen
 
-            self._transport = Transport(host.Server(), self._poke)
+            self._server = host.Server()
+            self._transport = Transport(self._server, self._notify)
             self._engines = Engines(self._decoders, self._transport)
             self._provider = Provider(self._decoders, self._engines, self._transport, self._runs)
             self._provider.install()
@@ -59,6 +61,8 @@ class Pack:
             self._provider.uninstall()
         if self._engines is not None:
             self._engines.close()
+        if self._server is not None:
+            self._server.close()
 
     def status(self) -> dict[str, Any]:
         """For `GET /sidestream/status`."""
@@ -93,9 +97,9 @@ class Pack:
         """For `POST /sidestream/live`: change the client's runs. Returns how many there are."""
         return self._runs.change(client_id, live)
 
-    def _poke(self) -> None:
+    def _notify(self) -> None:
         if self._engines is not None:
-            self._engines.poke()
+            self._engines.notify()
 
     def _announce_start(self, run: Run) -> None:
         self._transport.announce(run, "start")

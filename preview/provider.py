@@ -6,6 +6,7 @@ of sampling. Previewers of other packs, and what they wrap around ours, stay as 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import weakref
@@ -16,13 +17,14 @@ from typing import Any
 
 import torch
 
-from . import host, runs, sources
+from . import host, inline, runs, sources
 from .batches import shown_images, staged
 from .decoders.cache import DecoderCache
 from .decoders.errors import in_a_line
-from .decoders.ladder import Ladder
+from .decoders.protocols import Source
 from .engine import Engine, Engines
 from .plain import NAME, plain
+from .render.backends import BackendError, StagingError
 from .runs import Asked, Frame, Plan, Run, Runs
 from .settings import KEY, Settings, salvaged
 from .transport import Transport
@@ -54,13 +56,20 @@ class Previewer(host.LatentPreviewer):
         engines: Engines,
         transport: Transport,
         own: Callable[[], Any],
+        scale: int = 8,
+        device: torch.device | None = None,
         views: bool = False,
     ) -> None:
-        """`views`: what latents have in the place of frames is one thing from several sides."""
+        """`own` makes ComfyUI's previewer, `scale` is that of its pictures to latents.
+
+        `device` is where sampling is expected. With `views` what latents have in the place of
+        frames is one thing from several sides.
+        """
         self._start = start
         self._engines = engines
         self._transport = transport
         self._make_own = own
+        self._scale = scale
         self._counts = True
         self._views = views
         self._shapes: Sequence[Sequence[int]] = ()
@@ -69,6 +78,10 @@ class Previewer(host.LatentPreviewer):
         self._engine: Engine | None = None
         self._engine_for: tuple[torch.device, str] | None = None
         self.run = self._started()
+        if device is not None and self.run.chain.wanted:
+            # The worker tries its device out while the sampler is at its first step.
+            with contextlib.suppress(Exception):
+                self._engine_of(device)
 
     def _started(self) -> Run:
         run = self._start()
@@ -81,6 +94,7 @@ class Previewer(host.LatentPreviewer):
         try:
             if self._counts:
                 self.run.at(self.run.step + 1, host.announced_steps(self.run.owner))
+            host.expect_progress()
             if self.run.wants(runs.now()) and self._transport.watched(self.run):
                 self._capture(self._picture_of(x0))
             if self._counts:
@@ -157,21 +171,64 @@ class Previewer(host.LatentPreviewer):
             )
             self.run.abort()
             return
-        wanted = (latent.device, settings.device)
-        if self._engine is None or self._engine_for != wanted:
-            self._engine_for, self._engine = wanted, self._engines.of(*wanted)
+        try:
+            engine = self._engine_of(latent.device)
+        except BackendError:
+            engine = None
+        run = self.run
+        if engine is None or run.left_to_host or run.chain.current(runs.now()) is None:
+            self._preview_inline(latent)
+            return
         if self._views and settings.batch == "first":
             settings = settings.updated({"batch": "grid"})
         images = shown_images(latent.shape[0], settings)
-        latent = staged(latent, images, settings)
-        if torch.is_inference_mode_enabled():  # as ComfyUI samples; the mode takes time to enter
-            frame = self._engine.capture(self.run, latent, images)
+        shown = staged(latent, images, settings)
+        try:
+            if torch.is_inference_mode_enabled():  # as ComfyUI samples; to enter it takes time
+                frame = engine.capture(run, shown, images)
+            else:
+                with torch.inference_mode():
+                    frame = engine.capture(run, shown, images)
+        except StagingError as error:
+            cause = error.__cause__
+            run.staging_failed(cause, passes=isinstance(cause, torch.cuda.OutOfMemoryError))
+            self._preview_inline(latent)
         else:
-            with torch.inference_mode():
-                frame = self._engine.capture(self.run, latent, images)
+            self._keep(engine, frame)
+
+    def _engine_of(self, device: torch.device) -> Engine:
+        """The engine for latents on `device`. Raises BackendError."""
+        wanted = (device, self.run.settings.device)
+        if self._engine is None or self._engine_for != wanted or self._engine.problem is not None:
+            self._engine_for, self._engine = wanted, self._engines.of(*wanted)
+        return self._engine
+
+    def _preview_inline(self, latent: torch.Tensor) -> None:
+        """The last resort: ComfyUI's own previewer makes the picture, here and now."""
+        run = self.run
+        if run.host_failed:
+            return
+        courier = self._engines.courier()
+        try:
+            picture = self._own.decode_latent_to_preview(latent)
+            frame = inline.frame(run, picture, latent.shape, self._scale)
+        except torch.cuda.OutOfMemoryError:
+            return  # of this frame; there may be memory for the next
+        except Exception as error:
+            run.host_failed = True
+            log.warning(
+                "[SideStream] ComfyUI's own previewer failed too (%s); this run goes on with no"
+                " previews.",
+                in_a_line(error),
+            )
+            return
+        self._keep(courier, frame)
+
+    def _keep(self, engine: Engine, frame: Frame | None) -> None:
+        """Keep a captured frame until the callback has nothing else left to do."""
         self._hand_over()  # of a callback that asks twice
         if frame is not None:
-            self._captured = (self._engine, frame)
+            self._captured = (engine, frame)
 
     def _hand_over(self) -> None:
         """Give the captured frame to the worker, as the last thing in a callback."""
@@ -226,17 +283,22 @@ class Provider:
         self._was_chosen = False
         """Whether a method other than none was seen that did not come with a prompt."""
         self._replaced: dict[str, tuple[Any, Any]] = {}
+        self._progress: Any = None
 
     def install(self) -> None:
         """Take the place of ComfyUI's functions. Raises host.UnknownHost."""
         host.check()
         self._active = True
+        self._progress = host.install_progress()
         self._replace("get_previewer", self._get_previewer)
         self._replace("prepare_callback", self._prepare_callback)
 
     def uninstall(self) -> None:
         """Give the functions back; where another pack wraps ours, ours only passes through."""
         self._active = False
+        if self._progress is not None:
+            host.uninstall_progress(self._progress)
+            self._progress = None
         for name, (original, ours) in self._replaced.items():
             if getattr(host.latent_preview, name) is ours:
                 setattr(host.latent_preview, name, original)
@@ -303,8 +365,11 @@ class Provider:
                 return beneath()
             own = functools.partial(host.own_previewer, beneath, latent_format)
             start = functools.partial(self._runs.start, plan)
+            scale = host.picture_scale(latent_format)
             views = host.shows_views(latent_format)
-            previewer = Previewer(start, self._engines, self._transport, own, views)
+            previewer = Previewer(
+                start, self._engines, self._transport, own, scale, device, views
+            )
         except Exception as error:
             log.warning(
                 "[SideStream] Could not set up previews (%s); ComfyUI's own are used.",
@@ -350,14 +415,13 @@ class Provider:
             return None
         left = host.left_vae(sampling.model) if sampling else None
 
-        def ladder_for(settings: Settings) -> Ladder:
+        def sources_for(settings: Settings) -> list[Source]:
             method = settings.method
             if method == "host":
                 method = chosen or "auto"
             # Here, on the sampler's thread, and only where it is wanted: a copy takes memory.
             vae = host.vae_copy(left) if left is not None and method == "auto" else None
-            found = sources.find(method, latent_format, self._say_once, vae)
-            return Ladder([each for each in found if not self._decoders.is_broken(each)])
+            return sources.find(method, latent_format, self._say_once, vae)
 
         others = sources.find("auto", latent_format, self._say_once)
         if not others and (left is None or host.vae_copy(left) is None):
@@ -371,10 +435,11 @@ class Provider:
         return Plan(
             owner,
             Asked(self._good(extra.get(KEY, {}), "sent with a prompt"), node),
-            ladder_for,
+            sources_for,
             host.preview_size(),
             _whole(sampling.steps) if sampling else 0,
             host.video(latent_format),
+            self._decoders.is_broken,
         )
 
     def _chosen_method(self, extra: Any) -> str | None:

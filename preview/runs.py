@@ -7,19 +7,20 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .decoders.errors import in_a_line
+from .render.chain import Failures, FallbackChain
 from .settings import Settings, combined
 from .throttle import Throttle
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from .decoders.ladder import Ladder
-    from .lane import Slot
+    from .decoders.protocols import Source
+    from .render.backends import Slot
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,8 @@ class Owner:
     parent_node_id: str | None = None
     real_node_id: str | None = None
     client_id: str | None = None
+    has_result: bool = False
+    """Whether the node shows a result of its own when it has finished."""
 
     def wire(self) -> dict[str, Any]:
         """The keys that ComfyUI gives with a preview."""
@@ -82,10 +85,13 @@ class Plan:
 
     owner: Owner
     asked: Asked
-    ladder_for: Callable[[Settings], Ladder]
+    sources_for: Callable[[Settings], Sequence[Source]]
+    """The decoders that settings ask for, best first."""
     default_size: int
     steps: int = 0
     video: Video = Video()
+    is_broken: Callable[[Source], bool] = lambda source: False
+    """Whether a decoder is known to fail."""
 
 
 @dataclass(slots=True)
@@ -116,6 +122,12 @@ class Frame:
     image_type: str = ""
     closed: bool = False
 
+    def ends_another_run_than(self, frame: Frame) -> bool:
+        """Whether it is the last of a run that ended well before that of `frame` began."""
+        run = self.run
+        over = run.ended or self.step >= self.total_steps
+        return run is not frame.run and over and not run.aborted
+
     def close(self, outcome: str) -> None:
         """The frame's way is over. Must be called for each frame; the first call counts."""
         self.run.close(self, outcome)
@@ -136,7 +148,6 @@ class Frame:
             "dropped": self.run.dropped,
             "outcomes": dict(self.run.outcomes),
         }
-
 
     def _special(self) -> dict[str, Any]:
         """What only some frames have to say."""
@@ -162,22 +173,29 @@ class Run:
     The sampler's thread asks it for frames; any thread may change its settings or end it.
     """
 
-    def __init__(self, plan: Plan, on_closed: Callable[[Run], None]) -> None:
+    def __init__(self, plan: Plan, number: int, on_closed: Callable[[Run], None]) -> None:
+        """`number` is higher than that of all runs before."""
         # Not from a random number generator: the sampler's must stay as they are.
         self.id = os.urandom(6).hex()
+        self._plan = plan
+        self.number = number
         self.owner = plan.owner
         self.settings = plan.asked.settings()
-        self.ladder = plan.ladder_for(self.settings)
+        self._failures = Failures()
+        self.chain = self._chain_for(self.settings)
+        self.left_to_host = False
+        """Whether its latents cannot be staged, and ComfyUI's own previewer serves."""
+        self.host_failed = False
+        """Whether ComfyUI's own previewer, the last of all, failed too."""
         self.step = 0
         self.total_steps = plan.steps
-        self._plan = plan
         self._method = self.settings.method
-        """The method that `ladder` is of."""
+        """The method that `chain` is of."""
         self.outcomes: Counter[str] = Counter()
         self.aborted = False
         self.filmless = False
         """Whether animated previews failed, and are left off."""
-        self.lossy = False
+        self.warned_of_loss = False
         """Whether it was said that frames were lost."""
         self.strikes = 0
         """How often the worker failed at it."""
@@ -187,8 +205,20 @@ class Run:
         self._seq = 0
         self._open = 0
         self._ended = False
+        self._ended_at = float("inf")
         self._on_closed = on_closed
         self._lock = threading.RLock()  # as all locks that `end` takes: see there
+
+    def staging_failed(self, error: BaseException | None, *, passes: bool) -> None:
+        """A latent could not be staged: for want of memory, which passes, or as none can be."""
+        if not self.left_to_host and not self.warned_of_loss:
+            log.warning(
+                "[SideStream] A latent could not be staged (%s); ComfyUI's own previewer shows %s.",
+                in_a_line(error) if error is not None else "no reason is known",
+                "such steps" if passes else "this run",
+            )
+        self.warned_of_loss = True
+        self.left_to_host |= not passes
 
     def at(self, step: int, total_steps: int) -> None:
         """The sampler has finished `step` (from 1) of `total_steps`."""
@@ -198,7 +228,7 @@ class Run:
         """Whether the throttle lets the frame of the current step pass."""
         self._follow_method()
         settings = self.settings
-        if self._ended or self.ladder.current is None:
+        if self._ended or not self.chain.wanted:
             return False
         return self._throttle.admits(
             self.step,
@@ -207,6 +237,11 @@ class Run:
             throttle_ms=settings.throttle_ms,
             every_n_steps=settings.every_n_steps,
         )
+
+    @property
+    def is_at_edge(self) -> bool:
+        """Whether the current step is the first that is shown or the last: these pass limits."""
+        return self._seq == 0 or self.step == self.total_steps
 
     def capture(self, now: float, images: range = FIRST_IMAGE) -> Frame:
         """A new frame of the current step. Whoever takes it must `close` it."""
@@ -246,7 +281,7 @@ class Run:
         if settings.method == self._method:
             return
         try:
-            self.ladder = self._plan.ladder_for(settings)
+            self.chain = self._chain_for(settings)
             self._method = settings.method
         except Exception as error:
             self._plan.asked.live["method"] = self._method
@@ -257,18 +292,29 @@ class Run:
                 in_a_line(error),
             )
 
+    def _chain_for(self, settings: Settings) -> FallbackChain:
+        sources = self._plan.sources_for(settings)
+        for source in filter(self._plan.is_broken, sources):
+            self._failures.leave(source)
+        return FallbackChain(sources, self._failures)
+
     @property
     def ended(self) -> bool:
         """Whether its sampling is over."""
         return self._ended
 
+    def ended_for(self, now: float) -> float:
+        """Seconds since the sampling was over; below 0 where it is not."""
+        return now - self._ended_at
+
     def end(self) -> None:
-        """Sampling is over; frames on their way may still arrive while the node runs.
+        """Sampling is over; frames on their way may still arrive.
 
         Also called when a previewer is garbage, so at any moment, within any of these locks.
         """
         with self._lock:
-            self._ended = True
+            if not self._ended:
+                self._ended, self._ended_at = True, now()
             closed = self._open == 0
         if closed:
             self._on_closed(self)
@@ -327,10 +373,10 @@ class Runs:
         self._lock = threading.RLock()
 
     def start(self, plan: Plan) -> Run:
-        run = Run(plan, self._close)
         with self._lock:
-            self._active[run.id] = run
             self._count += 1
+            run = Run(plan, self._count, self._close)
+            self._active[run.id] = run
         _tell(self._on_start, run)
         return run
 

@@ -1,4 +1,4 @@
-"""When to preview: pure arithmetic on a clock that is handed in (seconds, monotonic)."""
+"""When to preview: pure arithmetic on an injected clock (seconds, monotonic)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ class Throttle:
     """Keeps the rate that the user set, for one run.
 
     `every_n_steps` is exact and counts from step 1. `throttle_ms` is the least time between two
-    admitted steps; the first one asked about and the last step pass it.
+    admitted steps; the first one asked about passes it. The last step always comes in addition.
     """
 
     def __init__(self) -> None:
@@ -19,9 +19,11 @@ class Throttle:
         self, step: int, total_steps: int, now: float, *, throttle_ms: int, every_n_steps: int
     ) -> bool:
         """Whether the frame of `step` (from 1) is wanted at time `now`. Changes nothing."""
+        if step == total_steps:
+            return True
         if (step - 1) % every_n_steps:
             return False
-        if self._last is None or step == total_steps:
+        if self._last is None:
             return True
         return now - self._last >= throttle_ms / 1000
 

@@ -9,7 +9,7 @@ import json
 import logging
 import struct
 import threading
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple, Protocol
 
@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 PREVIEW_IMAGE = 1
 PREVIEW_IMAGE_WITH_METADATA = 4
 LEGACY_TYPES = {"image/jpeg": 1, "image/png": 2}
+
+LATE_SECONDS = 30.0
+"""How long after its sampling a frame may still come; a decoder is loaded meanwhile, maybe."""
 
 NOTES = 8  # announcements that may be on their way to one socket; more are not made
 
@@ -46,17 +49,23 @@ class Wire(Protocol):
     def is_running(self, prompt_id: str | None, node_id: str | None) -> bool:
         """Whether that node of that prompt is at work and nobody has interrupted it."""
 
+    def may_show_late(self, prompt_id: str | None, node_id: str | None) -> bool:
+        """Whether that node, which is not at work any more, may still show a preview.
+
+        Not where it shows a result of its own, and not where its prompt failed or was interrupted.
+        """
+
     def is_idle(self) -> bool:
         """Whether no prompt is being executed."""
 
     def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run `coroutine` on the server's event loop, from any thread."""
 
-    async def send_bytes(self, event: int, data: bytes, socket: Socket) -> None:
-        """Send a binary event; returns when the socket took it."""
+    async def send_bytes(self, event: int, data: bytes, socket: Socket) -> bool:
+        """Send a binary event; returns when the socket took it. False where it was replaced."""
 
-    async def send_json(self, event: str, data: dict[str, Any], socket: Socket) -> None:
-        """Send a JSON event; returns when the socket took it."""
+    async def send_json(self, event: str, data: dict[str, Any], socket: Socket) -> bool:
+        """Send a JSON event; returns when the socket took it. False where it was replaced."""
 
 
 def metadata_message(frame: Frame, info: dict[str, Any]) -> bytes:
@@ -81,6 +90,7 @@ class Transport:
     def __init__(self, wire: Wire, on_free: Callable[[], None]) -> None:
         self._wire = wire
         self._on_free = on_free
+        self._newest: OrderedDict[Place, Moment] = OrderedDict()
         self._busy: set[object] = set()
         self._notes: Counter[object] = Counter()
         self._lock = threading.RLock()  # a run may end, and be announced, within it
@@ -98,7 +108,16 @@ class Transport:
         return any(socket.metadata for socket in self._wire.sockets(run.owner.client_id))
 
     def live(self, run: Run) -> bool:
-        return not run.aborted and self._wire.is_running(run.owner.prompt_id, run.owner.node_id)
+        """Whether frames of `run` may still be shown: it went well, and nothing newer is there."""
+        owner = run.owner
+        newest_run, _ = self._newest.get((owner.client_id, owner.node_id), NEVER)
+        if run.aborted or newest_run > run.number:
+            return False
+        if self._wire.is_running(owner.prompt_id, owner.node_id):
+            return True
+        if owner.has_result or run.ended_for(runs.now()) > LATE_SECONDS:
+            return False
+        return self._wire.may_show_late(owner.prompt_id, owner.node_id)
 
     def quiet(self) -> bool:
         return self._wire.is_idle()
@@ -164,22 +183,36 @@ class Transport:
                 self._notes[socket.connection] -= 1
                 self._notes += Counter()  # forgets those at zero
 
+    def _is_newest(self, frame: Frame, socket: Socket) -> bool:
+        """Whether `frame` may be shown, and none after it was: two devices may have made them."""
+        run = frame.run
+        newest = self._newest.get((socket.id, run.owner.node_id), NEVER)
+        return self.live(run) and (run.number, frame.seq) >= newest
+
+    def _remember(self, frame: Frame, socket: Socket) -> None:
+        place = (socket.id, frame.run.owner.node_id)
+        self._newest[place] = (frame.run.number, frame.seq)
+        self._newest.move_to_end(place)
+        while len(self._newest) > PLACES:
+            self._newest.popitem(last=False)
+
     async def _deliver(self, delivery: Delivery, socket: Socket) -> None:
         frame = delivery.frame
         sent = False
         try:
-            if self.live(frame.run):
+            if self._is_newest(frame, socket):
+                self._remember(frame, socket)
                 if socket.metadata:
                     info = frame.info(runs.now())
                     facts = frame.run.owner.wire() | info
                     await self._wire.send_json("sidestream.frame", facts, socket)
-                    if not self.live(frame.run):  # that may have taken long
+                    if not self._is_newest(frame, socket):  # that may have taken long
                         return
                     message = metadata_message(frame, info)
-                    await self._wire.send_bytes(PREVIEW_IMAGE_WITH_METADATA, message, socket)
+                    sent = await self._wire.send_bytes(PREVIEW_IMAGE_WITH_METADATA, message, socket)
                 else:
-                    await self._wire.send_bytes(PREVIEW_IMAGE, legacy_message(frame), socket)
-                sent = True
+                    message = legacy_message(frame)
+                    sent = await self._wire.send_bytes(PREVIEW_IMAGE, message, socket)
         except Exception:
             log.exception("[SideStream] A preview could not be sent.")
         finally:
@@ -187,6 +220,16 @@ class Transport:
                 self._busy.discard(socket.connection)
             delivery.done(sent)
             self._on_free()
+
+
+Place = tuple[str | None, str | None]
+"""Where pictures are shown: a client, and a node of its graph."""
+
+Moment = tuple[int, int]
+"""When a picture is of: the number of its run, its own number within the run."""
+
+NEVER: Moment = (0, 0)
+PLACES = 256
 
 
 class Delivery:

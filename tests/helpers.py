@@ -12,9 +12,8 @@ import torch
 from sidestream.preview import runs
 from sidestream.preview.decoders.cache import DecoderCache
 from sidestream.preview.decoders.errors import DecoderError
-from sidestream.preview.decoders.ladder import Ladder
 from sidestream.preview.engine import Engine
-from sidestream.preview.lane import lane_for
+from sidestream.preview.render.backends import StagingError, backends_for
 from sidestream.preview.runs import Asked, Frame, Owner, Plan, Run, Runs
 
 CPU = torch.device("cpu")
@@ -142,7 +141,7 @@ class FakeSink:
 def start_run(book: Runs, *sources: Any, owner: Owner | None = None, **settings: Any) -> Run:
     """A run over `sources` with `settings` over throttle 0 and no budget."""
     asked = Asked(node={"throttle_ms": 0, "budget": 0, **settings})
-    plan = Plan(owner or Owner("p", "1", client_id="c"), asked, lambda s: Ladder(sources), 512, 20)
+    plan = Plan(owner or Owner("p", "1", client_id="c"), asked, lambda s: sources, 512, 20)
     return book.start(plan)
 
 
@@ -151,7 +150,7 @@ def a_book() -> Runs:
 
 
 def an_engine(sink: Any) -> Engine:
-    return Engine(lane_for(CPU, CPU), DecoderCache(), sink)
+    return Engine(backends_for(CPU, CPU), DecoderCache(), sink)
 
 
 def capture(engine: Engine, run: Run, step: int, value: float | None = None) -> None:
@@ -164,10 +163,20 @@ def capture(engine: Engine, run: Run, step: int, value: float | None = None) -> 
 
 def stage(engine: Engine, run: Run, latent: torch.Tensor, images: range = range(1)) -> None:
     """Capture and publish, as the provider does in a callback."""
-    with torch.inference_mode():
-        frame = engine.capture(run, latent, images)
+    try:
+        with torch.inference_mode():
+            frame = engine.capture(run, latent, images)
+    except StagingError as error:
+        cause = error.__cause__
+        run.staging_failed(cause, passes=isinstance(cause, torch.cuda.OutOfMemoryError))
+        return
     if frame is not None:
         engine.publish(frame)
+
+
+def prove(engine: Engine) -> None:
+    """Wait until the worker has tried its backend out."""
+    assert wait_until(lambda: engine.is_proven)
 
 
 class Gate:

@@ -230,7 +230,7 @@ def test_a_film_goes_on_while_the_samplers_device_is_behind(monkeypatch):
     decoder.before = gate
     capture(engine, run, 1)
     assert gate.entered.wait(5)
-    monkeypatch.setattr(engine.lane, "settled", lambda slot: False)
+    monkeypatch.setattr(engine.backend, "settled", lambda slot: False)
     capture(engine, run, 2)
     gate.open.set()
     assert wait_until(lambda: len(sink.frames) == 3)
@@ -285,8 +285,9 @@ def test_i7_a_film_whose_node_is_over_is_given_up():
     assert wait_until(lambda: not engine._animator.busy)
     assert films(sink) == []
     assert third_waits.calls == 3
-    # The slot is free again: all four can be had.
-    slots = [engine._slots.take(a_video(1).shape, torch.float32) for _ in range(5)]
+    # The slot is free again: all can be had.
+    take = engine._station.slots.take
+    slots = [take(a_video(1).shape, torch.float32) for _ in range(engine_module.SLOTS + 1)]
     assert sum(slot is not None for slot in slots) == engine_module.SLOTS
     engine.close()
 
@@ -309,7 +310,8 @@ def test_i6_a_film_that_fails_costs_the_films_and_one_line(caplog):
         "[SideStream] Animated previews failed (RuntimeError: no film today);"
         " this run goes on with stills."
     ]
-    slots = [engine._slots.take(a_video(1).shape, torch.float32) for _ in range(5)]
+    take = engine._station.slots.take
+    slots = [take(a_video(1).shape, torch.float32) for _ in range(engine_module.SLOTS + 1)]
     assert sum(slot is not None for slot in slots) == engine_module.SLOTS
     engine.close()
 
@@ -348,7 +350,7 @@ def test_i11_an_idle_worker_keeps_nothing_of_a_film(monkeypatch):
     assert wait_until(lambda: len(films(sink)) == 1)
     run.end()
     assert wait_until(lambda: gc.collect() >= 0 and reels[0]() is None)
-    assert not engine._slots._free
+    assert not engine._station.slots._free
     engine.close()
 
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
+import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sidestream.benchmarks import __main__ as entry
 from sidestream.benchmarks import callback, measure, models, program, report, stages
+from sidestream.benchmarks.server import frames, modes, plan, ratios, tables
 from sidestream.preview.lane import CudaStaging
+from sidestream.tests.conftest import REPO
+from sidestream.tools.comfy_client import Frame
 
 SEEN = measure.Measured(seconds=[2.0, 2.2], callbacks_ms=[0.1], peak=3 << 20)
 BASE = measure.Measured(seconds=[1.0, 1.1], callbacks_ms=[0.05], peak=1 << 20)
+MEASURED = ("ComfyUI TAESD", "SideStream, every step", "SideStream, every step, not sent")
 
 
 def a_result(case: str) -> dict:
@@ -125,3 +133,112 @@ def test_a_step_with_a_frame_is_compared_with_the_one_after_it():
     result = {"case": "a case", "date": "today", "device": "a device", "torch": "2"}
     made = report.stages(result | {"command": "it", "rows": [row]})
     assert "| captured only | 24 | 24.0 | 1.0 | 1.0 to 1.0 | 4.2 |" in made
+
+
+# In a real ComfyUI
+
+
+def blocks_taking(providers: list[str], seconds: dict[str, float]) -> list[dict]:
+    return [
+        {"provider": name, "began": float(at), "seconds": seconds[name], "callbacks_ms": [0.1] * 5}
+        for at, name in enumerate(providers)
+    ]
+
+
+def test_a_block_is_compared_with_its_neighbours():
+    compared = ("a", "b")
+    order = plan.order(compared, rounds=31, seed=3)
+    assert order[::2] == [plan.NONE] * 63
+    assert sorted(order[1:4:2]) == ["a", "b"]
+    assert order != plan.order(compared, rounds=31, seed=4)
+    blocks = blocks_taking(order, {plan.NONE: 1.0, "a": 1.02, "b": 1.5})
+    result = {"blocks": blocks, "left_out": {}}
+    for index, block in enumerate(blocks):  # a machine that gets slower all the time
+        block["seconds"] *= 1 + index / 50
+    ratios.count_frames(result, [0.5, 1.5, 1.7, 62.5])
+    assert [blocks[index].get("frames") for index in (0, 1, 2, 62)] == [1, 2, None, 1]
+    none, a, b = ratios.rows(result, compared)
+    assert (none["blocks"], a["pairs"], b["pairs"]) == (59, 30, 30)  # the first round warms up
+    assert a["ratio"] == pytest.approx(1.02, abs=1e-3)
+    assert b["median_ratio"] == pytest.approx(1.5, abs=1e-3)
+    low, high = a["ratio_95"]
+    assert low <= a["ratio"] <= high < 1.03
+    assert (none["callback_p50_ms"], none["steps"]) == (pytest.approx(0.1), 59 * 6)
+
+
+def test_an_interval_is_as_wide_as_the_noise():
+    noise = np.random.default_rng(0).normal(1.0, 0.2, 400)
+    found = ratios.ratio(noise, np.ones(400))
+    low, high = found["ratio_95"]
+    assert 0.03 < high - low < 0.05  # 4 standard errors of 0.2 / sqrt(400)
+    assert ratios.ratio(noise[:1], np.ones(1)) == {}
+
+
+def a_frame(step: int, picture: np.ndarray) -> Frame:
+    encoded = io.BytesIO()
+    Image.fromarray(picture).save(encoded, "jpeg", quality=85)
+    info = {"sidestream": {"step": step, "decoder": "taesd"}}
+    return Frame(encoded.getvalue(), "image/jpeg", info, 0.0)
+
+
+def test_a_picture_of_another_step_is_wrong():
+    chance = np.random.default_rng(1)
+    right = {
+        step: np.kron(chance.integers(0, 256, (8, 8, 3)), np.ones((16, 16, 1))).astype(np.uint8)
+        for step in (1, 2, 3)
+    }
+    sent = [a_frame(1, right[1]), a_frame(2, right[3]), a_frame(3, right[3])]
+    seen = frames.judged(sent, 4, {"taesd": right})
+    assert (seen["frames"], seen["judged"], seen["wrong"]) == (3, 3, [2])
+    assert (seen["missing"], seen["in_order"]) == ([4], True)
+    assert not frames.judged(sent[::-1], 4, {"taesd": right})["in_order"]
+    unknown = frames.judged(sent, 4, {"taesd": {}})
+    assert (unknown["judged"], unknown["wrong"]) == (0, [])
+
+
+def test_every_table_can_be_made_of_what_was_left_out_or_failed():
+    assert "out of memory" in tables.matrix({"native, none": {"failed": "out of memory"}})
+    assert "fewer than two GPUs" in tables.gpus({"left_out": "fewer than two GPUs"})
+    rows = [{"provider": "one", "blocks": 0, "left_out": "no such part"}]
+    result = {"unets": {"sd15": {"rows": rows}}, "log": [{"level": "WARNING", "text": "a line"}]}
+    assert "no such part" in tables.blocks(result)
+    assert "- WARNING: a line" in tables.blocks(result)
+    assert set(tables.TABLES) == set(modes.MODES)
+
+
+def test_a_real_comfyui_is_measured(host, tmp_path):
+    """All of it at a tiny size: ComfyUI by its own main.py, its loader, a client elsewhere."""
+    results = tmp_path / "results.json"
+    command = [sys.executable, "-m", "benchmarks.server", "ordinary", "blocks", "hammer"]
+    command += ["--comfyui", str(host.tree), "--models", str(tmp_path / "models")]
+    command += ["--tiny", "--cpu", "--steps", "4", "--blocks", "12", "--idle", "0"]
+    command += ["--output", str(results)]
+    for provider in MEASURED:
+        command += ["--provider", provider]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads(results.read_text("utf-8"))
+
+    tiny = found["ordinary"]["unets"]["tiny"]
+    assert tiny["bit_identical"]
+    assert tiny["reference_latent_same"]
+    kinds = [run["kind"] for run in tiny["runs"]]
+    assert kinds == ["off", "every step", "off", "every step", "defaults"]
+    for run in tiny["runs"]:
+        seen = run["frames"]
+        assert (len(seen["wrong"]), seen["in_order"], seen["judged"]) == (0, True, seen["frames"])
+        assert (seen["frames"] > 0) == (run["kind"] != "off")
+    assert all(line["level"] == "INFO" for line in found["ordinary"]["log"])
+
+    rows = {row["provider"]: row for row in found["blocks"]["unets"]["tiny"]["rows"]}
+    assert list(rows) == ["none", *MEASURED]
+    assert rows["none"]["frames"] == 0
+    assert rows["ComfyUI TAESD"]["frames"] > 0
+    assert rows["SideStream, every step"]["frames"] > 0
+    assert rows["SideStream, every step, not sent"]["frames"] == 0
+    assert rows["ComfyUI TAESD"]["callback_p50_ms"] > rows["none"]["callback_p50_ms"]
+
+    for way in found["hammer"]["unets"]["tiny"]:
+        assert way["bit_identical"]
+        assert (way["raised"], way["failed"]) == (0, 0)
+    assert done.stdout.rstrip().endswith(tables.hammer(found["hammer"]))

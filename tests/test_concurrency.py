@@ -26,9 +26,9 @@ from sidestream.preview import engine as engine_module
 from sidestream.preview import runs
 from sidestream.preview.animator import Animator
 from sidestream.preview.decoders.cache import DecoderCache
-from sidestream.preview.decoders.ladder import Ladder
 from sidestream.preview.engine import SLOTS, Engine, Mailbox, Slots
-from sidestream.preview.lane import PlainLane, Slot
+from sidestream.preview.render.backends import Slot, backends_for
+from sidestream.preview.render.backends.cpu import CpuBackend
 from sidestream.preview.runs import Asked, Frame, Owner, Plan, Run, Runs
 from sidestream.tests.helpers import (
     CPU,
@@ -47,7 +47,7 @@ SEED = 20
 HAND_OVERS: list[tuple[type, str]] = [
     *((Mailbox, name) for name in ("put", "remove")),
     *((Slots, name) for name in ("take", "give_back")),
-    *((PlainLane, name) for name in ("stage", "render", "slot")),
+    *((CpuBackend, name) for name in ("stage", "render", "slot")),
     *((Run, name) for name in ("capture", "another", "change", "end", "close")),
     *((Animator, name) for name in ("begin", "advance", "_stop")),
     *((Engine, name) for name in ("publish", "_drop")),
@@ -99,19 +99,19 @@ class Witness:
         return counted
 
     def staging(self, stage: Callable[..., bool]) -> Callable[..., bool]:
-        def checked(lane: PlainLane, slot: Slot, latent: torch.Tensor) -> bool:
+        def checked(backend: CpuBackend, slot: Slot, latent: torch.Tensor) -> bool:
             if self._reading[memory(slot)]:
                 self.wrong.append("a slot is written while it is read")
-            return stage(lane, slot, latent)
+            return stage(backend, slot, latent)
 
         return checked
 
     def rendering(self, render: Callable[..., Any]) -> Callable[..., Any]:
-        def checked(lane: PlainLane, slot: Slot, painter: Any) -> Any:
+        def checked(backend: CpuBackend, slot: Slot, job: Any) -> Any:
             self._reading[memory(slot)] += 1
             before = slot.latent.clone()
             try:
-                return render(lane, slot, painter)
+                return render(backend, slot, job)
             finally:
                 if not torch.equal(before, slot.latent):
                     self.wrong.append("a slot has changed while it was read")
@@ -179,8 +179,8 @@ def witness(monkeypatch: pytest.MonkeyPatch) -> Iterator[Witness]:
         function = vars(owner).get(name) or getattr(owner, name)
         monkeypatch.setattr(owner, name, pauses.around(function))
     monkeypatch.setattr(Run, "close", witness.closing(Run.close))
-    monkeypatch.setattr(PlainLane, "stage", witness.staging(PlainLane.stage))
-    monkeypatch.setattr(PlainLane, "render", witness.rendering(PlainLane.render))
+    monkeypatch.setattr(CpuBackend, "stage", witness.staging(CpuBackend.stage))
+    monkeypatch.setattr(CpuBackend, "render", witness.rendering(CpuBackend.render))
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     yield witness
@@ -216,11 +216,11 @@ class Sampler:
         options = {"throttle_ms": 0, "budget": 0, "format": "png", "quality": 100}
         asked = Asked(node={**options, "video_frames": 4})
         # A live change of the method swaps the decoder.
-        ladder = {"auto": self._sources, "latent2rgb": self._sources[::-1]}
+        chains = {"auto": self._sources, "latent2rgb": self._sources[::-1]}
         plan = Plan(
             Owner("p", str(number), client_id="c"),
             asked,
-            lambda settings: Ladder(ladder.get(settings.method, self._sources)),
+            lambda settings: chains.get(settings.method, self._sources),
             512,
         )
         run = self.current = self._book.start(plan)
@@ -253,11 +253,11 @@ def meddle(samplers: list[Sampler], sink: SlowSink, over: threading.Event) -> No
 
 @pytest.mark.timeout(150)
 def test_i2_i3_i5_nothing_is_lost_or_mixed_up_at_any_hand_over(witness: Witness) -> None:
-    pokes: list[Callable[[], None]] = []
-    sink = SlowSink(Pauses(), lambda: pokes[0]())
+    notifies: list[Callable[[], None]] = []
+    sink = SlowSink(Pauses(), lambda: notifies[0]())
     book = Runs(lambda run: None, lambda run: witness.ended.update([run.id]))
-    engine = Engine(PlainLane(CPU), DecoderCache(), sink)
-    pokes.append(engine.poke)
+    engine = Engine(backends_for(CPU, CPU), DecoderCache(), sink)
+    notifies.append(engine.notify)
     sources = [FakeSource(FlatVideoDecoder(), "one"), FakeSource(FlatVideoDecoder(), "other")]
     samplers = [Sampler(i * RUNS, engine, book, sources) for i in range(SAMPLERS)]
     over = threading.Event()
@@ -274,7 +274,7 @@ def test_i2_i3_i5_nothing_is_lost_or_mixed_up_at_any_hand_over(witness: Witness)
             sampler.join()
         sink.audience = True
         assert wait_until(lambda: book.counters()["active_runs"] == 0, 20)
-        assert wait_until(lambda: not engine._animator.busy and not engine._slots._free, 20)
+        assert wait_until(lambda: not engine._animator.busy and not engine._station.slots._free, 20)
     assert not engine.alive
     assert [error for sampler in samplers for error in sampler.errors] == []
     assert witness.wrong == []
@@ -297,26 +297,26 @@ def test_i2_i3_i5_nothing_is_lost_or_mixed_up_at_any_hand_over(witness: Witness)
 
 def test_i5_samplers_that_begin_together_share_one_set_of_slots() -> None:
     """Who comes second finds the slots that the first has made in the meantime."""
-    begin = threading.Barrier(SAMPLERS)
+    begin = threading.Barrier(SLOTS)
 
-    class Lane(PlainLane):
+    class Slow(CpuBackend):
         def slot(self, shape: torch.Size, dtype: torch.dtype) -> Slot:
             with contextlib.suppress(threading.BrokenBarrierError):
                 begin.wait(5)  # all have found nothing
             begin.abort()
             return super().slot(shape, dtype)
 
-    slots, shape = Slots(Lane(CPU)), torch.Size((1, 4, 8, 8))
+    slots, shape = Slots(Slow(CPU)), torch.Size((1, 4, 8, 8))
     taken: list[Slot | None] = []
     threads = [
         threading.Thread(target=lambda: taken.append(slots.take(shape, torch.float32)))
-        for _ in range(SAMPLERS + 1)
+        for _ in range(SLOTS + 1)
     ]
-    for thread in threads[:SAMPLERS]:
+    for thread in threads[:SLOTS]:
         thread.start()
-    for thread in threads[:SAMPLERS]:
+    for thread in threads[:SLOTS]:
         thread.join(10)
-    assert len({id(slot) for slot in taken if slot is not None}) == SAMPLERS == SLOTS
+    assert len({id(slot) for slot in taken if slot is not None}) == SLOTS
     assert slots.take(shape, torch.float32) is None
     for slot in taken:
         assert slot is not None
@@ -325,7 +325,7 @@ def test_i5_samplers_that_begin_together_share_one_set_of_slots() -> None:
 
 
 def test_i5_a_kind_of_slots_stays_as_long_as_one_of_them_is_out() -> None:
-    slots = Slots(PlainLane(CPU))
+    slots = Slots(CpuBackend(CPU))
     out = slots.take(torch.Size((1, 4, 8, 8)), torch.float32)
     for size in range(9, 20):
         other = slots.take(torch.Size((1, 4, size, size)), torch.float32)
@@ -342,8 +342,8 @@ def test_i5_a_kind_of_slots_stays_as_long_as_one_of_them_is_out() -> None:
 def test_a_mailbox_that_is_closed_gives_back_what_it_held() -> None:
     box, frame = Mailbox(), Frame(None, 1, 1, 1, 0.0)  # type: ignore[arg-type]
     box.put(frame)
-    assert box.close() is frame
-    assert box.close() is None
+    assert box.close() == [frame]
+    assert box.close() == []
     assert box.put(frame) is frame
 
 
@@ -364,12 +364,12 @@ def test_i1_no_lock_is_held_while_a_decoder_loads_or_paints() -> None:
 
         before = wait if slow == "paint" else lambda: None
         sink = FakeSink()
-        engine = Engine(PlainLane(CPU), DecoderCache(), sink)
+        engine = Engine(backends_for(CPU, CPU), DecoderCache(), sink)
         book = Runs(lambda run: None, lambda run: None)
         source = Source(FlatDecoder(before=before))
         asked = Asked(node={"throttle_ms": 0, "budget": 0})
         owner = Owner("p", "1", client_id="c")
-        run = book.start(Plan(owner, asked, lambda settings, of=source: Ladder([of]), 512))
+        run = book.start(Plan(owner, asked, lambda settings, of=source: [of], 512))
 
         def sampler(run: Run = run, engine: Engine = engine, book: Runs = book) -> None:
             for step in range(2, 100):

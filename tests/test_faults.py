@@ -16,10 +16,11 @@ import torch
 from sidestream.preview import animator, encode, runs
 from sidestream.preview import engine as engine_module
 from sidestream.preview.decoders.cache import DecoderCache
-from sidestream.preview.decoders.ladder import Ladder
 from sidestream.preview.decoders.taesd import TaesdSource, decoder_layers
 from sidestream.preview.engine import SLOTS, Engine
-from sidestream.preview.lane import Memory, PlainLane, never_free_of_a_lost_device
+from sidestream.preview.render.backends.cpu import CpuBackend
+from sidestream.preview.render.backends.pinned import never_free_of_a_lost_device
+from sidestream.preview.render.chain import FallbackChain
 from sidestream.preview.runs import Run
 from sidestream.preview.transport import Transport
 from sidestream.tests.helpers import (
@@ -32,6 +33,7 @@ from sidestream.tests.helpers import (
     Gate,
     a_book,
     an_engine,
+    prove,
     stage,
     start_run,
     wait_until,
@@ -95,7 +97,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def all_slots_are_free(engine: Engine, kind: Any = KIND) -> bool:
-    return len({id(slot) for slot in engine._slots._free[kind]}) == SLOTS
+    return len({id(slot) for slot in engine._station.slots._free[kind]}) == SLOTS
 
 
 # Decoders
@@ -125,7 +127,8 @@ def test_i6_a_decoder_that_raises(engine, sink, caplog, error, said):
     assert steps(sink) == list(range(1, STEPS + 1))
     assert {frame.decoder for frame in sink.frames} == {"flat"}
     assert lines(caplog) == [
-        f"[SideStream] bad previews failed ({said}); this run goes on with flat previews."
+        f"[SideStream] bad previews failed ({said}); this run goes on with flat previews and tries"
+        " them again later."
     ]
     assert all_slots_are_free(engine)
 
@@ -247,7 +250,7 @@ def test_i6_a_disk_that_fails_while_a_decoder_loads(engine, sink, caplog, tmp_pa
         sample(engine, start_run(a_book(), source, FakeSource()))
     assert lines(caplog) == [
         "[SideStream] taesd previews failed (taesd_decoder.pth cannot be read: Input/output"
-        " error); this run goes on with flat previews."
+        " error); this run goes on with flat previews and tries them again later."
     ]
     assert len(sink.frames) == STEPS
     sample(engine, start_run(a_book(), source, every_n_steps=STEPS))  # the disk is well again
@@ -276,20 +279,22 @@ def test_i6_without_memory_to_stage_sampling_goes_on_and_asks_seldom(
         asked.append(kind)
         raise OUT_OF_MEMORY
 
+    prove(engine)
     now = [0.0]
     monkeypatch.setattr(engine_module.time, "monotonic", lambda: now[0])
     run = start_run(a_book(), FakeSource())
     with monkeypatch.context() as patch:
-        patch.setattr(engine.lane, "slot", none_left)
+        patch.setattr(engine.backend, "slot", none_left)
         sample(engine, run)
         assert len(asked) == 1
         now[0] += engine_module.REFUSED_SECONDS
         sample(engine, start_run(a_book(), FakeSource()))
     assert len(asked) == 2
     assert run.outcomes == {runs.FAILED: 1, runs.BUSY: STEPS - 1}
+    assert not run.left_to_host
     assert lines(caplog) == [
-        "[SideStream] A preview failed (OutOfMemoryError: CUDA out of memory.); sampling goes on."
-        " More such failures of this run are not told."
+        "[SideStream] A latent could not be staged (OutOfMemoryError: CUDA out of memory.);"
+        " ComfyUI's own previewer shows such steps."
     ] * 2
     now[0] += engine_module.REFUSED_SECONDS
     sample(engine, start_run(a_book(), FakeSource()))  # there is memory again
@@ -297,25 +302,27 @@ def test_i6_without_memory_to_stage_sampling_goes_on_and_asks_seldom(
 
 
 def test_i6_a_copy_that_fails_costs_its_frame_and_no_slot(engine, sink, caplog, monkeypatch):
-    monkeypatch.setattr(engine.lane, "stage", lambda *a: 1 / 0)
+    prove(engine)
+    monkeypatch.setattr(engine.backend, "stage", lambda *a: 1 / 0)
     run = start_run(a_book(), FakeSource())
     sample(engine, run)
     assert run.outcomes == {runs.FAILED: STEPS}
+    assert run.left_to_host
     assert len(lines(caplog)) == 1
     assert all_slots_are_free(engine)
 
 
-def test_i6_without_pinned_memory_the_run_goes_without_previews(
-    engine, sink, caplog, monkeypatch
-):
+def test_i6_a_device_that_fails_at_every_decode(engine, sink, caplog, monkeypatch):
+    prove(engine)
+
     def none_left(*args: Any) -> Any:
         raise RuntimeError("CUDA error: out of memory\nAdvice to programmers")
 
-    monkeypatch.setattr(engine.lane, "render", none_left)
+    monkeypatch.setattr(engine.backend, "render", none_left)
     sample(engine, start_run(a_book(), FakeSource()))
     assert sink.frames == []
     assert len(lines(caplog)) == 1
-    assert "CUDA error: out of memory); this run goes on with no previews" in caplog.text
+    assert "CUDA error: out of memory); this run goes on with ComfyUI's own" in caplog.text
     assert all_slots_are_free(engine)
 
 
@@ -328,10 +335,14 @@ def test_i6_an_encoder_that_raises_is_told_once_a_run(engine, sink, caplog, monk
         run = start_run(a_book(), FakeSource())
         sample(engine, run)
         assert run.outcomes == {runs.FAILED: STEPS}
-    assert lines(caplog) == [
-        "[SideStream] A preview failed (OSError: no encoder); sampling goes on."
-        " More such failures of this run are not told."
-    ] * 2
+    assert (
+        lines(caplog)
+        == [
+            "[SideStream] A preview failed (OSError: no encoder); sampling goes on."
+            " More such failures of this run are not logged."
+        ]
+        * 2
+    )
     assert all_slots_are_free(engine)
 
 
@@ -433,14 +444,14 @@ def test_i6_a_worker_that_fails_at_rest_says_so_once_and_serves_the_next_run(
         rests.release()
         raise RuntimeError("CUDA error: device-side assert triggered")
 
-    monkeypatch.setattr(engine._slots, "clear", fail)
+    monkeypatch.setattr(engine._station.slots, "clear", fail)
     run = start_run(a_book(), FakeSource())
     sample(engine, run)
     assert all(rests.acquire(timeout=5) for _ in range(5))
     sample(engine, start_run(a_book(), FakeSource()))
     assert len(sink.frames) == 2 * STEPS
     assert lines(caplog) == [
-        "[SideStream] The worker failed at rest (RuntimeError: CUDA error: device-side assert"
+        "[SideStream] The worker failed while idle (RuntimeError: CUDA error: device-side assert"
         " triggered)."
     ]
 
@@ -448,11 +459,11 @@ def test_i6_a_worker_that_fails_at_rest_says_so_once_and_serves_the_next_run(
 def test_i6_a_worker_that_cannot_even_begin_takes_no_processor(sink, monkeypatch):
     tries = []
 
-    def working(self: PlainLane) -> Any:
+    def working(self: CpuBackend) -> Any:
         tries.append(1)
         raise RuntimeError("no device")
 
-    monkeypatch.setattr(PlainLane, "working", working)
+    monkeypatch.setattr(CpuBackend, "working", working)
     engine = an_engine(sink)
     run = start_run(a_book(), FakeSource())
     sample(engine, run)
@@ -483,15 +494,24 @@ def test_i6_a_worker_that_is_dead_is_replaced_for_the_next_run(sink, monkeypatch
 
 
 FAULTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
-    "staging": (PlainLane, "slot", raising_always(OUT_OF_MEMORY)),
-    "copying": (PlainLane, "stage", raising_always(OUT_OF_MEMORY)),
-    "decoding": (PlainLane, "render", raising_always(OUT_OF_MEMORY)),
+    "staging": (CpuBackend, "slot", raising_always(OUT_OF_MEMORY)),
+    "copying": (CpuBackend, "stage", raising_always(OUT_OF_MEMORY)),
+    "decoding": (CpuBackend, "render", raising_always(OUT_OF_MEMORY)),
     "loading": (DecoderCache, "get", raising_always(OSError("bad disk"))),
     "encoding": (encode, "encoded", raising_always(OSError("no encoder"))),
     "worker": (Engine, "_process", raising_always(SystemExit(3))),
     "sending": (Transport, "send", raising_always(RuntimeError("closed"))),
     "announcing": (Transport, "announce", raising_always(RuntimeError("closed"))),
 }
+
+SHOWN_BY = {
+    "staging": {"comfyui"},
+    "copying": {"comfyui"},
+    "decoding": {"comfyui"},
+    "loading": {"comfyui"},
+    "announcing": {"latent2rgb"},
+}
+"""Who makes the pictures then; of the other faults none are shown."""
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -507,7 +527,7 @@ def test_i4_ksampler_gives_the_same_latent_whatever_fails(
         latent = stage.sample(with_settings(model), steps=6, sampler="euler_ancestral")
         assert all_told(pack)
     assert torch.equal(latent, expected)
-    assert bool(client.frames) == (fault == "announcing")
+    assert {frame.sidestream["decoder"] for frame in client.frames} == SHOWN_BY.get(fault, set())
     said = [r for r in caplog.records if "SideStream" in r.getMessage()]
     assert 1 <= len(said) <= 2
 
@@ -519,7 +539,7 @@ def test_i4_ksampler_does_not_wait_for_a_decoder_that_hangs(
     with stage.node():
         expected = stage.sample(model, steps=6)
     gate = Gate()
-    monkeypatch.setattr(PlainLane, "render", lambda *a: gate())
+    monkeypatch.setattr(CpuBackend, "render", lambda *a: gate())
     make_pack()
     stage.waits_for = None
     with stage.node():
@@ -549,23 +569,24 @@ class Thing:
 @pytest.mark.parametrize("lost", [False, True])
 def test_i6_memory_of_a_lost_device_is_never_freed(lost: bool) -> None:
     """Torch ends the process when pinned memory is freed whose device has failed."""
-    memory, owner, pool = Memory(), Thing(), Thing()
-    memory.pool, seen = pool, weakref.ref(pool)
+    owner, buffer = Thing(), Thing()
+    memory, seen = {"a picture's": buffer}, weakref.ref(buffer)
     streams: Any = (Stream(False), Stream(lost))
     never_free_of_a_lost_device(owner, memory, *streams)
-    del memory, owner, pool
+    del memory, owner, buffer
     gc.collect()
     assert (seen() is not None) == lost
 
 
-def test_latents_are_staged_as_the_rung_in_use_wants_them() -> None:
-    rungs = FakeSource(name="one"), FakeSource(name="other")
-    wanted = {rungs[0]: torch.float16, rungs[1]: torch.bfloat16}
+def test_latents_are_staged_as_the_decoder_in_use_wants_them() -> None:
+    one, other = FakeSource(name="one"), FakeSource(name="other")
+    wanted = {one: torch.float16, other: torch.bfloat16}
     asked = []
-    for rung in rungs:
-        rung.dtype = lambda device, rung=rung: asked.append(device) or wanted[rung]  # type: ignore
-    ladder = Ladder(rungs)
-    assert [ladder.staging_dtype(CPU) for _ in range(3)] == [torch.float16] * 3
+    for source in wanted:
+        source.dtype = (  # type: ignore[method-assign]
+            lambda device, source=source: asked.append(device) or wanted[source]
+        )
+    chain = FallbackChain([one, other])
+    assert [chain.staging_dtype(one, CPU) for _ in range(3)] == [torch.float16] * 3
     assert asked == [CPU]  # once, since it is asked in the sampler's callback
-    ladder.step_down(rungs[0], RuntimeError("no"))
-    assert ladder.staging_dtype(CPU) == torch.bfloat16
+    assert chain.staging_dtype(other, CPU) == torch.bfloat16

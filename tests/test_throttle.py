@@ -24,7 +24,8 @@ def admitted(
 
 
 def test_every_fifth_of_twenty_steps():
-    assert admitted(20, 0.06, every=5) == [1, 6, 11, 16]
+    assert admitted(20, 0.06, every=5) == [1, 6, 11, 16, 20]
+    assert admitted(21, 0.06, every=5) == [1, 6, 11, 16, 21]
 
 
 def test_every_step():
@@ -40,8 +41,9 @@ def test_first_and_last_step_pass_the_milliseconds():
     assert admitted(20, 0.01, throttle_ms=60_000) == [1, 20]
 
 
-def test_the_last_step_does_not_pass_every_n_steps():
-    assert admitted(20, 0.01, throttle_ms=60_000, every=3) == [1]
+def test_the_last_step_comes_in_addition_to_every_n_steps():
+    assert admitted(20, 0.01, throttle_ms=60_000, every=3) == [1, 20]
+    assert admitted(2, 0.5, every=1000) == [1, 2]
 
 
 @given(
@@ -53,7 +55,8 @@ def test_the_last_step_does_not_pass_every_n_steps():
 def test_never_two_too_close_and_never_off_the_grid(steps, every, throttle_ms, pace):
     result = admitted(steps, pace, throttle_ms, every)
     assert result[0] == 1
-    assert all((step - 1) % every == 0 for step in result)
+    assert all((step - 1) % every == 0 for step in result[:-1])
+    assert result[-1] == steps
     for before, after in itertools.pairwise(result):
         assert (after - before) * pace >= throttle_ms / 1000 - 1e-6 or after == steps
 

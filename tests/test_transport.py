@@ -44,6 +44,7 @@ class FakeWire:
     clients: dict[str, Socket] = field(default_factory=dict)
     sent: list[Sent] = field(default_factory=list)
     running: bool = True
+    late: bool = False
     started: int = 0
 
     def __post_init__(self) -> None:
@@ -96,15 +97,22 @@ class FakeWire:
     def is_running(self, prompt_id: str | None, node_id: str | None) -> bool:
         return self.running
 
+    def may_show_late(self, prompt_id: str | None, node_id: str | None) -> bool:
+        return self.late
+
     def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         self.started += 1
         asyncio.run_coroutine_threadsafe(coroutine, self.loop)
 
-    async def send_bytes(self, event: int, data: bytes, socket: Socket) -> None:
+    async def send_bytes(self, event: int, data: bytes, socket: Socket) -> bool:
+        if self.clients.get(socket.id) != socket:
+            return False
         await self._take(socket, event, data)
+        return True
 
-    async def send_json(self, event: str, data: dict[str, Any], socket: Socket) -> None:
+    async def send_json(self, event: str, data: dict[str, Any], socket: Socket) -> bool:
         await self._take(socket, event, json.loads(json.dumps(data)))
+        return True
 
     async def _take(self, socket: Socket, event: int | str, data: Any) -> None:
         connection = socket.connection

@@ -27,6 +27,9 @@ from .places import (
     short_hash,
 )
 
+PASSING_ON = ("test", "check", "host", "bench", "bench-server", "soak", "fuzz", "coverage")
+"""Commands with arguments that are not ours."""
+
 
 def main(arguments: Sequence[str]) -> int:
     """Carry out one command; return its exit code."""
@@ -41,7 +44,9 @@ def main(arguments: Sequence[str]) -> int:
         if options.command == "doctor":
             return _doctor(options)
         if options.command == "bench":
-            return _bench(rest)
+            return _bench("benchmarks", rest)
+        if options.command == "bench-server":
+            return _bench("benchmarks.server", rest)
         if options.command == "soak":
             return _soak(rest)
         if options.command == "fuzz":
@@ -82,13 +87,13 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     asked.add_argument("--port", type=int, default=8188, help="where ComfyUI listens (8188)")
 
     commands.add_parser("bench", help="what previews cost, on a GPU: bench -- ARGUMENTS")
+    commands.add_parser("bench-server", help="the same in a real ComfyUI: bench-server -- MODE")
     commands.add_parser("soak", help="1,000 runs of all kinds: does anything grow?")
     commands.add_parser("fuzz", help="5,000 decoder files that are none: does the worker live?")
     commands.add_parser("coverage", help="write docs/coverage.md; also of these ComfyUI trees")
 
     options, rest = parser.parse_known_args(arguments)
-    passed_on = ("test", "check", "host", "bench", "soak", "fuzz", "coverage")
-    if rest and options.command not in passed_on:
+    if rest and options.command not in PASSING_ON:
         parser.error(f"unknown arguments: {' '.join(rest)}")
     return options, [argument for argument in rest if argument != "--"]
 
@@ -135,9 +140,9 @@ def _doctor(options: argparse.Namespace) -> int:
     return doctor(options.port, start)
 
 
-def _bench(arguments: Sequence[str]) -> int:
+def _bench(module: str, arguments: Sequence[str]) -> int:
     host = get_host()
-    command = [str(host.python), "-m", "benchmarks", "--comfyui", str(host.tree), *arguments]
+    command = [str(host.python), "-m", module, "--comfyui", str(host.tree), *arguments]
     return _wait(subprocess.Popen(command, cwd=REPO))
 
 

@@ -102,12 +102,17 @@ class ComfyClient:
         *,
         client_id: str | None = None,
         announce_features: bool = True,
+        compress: bool = False,
         timeout: float = 30.0,
     ) -> None:
-        """Connect, and return once the server has registered the client and its features."""
+        """Connect, and return once the server has registered the client and its features.
+
+        `compress` offers permessage-deflate, as browsers do.
+        """
         self.url = url.rstrip("/")
         self.client_id = client_id or uuid.uuid4().hex
         self.timeout = timeout
+        self._compress = 15 if compress else 0  # the size of its window, as a power of two
         self._messages: queue.Queue[Event | Frame] = queue.Queue()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -249,7 +254,8 @@ class ComfyClient:
         session = aiohttp.ClientSession()
         try:
             query = urllib.parse.urlencode({"clientId": self.client_id})
-            socket = await session.ws_connect(f"{self.url}/ws?{query}", max_msg_size=0)
+            address = f"{self.url}/ws?{query}"
+            socket = await session.ws_connect(address, max_msg_size=0, compress=self._compress)
             awaited = "status"
             if announce_features:
                 flags = {"supports_preview_metadata": True}

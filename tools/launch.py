@@ -14,12 +14,14 @@ import importlib.util
 import os
 import runpy
 import signal
+import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
 SECONDS_TO_END = 5.0
+HAS_CUDA_DEVICES = "--has-cuda-devices"
 
 
 def main() -> None:
@@ -80,7 +82,11 @@ def _accelerator_is_likely() -> bool:
     build = runpy.run_path(str(Path(torch.origin).with_name("version.py")))
     if build.get("hip") or build.get("xpu"):
         return True
-    return bool(build.get("cuda")) and _cuda_driver_has_devices()
+    if not build.get("cuda"):
+        return False
+    # In another process: in ComfyUI's nobody may have woken the driver before ComfyUI does.
+    command = [sys.executable, __file__, HAS_CUDA_DEVICES]
+    return subprocess.run(command, stdin=subprocess.DEVNULL).returncode == 0
 
 
 def _cuda_driver_has_devices() -> bool:
@@ -109,4 +115,6 @@ def _end_with_standard_input() -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == [HAS_CUDA_DEVICES]:
+        sys.exit(not _cuda_driver_has_devices())
     main()

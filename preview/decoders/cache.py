@@ -34,7 +34,13 @@ class DecoderCache:
         self._lock = threading.Lock()
 
     def get(self, source: Source, device: torch.device) -> Decoder:
-        """The decoder of `source` on `device`, loaded at the first call. Raises DecoderError."""
+        """The decoder of `source` on `device`, loaded at the first call. Raises DecoderError.
+
+        One that failed for good is not loaded again; a changed file is another source.
+        """
+        broken = self._broken.get(source.key)
+        if broken is not None:
+            raise DecoderError(broken)
         key = (source.key, device, source.dtype(device))
         with self._lock:
             decoder = self._loaded.get(key)
@@ -48,7 +54,7 @@ class DecoderCache:
             decoder = source.load(device)
         except DecoderError as error:
             if error.lasting:
-                self._remember(source, error)
+                self._remember(source, str(error))
             raise
         with self._lock:
             self._loaded[key] = decoder
@@ -73,9 +79,9 @@ class DecoderCache:
             if key[1] == device and key != but and not held:  # type: ignore[index]
                 del self._loaded[key], self._holders[key]
 
-    def _remember(self, source: Source, error: DecoderError) -> None:
+    def _remember(self, source: Source, why: str) -> None:
         with self._lock:
-            self._broken[source.key] = str(error)
+            self._broken[source.key] = plain(why)
             while len(self._broken) > self.REMEMBERED:
                 self._broken.popitem(last=False)
 
@@ -87,13 +93,17 @@ class DecoderCache:
                     del self._loaded[key], self._holders[key]
 
     def is_broken(self, source: Source) -> bool:
-        """Whether this very source failed to load before; a changed file is a new source."""
+        """Whether this very source failed for good before; a changed file is a new source."""
         return source.key in self._broken
 
     def broken(self) -> list[str]:
         """What is wrong with the sources that failed to load, for people to read."""
         with self._lock:
             return list(dict.fromkeys(self._broken.values()))
+
+    def leave(self, source: Source, why: str) -> None:
+        """Do not use `source` again in this process."""
+        self._remember(source, why)
 
     def names(self) -> list[str]:
         """The loaded decoders, for people to read."""

@@ -18,7 +18,7 @@ from .picture import (
     without_holes,
     without_nans,
 )
-from .protocols import Chart, Decoder, VideoDecoder
+from .protocols import Chart, Decoder, DirectDecoder, VideoDecoder
 
 EVERYTHING = 1 << 30  # more pixels than any picture has
 
@@ -45,9 +45,14 @@ class Painting:
 
     def __call__(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The picture, uint8 [H, W, 3], and of how many positions or pixels nothing is known."""
-        whole, holes = without_holes(latent[: self.images])
-        width, height = cell_size(self.decoder, whole.shape, self.max_size)
+        shown = latent[: self.images]
+        width, height = cell_size(self.decoder, shown.shape, self.max_size)
         enough = EVERYTHING if self.full else max(width, height)
+        if len(shown) == 1 and isinstance(self.decoder, DirectDecoder):
+            painted = self.decoder.paint(shown, enough, width, height)
+            if painted is not None:
+                return painted
+        whole, holes = without_holes(shown)
         cells = []
         unknown = holes.sum()
         for i in range(len(whole)):

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 class Decoder(Protocol):
@@ -63,6 +64,16 @@ class Reel(Protocol):
 
     def rewind(self) -> None:
         """Forget the frames before: the next call is for a first frame. In the order of calls."""
+
+
+@runtime_checkable
+class DirectDecoder(Decoder, Protocol):
+    """A decoder that can also do all of the work up to the picture by itself."""
+
+    def paint(
+        self, latent: torch.Tensor, enough: int, width: int, height: int
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """What `painting.Painting` makes of one latent; None where it cannot now."""
 
 
 @runtime_checkable

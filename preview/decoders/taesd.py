@@ -20,6 +20,7 @@ from torch import nn
 from .convolution import conv_relu
 from .errors import DecoderError
 from .files import Stored, Version, opened, version_of
+from .fused import WhenReady
 from .weights import UNFILLED, WIDEST, Precision, fill, float32_everywhere, shape_of
 
 FAMILY = (
@@ -175,6 +176,7 @@ class Taesd:
         self._dtype = next(layers.parameters()).dtype
         self._layout = layout
         self._packed = packed
+        self._fused = WhenReady(layers)
 
     def __call__(self, latent: torch.Tensor, enough: int) -> torch.Tensor:
         """RGB [3, H, W] of `latent` [1, C, h, w], or of the first frame of [1, C, T, h, w].
@@ -196,6 +198,20 @@ class Taesd:
                     continue
             x = layer(x)
         return F.pixel_shuffle(x, self._layout.patch)[0, :3]
+
+    def paint(
+        self, latent: torch.Tensor, enough: int, width: int, height: int
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """What `Painting` makes of one `latent` [1, C, h, w], in a few kernels; see `fused`.
+
+        Where the decoder gives more, it is shrunk to `width` × `height`. None where the kernels
+        are not there, yet or for good: then the decoder is called.
+        """
+        x = latent[:, :, 0] if latent.ndim == 5 and latent.shape[2] == 1 else latent
+        if x.ndim != 4 or len(x) != 1 or self._packed:
+            return None
+        skipped = left_out(x.shape[-2] * SCALE, x.shape[-1] * SCALE, enough)
+        return self._fused.paint(x, width, height, skipped)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,9 @@ try:
         views_as_batch,
     )
     from .previews import unexpected as unexpected_previews
+    from .progress import expect_progress
+    from .progress import install as install_progress
+    from .progress import uninstall as uninstall_progress
     from .prompts import announced_steps, current_owner, extra_data
     from .sampling import watch_sampling
     from .vaes import vae_copy

@@ -13,6 +13,7 @@ from comfy_execution.progress import NodeState, get_progress_state
 from server import PromptServer
 
 from ..transport import Socket
+from .events import PromptEvents
 
 UNSENT = 32 * 1024  # bytes that a connection may keep waiting for a slow network
 
@@ -22,7 +23,12 @@ class Server:
 
     def __init__(self) -> None:
         self._server = PromptServer.instance
+        self._events = PromptEvents(self._server)
         self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself may forget them
+
+    def close(self) -> None:
+        """Give back what was taken of the server."""
+        self._events.close()
 
     def sockets(self, client_id: str | None) -> list[Socket]:
         connected = self._server.sockets
@@ -38,19 +44,28 @@ class Server:
         return bool(connections) if client_id is None else client_id in connections
 
     def is_running(self, prompt_id: str | None, node_id: str | None) -> bool:
-        if comfy.model_management.processing_interrupted():
-            return False
         progress = get_progress_state()
         entry = progress.nodes.get(node_id)
         return (
             progress.prompt_id == prompt_id
             and entry is not None
             and entry["state"] == NodeState.Running
-            and any(
-                item[1] == prompt_id
-                for item in list(self._server.prompt_queue.currently_running.values())
-            )
+            and self._is_executed(prompt_id)
+            and not comfy.model_management.processing_interrupted()
         )
+
+    def may_show_late(self, prompt_id: str | None, node_id: str | None) -> bool:
+        if prompt_id is None or node_id is None or self._events.failed(prompt_id):
+            return False
+        if self._events.has_shown(prompt_id, node_id):
+            return False
+        # An interrupt is for the prompt that is being executed.
+        interrupted = comfy.model_management.processing_interrupted()
+        return not (interrupted and self._is_executed(prompt_id))
+
+    def _is_executed(self, prompt_id: str | None) -> bool:
+        running = list(self._server.prompt_queue.currently_running.values())
+        return any(item[1] == prompt_id for item in running)
 
     def is_idle(self) -> bool:
         return not self._server.prompt_queue.currently_running
@@ -66,14 +81,18 @@ class Server:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def send_bytes(self, event: int, data: bytes, socket: Socket) -> None:
-        if self._server.sockets.get(socket.id) is socket.connection:
-            keep_queue_short(socket.connection)
-            await self._server.send_bytes(event, data, socket.id)
+    async def send_bytes(self, event: int, data: bytes, socket: Socket) -> bool:
+        if self._server.sockets.get(socket.id) is not socket.connection:
+            return False
+        keep_queue_short(socket.connection)
+        await self._server.send_bytes(event, data, socket.id)
+        return True
 
-    async def send_json(self, event: str, data: dict[str, Any], socket: Socket) -> None:
-        if self._server.sockets.get(socket.id) is socket.connection:
-            await self._server.send_json(event, data, socket.id)
+    async def send_json(self, event: str, data: dict[str, Any], socket: Socket) -> bool:
+        if self._server.sockets.get(socket.id) is not socket.connection:
+            return False
+        await self._server.send_json(event, data, socket.id)
+        return True
 
     def _knows_metadata(self, sid: str) -> bool:
         # As the client sent it: ComfyUI keeps whatever JSON that was.

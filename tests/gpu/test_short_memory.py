@@ -10,7 +10,7 @@ from sidestream.preview.decoders.cache import DecoderCache
 from sidestream.preview.decoders.taesd import TaesdSource, decoder_layers
 from sidestream.preview.decoders.vae import RESERVE, VaeSource
 from sidestream.preview.engine import Engine
-from sidestream.preview.lane import CudaLane
+from sidestream.preview.render.backends import backends_for
 from sidestream.tests.helpers import FakeSink, a_book, stage, start_run, wait_until
 from sidestream.tests.test_vae import unchanged, vae_copy
 
@@ -32,7 +32,7 @@ def sources(tmp_path):
 def previewed(cuda, sources, steps):
     """The decoders of so many frames of a run."""
     sink = FakeSink()
-    engine = Engine(CudaLane(cuda, cuda), DecoderCache(), sink)
+    engine = Engine(backends_for(cuda, cuda), DecoderCache(), sink)
     run = start_run(a_book(), *sources)
     latent = torch.randn(1, 4, 128, 128, device=cuda)
     for step in range(1, steps + 1):
@@ -56,7 +56,7 @@ def test_i6_with_1_gb_free_a_smaller_decoder_takes_over_with_one_line(cuda, sour
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 1
     assert lines[0].startswith("[SideStream] vae previews failed (")
-    assert lines[0].endswith("this run goes on with taesd previews.")
+    assert lines[0].endswith("this run goes on with taesd previews and tries them again later.")
 
 
 def test_with_room_the_vae_is_shown(cuda, sources):

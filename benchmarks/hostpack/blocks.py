@@ -1,0 +1,129 @@
+"""One sampling in which another provider makes the previews every few steps.
+
+A machine drifts by more than a preview costs, so that two runs cannot be compared; blocks of steps
+within one run can. Each block's first step takes what the change costs and is left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from typing import Any
+
+from server import PromptServer
+
+from . import providers
+from .inputs import CATEGORY, digest
+from .sampling import INPUTS, Callback, sample, wait_for_device, wait_for_sampler
+
+
+class Enough(Exception):
+    """The time that the run may take is over."""
+
+
+class Blocks:
+    """A sampler node that carries out a plan (JSON; see benchmarks/server/plan.py)."""
+
+    CATEGORY = CATEGORY
+    RETURN_TYPES = ()
+    FUNCTION = "run"
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {**INPUTS, "plan": ("STRING", {"multiline": True})}}
+
+    def run(self, plan: str, model: Any, **inputs: Any) -> Any:
+        told = json.loads(plan)
+        run = Run(told, model)
+        samples = None
+        with contextlib.suppress(Enough):
+            samples = sample(model, **inputs, steps=run.steps, callback=run.callback)
+        run.leave()
+        result = {
+            "blocks": run.blocks,
+            "left_out": run.left_out,
+            "latent": "unfinished" if samples is None else digest(samples),
+        }
+        return {"ui": {"result": [json.dumps(result)]}}
+
+
+class Run:
+    """The callback of such a sampling, and what it has seen."""
+
+    def __init__(self, plan: dict[str, Any], model: Any) -> None:
+        self._size: int = plan["steps_per_block"]
+        self._kinds: dict[str, dict[str, Any]] = plan["providers"]
+        self._defaults: dict[str, Any] = plan["defaults"]
+        self._order: list[str] = plan["order"]
+        self.steps = self._size * len(self._order)
+        self._device = model.load_device
+        self._client = PromptServer.instance.client_id
+        self._end = time.monotonic() + plan["seconds"]
+        self._switched = contextlib.ExitStack()
+        self._live: dict[str, Any] = {}
+        self._callbacks: dict[str, Callback] = {}
+        methods = {k["method"] for k in self._kinds.values() if k["by"] == "comfyui"}
+        for method in sorted(methods):
+            self._callbacks[method] = providers.comfyui_callback(method, model, self.steps)
+        if any(kind["by"] == "sidestream" for kind in self._kinds.values()):
+            self._callbacks["sidestream"] = providers.sidestream_callback(model, self.steps)
+        self.left_out = self._not_offered()
+        self.blocks: list[dict[str, Any]] = []
+        self._current: Callback = self._callbacks["none"]
+
+    def callback(self, step: int, x0: Any, x: Any, total_steps: int) -> None:
+        """What the sampler calls after each step."""
+        position = step % self._size
+        if position == 0:
+            self._enter(self._order[step // self._size], step)
+        block = self.blocks[-1]
+        start = time.perf_counter()
+        self._current(step, x0, x, total_steps)
+        spent = time.perf_counter() - start
+        if position == 0:
+            wait_for_sampler(self._device)
+            block["from"] = time.perf_counter()
+            return
+        block["callbacks_ms"].append(round(spent * 1000, 4))
+        if position == self._size - 1:
+            wait_for_sampler(self._device)
+            block["seconds"] = time.perf_counter() - block.pop("from")
+            wait_for_device(self._device)
+            if time.monotonic() > self._end:
+                raise Enough
+
+    def leave(self) -> None:
+        """Switch on what was off, and forget a block that was not finished."""
+        self._switched.close()
+        self.blocks = [block for block in self.blocks if "seconds" in block]
+
+    def _enter(self, name: str, step: int) -> None:
+        self._switched.close()
+        kind = self._kinds[name]
+        if name in self.left_out:
+            kind = self._kinds["none"]
+        if kind["by"] == "sidestream":
+            settings = self._defaults | kind["settings"]
+            if settings != self._live:
+                self._live = settings
+                providers.change_live(self._client, settings)
+            for part in kind["without"]:
+                self._switched.enter_context(providers.WITHOUT[part]())
+            self._current = self._callbacks["sidestream"]
+        else:
+            self._current = self._callbacks[kind["method"]]
+        began = time.monotonic()
+        block = {"provider": name, "step": step + 1, "began": began, "callbacks_ms": []}
+        self.blocks.append(block)
+
+    def _not_offered(self) -> dict[str, str]:
+        missing = {}
+        for name, kind in self._kinds.items():
+            for part in kind.get("without", ()):
+                try:
+                    providers.WITHOUT[part]()
+                except providers.NotOffered as error:
+                    missing[name] = str(error)
+        return missing

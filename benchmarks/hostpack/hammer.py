@@ -1,0 +1,129 @@
+"""A sampler among whose neighbours nothing is left out that ComfyUI allows them to do."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import latent_preview
+import torch
+from server import PromptServer
+
+from . import providers
+from .inputs import CATEGORY, digest
+from .sampling import INPUTS, sample
+
+SIZES = (512, 256, 384, 128)
+"""Of previews, in pixels, one after the other."""
+
+WAYS = ("callback", "thread", "thread, graphs")
+"""Who does it: the sampler's callback at each step, or another thread without pause. That one may
+also record graphs, which other threads' calls can break: without SideStream, too."""
+
+
+class Hammer:
+    """Samples and says what came out, and which calls raised."""
+
+    CATEGORY = CATEGORY
+    RETURN_TYPES = ()
+    FUNCTION = "run"
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        more = {
+            "steps": ("INT", {"default": 20}),
+            "sampler": ("STRING", {"default": "euler"}),
+            "way": (list(WAYS),),
+            "absent": ("BOOLEAN", {"default": False}),
+        }
+        return {"required": {**INPUTS, **more}}
+
+    def run(
+        self, model: Any, steps: int, sampler: str, way: str, absent: bool, **inputs: Any
+    ) -> Any:
+        blows = Blows(model.load_device, graphs=way != "thread")
+        sizes = itertools.cycle(SIZES)
+        client = PromptServer.instance.client_id
+        with contextlib.ExitStack() as stack:
+            if absent:
+                stack.enter_context(providers.sidestream_absent())
+            previews = latent_preview.prepare_callback(model, steps)
+            if way != "callback":
+                stack.enter_context(blows.without_pause())
+
+            def callback(step: int, x0: Any, x: Any, total_steps: int) -> None:
+                if not absent:
+                    providers.change_live(client, {"max_size": next(sizes)})
+                previews(step, x0, x, total_steps)
+                if way == "callback":
+                    blows.all()
+
+            samples = sample(model, **inputs, steps=steps, callback=callback, sampler=sampler)
+        result = {
+            "latent": digest(samples),
+            "calls": dict(blows.calls),
+            "raised": dict(blows.raised),
+        }
+        return {"ui": {"result": [json.dumps(result)]}}
+
+
+class Blows:
+    """Calls that strike the whole device, or everybody's random numbers, and what they raise."""
+
+    def __init__(self, device: torch.device, graphs: bool) -> None:
+        self._device = device
+        self.calls: Counter[str] = Counter()
+        self.raised: Counter[str] = Counter()
+        self._on_cuda = device.type == "cuda"
+        self._kinds: dict[str, Callable[[], object]] = {
+            "allocate": lambda: torch.empty(1 << 20, device=device).fill_(1),
+            "noise": lambda: torch.randn(1 << 14, device=device),
+        }
+        if self._on_cuda:
+            self._kinds["synchronize"] = lambda: torch.cuda.synchronize(device)
+            self._kinds["empty_cache"] = torch.cuda.empty_cache
+        if self._on_cuda and graphs:
+            self._numbers = torch.zeros(1 << 10, device=device)
+            for mode in ("global", "thread_local"):
+                self._kinds[f"graph, {mode}"] = functools.partial(self._record, mode)
+
+    def all(self) -> None:
+        """One of each."""
+        for name, call in self._kinds.items():
+            self.calls[name] += 1
+            try:
+                call()
+            except Exception as error:
+                self.raised[f"{name}: {str(error).splitlines()[0]:.120}"] += 1
+
+    @contextlib.contextmanager
+    def without_pause(self) -> Any:
+        """Again and again on a thread."""
+        over = threading.Event()
+
+        def work() -> None:
+            if self._on_cuda:
+                torch.cuda.set_device(self._device)
+            while not over.is_set():
+                self.all()
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _record(self, mode: str) -> None:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, capture_error_mode=mode):
+            self._numbers.add_(1)
+        graph.replay()

@@ -1,0 +1,126 @@
+"""Who makes the previews of a step: ComfyUI's own code, or SideStream with its parts on or off."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+import comfy.cli_args
+import latent_preview
+from server import PromptServer
+
+from .sampling import Callback
+
+
+class NotOffered(Exception):
+    """This version of SideStream has no such part to switch off."""
+
+
+def fresh_copy(module: ModuleType) -> ModuleType:
+    """A module as its file has it, whatever has been changed in the one that is loaded."""
+    name = f"{module.__name__}_as_published"
+    spec = importlib.util.spec_from_file_location(name, module.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    copy = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(copy)
+    return copy
+
+
+comfyui = fresh_copy(latent_preview)
+"""ComfyUI's `latent_preview` without SideStream."""
+
+REPLACED = ("get_previewer", "prepare_callback")
+
+
+@contextlib.contextmanager
+def sidestream_absent() -> Iterator[None]:
+    """ComfyUI's own functions where SideStream has put its own."""
+    with contextlib.ExitStack() as stack:
+        for name in REPLACED:
+            stack.enter_context(mock.patch.object(latent_preview, name, getattr(comfyui, name)))
+        yield
+
+
+def comfyui_callback(method: str, model: Any, steps: int) -> Callback:
+    """The callback that ComfyUI makes for a preview method."""
+    args = comfy.cli_args.args
+    wanted = comfy.cli_args.LatentPreviewMethod(method)
+    with mock.patch.object(args, "preview_method", wanted):
+        return comfyui.prepare_callback(model, steps)
+
+
+def sidestream_callback(model: Any, steps: int) -> Callback:
+    """The callback that a sampler gets with SideStream installed."""
+    return latent_preview.prepare_callback(model, steps)
+
+
+def change_live(client_id: str, settings: dict[str, Any]) -> None:
+    """Change the settings of what is running, as the panel does."""
+    body = json.dumps({"client_id": client_id, **settings}).encode()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{comfy.cli_args.args.port}/sidestream/live",
+        data=body,
+        headers={"Content-Type": "application/json"},
+    )
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=30) as answer:
+        if json.load(answer)["runs"] < 1:
+            raise RuntimeError("SideStream knows of no run whose settings could be changed")
+
+
+def part_of_sidestream(name: str) -> ModuleType | None:
+    """SideStream's module of this name, wherever in the pack it lies."""
+    for path, module in list(sys.modules.items()):
+        if ".preview." in path and path.endswith(f".{name}"):
+            return module
+    return None
+
+
+def without_kernels() -> AbstractContextManager[Any]:
+    """Decode by PyTorch alone."""
+    fused = part_of_sidestream("fused")
+    if fused is None:
+        raise NotOffered("it has no kernels of its own")
+    return mock.patch.object(fused.WhenReady, "paint", return_value=None)
+
+
+def without_encoding() -> AbstractContextManager[Any]:
+    """Send always the first picture of the block."""
+    encode = part_of_sidestream("encode")
+    if encode is None or not hasattr(encode, "jpeg_encoder"):
+        raise NotOffered("its JPEG encoder cannot be replaced")
+    real = encode.jpeg_encoder()
+    first: list[bytes] = []
+
+    def unencoded(picture: Any, quality: int) -> bytes:
+        if not first:
+            first.append(real(picture, quality))
+        return first[0]
+
+    return mock.patch.object(encode, "jpeg_encoder", return_value=unencoded)
+
+
+def without_sending() -> AbstractContextManager[Any]:
+    """Let the server drop the finished pictures."""
+
+    async def dropped(event: int, data: bytes, sid: str | None = None) -> None:
+        pass
+
+    return mock.patch.object(PromptServer.instance, "send_bytes", dropped)
+
+
+WITHOUT: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "kernels": without_kernels,
+    "encoding": without_encoding,
+    "sending": without_sending,
+}
+"""SideStream's parts that can be switched off between two steps."""

@@ -1,0 +1,1 @@
+"""What previews cost and deliver in a real ComfyUI, started by its own main.py."""

@@ -1,0 +1,96 @@
+"""Measure SideStream in a real ComfyUI: `python dev.py bench-server -- MODE...`.
+
+Starts ComfyUI by its own main.py with random-weight models of real shapes and a websocket client
+in another process. Modes:
+
+    ordinary      runs of the KSampler node: frames, latents, memory, log
+    blocks        what each way to make previews costs, in blocks of steps within one run
+    hammer        what other code may do beside a sampler, all of it, at each step and without pause
+    gpus          sampling on one GPU, decoding on another; a model split over two
+    matrix        `ordinary` with both allocators, with and without DynamicVRAM
+    short-memory  `ordinary` and `blocks` with 4 GB left on the card
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from . import files, plan, session, tables
+from .modes import MODES
+
+
+def parsed() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.server",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("modes", nargs="+", choices=MODES, metavar="MODE")
+    parser.add_argument("--comfyui", type=Path, default=os.environ.get("COMFYUI_PATH"))
+    parser.add_argument(
+        "--models",
+        type=Path,
+        default=Path(tempfile.gettempdir()) / "sidestream-bench-models",
+        help="a folder that keeps the random model files",
+    )
+    parser.add_argument("--unet", action="append", choices=files.SHAPES, help="sd15 and sdxl")
+    parser.add_argument("--tiny", action="store_true", help="a tiny UNet, 128 px")
+    parser.add_argument("--cpu", action="store_true", help="sample on the CPU")
+    parser.add_argument(
+        "--host", action="append", default=[], metavar="=--ARGUMENT", help="for ComfyUI"
+    )
+    parser.add_argument("--steps", type=int, default=20, help="of each ordinary run")
+    parser.add_argument("--blocks", type=int, default=400, help="of 6 steps each, at most")
+    parser.add_argument("--seconds", type=float, default=240.0, help="that the blocks may take")
+    parser.add_argument("--seed", type=int, default=0, help="of the order of providers")
+    parser.add_argument("--idle", type=float, default=10.0, help="seconds after the last run")
+    parser.add_argument("--provider", action="append", default=[], choices=plan.COMPARED)
+    parser.add_argument("--output", type=Path, help="a file for the results, JSON")
+    arguments = parser.parse_args()
+    if arguments.comfyui is None:
+        parser.error("say with --comfyui or COMFYUI_PATH where ComfyUI is")
+    return arguments
+
+
+def main() -> None:
+    """Measure, save and print."""
+    given = parsed()
+    unets = ("tiny",) if given.tiny else tuple(given.unet or ("sd15", "sdxl"))
+    asked = session.Asked(
+        comfyui=Path(given.comfyui).absolute(),
+        models=given.models.absolute(),
+        unets=unets,
+        arguments=(*(("--cpu",) if given.cpu else ()), *given.host),
+        steps=given.steps,
+        seconds=given.seconds,
+        blocks=given.blocks,
+        seed=given.seed,
+        providers=tuple(given.provider),
+        idle=given.idle,
+    )
+    session.write_models(asked)
+    results: dict[str, object] = {
+        "date": time.strftime("%Y-%m-%d"),
+        "command": shlex.join(["python", "-m", "benchmarks.server", *sys.argv[1:]]),
+        **session.about(asked),
+    }
+    printed = []
+    for mode in given.modes:
+        results[mode] = MODES[mode](asked)
+        printed.append(tables.TABLES[mode](results[mode]))
+        if given.output:  # after each mode: what was measured is not lost
+            given.output.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+    print(json.dumps({name: results[name] for name in results if name not in MODES}))
+    print("\n\n".join(printed), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""Model files of random weights: `python -m benchmarks.server.files COMFYUI FOLDER UNET...`.
+
+A process of its own, so that what it computes leaves nothing behind in the ComfyUI that is
+measured. The files load through ComfyUI's own loaders, and what they compute is finite in half
+precision and looks like pictures: the UNet predicts the noise that it is given, nearly, so that
+latents stay in their natural range, and the decoder's pictures have a natural contrast.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+SHAPES = ("sd15", "sdxl", "tiny")
+DECODERS = ("taesd_decoder", "taesdxl_decoder")
+CONTRAST = 0.2
+"""Standard deviation of a decoded picture, whose range is 0 to 1."""
+
+
+def unet_file(folder: Path, unet: str) -> Path:
+    """Where the weights of a UNet lie in a models folder."""
+    return folder / "diffusion_models" / f"random-{unet}.safetensors"
+
+
+def decoder_file(folder: Path, name: str) -> Path:
+    """Where a decoder's weights lie in a models folder."""
+    return folder / "vae_approx" / f"{name}.safetensors"
+
+
+def write_unet(path: Path, unet: str, device: torch.device) -> None:
+    """Write a UNet of the shape `unet` in half precision."""
+    from safetensors.torch import save_file
+    from sidestream.benchmarks import models
+
+    network = models.build(unet, device).model.diffusion_model
+    dtype = torch.float16 if device.type == "cuda" else torch.float32  # a CPU has no fast halves
+    network.to(dtype)
+    network.dtype = dtype
+    with torch.inference_mode():
+        for name, parameter in network.named_parameters():
+            if parameter.ndim == 1:
+                parameter.fill_(1.0 if name.endswith("weight") else 0.0)
+        network.input_blocks[0][0].weight.mul_(8)  # what goes in is seen at the end, too
+        predict_the_noise(network, unet, device, dtype)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({n: w.half().cpu().contiguous() for n, w in network.state_dict().items()}, path)
+
+
+def predict_the_noise(
+    network: Any, unet: str, device: torch.device, dtype: torch.dtype
+) -> None:
+    """Fit the last convolution so that the network gives back what it is given."""
+    side, batch = (48, 8) if device.type == "cuda" else (24, 8)
+    generator = torch.Generator().manual_seed(11)
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator).to(device, dtype)
+
+    noise = drawn(batch, 4, side, side)
+    steps = torch.linspace(20, 980, batch, device=device)
+    width = 2048 if unet == "sdxl" else 768
+    labels = drawn(batch, 2816) if unet == "sdxl" else None
+    seen: list[torch.Tensor] = []
+    hook = network.out[1].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    network(noise, steps, drawn(batch, 77, width), y=labels)
+    hook.remove()
+    features = torch.nn.functional.unfold(seen[0].float(), 3, padding=1)
+    features = features.movedim(1, -1).flatten(0, 1)
+    squares = features.T @ features
+    squares.diagonal().add_(1e-4 * squares.diagonal().mean())
+    targets = noise.float().flatten(2).movedim(1, -1).flatten(0, 1)
+    fitted = torch.linalg.solve(squares.double(), (features.T @ targets).double())
+    last = network.out[2]
+    last.weight.copy_(fitted.T.reshape(last.weight.shape).to(dtype))
+    last.bias.zero_()
+
+
+def write_decoder(path: Path, seed: int) -> None:
+    """Write a TAESD decoder, each of whose layers gives numbers that half precision holds."""
+    from comfy.taesd.taesd import Decoder
+    from safetensors.torch import save_file
+
+    network = Decoder(latent_channels=4)
+    generator = torch.Generator().manual_seed(seed)
+    convolutions = [layer for layer in network.modules() if isinstance(layer, torch.nn.Conv2d)]
+    last = network[-1]
+
+    def settle(layer: torch.nn.Conv2d, inputs: Any, made: torch.Tensor) -> torch.Tensor:
+        spread = CONTRAST if layer is last else 1.0
+        scale = spread / made.std((0, 2, 3), keepdim=True)
+        layer.weight.mul_(scale[0, :, :, :, None].movedim(-1, 1))
+        made = made * scale
+        if layer.bias is not None:
+            centre = 0.5 if layer is last else 0.0
+            layer.bias.copy_(centre - made.mean((0, 2, 3)))
+            made = made + layer.bias[:, None, None]
+        return made
+
+    with torch.inference_mode():
+        for layer in convolutions:
+            layer.weight.normal_(0, 1, generator=generator)
+            # Neighbours alike, as in decoders that have learnt to draw.
+            layer.weight.add_(2 * layer.weight.mean((2, 3), keepdim=True))
+            if layer.bias is not None:
+                layer.bias.zero_()
+            layer.register_forward_hook(settle)
+        network(torch.randn(2, 4, 32, 32, generator=generator))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: weight.contiguous() for name, weight in network.state_dict().items()}, path)
+
+
+def main() -> None:
+    """Write what is not there yet."""
+    tree, folder = Path(sys.argv[1]), Path(sys.argv[2])
+    from ..__main__ import name_the_pack
+
+    name_the_pack()
+    from sidestream.tools.launch import mend_torchvision_when_imported
+
+    mend_torchvision_when_imported()
+    sys.path.insert(0, str(tree))
+    import comfy.options
+
+    comfy.options.enable_args_parsing(False)
+    cuda = torch.cuda.is_available()
+    if not cuda:
+        import comfy.cli_args
+
+        comfy.cli_args.args.cpu = True
+    device = torch.device("cuda" if cuda else "cpu")
+    for unet in sys.argv[3:]:
+        path = unet_file(folder, unet)
+        if not path.exists():
+            write_unet(path, unet, device)
+    for seed, name in enumerate(DECODERS):
+        path = decoder_file(folder, name)
+        if not path.exists():
+            write_decoder(path, seed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Whether the delivered pictures are right."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+RIGHT_FROM = 28.0
+"""dB; a JPEG of the right picture, decoded in half precision, is above, another step's below."""
+
+
+def references(folder: Path, decoder: str) -> dict[int, np.ndarray]:
+    """By step, the right pictures that the node SideStreamBenchReferences wrote."""
+    files = folder.glob(f"{decoder}-*.png")
+    return {int(file.stem.rpartition("-")[2]): np.asarray(Image.open(file)) for file in files}
+
+
+def facts(frame: Any) -> dict[str, Any]:
+    """What is kept of a frame as the client got it."""
+    return {
+        "step": frame.sidestream.get("step"),
+        "bytes": len(frame.image),
+        "size": Image.open(io.BytesIO(frame.image)).size,
+        "sha256": hashlib.sha256(frame.image).hexdigest()[:16],
+        "received_at": frame.received_at,
+        "decode_ms": frame.sidestream.get("decode_ms"),
+        "decoder": frame.sidestream.get("decoder"),
+    }
+
+
+def judged(frames: Sequence[Any], steps: int, right: dict[str, dict[int, np.ndarray]]) -> Any:
+    """Frames of SideStream's against the steps that there were and their right pictures."""
+    labels = [frame.sidestream.get("step") for frame in frames]
+    found = [compared(frame, right.get(frame.sidestream.get("decoder"), {})) for frame in frames]
+    known = [each for each in found if each is not None]
+    sizes = [len(frame.image) for frame in frames]
+    return {
+        "steps": steps,
+        "frames": len(frames),
+        "in_order": labels == sorted(set(labels), key=labels.index) == sorted(labels),
+        "missing": sorted(set(range(1, steps + 1)) - set(labels)),
+        "judged": len(known),
+        "wrong": [
+            labels[index] for index, each in enumerate(found) if each is not None and not each[1]
+        ],
+        "least_psnr": round(min((psnr for psnr, _ in known), default=float("nan")), 1),
+        "median_kb": round(float(np.median(sizes)) / 1024, 1) if sizes else None,
+        "decoders": sorted({frame.sidestream.get("decoder", "?") for frame in frames}),
+        "each": [facts(frame) for frame in frames],
+    }
+
+
+def compared(frame: Any, right: dict[int, np.ndarray]) -> tuple[float, bool] | None:
+    """How near a frame is to the picture of its step, and whether it is that one and no other's."""
+    step = frame.sidestream.get("step")
+    if step not in right:
+        return None
+    own = psnr(frame.image, right[step])
+    others = [psnr(frame.image, right[s]) for s in (step - 1, step + 1) if s in right]
+    return own, own >= RIGHT_FROM and own + 1 >= max(others, default=0.0)
+
+
+def psnr(encoded: bytes, expected: np.ndarray) -> float:
+    """Peak signal to noise ratio in dB, in the size of what is expected."""
+    image = Image.open(io.BytesIO(encoded)).convert("RGB")
+    size = (expected.shape[1], expected.shape[0])
+    if image.size != size:
+        image = image.resize(size, Image.Resampling.BILINEAR)
+    error = np.square(np.asarray(image, np.float32) - expected.astype(np.float32)).mean()
+    return float(99.0 if error == 0 else 10 * np.log10(255**2 / error))

@@ -1,0 +1,339 @@
+"""What can be measured in a running ComfyUI. Each mode returns what goes into the results."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from . import frames, plan, prompts, ratios
+from .session import Asked, Session
+
+REFERENCE_DECODERS = ("taesd", "latent2rgb")
+POLL = 0.05  # seconds between two looks at the memory
+LEFT_GB = 4.0
+"""Free on the card in the mode `short-memory`."""
+HAMMERS = (("callback", "euler_ancestral"), ("thread", "euler"), ("thread, graphs", "euler"))
+
+Result = dict[str, Any]
+
+
+def ordinary(asked: Asked) -> Result:
+    """Runs of the KSampler node: frames, latents, memory, log."""
+    with Session(asked) as session:
+        found = {unet: ordinary_of(session, unet) for unet in asked.unets}
+        status = session.status()
+        log = session.log()
+    with Session(asked, pack=False) as session:
+        absent = {unet: latents(session, unet, 3)[1:] for unet in asked.unets}
+    for unet, hashes in absent.items():
+        of_sidestream = {run["latent"] for run in found[unet]["runs"]}
+        found[unet]["absent"] = hashes
+        found[unet]["bit_identical"] = len(of_sidestream | set(hashes)) == 1
+    return {"unets": found, "devices": status["devices"], "log": log}
+
+
+def ordinary_of(session: Session, unet: str) -> Result:
+    """The runs of one model in a server; the very first is not compared."""
+    asked = session.asked
+    latents(session, unet, 1)
+    right = references(session, unet)
+    kinds: list[tuple[str, dict[str, Any]]] = [
+        ("off", {"method": "off"}),
+        ("every step", plan.EVERY_STEP),
+        ("off", {"method": "off"}),
+        ("every step", plan.EVERY_STEP),
+        ("defaults", {}),
+    ]
+    runs = []
+    for name, settings in kinds:
+        before = session.fresh_memory()
+        with watched_memory(session) as seen:
+            started = time.monotonic()
+            prompt = prompts.sampled(unet, asked.size(unet), session.nonce(), asked.steps)
+            run = session.run(prompt, settings)
+            seconds = time.monotonic() - started
+        entry: Result = {
+            "kind": name,
+            "latent": session.output(run, prompts.END, "sha256"),
+            "seconds": round(seconds, 3),
+            "memory_before": before,
+            "memory_during": seen,
+            "memory_after": session.memory(),
+        }
+        own = [frame for frame in run.frames if frame.sidestream]
+        entry["frames"] = frames.judged(own, asked.steps, right)
+        runs.append(entry)
+    session.wait(asked.idle)
+    idle = session.memory()
+    return {
+        "runs": runs,
+        "memory_idle": idle,
+        "reference_latent_same": right["latent"] == runs[0]["latent"],
+        "memory": memory_in_short(runs, session.fresh_memory()),
+    }
+
+
+def memory_in_short(runs: list[Result], idle: list[dict[str, int]]) -> Result:
+    """In MB: what previews take above none, at most, and what they keep.
+
+    `idle` is what is held when torch has given back all that nobody uses, as it had before each
+    run.
+    """
+    if not idle:
+        return {}
+    gpu = 0
+    off = [run["memory_during"][gpu] for run in runs if run["kind"] == "off"]
+    on = [run["memory_during"][gpu] for run in runs if run["kind"] == "every step"]
+    before = runs[0]["memory_before"][gpu]
+    most, least = "most_reserved", "least_free"
+    above = max(r[most] for r in on) - max(r[most] for r in off)
+    return {
+        "reserved_above_none_mb": megabytes(above),
+        "free_below_none_mb": megabytes(min(r[least] for r in off) - min(r[least] for r in on)),
+        "allocated_when_idle_mb": megabytes(idle[gpu]["allocated"] - before["allocated"]),
+        "reserved_when_idle_mb": megabytes(idle[gpu]["reserved"] - before["reserved"]),
+    }
+
+
+def megabytes(count: int) -> float:
+    """Bytes as MB of 2^20."""
+    return round(count / 2**20, 1)
+
+
+def latents(session: Session, unet: str, runs: int) -> list[str]:
+    """The hashes of the latents of so many runs without SideStream's settings."""
+    asked = session.asked
+    found = []
+    for _ in range(runs):
+        prompt = prompts.sampled(unet, asked.size(unet), session.nonce(), asked.steps)
+        run = session.run(prompt, {"method": "off"})
+        found.append(session.output(run, prompts.END, "sha256"))
+    return found
+
+
+def references(session: Session, unet: str) -> dict[str, Any]:
+    """By decoder and step, the right pictures; under `latent`, the hash of the run's latent."""
+    asked = session.asked
+    with tempfile.TemporaryDirectory(prefix="sidestream-bench-") as folder:
+        prompt = prompts.measured(
+            "SideStreamBenchReferences",
+            unet,
+            asked.size(unet),
+            session.nonce(),
+            steps=asked.steps,
+            folder=folder,
+        )
+        run = session.run(prompt, {"method": "off"})
+        right: dict[str, Any] = {
+            decoder: frames.references(Path(folder), decoder) for decoder in REFERENCE_DECODERS
+        }
+        right["latent"] = session.result(run, prompts.SAMPLER)["latent"]
+    return right
+
+
+@contextlib.contextmanager
+def watched_memory(session: Session) -> Iterator[list[dict[str, int]]]:
+    """Yields a list that holds, at the end, the most and the least of each GPU."""
+    seen: list[dict[str, int]] = []
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(POLL):
+            for index, gpu in enumerate(session.memory()):
+                if index == len(seen):
+                    seen.append({"most_reserved": 0, "least_free": gpu["free"]})
+                each = seen[index]
+                each["most_reserved"] = max(each["most_reserved"], gpu["most_reserved"])
+                each["least_free"] = min(each["least_free"], gpu["free"])
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
+
+
+def blocks(asked: Asked) -> Result:
+    """What each provider costs; see plan.py and ratios.py."""
+    with Session(asked) as session:
+        found = {unet: blocks_of(session, unet) for unet in asked.unets}
+        return {"unets": found, "log": session.log()}
+
+
+def blocks_of(session: Session, unet: str) -> Result:
+    """One sampling in blocks."""
+    asked = session.asked
+    compared = asked.providers or plan.COMPARED
+    latents(session, unet, 1)
+    rounds = -(-asked.blocks // (2 * len(compared)))
+    told = plan.plan(compared, rounds, asked.seed, asked.seconds, session.defaults())
+    prompt = prompts.measured(
+        "SideStreamBenchBlocks", unet, asked.size(unet), session.nonce(), plan=json.dumps(told)
+    )
+    run = session.run(prompt)
+    result = session.result(run, prompts.SAMPLER)
+    ratios.count_frames(result, [frame.received_at for frame in run.frames])
+    sizes = sorted(len(frame.image) for frame in run.frames if frame.sidestream)
+    return {
+        "rows": ratios.rows(result, compared),
+        "blocks": len(result["blocks"]),
+        "median_kb": round(sizes[len(sizes) // 2] / 1024, 1) if sizes else None,
+        "seconds": [[block["provider"], block["seconds"]] for block in result["blocks"]],
+    }
+
+
+def hammer(asked: Asked) -> Result:
+    """Other code does its worst beside a sampler: the latents, and what raises."""
+    with Session(asked) as session:
+        found = {}
+        for unet in asked.unets:
+            latents(session, unet, 1)
+            found[unet] = [hammered(session, unet, *each) for each in HAMMERS]
+        return {"unets": found, "log": session.log()}
+
+
+def hammered(session: Session, unet: str, way: str, sampler: str) -> Result:
+    """One way to hammer, twice with SideStream between two runs without."""
+    asked = session.asked
+    runs = []
+    for absent in (True, False, False, True):
+        prompt = prompts.measured(
+            "SideStreamBenchHammer",
+            unet,
+            asked.size(unet),
+            session.nonce(),
+            steps=asked.steps,
+            sampler=sampler,
+            way=way,
+            absent=absent,
+        )
+        run = None
+        try:
+            run = session.run(prompt, plan.EVERY_STEP)
+            each = session.result(run, prompts.SAMPLER)
+            each["frames"] = len([frame for frame in run.frames if frame.sidestream])
+        except RuntimeError as error:
+            each = {"latent": "none", "calls": {}, "raised": {}, "failed": str(error)}
+        runs.append({"absent": absent, **each})
+    return {
+        "way": way,
+        "sampler": sampler,
+        "bit_identical": len({run["latent"] for run in runs}) == 1,
+        "raised": sum(sum(run["raised"].values()) for run in runs if not run["absent"]),
+        "raised_absent": sum(sum(run["raised"].values()) for run in runs if run["absent"]),
+        "failed": sum("failed" in run for run in runs if not run["absent"]),
+        "failed_absent": sum("failed" in run for run in runs if run["absent"]),
+        "runs": runs,
+    }
+
+
+def gpus(asked: Asked) -> Result:
+    """Sampling on one GPU and decoding on another; a model split over both."""
+    with Session(asked) as session:
+        if len(session.memory()) < 2:
+            return {"left_out": "fewer than two GPUs"}
+        found: dict[str, Result] = {}
+        for unet in asked.unets:
+            latents(session, unet, 1)
+            right = references(session, unet)
+            away = plan.EVERY_STEP | {"device": "1"}
+            found[unet] = {"decoded on cuda:1": on_two(session, unet, right, away, split=False)}
+            if session.has_node("MultiGPU_WorkUnits"):
+                for name, settings in (("CFG split", plan.EVERY_STEP), ("both", away)):
+                    found[unet][name] = on_two(session, unet, right, settings, split=True)
+        return {"unets": found, "log": session.log()}
+
+
+def on_two(
+    session: Session, unet: str, right: dict[str, Any], settings: dict[str, Any], split: bool
+) -> Result:
+    """Two runs, the latter being judged, and the share of each device against the frames' own."""
+    asked = session.asked
+    for _ in range(2):
+        prompt = prompts.sampled(unet, asked.size(unet), session.nonce(), asked.steps, split)
+        started = time.monotonic()
+        run = session.run(prompt, settings)
+        seconds = time.monotonic() - started
+    own = [frame for frame in run.frames if frame.sidestream]
+    spent = sum(frame.sidestream.get("decode_ms", 0.0) for frame in own) / 1000
+    return {
+        "frames": frames.judged(own, asked.steps, right),
+        "latent": session.output(run, prompts.END, "sha256"),
+        "seconds": round(seconds, 3),
+        "decoding_share_by_frames": round(spent / seconds, 4),
+        "devices": session.status()["devices"],
+    }
+
+
+def matrix(asked: Asked) -> Result:
+    """The ordinary runs with both allocators, with and without DynamicVRAM."""
+    found = {}
+    for allocator, first in (("cudaMallocAsync", ()), ("native", ("--disable-cuda-malloc",))):
+        for memory, second in (("DynamicVRAM", ()), ("none", ("--disable-dynamic-vram",))):
+            name = f"{allocator}, {memory}"
+            print(f"{name} ...", flush=True)
+            try:
+                found[name] = ordinary(with_arguments(asked, *first, *second))
+            except Exception as error:  # the others are still worth knowing
+                found[name] = {"failed": str(error)[:4000]}
+    return found
+
+
+def with_arguments(asked: Asked, *arguments: str) -> Asked:
+    """The same with more arguments for ComfyUI."""
+    return replace(asked, arguments=(*asked.arguments, *arguments))
+
+
+def short_memory(asked: Asked) -> Result:
+    """Everything once more on a card on which little is free."""
+    with filled_card(LEFT_GB) as free:
+        found = ordinary(asked)
+        return {"left_gb": free, "ordinary": found, "blocks": blocks(asked)}
+
+
+FILLER = """
+import sys, torch
+free, total = torch.cuda.mem_get_info(0)
+kept = torch.empty(max(0, free - int(float(sys.argv[1]) * 2**30)), dtype=torch.uint8, device="cuda")
+print(torch.cuda.mem_get_info(0)[0] / 2**30, flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def filled_card(left_gb: float) -> Iterator[float]:
+    """Another process takes all of the first GPU's memory but so much. Yields what is left."""
+    filler = subprocess.Popen(
+        [sys.executable, "-c", FILLER, str(left_gb)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert filler.stdin is not None
+    assert filler.stdout is not None
+    try:
+        yield float(filler.stdout.readline())
+    finally:
+        filler.stdin.close()
+        filler.wait(60)
+
+
+MODES: dict[str, Callable[[Asked], Result]] = {
+    "ordinary": ordinary,
+    "blocks": blocks,
+    "hammer": hammer,
+    "gpus": gpus,
+    "matrix": matrix,
+    "short-memory": short_memory,
+}

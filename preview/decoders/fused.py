@@ -1,0 +1,437 @@
+"""TAESD's decoder in a few kernels of our own (fused.cu), from the latent to the picture.
+
+Through torch a picture takes some 45 operations, and for each of them the worker lets go of
+Python's lock and gets it back from the sampler. These kernels are launched without letting go, in
+any thread and with any allocator, and nothing is recorded. Where they cannot be had, torch decodes.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import functools
+import logging
+import threading
+from collections.abc import Hashable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from . import nvrtc
+from .nvrtc import Context, Kernel, KernelError, Launches
+
+log = logging.getLogger(__name__)
+
+SOURCE = Path(__file__).with_suffix(".cu")
+OLDEST = 75  # Turing: the first with the matrix products that the kernels use
+
+WIDTH = 64
+TAPS = 9
+STAGES = 3
+BLOCKS = 3  # residual ones a stage, of three convolutions each
+CONVOLUTIONS = 1 + STAGES * (3 * BLOCKS + 1) + 3  # besides the last one
+UPSAMPLED = tuple((3 * BLOCKS + 1) * stage for stage in range(1, STAGES + 1))
+"""Which convolutions, counted from 0, come after an upsampling."""
+
+# As fused.cu has them.
+ACROSS = 16
+TAP_BYTES = WIDTH * WIDTH * 2
+OUTPUTS = 8  # of the last convolution, for the matrix product; three count
+
+Pictured = tuple[torch.Tensor, torch.Tensor]
+"""A picture, uint8 [height, width, 3], and of how many positions or pixels nothing is known."""
+
+
+class UnsuitableError(Exception):
+    """The kernels are not made for this decoder or device. The message says why."""
+
+
+class Places(ctypes.Structure):
+    """Where a picture is; this and what follows is explained in fused.cu."""
+
+    _fields_ = (
+        ("latent", ctypes.c_void_p),
+        ("memory", ctypes.c_void_p),
+        ("picture", ctypes.c_void_p),
+        ("unknown", ctypes.c_void_p),
+    )
+
+
+class Enter(ctypes.Structure):
+    """The work of the kernel `enter`."""
+
+    _fields_ = (
+        ("to", ctypes.c_longlong),
+        ("holes", ctypes.c_longlong),
+        ("channels", ctypes.c_int),
+        ("pixels", ctypes.c_int),
+    )
+
+
+class Convolution(ctypes.Structure):
+    """The work of the kernels `convolve_…`."""
+
+    _fields_ = (
+        ("source", ctypes.c_longlong),
+        ("to", ctypes.c_longlong),
+        ("add", ctypes.c_longlong),
+        ("weights", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("height", ctypes.c_int),
+        ("width", ctypes.c_int),
+        ("up", ctypes.c_int),
+        ("relu", ctypes.c_int),
+    )
+
+
+class Leave(ctypes.Structure):
+    """The work of the kernel `leave`."""
+
+    _fields_ = (
+        ("source", ctypes.c_longlong),
+        ("to", ctypes.c_longlong),
+        ("holes", ctypes.c_longlong),
+        ("weights", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("height", ctypes.c_int),
+        ("width", ctypes.c_int),
+        ("doublings", ctypes.c_int),
+    )
+
+
+class Finish(ctypes.Structure):
+    """The work of the kernel `finish`."""
+
+    _fields_ = (
+        ("source", ctypes.c_longlong),
+        ("source_height", ctypes.c_int),
+        ("source_width", ctypes.c_int),
+        ("height", ctypes.c_int),
+        ("width", ctypes.c_int),
+    )
+
+
+class Kernels:
+    """The kernels on one device. They are compiled in a thread of their own, once a process."""
+
+    def __init__(self, index: int) -> None:
+        major, minor = torch.cuda.get_device_capability(index)
+        self._index = index
+        self._image = compiling(10 * major + minor)
+        self.given_up = False
+
+    def compiled(self) -> bool:
+        """Whether they may be loaded without waiting."""
+        return self._image.done()
+
+    def give_up(self, error: KernelError) -> None:
+        """Never again on this device; says so in a line."""
+        if not self.given_up:
+            log.warning(
+                "[SideStream] %s: previews are decoded by PyTorch, which takes more of the"
+                " sampler's time",
+                error,
+            )
+        self.given_up = True
+
+    @functools.cached_property
+    def context(self) -> Context:
+        """Where they are launched. Raises KernelError."""
+        return Context(self._index)
+
+    @functools.cached_property
+    def loaded(self) -> Loaded:
+        """The kernels, ready to launch. Waits for the compiler. Raises KernelError."""
+        image = self._image.result()
+        with self.context:
+            return Loaded(image, self._index)
+
+
+class Loaded:
+    """The functions of fused.cu, on a device."""
+
+    def __init__(self, image: bytes, index: int) -> None:
+        self.multiprocessors = torch.cuda.get_device_properties(index).multi_processor_count
+        module = nvrtc.load(image)
+        leave_bytes = TAPS * OUTPUTS * WIDTH * 2 + tile_bytes(8)
+        self.enter = Kernel(module, "enter", 128, 0)
+        self.small = Kernel(module, "convolve_4_rows", 128, 2 * TAP_BYTES + tile_bytes(4))
+        self.large = Kernel(module, "convolve_8_rows", 128, 2 * TAP_BYTES + tile_bytes(8))
+        self.leave = Kernel(module, "leave", 128, leave_bytes)
+        self.finish = Kernel(module, "finish", 128, 0)
+
+
+@functools.cache
+def kernels_on(index: int) -> Kernels:
+    """The kernels of the CUDA device `index`. Raises UnsuitableError."""
+    if torch.version.cuda is None:
+        raise UnsuitableError("the kernels are for NVIDIA devices")
+    major, minor = torch.cuda.get_device_capability(index)
+    if 10 * major + minor < OLDEST:
+        raise UnsuitableError(f"compute capability {major}.{minor} is below 7.5")
+    return Kernels(index)
+
+
+@functools.cache
+def compiling(capability: int) -> Future[bytes]:
+    """The machine code for a compute capability, being made by a thread since the first call."""
+    future: Future[bytes] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(nvrtc.compiled(SOURCE.read_text("utf-8"), capability))
+        except KernelError as error:
+            future.set_exception(error)
+        except Exception as error:
+            future.set_exception(KernelError(f"{type(error).__name__}: {error}"))
+
+    thread = threading.Thread(target=work, name="SideStream compiler", daemon=True)
+    thread.start()
+    atexit.register(thread.join, 10)  # the compiler must not work on while its library ends
+    return future
+
+
+class Plan:
+    """All the launches for latents of one size, and where they find a picture."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        weights: Sequence[torch.Tensor],
+        shape: Sequence[int],
+        size: tuple[int, int],
+        skipped: int,
+    ) -> None:
+        channels, h, w = shape[-3:]
+        doublings = STAGES - skipped
+        full_height, full_width = h << doublings, w << doublings
+        width, height = size
+        if full_width <= width and full_height <= height:
+            width, height = full_width, full_height
+        self.picture = (height, width, 3)
+        # Three layers of the picture, and where holes are.
+        layer = full_height * full_width * WIDTH * 2
+        x, first, second, holes = (i * layer for i in range(4))
+        self.bytes = holes + h * w
+        self.places = Places()
+        self.launches = launches = Launches()
+        inner, bias, last, last_bias = (each.data_ptr() for each in weights)
+
+        enter = Enter(x, holes, channels, h * w)
+        launches.add(loaded.enter, blocks(h * w, loaded.enter.threads), 1, enter, self.places)
+        for i in range(CONVOLUTIONS):
+            upsampled = i in UPSAMPLED
+            up = i in UPSAMPLED[:doublings]
+            if up:
+                h, w = h * 2, w * 2
+            place = (i - 1) % (3 * BLOCKS + 1) % 3  # within a residual block
+            if upsampled or i == 0:
+                source, to, add = x, first, -1
+                x, first = first, x
+            else:
+                source, to, add = ((x, first, -1), (first, second, -1), (second, x, x))[place]
+            work = Convolution(
+                source, to, add, inner + i * TAPS * TAP_BYTES, bias + i * WIDTH * 4,
+                h, w, up, not upsampled,
+            )  # fmt: skip
+            across, down = blocks(w, ACROSS), blocks(h, 8)
+            if 2 * across * down > loaded.multiprocessors:
+                launches.add(loaded.large, across, down, work, self.places)
+            else:  # small tiles, to keep more of the device busy
+                launches.add(loaded.small, across, blocks(h, 4), work, self.places)
+        leave = Leave(x, first, holes, last, last_bias, h, w, doublings)
+        launches.add(loaded.leave, blocks(w, ACROSS), blocks(h, 8), leave, self.places)
+        finish = Finish(first, h, w, height, width)
+        across = blocks(width, loaded.finish.threads)
+        launches.add(loaded.finish, across, height, finish, self.places)
+
+
+class FusedTaesd:
+    """TAESD on a device, by the kernels."""
+
+    PLANS = 8
+
+    def __init__(
+        self, kernels: Kernels, channels: int, weights: Sequence[torch.Tensor]
+    ) -> None:
+        self._channels = channels
+        self._loaded = kernels.loaded
+        self._context = kernels.context
+        self._weights = weights
+        self._plans: dict[Hashable, Plan] = {}
+        self._lock = threading.Lock()  # a plan is for one picture at a time
+
+    @classmethod
+    def of(cls, layers: nn.Sequential, device: torch.device) -> FusedTaesd:
+        """The decoder of `layers`, which lie on `device`. Waits for the compiler.
+
+        Raises UnsuitableError where the kernels cannot serve, KernelError where there are none.
+        """
+        convolutions = suitable(layers)
+        if device.type != "cuda":
+            raise UnsuitableError(f"the kernels are for NVIDIA devices, not for {device}")
+        stream = torch.cuda.current_stream(device)
+        kernels = kernels_on(stream.device_index)
+        with torch.inference_mode():
+            made = cls(kernels, convolutions[0].in_channels, arranged(convolutions))
+        stream.synchronize()  # once, so that other streams find the weights as well
+        return made
+
+    def __call__(self, latent: torch.Tensor, width: int, height: int, skipped: int) -> Pictured:
+        """The picture of `latent` [1, C, h, w], without the last `skipped` upsamplings.
+
+        It is shrunk to `width` × `height` where it is larger. What `painting.Painting` gives, but
+        for rounding. Put onto the current stream; never waits. Raises KernelError where a kernel
+        cannot be launched, RuntimeError where the device has failed.
+        """
+        if latent.dtype != torch.float16 or latent.shape[:-2] != (1, self._channels):
+            raise UnsuitableError(f"a latent {list(latent.shape)} of {latent.dtype}")
+        stream = torch.cuda.current_stream(latent.device).cuda_stream
+        with self._lock, self._context:
+            try:
+                return self._paint(latent.contiguous(), (width, height), skipped, stream)
+            except KernelError as error:
+                lost = nvrtc.lost(ctypes.c_void_p(stream))
+                if lost is not None:
+                    raise RuntimeError(f"the device failed with {lost}") from error
+                raise
+
+    def _paint(
+        self, latent: torch.Tensor, size: tuple[int, int], skipped: int, stream: int
+    ) -> Pictured:
+        plan = self._plan(latent.shape, size, skipped)
+        device = latent.device
+        # Free for others once this returns: torch gives it to nobody but this stream's next work.
+        memory = torch.empty(plan.bytes, dtype=torch.uint8, device=device)
+        picture = torch.empty(plan.picture, dtype=torch.uint8, device=device)
+        unknown = torch.empty((), dtype=torch.int32, device=device)
+        places, launches = plan.places, plan.launches
+        places.latent, places.memory = latent.data_ptr(), memory.data_ptr()
+        places.picture, places.unknown = picture.data_ptr(), unknown.data_ptr()
+        launches.stream.value = stream
+        nvrtc.fill_zero(places.unknown, launches.stream)
+        launches()
+        return picture, unknown
+
+    def _plan(self, shape: torch.Size, size: tuple[int, int], skipped: int) -> Plan:
+        key = (shape, size, skipped)
+        plan = self._plans.get(key)
+        if plan is None:
+            if len(self._plans) == self.PLANS:
+                del self._plans[next(iter(self._plans))]
+            plan = self._plans[key] = Plan(self._loaded, self._weights, shape, size, skipped)
+        return plan
+
+
+def tile_bytes(rows: int) -> int:
+    """What a tile of so many rows takes of shared memory, with its neighbours."""
+    return (rows + 2) * (ACROSS + 2) * (WIDTH * 2 + 16)
+
+
+def blocks(size: int, each: int) -> int:
+    """How many of `each` it takes to cover `size`."""
+    return -(-size // each)
+
+
+class WhenReady:
+    """A decoder by the kernels from when these are compiled, if they can serve it."""
+
+    def __init__(self, layers: nn.Sequential) -> None:
+        self._layers = layers
+        self._fused: FusedTaesd | None = None
+        try:
+            suitable(layers)
+            self._unsuitable = False
+        except UnsuitableError:
+            self._unsuitable = True
+
+    def paint(self, latent: torch.Tensor, width: int, height: int, skipped: int) -> Pictured | None:
+        """As `FusedTaesd`; None while there is none, or for good. Raises only what the device does.
+
+        None also where memory is short: torch may find another way, or says it.
+        """
+        if self._unsuitable or latent.device.type != "cuda" or latent.dtype != torch.float16:
+            return None
+        try:
+            kernels = kernels_on(latent.device.index)
+            if kernels.given_up or not kernels.compiled():
+                return None
+            if self._fused is None:
+                if torch.cuda.is_current_stream_capturing():
+                    return None  # nothing may be loaded or waited for
+                self._fused = FusedTaesd.of(self._layers, latent.device)
+            return self._fused(latent, width, height, skipped)
+        except UnsuitableError:
+            self._unsuitable = True
+        except KernelError as error:
+            kernels.give_up(error)
+        except torch.cuda.OutOfMemoryError:
+            pass
+        return None
+
+
+def suitable(layers: nn.Sequential) -> list[nn.Conv2d]:
+    """The convolutions of TAESD's decoder in their order. Raises UnsuitableError."""
+    found = [layer for layer in layers.modules() if isinstance(layer, nn.Conv2d)]
+    shapes = [tuple(layer.weight.shape) for layer in found]
+    channels = shapes[0][1] if shapes else 0
+    inner = [(WIDTH, WIDTH, 3, 3)] * (CONVOLUTIONS - 1)
+    if shapes != [(WIDTH, channels, 3, 3), *inner, (3, WIDTH, 3, 3)] or channels > WIDTH:
+        raise UnsuitableError("these layers are not those that the kernels are for")
+    if [i for i, layer in enumerate(found) if layer.bias is None] != list(UPSAMPLED):
+        raise UnsuitableError("these layers have their bias where the kernels expect none")
+    dtype = found[0].weight.dtype
+    if dtype != torch.float16:
+        raise UnsuitableError(f"the kernels work in float16, not in {dtype}")
+    return found
+
+
+def arranged(convolutions: Sequence[nn.Conv2d]) -> tuple[torch.Tensor, ...]:
+    """Weights and bias of all convolutions, then of the last, as fused.cu wants them."""
+    *others, last = convolutions
+    weights = torch.stack([of_channels(layer.weight, WIDTH) for layer in others])
+    nothing = torch.zeros_like(others[0].weight[:, 0, 0, 0])
+    bias = torch.stack([nothing if layer.bias is None else layer.bias for layer in others])
+    assert last.bias is not None
+    spare = OUTPUTS - last.weight.shape[0]
+    last_weights = F.pad(last.weight, (0, 0, 0, 0, 0, 0, 0, spare))
+    return (
+        swizzled(weights[:, output_order(weights.device)]),
+        bias.float(),
+        swizzled(last_weights[None]),
+        F.pad(last.bias, (0, spare)).float(),
+    )
+
+
+def of_channels(weight: torch.Tensor, channels: int) -> torch.Tensor:
+    """`weight` [outputs, c, 3, 3] with zeros for the channels that it lacks."""
+    return F.pad(weight, (0, 0, 0, 0, 0, channels - weight.shape[1]))
+
+
+def output_order(device: torch.device) -> torch.Tensor:
+    """Which output is where in the matrix product.
+
+    A lane gets two neighbours of every eight outputs of the product. In this order these are eight
+    outputs in a row, twice: it writes them at once.
+    """
+    half, four, lane, two = torch.meshgrid(
+        *(torch.arange(n, device=device) for n in (2, 4, 4, 2)), indexing="ij"
+    )
+    return (half * 32 + lane * 8 + four * 2 + two).flatten()
+
+
+def swizzled(weights: torch.Tensor) -> torch.Tensor:
+    """`weights` [n, outputs, channels, 3, 3] as [n, tap, outputs, channels].
+
+    Eight channels at a time lie so that in shared memory the same ones of eight outputs are in
+    different banks.
+    """
+    n, outputs, channels = weights.shape[:3]
+    eights = channels // 8
+    parts = weights.reshape(n, outputs, eights, 8, TAPS).permute(0, 4, 1, 2, 3)
+    rows = torch.arange(outputs, device=weights.device)[:, None]
+    columns = torch.arange(eights, device=weights.device)[None] ^ rows % 8
+    return parts[:, :, rows, columns].reshape(n, TAPS, outputs, channels).contiguous()

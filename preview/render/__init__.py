@@ -1,0 +1,1 @@
+"""What runs on the preview worker: from a staged latent to pixels on the CPU."""

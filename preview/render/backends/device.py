@@ -1,0 +1,85 @@
+"""Streams, events and pinned memory of one device, as `torch.cuda` and `torch.xpu` both have them.
+
+All that the pack asks of a device's streams is here, so that a test can put another in its place.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import torch
+
+KINDS = ("cuda", "xpu")
+"""Devices whose streams a second thread may use. (On MPS two threads abort the process.)"""
+
+THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+
+
+class StreamDevice:
+    """One device that has streams."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._module: Any = getattr(torch, device.type)
+        self._raw_stream = getattr(torch._C, f"_{device.type}_getCurrentRawStream", None)
+        self._streams: dict[int, Any] = {}
+
+    def stream(self, priority: int = 0) -> Any:
+        """A new stream; a negative `priority` goes before others."""
+        return self._module.Stream(self.device, priority=priority)
+
+    def event(self) -> Any:
+        """An event that orders streams."""
+        return self._module.Event()
+
+    def timer(self) -> Any:
+        """An event that also tells the time, and for which a thread waits without spinning."""
+        if self.device.type == "cuda":
+            return self._module.Event(enable_timing=True, blocking=True)
+        return self._module.Event(enable_timing=True)
+
+    def pinned(self, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+        """CPU memory into which the device copies by itself."""
+        return torch.empty(shape, dtype=dtype, pin_memory=True)
+
+    def current_stream(self) -> Any:
+        """The stream that is current on this thread."""
+        if self._raw_stream is None:
+            return self._module.current_stream(self.device)
+        # torch's own function makes a new object each time, a third of the callback's cost.
+        handle = self._raw_stream(self.device.index)
+        stream = self._streams.get(handle)
+        if stream is None:
+            stream = self._streams[handle] = self._module.current_stream(self.device)
+        return stream
+
+    def is_recording(self) -> bool:
+        """Whether the current stream is recording a graph."""
+        capturing = getattr(self._module, "is_current_stream_capturing", None)
+        return capturing is not None and bool(capturing())
+
+    @contextmanager
+    def on(self, *streams: Any) -> Iterator[None]:
+        """The current thread on `streams`, one a device; the device of the last is current."""
+        keep_out_of_others_recordings()
+        with ExitStack() as entered:
+            for stream in streams:
+                entered.enter_context(self._module.stream(stream))
+            yield
+
+
+def keep_out_of_others_recordings() -> None:
+    """Let this thread work while another thread records a graph in CUDA's global mode.
+
+    Without it a call here, a wait for an event for one, could break the sampler's recording.
+    """
+    if torch.version.cuda is None:
+        return
+    mode = ctypes.c_int(THREAD_LOCAL)
+    with suppress(OSError, AttributeError):  # no such driver: no such recording
+        driver = ctypes.PyDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        driver.cuThreadExchangeStreamCaptureMode(ctypes.byref(mode))

@@ -1,0 +1,82 @@
+"""Pinned CPU memory, into which a GPU copies by itself, kept from one frame to the next."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import weakref
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Any
+
+import torch
+
+from .device import StreamDevice
+
+log = logging.getLogger(__name__)
+
+
+class PinnedMemory:
+    """A few buffers by shape and type. What is in one is valid until it is asked for again."""
+
+    KEPT = 8
+
+    def __init__(self, streams: StreamDevice, *used_by: Any) -> None:
+        """`used_by` are the streams that copy into it."""
+        self._streams = streams
+        self._used_by = used_by
+        self._buffers: OrderedDict[Hashable, torch.Tensor] = OrderedDict()
+        self._refused = False
+        never_free_of_a_lost_device(self, self._buffers, *used_by)
+
+    def get(self, shape: torch.Size, dtype: torch.dtype, nth: int = 0) -> torch.Tensor | None:
+        """The `nth` buffer of this kind; None where no memory can be pinned, which is said once."""
+        if self._refused:
+            return None
+        key = (shape, dtype, nth)
+        buffer = self._buffers.get(key)
+        if buffer is None:
+            try:
+                buffer = self._buffers[key] = self._streams.pinned(shape, dtype)
+            except Exception as error:
+                self._refused = True
+                log.warning(
+                    "[SideStream] No memory can be pinned (%s: %.200s): pictures are copied by way"
+                    " of ordinary memory.",
+                    type(error).__name__,
+                    error,
+                )
+                return None
+            if len(self._buffers) > self.KEPT and not is_lost(*self._used_by):
+                self._buffers.popitem(last=False)
+        self._buffers.move_to_end(key)
+        return buffer
+
+    def release(self) -> None:
+        """Give the memory back."""
+        if not is_lost(*self._used_by):
+            self._buffers.clear()
+
+
+def is_lost(*streams: Any) -> bool:
+    """Whether a device has failed for good, as after a kernel's failed assertion. Never waits."""
+    try:
+        for stream in streams:
+            stream.query()
+    except RuntimeError:
+        return True
+    return False
+
+
+def never_free_of_a_lost_device(owner: object, memory: object, *streams: Any) -> None:
+    """Let `memory` outlive `owner`, and Python itself, where the device of a stream is lost.
+
+    Torch ends the whole process when pinned memory is freed whose device is lost. The error is
+    then the sampler's to tell, and ComfyUI goes on to answer.
+    """
+
+    def keep() -> None:
+        if is_lost(*streams):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(memory))
+
+    weakref.finalize(owner, keep)

@@ -1,0 +1,59 @@
+"""The snapshot: how a latent is copied on the sampler's thread, for each kind of device."""
+
+from __future__ import annotations
+
+import torch
+
+from ...profile import span
+from .base import BackendError, Slot
+from .device import StreamDevice
+
+
+class StreamStaging:
+    """One copy and one event on the sampler's current stream; the sampler does not wait."""
+
+    def __init__(self, streams: StreamDevice) -> None:
+        self._streams = streams
+
+    def slot(self, shape: torch.Size, dtype: torch.dtype) -> Slot:
+        latent = torch.empty(shape, dtype=dtype, device=self._streams.device)
+        try:
+            return Slot(latent, self._streams.event())
+        except Exception as error:
+            raise BackendError(f"no event could be made: {error!s:.200}") from error
+
+    def stage(self, slot: Slot, latent: torch.Tensor) -> bool:
+        if self._streams.is_recording():
+            return False
+        with span("snapshot"):
+            stream = self._streams.current_stream()
+            if slot.writer is not None and slot.writer is not stream:
+                # The frame dropped from this slot may still be on its way on another stream.
+                stream.wait_event(slot.written)
+            slot.latent.copy_(latent, non_blocking=True)
+            try:
+                slot.written.record(stream)
+            except Exception as error:
+                raise BackendError(f"no event could be recorded: {error!s:.200}") from error
+            slot.writer = stream
+        return True
+
+    def settled(self, slot: Slot) -> bool:
+        return slot.writer is None or bool(slot.written.query())
+
+
+class CopyStaging:
+    """A copy into the CPU's memory that is done when it returns, as ComfyUI's own previews copy.
+
+    For latents on the CPU, and for devices that only the sampler's thread may touch.
+    """
+
+    def slot(self, shape: torch.Size, dtype: torch.dtype) -> Slot:
+        return Slot(torch.empty(shape, dtype=dtype))
+
+    def stage(self, slot: Slot, latent: torch.Tensor) -> bool:
+        slot.latent.copy_(latent)
+        return True
+
+    def settled(self, slot: Slot) -> bool:
+        return True

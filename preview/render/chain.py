@@ -1,0 +1,110 @@
+"""The fallback chain of a run: its decoders, best first, and what became of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..decoders.errors import DecoderError, in_a_line
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..decoders.protocols import Source
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE = 1.0
+"""Seconds until a decoder that failed is tried again; twice as long after each further failure."""
+LONGEST_PAUSE = 60.0
+
+
+@dataclass(slots=True)
+class Pause:
+    """A decoder is left alone for a while."""
+
+    until: float
+    seconds: float
+
+
+class Failures:
+    """Which decoders failed in a run. Outlives the chain when the method is changed."""
+
+    def __init__(self) -> None:
+        self._lasting: set[Hashable] = set()
+        self._pauses: dict[Hashable, Pause] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._lasting or self._pauses)
+
+    def allow(self, source: Source, now: float) -> bool:
+        """Whether `source` may be used."""
+        if source.key in self._lasting:
+            return False
+        pause = self._pauses.get(source.key)
+        return pause is None or now >= pause.until
+
+    def leave(self, source: Source) -> None:
+        """Do not use `source`: it is known to fail, and that was said before."""
+        self._lasting.add(source.key)
+
+    def note(self, source: Source, error: Exception, now: float) -> bool:
+        """`source` failed with `error`. Whether it is the first time that it did."""
+        key = source.key
+        first = key not in self._lasting and key not in self._pauses
+        if is_lasting(error):
+            self._lasting.add(key)
+        else:
+            before = self._pauses.get(key)
+            seconds = FIRST_PAUSE if before is None else min(2 * before.seconds, LONGEST_PAUSE)
+            self._pauses[key] = Pause(now + seconds, seconds)
+        return first
+
+
+def is_lasting(error: Exception) -> bool:
+    """Whether a decoder that failed so would fail again: its file is damaged, say."""
+    return isinstance(error, DecoderError) and error.lasting
+
+
+class FallbackChain:
+    """The decoders of a run. One that fails is left alone: for a while, or for good."""
+
+    def __init__(self, sources: Sequence[Source], failures: Failures | None = None) -> None:
+        self._sources = tuple(sources)
+        self._failures = Failures() if failures is None else failures
+        self._staging: tuple[Source, torch.device, torch.dtype] | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether previews are wanted at all: there was something to make them with."""
+        return bool(self._sources)
+
+    def current(self, now: float) -> Source | None:
+        """The best decoder that may be used at `now`, in seconds of a monotonic clock."""
+        if not self._failures:  # as nearly always, in the sampler's callback
+            return self._sources[0] if self._sources else None
+        allowed = (source for source in self._sources if self._failures.allow(source, now))
+        return next(allowed, None)
+
+    def staging_dtype(self, source: Source, device: torch.device) -> torch.dtype:
+        """The type in which to stage latents for `source`, decoding on `device`."""
+        known = self._staging
+        if known is None or known[0] is not source or known[1] != device:
+            # Kept, since to ask the host takes a third of the sampler's callback.
+            known = self._staging = (source, device, source.dtype(device))
+        return known[2]
+
+    def failed(self, source: Source, error: Exception, now: float) -> None:
+        """`source` failed with `error` at `now`: the next one serves. Said once a run."""
+        if not self._failures.note(source, error, now):
+            return
+        after = self.current(now)
+        log.warning(
+            "[SideStream] %s previews failed (%s); this run goes on with %s%s.",
+            source.name,
+            in_a_line(error),
+            f"{after.name} previews" if after else "ComfyUI's own previews",
+            "" if is_lasting(error) else " and tries them again later",
+        )

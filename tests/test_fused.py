@@ -1,0 +1,172 @@
+"""TAESD's own kernels, as far as no GPU is needed: I6 contained, I12 right colours."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import pytest
+import torch
+from sidestream.preview.decoders import fused, nvrtc
+from sidestream.preview.decoders.fused import FusedTaesd, UnsuitableError
+from sidestream.preview.decoders.nvrtc import KernelError
+from sidestream.preview.decoders.taesd import Taesd, TaesdSource, decoder_layers
+from sidestream.tests.helpers import CPU
+from sidestream.tests.natural import natural_layers
+from torch import nn
+
+CAPABILITIES = (75, 80, 86, 89, 90, 100, 120)
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_the_kernels_compile(capability):
+    try:
+        nvrtc.nvrtc()
+    except KernelError as error:
+        pytest.skip(f"no NVRTC: {error}")
+    target, _ = nvrtc._target(nvrtc.nvrtc(), capability)
+    if target != f"sm_{capability}":
+        pytest.skip(f"this NVRTC does not know {capability}")
+    image = nvrtc.compiled(fused.SOURCE.read_text("utf-8"), capability)
+    assert image.startswith(b"\x7fELF")
+    for name in (b"enter", b"convolve_4_rows", b"convolve_8_rows", b"leave", b"finish"):
+        assert name in image
+
+
+def test_a_mistake_in_the_source_is_said_in_one_line():
+    try:
+        nvrtc.nvrtc()
+    except KernelError as error:
+        pytest.skip(f"no NVRTC: {error}")
+    with pytest.raises(KernelError, match="error") as raised:
+        nvrtc.compiled("int main() { return nothing; }", 80)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_structures_are_as_large_as_in_c():
+    sizes = {"Places": 32, "Enter": 24, "Convolution": 56, "Leave": 56, "Finish": 24}
+    for name, size in sizes.items():
+        assert fused.ctypes.sizeof(getattr(fused, name)) == size
+
+
+def multiplied(arranged: torch.Tensor, pixels: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """A convolution by the `arranged` weights [tap, output, channel], read as a warp reads them."""
+    taps, outputs, channels = arranged.shape
+    height, width = pixels.shape[-2:]
+    padded = nn.functional.pad(pixels, (1, 1, 1, 1))
+    result = torch.zeros(outputs, height, width)
+    for tap in range(taps):
+        window = padded[:, tap // 3 : tap // 3 + height, tap % 3 : tap % 3 + width]
+        for output in range(outputs):
+            for part in range(channels // 8):
+                at = (part ^ output % 8) * 8
+                eight = arranged[tap, output, at : at + 8]
+                seen = window[part * 8 : part * 8 + 8]
+                result[order[output]] += torch.einsum("c,chw->hw", eight, seen)
+    return result
+
+
+@pytest.mark.parametrize("channels", [4, 16])
+def test_i12_the_arranged_weights_are_the_layers(channels):
+    convolutions = fused.suitable(natural_layers(channels).half())
+    inner, bias, last, last_bias = (each.float() for each in fused.arranged(convolutions))
+    order = fused.output_order(CPU)
+    assert sorted(order.tolist()) == list(range(64))
+    for i in (0, 1, 10, 33):
+        conv = convolutions[i].float()
+        pixels = torch.randn(conv.in_channels, 3, 5)
+        padded = nn.functional.pad(pixels, (0, 0, 0, 0, 0, 64 - conv.in_channels))
+        got = multiplied(inner[i], padded, order) + bias[i][:, None, None]
+        assert torch.allclose(got, conv(pixels[None])[0], atol=1e-4)
+    pixels = torch.randn(64, 3, 5)
+    got = multiplied(last[0], pixels, torch.arange(8)) + last_bias[:, None, None]
+    assert torch.allclose(got[:3], convolutions[-1].float()(pixels[None])[0], atol=1e-4)
+    assert not got[3:].any()
+
+
+def test_a_lane_writes_eight_outputs_in_a_row():
+    order = fused.output_order(CPU).reshape(2, 4, 4, 2)  # side, eight, lane, two
+    for side in range(2):
+        for lane in range(4):
+            first = side * 32 + lane * 8
+            assert order[side, :, lane].flatten().tolist() == list(range(first, first + 8))
+
+
+@pytest.mark.parametrize(
+    ("layers", "says"),
+    [
+        (decoder_layers(32, pooled=True).half(), "not those"),
+        (nn.Sequential(nn.Conv2d(4, 64, 3)).half(), "not those"),
+        (nn.Sequential(), "not those"),
+        (decoder_layers(4, pooled=False), "float32"),
+        (decoder_layers(4, pooled=False).bfloat16(), "bfloat16"),
+        (decoder_layers(4, pooled=False).half(), "cpu"),
+    ],
+)
+def test_unsuitable_layers_are_refused(layers, says):
+    with pytest.raises(UnsuitableError, match=says):
+        FusedTaesd.of(layers, CPU)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 8, 8), (1, 4, 1, 8, 8), (1, 4, 3, 8, 8), (2, 4, 8, 8)])
+def test_on_the_cpu_torch_decodes(shape):
+    decoder = Taesd(decoder_layers(4, pooled=False).half(), packed=False)
+    assert decoder.paint(torch.zeros(shape).half(), 64, 64, 64) is None
+
+
+def test_a_decoder_that_was_loaded_on_the_cpu_offers_nothing(tmp_path):
+    path = tmp_path / "taesd_decoder.pth"
+    torch.save(decoder_layers(4, pooled=False).state_dict(), path)
+    decoder = TaesdSource.of(str(path), 4).load(CPU)
+    assert decoder.paint(torch.zeros(1, 4, 8, 8), 64, 64, 64) is None
+
+
+def test_i6_without_nvrtc_it_says_so_once_and_gives_up(monkeypatch, caplog):
+    def compiled(source, capability):
+        raise KernelError("libnvrtc.so.13 is not there")
+
+    monkeypatch.setattr(nvrtc, "compiled", compiled)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
+    fused.compiling.cache_clear()
+    try:
+        kernels = fused.Kernels(0)
+        end = time.monotonic() + 10
+        while not kernels.compiled() and time.monotonic() < end:
+            time.sleep(0.01)
+        with pytest.raises(KernelError) as raised:
+            _ = kernels.loaded
+        with caplog.at_level(logging.WARNING):
+            kernels.give_up(raised.value)
+            kernels.give_up(raised.value)
+    finally:
+        fused.compiling.cache_clear()
+    assert caplog.messages == [
+        "[SideStream] libnvrtc.so.13 is not there: previews are decoded by PyTorch,"
+        " which takes more of the sampler's time"
+    ]
+    assert kernels.given_up
+
+
+@pytest.mark.parametrize(
+    ("cuda", "windows", "name"),
+    [
+        ("13.0", False, "libnvrtc.so.13"),
+        ("12.8", False, "libnvrtc.so.12"),
+        ("11.8", False, "libnvrtc.so.11.2"),
+        ("13.0", True, "nvrtc64_130_0.dll"),
+        ("12.8", True, "nvrtc64_120_0.dll"),
+        ("11.8", True, "nvrtc64_112_0.dll"),
+    ],
+)
+def test_nvrtc_is_looked_for_by_its_name(monkeypatch, cuda, windows, name):
+    monkeypatch.setattr(nvrtc, "WINDOWS", windows)
+    assert nvrtc.library_name(cuda) == name
+
+
+def test_nvrtc_is_looked_for_in_nvidias_packages(monkeypatch, tmp_path):
+    for folder in ("cuda_nvrtc/lib", "cu13/lib", "cu13/bin/x86_64"):
+        (tmp_path / "nvidia" / folder).mkdir(parents=True)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    folders = list(nvrtc.library_folders())
+    for folder in ("cuda_nvrtc/lib", "cu13/lib", "cu13/bin/x86_64"):
+        assert tmp_path / "nvidia" / folder in folders
