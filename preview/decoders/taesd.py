@@ -76,11 +76,6 @@ class Layout:
         pooled = f"{FIRST_BLOCK}.pool.0.weight" in stored
         return cls(channels, widths, pooled, colours, patch)  # type: ignore[arg-type]
 
-    @property
-    def scale(self) -> int:
-        """Pixels of the picture for each pixel that the first layer sees."""
-        return 2**STAGES * self.patch
-
 
 FIRST_BLOCK = 3
 NARROWINGS = tuple(FIRST_BLOCK - 1 + (BLOCKS + 2) * stage for stage in range(1, STAGES + 1))
@@ -170,11 +165,13 @@ class Taesd:
     recordable = True
     light = True
 
-    def __init__(self, layers: nn.Sequential, layout: Layout, packed: bool) -> None:
-        self.scale = layout.scale * (2 if packed else 1)
+    def __init__(self, layers: nn.Sequential, packed: bool, patch: int = 1) -> None:
+        """`packed` latents are taken apart first; the last layer gives patches `patch` a side."""
+        self._decoded = SCALE * patch  # pixels for each that the first layer sees
+        self.scale = self._decoded * (2 if packed else 1)
         self._layers = layers
         self._dtype = next(layers.parameters()).dtype
-        self._layout = layout
+        self._patch = patch
         self._packed = packed
         self._fused = WhenReady(layers)
 
@@ -188,8 +185,7 @@ class Taesd:
         if self._packed:
             x = unpacked(x)
         height, width = x.shape[-2:]
-        scale = self._layout.scale
-        skipped = left_out(height * scale, width * scale, enough)
+        skipped = left_out(height * self._decoded, width * self._decoded, enough)
         upsamplings = STAGES
         for layer in self._layers:
             if isinstance(layer, nn.Upsample):
@@ -197,7 +193,7 @@ class Taesd:
                 if upsamplings < skipped:
                     continue
             x = layer(x)
-        return F.pixel_shuffle(x, self._layout.patch)[0, :3]
+        return F.pixel_shuffle(x, self._patch)[0, :3]
 
     def paint(
         self, latent: torch.Tensor, enough: int, width: int, height: int
@@ -250,4 +246,4 @@ class TaesdSource:
             with UNFILLED:
                 layers = layers_of(layout)
             fill(layers, stored, self.dtype(device))
-        return Taesd(layers.to(device), layout, packed)
+        return Taesd(layers.to(device), packed, layout.patch)
