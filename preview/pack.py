@@ -9,6 +9,7 @@ from typing import Any
 from . import host, routes
 from .decoders.cache import DecoderCache
 from .engine import Engines
+from .plain import plain
 from .report import Warnings, report
 from .runs import Run, Runs
 from .settings import DEFAULTS, FIELDS
@@ -45,7 +46,7 @@ class Pack:
             self._provider = Provider(self._decoders, self._engines, self._transport, self._runs)
             self._provider.install()
         except Exception as error:
-            self.problem = str(error) or type(error).__name__
+            self.problem = plain(str(error) or type(error).__name__)
             self._provider = None
             log.warning(
                 "[SideStream] Previews are left to ComfyUI %s, which is not built as expected: %s.",
@@ -76,6 +77,7 @@ class Pack:
             },
             "devices": [engine.status() for engine in engines],
             "decoders": self._decoders.names(),
+            "refused": self._decoders.broken(),
             "counters": self._runs.counters(),
         }
 
@@ -109,12 +111,12 @@ class Pack:
 def start() -> Pack:
     """Make and install the pack, in the place of one that was loaded before."""
     pack = Pack()
-    before = host.registered()
-    if before is None:
+    before, table = host.registered(), host.routes()
+    if before is None and table is not None:  # else `install` says what is missing
         current = routes.Current(pack)
-        routes.add_to(host.routes(), current)
+        routes.add_to(table, current)
         host.register(current)
-    else:
+    elif before is not None:
         before.pack.close()
         # Or each that was loaded would wait at the end for what its worker is doing.
         atexit.unregister(before.pack.close)

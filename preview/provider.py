@@ -10,7 +10,7 @@ import contextlib
 import functools
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -20,14 +20,19 @@ import torch
 from . import host, inline, runs, sources
 from .batches import shown_images, staged
 from .decoders.cache import DecoderCache
+from .decoders.errors import in_a_line
 from .decoders.protocols import Source
 from .engine import Engine, Engines
+from .plain import NAME, plain
 from .render.backends import BackendError, StagingError
 from .runs import Asked, Frame, Plan, Run, Runs
 from .settings import KEY, Settings, salvaged
 from .transport import Transport
 
 log = logging.getLogger(__name__)
+
+LONGEST_LINE = 400
+"""Characters of a line of the log that holds something from outside, and our own words."""
 
 
 @dataclass
@@ -53,10 +58,12 @@ class Previewer(host.LatentPreviewer):
         own: Callable[[], Any],
         scale: int = 8,
         device: torch.device | None = None,
+        views: bool = False,
     ) -> None:
         """`own` makes ComfyUI's previewer, `scale` is that of its pictures to latents.
 
-        `device` is where sampling is expected.
+        `device` is where sampling is expected. With `views` what latents have in the place of
+        frames is one thing from several sides.
         """
         self._start = start
         self._engines = engines
@@ -64,6 +71,9 @@ class Previewer(host.LatentPreviewer):
         self._make_own = own
         self._scale = scale
         self._counts = True
+        self._views = views
+        self._shapes: Sequence[Sequence[int]] = ()
+        """Of the latents that are sampled as one, where there are several."""
         self._captured: tuple[Engine, Frame] | None = None
         self._engine: Engine | None = None
         self._engine_for: tuple[torch.device, str] | None = None
@@ -86,11 +96,15 @@ class Previewer(host.LatentPreviewer):
                 self.run.at(self.run.step + 1, host.announced_steps(self.run.owner))
             host.expect_progress()
             if self.run.wants(runs.now()) and self._transport.watched(self.run):
-                self._capture(host.latent_frame(x0))
+                self._capture(self._picture_of(x0))
             if self._counts:
                 self._hand_over()
-        except Exception:
-            log.exception("[SideStream] A preview failed; sampling goes on without previews.")
+        except Exception as error:
+            log.warning(
+                "[SideStream] A preview failed (%s); sampling goes on without previews.",
+                in_a_line(error),
+                exc_info=log.isEnabledFor(logging.DEBUG),
+            )
             self.run.abort()
 
     def decode_latent_to_preview(self, x0: torch.Tensor) -> Any:
@@ -103,10 +117,7 @@ class Previewer(host.LatentPreviewer):
 
         @functools.wraps(callback)
         def told(step: int, x0: Any, x: Any, total_steps: int) -> Any:
-            if self.run.ended and not self.run.aborted:
-                self.run = self._started()  # one callback for several samplings
-            run = self.run
-            run.at(step + 1, total_steps)
+            run = self._run_of(step, total_steps)
             try:
                 return callback(step, x0, x, total_steps)
             except BaseException:
@@ -116,6 +127,40 @@ class Previewer(host.LatentPreviewer):
                 self._hand_over()
 
         return told
+
+    def _run_of(self, step: Any, total_steps: Any) -> Run:
+        """The run that `step` (from 0) is of, which is told of it."""
+        run = self.run
+        try:
+            number, total = int(step) + 1, int(total_steps)
+        except Exception:  # whatever a sampler counts with
+            number, total = run.step + 1, run.total_steps
+        # One callback for several samplings: the next one, or one that failed and is tried again.
+        is_another = not run.aborted or number <= max(run.step, 1)
+        if run.ended and is_another:
+            try:
+                run = self.run = self._started()
+            except Exception as error:
+                run.abort()
+                log.warning("[SideStream] No previews of this sampling (%s).", in_a_line(error))
+        run.at(number, total)
+        return run
+
+    def begun(self, shapes: Sequence[Sequence[int]]) -> None:
+        """Sampling begins, with latents of these shapes: several where they are sampled as one."""
+        self._shapes = shapes
+
+    def ended(self, failed: bool) -> None:
+        """Sampling is over."""
+        if failed:
+            self.run.abort()
+        else:
+            self.run.end()
+
+    def _picture_of(self, x0: Any) -> torch.Tensor:
+        """The part of `x0` that is shown: [B, C, ...]."""
+        latent = host.unpacked(host.latent_frame(x0), self._shapes)
+        return host.views_as_batch(latent) if self._views else latent
 
     def _capture(self, latent: torch.Tensor) -> None:
         settings = self.run.settings
@@ -134,6 +179,8 @@ class Previewer(host.LatentPreviewer):
         if engine is None or run.left_to_host or run.chain.current(runs.now()) is None:
             self._preview_inline(latent)
             return
+        if self._views and settings.batch == "first":
+            settings = settings.updated({"batch": "grid"})
         images = shown_images(latent.shape[0], settings)
         shown = staged(latent, images, settings)
         try:
@@ -170,10 +217,9 @@ class Previewer(host.LatentPreviewer):
         except Exception as error:
             run.host_failed = True
             log.warning(
-                "[SideStream] ComfyUI's own previewer failed too (%s: %.200s); this run goes on"
-                " with no previews.",
-                type(error).__name__,
-                error,
+                "[SideStream] ComfyUI's own previewer failed too (%s); this run goes on with no"
+                " previews.",
+                in_a_line(error),
             )
             return
         self._keep(courier, frame)
@@ -189,7 +235,20 @@ class Previewer(host.LatentPreviewer):
         if self._captured is not None:
             engine, frame = self._captured
             self._captured = None
-            engine.publish(frame)
+            try:
+                engine.publish(frame)
+            except Exception as error:
+                log.warning("[SideStream] A preview was lost (%s).", in_a_line(error))
+                self.run.abort()
+
+    def __deepcopy__(self, memo: object) -> Previewer:
+        return self  # a copy goes on with the same run
+
+    def __copy__(self) -> Previewer:
+        return self
+
+    def __reduce__(self) -> tuple[Callable[[Any], Any], tuple[Any]]:
+        return _itself, (self._own,)  # elsewhere there is no run: ComfyUI's own takes its place
 
     @functools.cached_property
     def _own(self) -> Any:
@@ -200,6 +259,10 @@ class Previewer(host.LatentPreviewer):
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._own, name)
+
+
+def _itself(previewer: Any) -> Any:
+    return previewer
 
 
 class Provider:
@@ -213,6 +276,7 @@ class Provider:
         self._transport = transport
         self._runs = book
         self._said: set[str] = set()
+        self._complaints: set[str] = set()
         self._active = False
         self._theirs = ""
         """Whose previewer the last sampler got, where it was not ours."""
@@ -247,7 +311,8 @@ class Provider:
         current = host.latent_preview.get_previewer
         if current is self._replaced["get_previewer"][1]:
             return f"{self._theirs}, loaded before SideStream" if self._theirs else "SideStream"
-        return f"{getattr(current, '__module__', 'another pack')}, around or instead of SideStream"
+        theirs = host.short_name(str(getattr(current, "__module__", "another pack")))
+        return f"{theirs}, around or instead of SideStream"
 
     def _replace(self, name: str, method: Callable[..., Any]) -> None:
         original = getattr(host.latent_preview, name)
@@ -274,8 +339,7 @@ class Provider:
         previewer = sampling.previewer
         if previewer is None:
             return callback
-        run = previewer.run
-        host.watch_sampling(model, lambda failed: run.abort() if failed else run.end())
+        host.watch_sampling(model, previewer)
         return previewer.told_steps(callback)
 
     def _get_previewer(
@@ -291,21 +355,27 @@ class Provider:
         )
         if not self._active:
             return beneath()
-        theirs = self._their_previewer(original, beneath)
-        kind = type(theirs)
-        self._theirs = "" if theirs is None else f"{kind.__module__}.{kind.__qualname__}"
-        if theirs is not None:
-            return theirs
         try:
+            theirs = self._their_previewer(original, beneath)
+            self._theirs = "" if theirs is None else _class_name(type(theirs))
+            if theirs is not None:
+                return theirs
             plan = self._plan(latent_format)
             if plan is None:
                 return beneath()
             own = functools.partial(host.own_previewer, beneath, latent_format)
             start = functools.partial(self._runs.start, plan)
             scale = host.picture_scale(latent_format)
-            previewer = Previewer(start, self._engines, self._transport, own, scale, device)
-        except Exception:
-            log.exception("[SideStream] Could not set up previews; ComfyUI's own are used.")
+            views = host.shows_views(latent_format)
+            previewer = Previewer(
+                start, self._engines, self._transport, own, scale, device, views
+            )
+        except Exception as error:
+            log.warning(
+                "[SideStream] Could not set up previews (%s); ComfyUI's own are used.",
+                in_a_line(error),
+                exc_info=log.isEnabledFor(logging.DEBUG),
+            )
             return beneath()
         sampling = _sampling.get()
         if sampling is not None:
@@ -327,7 +397,7 @@ class Provider:
         except Exception as error:
             self._say_once(
                 logging.WARNING,
-                f"Another pack's previewer failed ({type(error).__name__}: {error!s:.200});"
+                f"Another pack's previewer failed ({in_a_line(error)});"
                 " SideStream's is used.",
             )
             return None
@@ -337,21 +407,24 @@ class Provider:
         sampling = _sampling.get()
         owner = host.current_owner()
         extra = host.extra_data(owner.prompt_id)
-        node = host.model_settings(sampling.model, KEY) if sampling else {}
+        left_settings = host.model_settings(sampling.model, KEY) if sampling else {}
+        node = self._good(left_settings, "left on a MODEL")
         chosen = self._chosen_method(extra)
         if chosen == "none" and node.get("method", "host") == "host":
             self._transport.announce_none(owner, "method")
             return None
         left = host.left_vae(sampling.model) if sampling else None
-        vae = None if left is None else host.vae_copy(left)
 
         def sources_for(settings: Settings) -> list[Source]:
             method = settings.method
             if method == "host":
                 method = chosen or "auto"
+            # Here, on the sampler's thread, and only where it is wanted: a copy takes memory.
+            vae = host.vae_copy(left) if left is not None and method == "auto" else None
             return sources.find(method, latent_format, self._say_once, vae)
 
-        if not sources.find("auto", latent_format, self._say_once, vae):
+        others = sources.find("auto", latent_format, self._say_once)
+        if not others and (left is None or host.vae_copy(left) is None):
             self._say_once(
                 logging.INFO,
                 f"No previews for {type(latent_format).__name__} latents:"
@@ -361,10 +434,10 @@ class Provider:
             return None
         return Plan(
             owner,
-            Asked(self._client_settings(extra), node),
+            Asked(self._good(extra.get(KEY, {}), "sent with a prompt"), node),
             sources_for,
             host.preview_size(),
-            sampling.steps if sampling else 0,
+            _whole(sampling.steps) if sampling else 0,
             host.video(latent_format),
             self._decoders.is_broken,
         )
@@ -376,13 +449,29 @@ class Provider:
             self._was_chosen = True
         return "none" if chosen is None and self._was_chosen else chosen
 
-    def _client_settings(self, extra: Any) -> dict[str, Any]:
-        good, complaints = salvaged(extra.get(KEY, {}))
+    def _good(self, settings: Any, whence: str) -> dict[str, Any]:
+        """The good ones of `settings`. Complaints of the others have a limit of their own."""
+        good, complaints = salvaged(settings)
         for complaint in complaints:
-            self._say_once(logging.WARNING, f"Settings sent with a prompt: {complaint}.")
+            self._say_once(logging.WARNING, f"Settings {whence}: {complaint}.", self._complaints)
         return good
 
-    def _say_once(self, level: int, line: str) -> None:
-        if line not in self._said and len(self._said) < 100:
-            self._said.add(line)
+    def _say_once(self, level: int, line: str, said: set[str] | None = None) -> None:
+        said = self._said if said is None else said
+        line = plain(line, LONGEST_LINE)
+        if line not in said and len(said) < 100:
+            said.add(line)
             log.log(level, "[SideStream] %s", line)
+
+
+def _class_name(kind: type) -> str:
+    """How to call another pack's class in public."""
+    return f"{host.short_name(kind.__module__)}.{plain(kind.__qualname__, NAME)}"
+
+
+def _whole(number: Any) -> int:
+    """`number` as a whole one, whatever a sampler counts with; 0 where it is none."""
+    try:
+        return int(number)
+    except Exception:
+        return 0

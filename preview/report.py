@@ -24,9 +24,14 @@ import torch
 
 from . import host
 from .decoders import taehv, taesd
+from .decoders.errors import in_a_line
+from .plain import NAME, encodable, one_line, plain
 from .settings import DEFAULTS
 
 OUR_DECODERS = taesd.FAMILY + taehv.FAMILY
+
+OTHERS = 20
+"""Files that nothing uses, by name; of more it is said how many."""
 
 # Names of users and machines that tell nobody apart. They also occur in other words' places.
 COMMON_NAMES = {"admin", "app", "comfy", "comfyui", "docker", "localhost", "root", "ubuntu", "user"}
@@ -37,18 +42,17 @@ class Warnings(logging.Handler):
     """Keeps the pack's last warnings as text; one that comes again is counted."""
 
     KEPT = 20
-    LONGEST = 4000  # characters of one, before it is shortened for the report
+    LONGEST = 1000  # characters of one, before it is shortened for the report
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self._kept: dict[str, tuple[int, float]] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
+        text = plain(record.getMessage(), self.LONGEST)
         error = record.exc_info[1] if record.exc_info else None
-        if error is not None:
-            text += f" {type(error).__name__}: {error}"
-        text = text[: self.LONGEST]
+        if error is not None and (said := in_a_line(error)) not in text:
+            text += f" {said}"
         count, _ = self._kept.pop(text, (0, 0.0))
         self._kept[text] = (count + 1, record.created)
         while len(self._kept) > self.KEPT:
@@ -84,7 +88,8 @@ class Private:
         # The longest first: a folder may lie in another.
         below_root = [(path, label) for path, label in folders.items() if path.strip("\\/")]
         by_length = sorted(below_root, key=lambda item: -len(item[0]))
-        self._folders = [(_path_pattern(path), label) for path, label in by_length]
+        self._labels = [label for _, label in by_length]
+        self._folders = [_path_pattern(path) for path, _ in by_length]
         told = {name for name in names if len(name) >= SHORTEST_NAME}
         told = {name for name in told if name.lower() not in COMMON_NAMES}
         self._names = [
@@ -93,39 +98,59 @@ class Private:
         ]
 
     def __call__(self, text: str) -> str:
-        """`text` on one line, shortened."""
-        for pattern, label in self._folders:
-            text = pattern.sub(label, text)
+        """`text` on one line, shortened. In time that grows with its length and no faster."""
+        text = text.replace(_BEGIN, "").replace(_END, "")
+        for number, (pattern, label) in enumerate(zip(self._folders, self._labels, strict=True)):
+            # A label that is a path is taken out with what follows. Of the others the place is
+            # marked, so that what follows is told from a path of its own.
+            mark = label if label.startswith("/") else f"{_BEGIN}{number}{_END}"
+            text = pattern.sub(lambda _, mark=mark: mark, text)  # type: ignore[misc]
         text = _QUOTED_PATH.sub(r"\1<path>\1", text)
         text = _OTHER_PATH.sub("<path>", text)
         text = _ID.sub("<id>", text)
         for pattern in self._names:
             text = pattern.sub("<name>", text)
+        text = _MARK.sub(lambda mark: self._labels[int(mark[1])], text)
         text = " ".join(text.split())
         return text if len(text) <= self.LONGEST else text[: self.LONGEST - 1] + "…"
 
 
-_ROOT = r"""(?:[A-Za-z]:[\\/]|\\\\(?=[^\s\\])|/(?=[^\s/]))"""
+_BEGIN, _END = "\ue000", "\ue001"  # of a mark; for private use, so that no text has them
+_MARK = re.compile(f"{_BEGIN}([0-9]+){_END}")
+
+_DRIVE = r"""[A-Za-z]:(?:\\|/(?!/))"""  # not the end of a scheme, as in http://
+_ROOT = rf"""(?:{_DRIVE}|\\\\(?=[^\s\\])|/(?=[^\s/]))"""
 _QUOTED_PATH = re.compile(rf"""(['"]){_ROOT}[^\n]*?\1""")
+# After a letter a slash may be one of "and/or", or of a path from a folder that is shown.
+_TOP = (
+    "Users|Volumes|content|data|etc|home|media|mnt|opt|private|root|run|srv|tmp|usr|var"
+    "|workspace"
+)
+_START = rf"""(?:(?<![\w~{_END}]){_ROOT}|{_DRIVE}|(?<=\w)/(?=(?:{_TOP})[\\/]))"""
 # Up to the line's last separator: a folder's name may hold spaces, and rather too much is taken
 # out than too little.
-_OTHER_PATH = re.compile(rf"""(?<![\w.~>)]){_ROOT}(?:[^\n'"]*[\\/])?[^\s'"]*""")
+_OTHER_PATH = re.compile(rf"""{_START}(?:[^\n'"{_BEGIN}]*[\\/])?[^\s'"{_BEGIN}]*""")
 _ID = re.compile(r"\b[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}\b", re.IGNORECASE)
 
 
 def _path_pattern(path: str) -> re.Pattern[str]:
     """Finds `path` with either separator, also in a name of a module: ComfyUI has no dots there."""
     parts = re.split(r"[\\/]", path.rstrip("\\/"))
-    escaped = r"[\\/]+".join(re.escape(part).replace(r"\.", r"(?:\.|_x_)") for part in parts)
+    # Two separators where a path was written as Python writes it, four where that was.
+    escaped = r"[\\/]{1,4}".join(re.escape(part).replace(r"\.", r"(?:\.|_x_)") for part in parts)
     return re.compile(rf"""{escaped}(?=[\\/\s'":;,)\]]|$)""", re.IGNORECASE)
 
 
 def _private() -> Private:
-    # Still an absolute path, so that all of it is taken out: the home's own name may hold spaces.
-    folders = {str(Path.home()): "/home"}
+    folders: dict[str, str] = {}
+    names = {socket.gethostname(), socket.gethostname().partition(".")[0]}
+    with contextlib.suppress(RuntimeError):  # the system knows no home
+        home = Path.home()
+        # Still an absolute path, so that all of it is taken out: its own name may hold spaces.
+        folders[str(home)] = "/home"
+        names.add(home.name)
     with contextlib.suppress(Exception):  # of a host of which little is known
         folders |= host.folders()
-    names = {socket.gethostname(), socket.gethostname().partition(".")[0], Path.home().name}
     names |= {os.environ.get(name, "") for name in ("USER", "LOGNAME", "USERNAME")}
     with contextlib.suppress(OSError, KeyError, ImportError):  # the system knows no name
         names.add(getpass.getuser())
@@ -139,7 +164,8 @@ def report(status: Mapping[str, Any], warnings: Warnings) -> str:
         ("Versions", lambda: _versions(status, private)),
         ("Devices", lambda: _devices(status)),
         ("Previews", lambda: _previews(status["provider"], private)),
-        ("Decoder files in models/vae_approx", _decoder_files),
+        ("Decoder files in models/vae_approx", lambda: _decoder_files(private)),
+        ("Decoder files that were refused", lambda: map(private, status["refused"])),
         ("Decoders in memory", lambda: map(private, status["decoders"])),
         ("Default settings", _default_settings),
         ("Counters", lambda: _counters(status["counters"])),
@@ -152,7 +178,7 @@ def report(status: Mapping[str, Any], warnings: Warnings) -> str:
         except Exception as error:  # a report on a broken installation is still a report
             found = [private(f"not known ({type(error).__name__}: {error})")]
         lines += ["", title, *(f"  {line}" for line in found or ["none"])]
-    return "\n".join(lines) + "\n"
+    return encodable("\n".join(lines) + "\n")
 
 
 def _versions(status: Mapping[str, Any], private: Private) -> Iterable[str]:
@@ -198,12 +224,34 @@ def _previews(provider: Mapping[str, Any], private: Private) -> Iterable[str]:
     yield f"ComfyUI's preview size: {host.preview_size()}"
 
 
-def _decoder_files() -> Iterable[str]:
+def _decoder_files(private: Private) -> Iterable[str]:
     for name, formats in host.decoder_names().items():
         file = host.decoder_file(name)
-        found = f"{Path(file).name}, {Path(file).stat().st_size:,} bytes" if file else "missing"
-        whose = "" if name in OUR_DECODERS else "; ComfyUI's own previews use it"
-        yield f"{name}: {found} (for {', '.join(formats)}{whose})"
+        found = _found(name) if file is None else f"{_name(file)}, {_size(file)}"
+        whose = "" if name in OUR_DECODERS else "; not used: only ComfyUI's own previews know it"
+        yield private(f"{name}: {found} (for {', '.join(formats)}{whose})")
+    others = host.other_decoder_files()
+    for file in others[:OTHERS]:
+        yield private(f"{_name(file)}: not used, nothing here is called so")
+    if len(others) > OTHERS:
+        yield f"{len(others) - OTHERS} more that are not used"
+
+
+def _found(name: str) -> str:
+    """What to say of a decoder that ComfyUI does not find."""
+    place = host.misplaced_decoder(name)
+    return "missing" if place is None else f"missing; wrong folder: {one_line(place)}"
+
+
+def _name(file: str) -> str:
+    return one_line(Path(file).name, NAME)
+
+
+def _size(file: str) -> str:
+    try:
+        return f"{Path(file).stat().st_size:,} bytes"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
 
 
 def _default_settings() -> Iterable[str]:

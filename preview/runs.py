@@ -189,6 +189,8 @@ class Run:
         """Whether ComfyUI's own previewer, the last of all, failed too."""
         self.step = 0
         self.total_steps = plan.steps
+        self._method = self.settings.method
+        """The method that `chain` is of."""
         self.outcomes: Counter[str] = Counter()
         self.aborted = False
         self.filmless = False
@@ -224,6 +226,7 @@ class Run:
 
     def wants(self, now: float) -> bool:
         """Whether the throttle lets the frame of the current step pass."""
+        self._follow_method()
         settings = self.settings
         if self._ended or not self.chain.wanted:
             return False
@@ -266,18 +269,28 @@ class Run:
     def change(self, live: Mapping[str, Any]) -> None:
         """Lay live changes over the run's settings."""
         self._plan.asked.live.update(live)
-        settings = self._plan.asked.settings()
-        if settings.method != self.settings.method:
-            try:
-                self.chain = self._chain_for(settings)
-            except Exception as error:  # it looks for files
-                log.warning(
-                    "[SideStream] The method could not be changed (%s: %.200s).",
-                    type(error).__name__,
-                    error,
-                )
-                settings = settings.updated({"method": self.settings.method})
-        self.settings = settings
+        self.settings = self._plan.asked.settings()
+
+    def _follow_method(self) -> None:
+        """Make the decoders of a method that was changed; where that fails all stays as it was.
+
+        On the sampler's thread, on which alone a VAE may be copied; who changes it waits for no
+        disk.
+        """
+        settings = self.settings
+        if settings.method == self._method:
+            return
+        try:
+            self.chain = self._chain_for(settings)
+            self._method = settings.method
+        except Exception as error:
+            self._plan.asked.live["method"] = self._method
+            self.settings = self._plan.asked.settings()
+            log.warning(
+                "[SideStream] Previews stay with the method %s (%s).",
+                self._method,
+                in_a_line(error),
+            )
 
     def _chain_for(self, settings: Settings) -> FallbackChain:
         sources = self._plan.sources_for(settings)
@@ -399,8 +412,10 @@ def _tell(listener: Callable[[Run], None], run: Run) -> None:
     """Call `listener`, on whatever thread a run starts or ends: the sampler's may be among them."""
     try:
         listener(run)
-    except Exception:
-        log.exception("[SideStream] The start or the end of a run could not be told.")
+    except Exception as error:
+        log.warning(
+            "[SideStream] The start or the end of a run could not be told (%s).", in_a_line(error)
+        )
 
 
 def now() -> float:

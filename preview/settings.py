@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import Any
+
+from .plain import plain
 
 KEY = "sidestream"
 """Where settings lie on a MODEL's options and in a prompt's extra data."""
@@ -19,6 +22,9 @@ VAE_KEY = "sidestream_vae"
 METHODS = ("host", "auto", "taesd", "latent2rgb", "off")
 FORMATS = ("jpeg", "webp", "png")
 DEVICES = ("auto", "same", "cpu")
+
+LONGEST_VALUE = 80
+"""Characters of a value. Those that there are have less than 20."""
 
 
 class SettingError(ValueError):
@@ -263,17 +269,35 @@ def checked(values: Mapping[str, Any]) -> dict[str, Any]:
 def salvaged(values: Any) -> tuple[dict[str, Any], list[str]]:
     """The good entries of what came from outside, and one complaint for each bad one.
 
-    Used where refusing is not possible: a prompt that is already running.
+    Used where refusing is not possible: a prompt that is already running. The work is that of the
+    settings there are, whatever was sent: unknown names are counted, not read.
     """
     if not isinstance(values, Mapping):
         return {}, [f"settings must be an object, not {type(values).__name__}"]
     good: dict[str, Any] = {}
     complaints = []
-    for name, value in values.items():
-        try:
-            good |= checked({name: value})
-        except SettingError as error:
-            complaints.append(str(error))
+    for name in FIELDS:
+        if name not in values:
+            continue
+        value = values[name]
+        if isinstance(value, str) and len(value) > LONGEST_VALUE:
+            complaints.append(f"{name} cannot be a text of {len(value)} characters")
+        elif not isinstance(value, (str, int, float)):
+            complaints.append(f"{name} cannot be a {plain(type(value).__name__)}")
+        else:
+            try:
+                good |= checked({name: value})
+            except SettingError as error:
+                complaints.append(plain(error))
+            except ValueError:  # of too many digits to be said
+                complaints.append(f"{name} cannot be a number so long")
+    unknown = len(values) - len(good) - len(complaints)
+    if unknown > 0:
+        # One of so many must be unknown.
+        some = islice(values, len(FIELDS) + 1)
+        example = next((name for name in some if name not in FIELDS), "?")
+        others = "is not a setting" if unknown == 1 else f"and {unknown - 1} more are no settings"
+        complaints.append(f"{plain(example, 40)!r} {others}; there are {', '.join(FIELDS)}")
     return good, complaints
 
 

@@ -8,12 +8,14 @@ from typing import Any
 
 from . import host
 from .decoders import taehv, taesd
+from .decoders.errors import file_name, in_a_line
 from .decoders.latent2rgb import Latent2RGBSource
 from .decoders.protocols import Source
 from .decoders.spectrogram import SpectrogramSource
 from .decoders.taehv import TaehvSource
 from .decoders.taesd import TaesdSource
 from .decoders.vae import VaeCopy, VaeSource
+from .plain import plain
 
 Say = Callable[[int, str], None]
 """Logs a line at a level."""
@@ -36,22 +38,44 @@ def find(method: str, latent_format: Any, say: Say, vae: VaeCopy | None = None) 
 
 def _tiny_decoder(latent_format: Any, say: Say, wanted: bool) -> Source | None:
     name = host.decoder_name(latent_format)
-    if name not in taesd.FAMILY + taehv.FAMILY:
+    if name is None:
         return None
-    path = host.decoder_file(name)
+    try:
+        path = host.decoder_file(name)
+    except OSError as error:  # the folder went away, or a disk
+        say(logging.WARNING, f"models/vae_approx cannot be read ({in_a_line(error)}).")
+        return None
     if path is None:
-        if wanted:
-            say(
-                logging.WARNING,
-                f"TAESD previews want the file models/vae_approx/{name}, which is not there;"
-                " Latent2RGB previews are used.",
-            )
+        _say_what_is_missing(name, say, wanted)
         return None
     channels = host.latent_channels(latent_format)
     if name in taesd.FAMILY:
         return TaesdSource.of(path, channels, host.precision)
-    space = _space(latent_format)
-    return TaehvSource.of(path, channels, host.precision, space, latent_format.process_out)
+    if name in taehv.FAMILY:
+        space = _space(latent_format)
+        return TaehvSource.of(path, channels, host.precision, space, latent_format.process_out)
+    say(
+        logging.WARNING,
+        f"models/vae_approx/{file_name(path)} is there and not used: SideStream knows no decoders"
+        f" called {name}. ComfyUI's own previews use it where its preview method is taesd.",
+    )
+    return None
+
+
+def _say_what_is_missing(name: str, say: Say, wanted: bool) -> None:
+    place = host.misplaced_decoder(name)
+    if place is not None:
+        say(
+            logging.WARNING,
+            f"{plain(place)} is there and not used: decoders of previews belong into"
+            " models/vae_approx.",
+        )
+    elif wanted:
+        say(
+            logging.WARNING,
+            f"TAESD previews want the file models/vae_approx/{name}, which is not there;"
+            " Latent2RGB previews are used.",
+        )
 
 
 def _space(latent_format: Any) -> str:

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import gc
+import json
+import math
 import os
+import struct
+import tracemalloc
+import weakref
+import zipfile
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from sidestream.preview.decoders import taesd
 from sidestream.preview.decoders.cache import DecoderCache
 from sidestream.preview.decoders.errors import DecoderError
 from sidestream.preview.decoders.latent2rgb import Latent2RGBSource
 from sidestream.preview.decoders.painting import EVERYTHING, Painting, shown_size
 from sidestream.preview.decoders.picture import contained, shrunk, to_uint8
-from sidestream.preview.decoders.taesd import TaesdSource, decoder_layers, left_out, unpacked
-from sidestream.tests.helpers import CPU, FakeSource
+from sidestream.preview.decoders.taesd import (
+    Layout,
+    TaesdSource,
+    decoder_layers,
+    layers_of,
+    left_out,
+    unpacked,
+)
+from sidestream.tests.helpers import CPU, FakeSource, FlatDecoder
 
 FACTORS = [[0.35, 0.2, 0.1], [0.1, -0.3, 0.2], [-0.2, 0.2, 0.3], [-0.1, 0.0, -0.4]]
 BIAS = [-0.05, 0.02, 0.1]
@@ -162,34 +177,267 @@ def test_safetensors_files_load_too(tmp_path):
     assert torch.equal(one, other)
 
 
+QWEN = Layout(64, widths=(16, 8, 4, 4), colours=4, patch=2)
+
+
+def qwen_reference(weights, latent):
+    """Qwen-Image 2.1's decoder from the layer numbers of its file: RGBA [4, 16 h, 16 w]."""
+
+    def conv(name, x):
+        return F.conv2d(x, weights[f"{name}.weight"], weights.get(f"{name}.bias"), padding=1)
+
+    x = conv("1", torch.tanh(latent / 3) * 3).relu()
+    for number in range(3, 19):
+        if number in (6, 11, 16):
+            x = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        elif number in (7, 12, 17):
+            x = conv(str(number), x)
+        else:
+            y = conv(f"{number}.conv.2", conv(f"{number}.conv.0", x).relu()).relu()
+            x = (conv(f"{number}.conv.4", y) + x).relu()
+    patches = conv("19", x)[0].reshape(4, 2, 2, *x.shape[2:])
+    return patches.permute(0, 3, 1, 4, 2).reshape(4, 2 * x.shape[2], 2 * x.shape[3])
+
+
+def test_i12_qwen_image_21_gives_the_colours_of_its_rgba_patches(tmp_path):
+    path = tmp_path / "taeqi2_1_decoder.pth"
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        weights = layers_of(QWEN).state_dict()
+        latent = torch.randn(1, 64, 3, 5)
+    torch.save(weights, path)
+    decoder = TaesdSource.of(str(path), 64).load(CPU)
+    expected = qwen_reference(weights, latent)
+    assert decoder.scale == 16
+    picture = decoder(latent, EVERYTHING)
+    assert picture.shape == (3, 48, 80)
+    assert expected[:3].std() > 1e-3
+    torch.testing.assert_close(picture, expected[:3], rtol=0, atol=1e-5)
+    assert decoder(latent, 40).shape == (3, 24, 40)
+
+
 class Malicious:
     def __reduce__(self):
         return (os.mkdir, ("must-not-exist",))
 
 
-@pytest.mark.parametrize("kind", ["truncated", "text", "empty", "other", "gone", "list", "code"])
-def test_i6_a_bad_file_gives_an_error_that_names_it(tmp_path, monkeypatch, kind):
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "taesd_decoder.pth"
-    write_decoder(path)
+def spoilt(kind, path):
+    """Make a file of another kind of what lies at `path`."""
     whole = path.read_bytes()
     if kind == "truncated":
         path.write_bytes(whole[: len(whole) // 2])
-    elif kind == "text":
+    elif kind == "pointer":
         path.write_text("version https://git-lfs.github.com/spec/v1")
+    elif kind == "page":
+        path.write_text("<!DOCTYPE html><title>404</title>")
+    elif kind == "text":
+        path.write_text("nothing of the kind")
     elif kind == "empty":
         path.write_bytes(b"")
     elif kind == "other":
         torch.save({"weight": torch.zeros(3)}, path)
+    elif kind == "encoder":
+        layers = {"0.weight": torch.zeros(64, 3, 3, 3), "1.weight": torch.zeros(64, 64, 3, 3)}
+        torch.save(layers, path)
     elif kind == "gone":
         path.unlink()
+    elif kind == "folder":
+        path.unlink()
+        path.mkdir()
+    elif kind == "pipe":
+        path.unlink()
+        os.mkfifo(path)
     elif kind == "list":
         torch.save([1, 2], path)
     elif kind == "code":
         torch.save(Malicious(), path)
-    with pytest.raises(DecoderError, match=r"taesd_decoder\.pth"):
+    elif kind == "old":
+        torch.save({"1.weight": torch.zeros(1)}, path, _use_new_zipfile_serialization=False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("truncated", "is damaged or no TAESD decoder"),
+        ("pointer", "a pointer of Git LFS"),
+        ("page", "a web page"),
+        ("text", "something else"),
+        ("empty", "it is empty"),
+        ("other", "it has no 1.weight"),
+        ("encoder", "it has no 7.weight"),
+        ("gone", "is gone"),
+        ("folder", "it is no file"),
+        ("pipe", "it is no file"),
+        ("list", "no weights by name"),
+        ("code", "holds more than weights"),
+        ("old", "PyTorch before 1.6"),
+    ],
+)
+def test_i6_a_file_that_is_something_else_is_called_so(tmp_path, monkeypatch, kind, says):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "taesd_decoder.pth"
+    write_decoder(path)
+    spoilt(kind, path)
+    with pytest.raises(DecoderError, match=rf"^taesd_decoder\.pth .*{says}"):
         TaesdSource.of(str(path), 4).load(CPU)
     assert not (tmp_path / "must-not-exist").exists()
+
+
+def safetensors_of(path, header, data=b""):
+    """Write a .safetensors file of that header."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+def test_i6_a_file_that_claims_gigabytes_is_refused_before_anything_is_built(tmp_path, monkeypatch):
+    path = tmp_path / "taesd_decoder.safetensors"
+    place, header = 0, {}
+    for name, weight in decoder_layers(4, False).state_dict().items():
+        shape = [1_400_000 if length == 4 else length for length in weight.shape]
+        size = 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [place, place + size]}
+        place += size
+    safetensors_of(path, header)
+    os.truncate(path, path.stat().st_size + place)
+    built = []
+    monkeypatch.setattr(taesd.nn, "Conv2d", lambda *sizes, **options: built.append(sizes))
+    with pytest.raises(DecoderError, match=r"1\.weight is \[64, 1400000, 3, 3\]"):
+        TaesdSource.of(str(path), 4).load(CPU)
+    assert built == []
+
+
+def test_i6_a_file_cannot_write_the_log(tmp_path):
+    path = tmp_path / "taesd_decoder.safetensors"
+    safetensors_of(path, b'{"' + b"[SideStream] forged\\n" * 40_000 + b'": 1}')
+    with pytest.raises(DecoderError) as caught:
+        TaesdSource.of(str(path), 4).load(CPU)
+    assert len(str(caught.value)) <= 200
+    assert "\n" not in str(caught.value)
+    safetensors_of(path, b'{"' + b"a" * 5_000_000 + b'": 1}')
+    with pytest.raises(DecoderError, match="its header has 5,000,007 bytes"):
+        TaesdSource.of(str(path), 4).load(CPU)
+
+
+def rewritten(path, change):
+    """Write the archive at `path` anew, with each member as `change` makes it."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, *change(name, content))
+
+
+def test_i6_an_archive_whose_list_says_more_than_it_holds_is_refused(tmp_path):
+    path = tmp_path / "taesd_decoder.pth"
+    write_decoder(path)
+    first = "data/0"  # the weights of the first layer
+    rewritten(path, lambda name, content: [content[:9] if name.endswith(first) else content])
+    with pytest.raises(DecoderError, match="do not go together"):
+        TaesdSource.of(str(path), 4).load(CPU)
+
+
+def test_i6_a_bomb_of_an_archive_is_refused_unread(tmp_path, monkeypatch):
+    path = tmp_path / "taesd_decoder.pth"
+    write_decoder(path)
+    bomb = bytes(100 << 20)
+    rewritten(
+        path,
+        lambda name, content: (
+            [bomb, zipfile.ZIP_DEFLATED] if name.endswith("data/0") else [content]
+        ),
+    )
+    assert path.stat().st_size < 10 << 20
+    tracemalloc.start()
+    try:
+        with pytest.raises(DecoderError, match="it is compressed"):
+            TaesdSource.of(str(path), 4).load(CPU)
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_weights_within_a_checkpoint_and_views_of_one_storage_load_too(tmp_path):
+    path = tmp_path / "taesd_decoder.pth"
+    weights = torch.load(write_decoder(tmp_path / "a.pth"), weights_only=True)
+    latent = torch.randn(1, 4, 4, 4)
+    expected = TaesdSource.of(str(tmp_path / "a.pth"), 4).load(CPU)(latent, 512)
+    whole = torch.cat([weight.reshape(-1) for weight in weights.values()])
+    views, place = {}, 0
+    for name, weight in weights.items():
+        views[name] = whole[place : place + weight.numel()].view(weight.shape)
+        place += weight.numel()
+    channels_last = {
+        name: weight.to(memory_format=torch.channels_last) if weight.ndim == 4 else weight
+        for name, weight in weights.items()
+    }
+    parameters = {name: torch.nn.Parameter(weight) for name, weight in weights.items()}
+    for kind in ({"state_dict": weights}, views, channels_last, parameters):
+        torch.save(kind, path)
+        assert torch.equal(TaesdSource.of(str(path), 4).load(CPU)(latent, 512), expected)
+
+
+@pytest.mark.parametrize("name", ["taesd_decoder \U0001f600.pth", "taesd_decoder\udcff.pth"])
+def test_i6_files_of_any_name_load_and_are_called_by_what_can_be_printed(tmp_path, name):
+    path = tmp_path / name
+    try:
+        write_decoder(tmp_path / "good.pth")
+        os.rename(tmp_path / "good.pth", path)
+    except (OSError, UnicodeError):
+        pytest.skip("no such names on this disk")
+    cache = DecoderCache()
+    cache.get(TaesdSource.of(str(path), 4), CPU)
+    assert all(said.isascii() for said in cache.names())
+    path.write_bytes(b"")
+    with pytest.raises(DecoderError) as caught:
+        cache.get(TaesdSource.of(str(path), 4), CPU)
+    assert str(caught.value).isascii()
+    assert cache.broken() == [str(caught.value)]
+
+
+def test_i6_a_mended_file_of_the_same_time_is_a_new_one(tmp_path):
+    path = tmp_path / "taesd_decoder.pth"
+    path.write_bytes(b"broken")
+    os.utime(path, (1_000_000, 1_000_000))
+    cache = DecoderCache()
+    broken = TaesdSource.of(str(path), 4)
+    with pytest.raises(DecoderError):
+        cache.get(broken, CPU)
+    write_decoder(path)
+    os.utime(path, (1_000_000, 1_000_000))
+    mended = TaesdSource.of(str(path), 4)
+    assert cache.is_broken(broken)
+    assert not cache.is_broken(mended)
+    cache.get(mended, CPU)
+
+
+def test_i6_what_is_remembered_of_broken_files_is_bounded():
+    cache = DecoderCache()
+    for source in [FakeSource(broken=True) for _ in range(DecoderCache.REMEMBERED + 50)]:
+        with pytest.raises(DecoderError):
+            cache.get(source, CPU)
+    assert len(cache._broken) == DecoderCache.REMEMBERED
+
+
+def test_i11_a_heavy_decoder_stays_only_where_a_run_holds_it_or_nothing_else_is_shown():
+    cache = DecoderCache()
+    first, second, light = (
+        FakeSource(FlatDecoder(light=light)) for light in (False, False, True)
+    )
+    a, b = cache.get(first, CPU), cache.get(second, CPU)
+    assert cache.get(first, CPU) is a  # two samplings at the same time
+    assert (first.loads, second.loads) == (1, 1)
+    held = weakref.ref(b)
+    del b, second
+    gc.collect()
+    assert held() is not None  # the next run may be of the same VAE
+    cache.get(light, CPU)
+    gc.collect()
+    assert held() is None
+    assert len(cache.names()) == 2
+    cache.get(first, CPU)
+    assert first.loads == 1
+    cache.release(CPU)
+    assert cache.names() == [f"flat on {CPU}"]
 
 
 def test_i6_a_decoder_for_other_latents_is_refused(tmp_path):

@@ -305,7 +305,7 @@ def test_i6_latents_of_another_model_are_refused():
 
 
 def test_i6_what_is_no_picture_is_refused():
-    with pytest.raises(DecoderError, match="no picture of 16×16 pixels"):
+    with pytest.raises(DecoderError, match="no picture of 16x16 pixels"):
         load(scale=2)(torch.randn(1, 4, 8, 8), 512)
 
 
@@ -750,3 +750,24 @@ def test_a_graph_previews_by_its_vae(comfy, seam, stage, pack, client, told):
         stage.sample(model, steps=3)
         assert all_told(pack)
     assert [frame.sidestream["decoder"] for frame in client.frames] == ["vae"] * 3
+
+
+def test_i11_a_busy_queue_keeps_no_vae_that_nothing_shows(comfy, seam, stage, pack, client, told):
+    from sidestream.nodes.preview_settings import SideStreamPreview
+
+    def sampled(**changes):
+        settings = {"throttle_ms": 0, "budget": 0, **changes}
+        model = SideStreamPreview.execute(stage.demo_model(), **settings).args[0]
+        with stage.node():
+            stage.sample(model, steps=2)
+            assert all_told(pack)
+        names = pack.status()["decoders"]
+        return [name for name in names if not name.startswith("latent2rgb")]
+
+    first, second = kl(comfy), kl(comfy)
+    [name] = sampled(vae=first)
+    assert sampled(vae=first) == [name]  # the same run again loads nothing
+    assert len(sampled(vae=second)) == 1
+    assert sampled() == []
+    decoders = [frame.sidestream["decoder"] for frame in client.frames]
+    assert decoders == ["vae"] * 6 + ["latent2rgb"] * 2

@@ -27,7 +27,7 @@ from .places import (
     short_hash,
 )
 
-PASSING_ON = ("test", "check", "host", "bench", "bench-server", "soak", "coverage")
+PASSING_ON = ("test", "check", "host", "bench", "bench-server", "soak", "fuzz", "coverage")
 """Commands with arguments that are not ours."""
 
 
@@ -49,6 +49,8 @@ def main(arguments: Sequence[str]) -> int:
             return _bench("benchmarks.server", rest)
         if options.command == "soak":
             return _soak(rest)
+        if options.command == "fuzz":
+            return _fuzz(rest)
         if options.command == "coverage":
             return _coverage(rest)
         if options.command == "check":
@@ -87,6 +89,7 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     commands.add_parser("bench", help="what previews cost, on a GPU: bench -- ARGUMENTS")
     commands.add_parser("bench-server", help="the same in a real ComfyUI: bench-server -- MODE")
     commands.add_parser("soak", help="1,000 runs of all kinds: does anything grow?")
+    commands.add_parser("fuzz", help="5,000 decoder files that are none: does the worker live?")
     commands.add_parser("coverage", help="write docs/coverage.md; also of these ComfyUI trees")
 
     options, rest = parser.parse_known_args(arguments)
@@ -145,6 +148,11 @@ def _bench(module: str, arguments: Sequence[str]) -> int:
 
 def _soak(arguments: Sequence[str]) -> int:
     command = [str(get_host().python), "-m", "benchmarks.soak", *arguments]
+    return _wait(subprocess.Popen(command, cwd=REPO))
+
+
+def _fuzz(arguments: Sequence[str]) -> int:
+    command = [str(get_host().python), "-m", "benchmarks.fuzz", *arguments]
     return _wait(subprocess.Popen(command, cwd=REPO))
 
 

@@ -344,6 +344,9 @@ def write_decoder(file: Path, name: str, channels: int) -> None:
     if name in taehv.FAMILY:
         small = taehv.Layout(channels, widths=(8, 8, 8, 8), strides=(1, 2, 2), patch=1)
         torch.save(video_decoder(small), file)
+    elif name == "taeqi2_1_decoder":
+        layout = taesd.Layout(channels, widths=(16, 8, 4, 4), colours=4, patch=2)
+        torch.save(taesd.layers_of(layout).state_dict(), file)
     else:
         # FLUX.2's takes a quarter of the channels, which are packed.
         packed = name == "taef2_decoder"

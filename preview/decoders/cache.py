@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Hashable
 
 import torch
 
+from ..plain import NAME, plain
 from .errors import DecoderError
 from .protocols import Decoder, Source
 
 
 class DecoderCache:
-    """Loaded decoders by source, device and type; the least recently used leaves first."""
+    """Loaded decoders by source, device and type; the least recently used leaves first.
+
+    One that is not light stays on a device as long as somebody holds a source of it (the run that
+    shows it does), or nothing else is asked for there: the next run may want it again.
+    """
 
     LIMIT = 4
 
+    REMEMBERED = 100
+    """Broken sources. Each change of a file is a new one."""
+
     def __init__(self) -> None:
         self._loaded: OrderedDict[Hashable, Decoder] = OrderedDict()
-        self._broken: dict[Hashable, str] = {}
+        self._holders: dict[Hashable, list[weakref.ref[Source]]] = {}
+        """The sources that each decoder, if it is not light, was asked for by."""
+        self._broken: OrderedDict[Hashable, str] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, source: Source, device: torch.device) -> Decoder:
@@ -35,35 +46,66 @@ class DecoderCache:
             decoder = self._loaded.get(key)
             if decoder is not None:
                 self._loaded.move_to_end(key)
-                return decoder
+                self._hold(key, source)
+            self._drop_unheld(device, but=key)
+        if decoder is not None:
+            return decoder
         try:
             decoder = source.load(device)
         except DecoderError as error:
             if error.lasting:
-                self._broken[source.key] = str(error)
+                self._remember(source, str(error))
             raise
         with self._lock:
             self._loaded[key] = decoder
+            self._hold(key, source)
             while len(self._loaded) > self.LIMIT:
-                self._loaded.popitem(last=False)
+                gone, _ = self._loaded.popitem(last=False)
+                self._holders.pop(gone, None)
         return decoder
+
+    def _hold(self, key: Hashable, source: Source) -> None:
+        if self._loaded[key].light:
+            return
+        # By identity: another run's source is equal to this one and may be gone earlier.
+        holders = [held for held in self._holders.get(key, ()) if held() is not None]
+        if not any(held() is source for held in holders):
+            holders.append(weakref.ref(source))
+        self._holders[key] = holders
+
+    def _drop_unheld(self, device: torch.device, but: Hashable) -> None:
+        for key in list(self._holders):
+            held = any(source() is not None for source in self._holders[key])
+            if key[1] == device and key != but and not held:  # type: ignore[index]
+                del self._loaded[key], self._holders[key]
+
+    def _remember(self, source: Source, why: str) -> None:
+        with self._lock:
+            self._broken[source.key] = plain(why)
+            while len(self._broken) > self.REMEMBERED:
+                self._broken.popitem(last=False)
 
     def release(self, device: torch.device) -> None:
         """Forget the decoders on `device` whose weights are too large to lie there unused."""
         with self._lock:
-            for key, decoder in list(self._loaded.items()):
-                if key[1] == device and not decoder.light:  # type: ignore[index]
-                    del self._loaded[key]
+            for key in list(self._holders):
+                if key[1] == device:  # type: ignore[index]
+                    del self._loaded[key], self._holders[key]
 
     def is_broken(self, source: Source) -> bool:
         """Whether this very source failed for good before; a changed file is a new source."""
         return source.key in self._broken
 
+    def broken(self) -> list[str]:
+        """What is wrong with the sources that failed to load, for people to read."""
+        with self._lock:
+            return list(dict.fromkeys(self._broken.values()))
+
     def leave(self, source: Source, why: str) -> None:
         """Do not use `source` again in this process."""
-        self._broken[source.key] = why
+        self._remember(source, why)
 
     def names(self) -> list[str]:
         """The loaded decoders, for people to read."""
         with self._lock:
-            return [f"{key[0][0]} on {key[1]}" for key in self._loaded]  # type: ignore[index]
+            return [f"{plain(key[0][0], NAME)} on {key[1]}" for key in self._loaded]  # type: ignore[index]

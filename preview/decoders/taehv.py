@@ -22,12 +22,15 @@ from torch import nn
 
 from .convolution import conv_relu
 from .errors import DecoderError
-from .weights import UNFILLED, Precision, float32_everywhere, modified_at, read_weights
+from .files import Stored, Version, opened, version_of
+from .weights import UNFILLED, WIDEST, Precision, fill, float32_everywhere, shape_of
 
 FAMILY = ("taehv", "lighttaew2_1", "lighttaew2_2", "lighttaehy1_5", "taeltx_2", "taeh3")
 """The names of decoder files, as ComfyUI's latent formats give them."""
 
 STAGES = 3  # each doubles the size
+MOST_PATCH = 4  # LTX-2
+MOST_FRAMES = 8  # of one latent frame: LTX-2
 BLOCKS = 3  # in each stage
 
 # What the layers do not tell, ComfyUI tells by the number of latent channels, and so do we.
@@ -52,16 +55,24 @@ class Layout:
     patch: int  # the last convolution gives squares of so many pixels a side
 
     @classmethod
-    def of(cls, weights: Mapping[str, torch.Tensor]) -> Layout:
-        """The layout of a state dict with layers numbered from 0."""
-        growths = [weights[f"{number}.conv.weight"].shape for number in (7, 13, 19)]
-        last = weights["22.weight"].shape
-        return cls(
-            channels=weights["1.weight"].shape[1],
+    def of(cls, stored: Mapping[str, Stored]) -> Layout:
+        """The layout of weights in a file, with layers numbered from 0. Raises DecoderError."""
+        growths = [shape_of(stored, f"{number}.conv.weight") for number in (7, 13, 19)]
+        last = shape_of(stored, "22.weight")
+        found = cls(
+            channels=shape_of(stored, "1.weight")[1],
             widths=(*(channels for _, channels, *_ in growths), last[1]),
             strides=tuple(grown // channels for grown, channels, *_ in growths),
             patch=math.isqrt(last[0] // 3),
         )
+        if max(found.widths) > WIDEST or not (0 < found.patch <= MOST_PATCH) or found.grows_wild:
+            raise DecoderError(f"its layers make no sense: {found}")
+        return found
+
+    @property
+    def grows_wild(self) -> bool:
+        """Whether the frames that it makes of one are none, or more than any decoder's."""
+        return not all(self.strides) or math.prod(self.strides) > MOST_FRAMES
 
     @property
     def scale(self) -> int:
@@ -182,13 +193,21 @@ class Network:
         return nn.ModuleDict(layers)
 
 
-def with_past_apart(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """`weights` for `MemoryBlock`: the convolutions of two frames taken apart."""
-    parts = dict(weights)
-    for name, weight in weights.items():
-        if name.endswith(".conv.0.weight"):
-            parts[name], parts[name.replace("conv.0", "past")] = weight.chunk(2, dim=1)
+def with_past_apart(stored: Mapping[str, Stored]) -> dict[str, Stored]:
+    """Weights for `MemoryBlock`: the convolutions of two frames taken apart."""
+    parts = dict(stored)
+    for name, weight in stored.items():
+        if name.endswith(".conv.0.weight") and len(weight.shape) == 4:
+            parts[name] = half_of(weight, 0)
+            parts[name.replace("conv.0", "past")] = half_of(weight, 1)
     return parts
+
+
+def half_of(weight: Stored, index: int) -> Stored:
+    """The first or the second half of the channels that a convolution takes."""
+    out, channels, *kernel = weight.shape
+    shape = (out, channels // 2, *kernel)
+    return Stored(shape, weight.dtype, lambda: weight.read().chunk(2, dim=1)[index].clone())
 
 
 @dataclass(frozen=True)
@@ -359,7 +378,7 @@ class TaehvSource:
 
     path: str
     latent_channels: int
-    modified: float
+    version: Version
     precision: Precision = float32_everywhere
     space: str = ""
     """What `process_out` belongs to: equal for equal ones."""
@@ -380,62 +399,59 @@ class TaehvSource:
         `process_out` takes the sampler's latents to the VAE's, for files that expect these;
         `space` names it.
         """
-        return cls(path, latent_channels, modified_at(path), precision, space, process_out)
+        return cls(path, latent_channels, version_of(path), precision, space, process_out)
 
     @property
     def key(self) -> Hashable:
-        return (Path(self.path).name, self.path, self.modified, self.latent_channels, self.space)
+        return (Path(self.path).name, self.path, self.version, self.latent_channels, self.space)
 
     def dtype(self, device: torch.device) -> torch.dtype:
         return self.precision(device)
 
     def load(self, device: torch.device) -> Taehv:
-        weights = decoder_weights(read_weights(self.path))
-        try:
-            layout = Layout.of(weights)
+        with opened(self.path, "TAEHV decoder for this model") as whole:
+            stored = decoder_weights(whole)
+            layout = Layout.of(stored)
+            if self.latent_channels != layout.channels:
+                raise DecoderError(
+                    f"it takes latents of {layout.channels} channels,"
+                    f" this model's have {self.latent_channels}"
+                )
+            space = self._space(layout, stored)
             with UNFILLED:
                 network = Network(layout)
-            layers = network.numbered().to_empty(device="cpu")
-            layers.load_state_dict(with_past_apart(weights))
-        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise DecoderError(f"{self.path} is not a TAEHV decoder") from error
-        if self.latent_channels != layout.channels:
-            raise DecoderError(
-                f"{self.path} takes latents of {layout.channels} channels,"
-                f" this model's have {self.latent_channels}"
-            )
-        space = None
-        if self.process_out is not None and not takes_samplers_latents(weights):
-            try:
-                space = Affine.of(self.process_out, layout.channels).to(device)
-            except (RuntimeError, ValueError) as error:
-                raise DecoderError(
-                    f"{self.path} cannot take this model's latents: {error}"
-                ) from error
-        layers.requires_grad_(False).eval()
-        # Made ready on the CPU: what moves is all that the device sees of loading.
-        layers.to(self.dtype(device)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                layers = network.numbered()
+            fill(layers, with_past_apart(stored), self.dtype(device))
         layers.to(device)
-        return Taehv(network, layout, space)
+        return Taehv(network, layout, space and space.to(device))
+
+    def _space(self, layout: Layout, stored: Mapping[str, Stored]) -> Affine | None:
+        """What takes the sampler's latents to the decoder's; None where they are these."""
+        if self.process_out is None or takes_samplers_latents(stored):
+            return None
+        try:
+            return Affine.of(self.process_out, layout.channels)
+        except (RuntimeError, ValueError) as error:
+            raise DecoderError(f"it cannot take this model's latents: {error}") from error
 
 
-def decoder_weights(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The decoder's among `weights`, with layers numbered from 0."""
+def decoder_weights(stored: Mapping[str, Stored]) -> dict[str, Stored]:
+    """The decoder's among the weights of a file, with layers numbered from 0."""
     prefix = "decoder."
     return {
         name.removeprefix(prefix): weight
-        for name, weight in weights.items()
-        if str(name).startswith(prefix)
+        for name, weight in stored.items()
+        if name.startswith(prefix)
     }
 
 
-def takes_samplers_latents(weights: Mapping[str, torch.Tensor]) -> bool:
+def takes_samplers_latents(stored: Mapping[str, Stored]) -> bool:
     """Whether a decoder was made for latents as they are sampled, not for those of the VAE.
 
     The layers of HunyuanVideo's decoder are those of Wan 2.1's: as in ComfyUI, the one that is
     stored in float16 is HunyuanVideo's.
     """
-    entrance = weights["1.weight"]
+    entrance = stored["1.weight"]
     channels = entrance.shape[1]
     return channels == HUNYUAN_VIDEO_15 or (
         channels == HUNYUAN_VIDEO and entrance.dtype == torch.float16

@@ -1,13 +1,15 @@
-"""TAESD, the tiny image autoencoder (madebyollin/taesd), and its kin for SDXL, SD3, FLUX.1, FLUX.2.
+"""TAESD, the tiny image autoencoder (madebyollin/taesd), and its kin for SDXL, SD3, FLUX.1, FLUX.2
+and Qwen-Image 2.1.
 
-The layout is read off the file: which blocks carry a middle pool (FLUX.2) and how many latent
-channels it takes. State dicts are those that ComfyUI takes from models/vae_approx: a plain
-sequence of layers, numbered from 0.
+The layout is read off the file: how wide each stage is, which blocks carry a middle pool (FLUX.2),
+how many latent channels it takes, and whether its last layer gives patches of pixels (Qwen-Image
+2.1). State dicts are those that ComfyUI takes from models/vae_approx: a plain sequence of layers,
+numbered from 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +19,21 @@ from torch import nn
 
 from .convolution import conv_relu
 from .errors import DecoderError
+from .files import Stored, Version, opened, version_of
 from .fused import WhenReady
-from .weights import UNFILLED, Precision, float32_everywhere, modified_at, read_weights
+from .weights import UNFILLED, WIDEST, Precision, fill, float32_everywhere, shape_of
 
-FAMILY = ("taesd_decoder", "taesdxl_decoder", "taesd3_decoder", "taef1_decoder", "taef2_decoder")
+FAMILY = (
+    "taesd_decoder",
+    "taesdxl_decoder",
+    "taesd3_decoder",
+    "taef1_decoder",
+    "taef2_decoder",
+    "taeqi2_1_decoder",
+)
 """The names of decoder files, as ComfyUI's latent formats give them."""
 
-WIDTH = 64
+BLOCKS = 3  # in each stage
 STAGES = 3  # each doubles the size
 SCALE = 2**STAGES
 
@@ -43,22 +53,55 @@ class SoftClamp(nn.Module):
         return torch.tanh(latent / 3) * 3
 
 
+@dataclass(frozen=True)
+class Layout:
+    """What differs between the files of the family."""
+
+    channels: int
+    widths: tuple[int, int, int, int] = (64, 64, 64, 64)  # of each stage, and after the last one
+    pooled: bool = False
+    colours: int = 3  # 4 with transparency
+    patch: int = 1  # the last convolution gives squares of so many pixels a side
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Stored]) -> Layout:
+        """The layout of the weights in a file. Raises DecoderError."""
+        width, channels, *_ = shape_of(stored, "1.weight")
+        narrowings = [shape_of(stored, f"{number}.weight") for number in NARROWINGS]
+        widths = (width, *(narrower for narrower, *_ in narrowings))
+        last, *_ = shape_of(stored, f"{LAST}.weight")
+        if max(widths) > WIDEST or last not in ENDS:
+            raise DecoderError(f"it is {list(widths)} wide and ends with {last} channels")
+        colours, patch = ENDS[last]
+        pooled = f"{FIRST_BLOCK}.pool.0.weight" in stored
+        return cls(channels, widths, pooled, colours, patch)  # type: ignore[arg-type]
+
+
+FIRST_BLOCK = 3
+NARROWINGS = tuple(FIRST_BLOCK - 1 + (BLOCKS + 2) * stage for stage in range(1, STAGES + 1))
+LAST = NARROWINGS[-1] + 2
+"""The numbers of layers that the layout is read off."""
+
+ENDS = {3: (3, 1), 12: (3, 2), 16: (4, 2)}
+"""What the channels of the last convolution mean: colours, and pixels a side of its patches."""
+
+
 class ResidualBlock(nn.Module):
     """Three convolutions beside the identity; FLUX.2's have a pool of 1×1 convolutions before."""
 
-    def __init__(self, pooled: bool) -> None:
+    def __init__(self, width: int, pooled: bool) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for _ in range(3):
-            layers += [nn.Conv2d(WIDTH, WIDTH, 3, padding=1), nn.ReLU()]
+            layers += [nn.Conv2d(width, width, 3, padding=1), nn.ReLU()]
         self.conv = nn.Sequential(*layers[:-1])
-        wide = 4 * WIDTH
+        wide = 4 * width
         self.pool = (
             nn.Sequential(
-                nn.Conv2d(WIDTH, wide, 1, bias=False),
+                nn.Conv2d(width, wide, 1, bias=False),
                 nn.GroupNorm(4, wide),
                 nn.ReLU(),
-                nn.Conv2d(wide, WIDTH, 1, bias=False),
+                nn.Conv2d(wide, width, 1, bias=False),
             )
             if pooled
             else None
@@ -72,16 +115,28 @@ class ResidualBlock(nn.Module):
 
 
 def decoder_layers(latent_channels: int, pooled: bool) -> nn.Sequential:
-    """The decoder: [B, latent_channels, H, W] to [B, 3, 8 H, 8 W] in 0 to 1."""
+    """The layers of the most common layout, 64 channels wide."""
+    return layers_of(Layout(latent_channels, pooled=pooled))
+
+
+def layers_of(layout: Layout) -> nn.Sequential:
+    """The decoder: [B, channels, h, w] to [B, colours · patch², 8 h, 8 w] in 0 to 1."""
+    first, *narrower = layout.widths
     layers: list[nn.Module] = [
         SoftClamp(),
-        nn.Conv2d(latent_channels, WIDTH, 3, padding=1),
+        nn.Conv2d(layout.channels, first, 3, padding=1),
         nn.ReLU(),
     ]
-    for stage in range(STAGES):
-        layers += [ResidualBlock(pooled and stage == 0) for _ in range(3)]
-        layers += [nn.Upsample(scale_factor=2), nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False)]
-    layers += [ResidualBlock(False), nn.Conv2d(WIDTH, 3, 3, padding=1)]
+    for stage, (width, next_width) in enumerate(zip(layout.widths, narrower, strict=False)):
+        pooled = layout.pooled and stage == 0
+        layers += [ResidualBlock(width, pooled) for _ in range(BLOCKS)]
+        layers += [
+            nn.Upsample(scale_factor=2),
+            nn.Conv2d(width, next_width, 3, padding=1, bias=False),
+        ]
+    last = layout.widths[-1]
+    layers += [ResidualBlock(last, False)]
+    layers += [nn.Conv2d(last, layout.colours * layout.patch**2, 3, padding=1)]
     return nn.Sequential(*layers)
 
 
@@ -110,10 +165,13 @@ class Taesd:
     recordable = True
     light = True
 
-    def __init__(self, layers: nn.Sequential, packed: bool) -> None:
-        self.scale = SCALE * (2 if packed else 1)
+    def __init__(self, layers: nn.Sequential, packed: bool, patch: int = 1) -> None:
+        """`packed` latents are taken apart first; the last layer gives patches `patch` a side."""
+        self._decoded = SCALE * patch  # pixels for each that the first layer sees
+        self.scale = self._decoded * (2 if packed else 1)
         self._layers = layers
         self._dtype = next(layers.parameters()).dtype
+        self._patch = patch
         self._packed = packed
         self._fused = WhenReady(layers)
 
@@ -127,7 +185,7 @@ class Taesd:
         if self._packed:
             x = unpacked(x)
         height, width = x.shape[-2:]
-        skipped = left_out(height * SCALE, width * SCALE, enough)
+        skipped = left_out(height * self._decoded, width * self._decoded, enough)
         upsamplings = STAGES
         for layer in self._layers:
             if isinstance(layer, nn.Upsample):
@@ -135,7 +193,7 @@ class Taesd:
                 if upsamplings < skipped:
                     continue
             x = layer(x)
-        return x[0]
+        return F.pixel_shuffle(x, self._patch)[0, :3]
 
     def paint(
         self, latent: torch.Tensor, enough: int, width: int, height: int
@@ -158,7 +216,7 @@ class TaesdSource:
 
     path: str
     latent_channels: int
-    modified: float
+    version: Version
     precision: Precision = float32_everywhere
     name: str = "taesd"
 
@@ -167,32 +225,25 @@ class TaesdSource:
         cls, path: str, latent_channels: int, precision: Precision = float32_everywhere
     ) -> TaesdSource:
         """The source for the file at `path` as it is now, to work in the type `precision` gives."""
-        return cls(path, latent_channels, modified_at(path), precision)
+        return cls(path, latent_channels, version_of(path), precision)
 
     @property
     def key(self) -> Hashable:
-        return (Path(self.path).name, self.path, self.modified, self.latent_channels)
+        return (Path(self.path).name, self.path, self.version, self.latent_channels)
 
     def dtype(self, device: torch.device) -> torch.dtype:
         return self.precision(device)
 
     def load(self, device: torch.device) -> Taesd:
-        weights = read_weights(self.path)
-        try:
-            file_channels = weights["1.weight"].shape[1]
-            pooled = "3.pool.0.weight" in weights
+        with opened(self.path, "TAESD decoder for this model") as stored:
+            layout = Layout.of(stored)
+            packed = layout.pooled and self.latent_channels == 4 * layout.channels
+            if not packed and self.latent_channels != layout.channels:
+                raise DecoderError(
+                    f"it takes latents of {layout.channels} channels,"
+                    f" this model's have {self.latent_channels}"
+                )
             with UNFILLED:
-                layers = decoder_layers(file_channels, pooled)
-            layers.to_empty(device="cpu").load_state_dict(weights)
-        except (KeyError, IndexError, RuntimeError) as error:
-            raise DecoderError(f"{self.path} is not a TAESD decoder") from error
-        packed = pooled and self.latent_channels == 4 * file_channels
-        if not packed and self.latent_channels != file_channels:
-            raise DecoderError(
-                f"{self.path} takes latents of {file_channels} channels,"
-                f" this model's have {self.latent_channels}"
-            )
-        layers.requires_grad_(False).eval()
-        # Made ready on the CPU: what moves is all that the device sees of loading.
-        layers.to(self.dtype(device)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return Taesd(layers.to(device), packed)
+                layers = layers_of(layout)
+            fill(layers, stored, self.dtype(device))
+        return Taesd(layers.to(device), packed, layout.patch)

@@ -294,7 +294,7 @@ class Vae:
         if rgb.ndim != 3 or rgb.shape[0] < 3 or rgb.shape[1:] != (height, width):
             raise DecoderError(
                 f"this VAE makes {tuple(decoded.shape)} of a latent {tuple(latent.shape)},"
-                f" which is no picture of {width}×{height} pixels"
+                f" which is no picture of {width}x{height} pixels"
             )
         self._is_proven = True
         return rgb[:3]

@@ -1,14 +1,15 @@
-"""Files of weights, and the type to use them in."""
+"""The types that decoders work in, and layers filled with the weights of a file."""
 
 from __future__ import annotations
 
-import os
-import pickle
+import math
 from collections.abc import Callable, Mapping
 
 import torch
+from torch import nn
 
 from .errors import DecoderError
+from .files import Stored
 
 Precision = Callable[[torch.device], torch.dtype]
 """The fastest type that convolutions on a device are right in."""
@@ -17,42 +18,54 @@ UNFILLED = torch.device("meta")
 """Within it layers are made without weights. Else they would be filled with random numbers, drawn
 from the generator that a sampler draws its noise from at the same time."""
 
+WIDEST = 512
+"""Channels between the layers of a decoder. None that is known has more than 256."""
+
+LARGEST = 16 << 20
+"""Numbers in a decoder, all weights together. None that is known has 10 million."""
+
 
 def float32_everywhere(device: torch.device) -> torch.dtype:
     """The precision to choose where nothing is known of the device."""
     return torch.float32
 
 
-def modified_at(path: str) -> float:
-    """When a file was last changed, in seconds since 1970; 0 where that cannot be told."""
-    try:
-        return os.path.getmtime(path)
-    except OSError:  # reading it says what is wrong
-        return 0.0
+def shape_of(stored: Mapping[str, Stored], name: str) -> tuple[int, int, int, int]:
+    """The shape of the convolution `name`, whose channels are of a decoder's number.
 
-
-def read_weights(path: str) -> Mapping[str, torch.Tensor]:
-    """The tensors of a .safetensors or .pth file, on the CPU. Raises DecoderError.
-
-    Files are read as weights only: nothing in them is executed.
+    Raises DecoderError, whose message is to follow a file's name.
     """
-    try:
-        if path.endswith((".safetensors", ".sft")):
-            from safetensors.torch import load_file  # shipped with ComfyUI
+    weight = stored.get(name)
+    if weight is None:
+        raise DecoderError(f"it has no {name}")
+    if len(weight.shape) != 4 or not all(0 < length <= WIDEST * 8 for length in weight.shape):
+        raise DecoderError(f"its {name} is {list(weight.shape)}")
+    out, channels, height, width = weight.shape
+    return out, channels, height, width
 
-            weights = load_file(path)
-        else:
-            weights = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise DecoderError(f"{path} is gone") from error
-    except OSError as error:  # the disk's fault, which may pass
-        failure = DecoderError(f"{path} cannot be read: {error}")
-        failure.lasting = False
-        raise failure from error
-    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError) as error:
-        raise DecoderError(f"{path} is damaged or no file of weights") from error
-    except Exception as error:  # safetensors has an error class of its own
-        raise DecoderError(f"{path} cannot be read: {error}") from error
-    if not isinstance(weights, Mapping):
-        raise DecoderError(f"{path} holds no weights by name")
-    return weights
+
+def fill(layers: nn.Module, stored: Mapping[str, Stored], dtype: torch.dtype) -> None:
+    """Give `layers`, made within `UNFILLED`, the weights of those names, on the CPU in `dtype`.
+
+    Names and shapes are compared before anything is read. Raises DecoderError, whose message is
+    to follow a file's name.
+    """
+    expected = {name: tuple(weight.shape) for name, weight in layers.state_dict().items()}
+    for name, shape in expected.items():
+        if name not in stored:
+            raise DecoderError(f"it has no {name}")
+        found = stored[name].shape
+        if found != shape:
+            raise DecoderError(f"its {name} is {list(found)}, not {list(shape)}")
+    surplus = next((name for name in stored if name not in expected), None)
+    if surplus is not None:
+        raise DecoderError(f"it also has {surplus}")
+    numbers = sum(math.prod(shape) for shape in expected.values())
+    if numbers > LARGEST:
+        raise DecoderError(f"it has {numbers:,} weights, more than any")
+    # One at a time: of what is read in another type only one is there.
+    filled = {name: stored[name].read().to(dtype) for name in expected}
+    layers.load_state_dict(filled, assign=True)
+    layers.requires_grad_(False).eval()
+    # Made ready on the CPU: what moves to a device is all that it sees of loading.
+    layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -22,10 +22,13 @@ try:
         decoder_names,
         is_sound,
         latent_channels,
+        misplaced_decoder,
+        other_decoder_files,
         picture_scale,
+        shows_views,
         video,
     )
-    from .installation import folders, page_version, precision, sampling_device
+    from .installation import folders, page_version, precision, sampling_device, short_name
     from .previews import (
         LatentPreviewer,
         is_overridden_for_all,
@@ -34,12 +37,15 @@ try:
         latent_frame,
         latent_preview,
         own_previewer,
+        unpacked,
+        views_as_batch,
     )
     from .previews import unexpected as unexpected_previews
     from .progress import expect_progress
     from .progress import install as install_progress
     from .progress import uninstall as uninstall_progress
-    from .prompts import announced_steps, current_owner, extra_data, watch_sampling
+    from .prompts import announced_steps, current_owner, extra_data
+    from .sampling import watch_sampling
     from .vaes import vae_copy
     from .wire import Server
 except ImportError as error:

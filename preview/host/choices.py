@@ -30,9 +30,13 @@ def chosen_method(extra_data: Mapping[str, Any]) -> str | None:
 
 
 def method_of_prompt(extra_data: Mapping[str, Any]) -> str | None:
-    """The method that was sent with a prompt, which ComfyUI takes for that prompt alone."""
+    """The method that was sent with a prompt, which ComfyUI takes for that prompt alone.
+
+    None where none was sent, or none that ComfyUI knows.
+    """
     method = extra_data.get("preview_method")
-    return None if method == "default" else method
+    known = [each.value for each in type(comfy.cli_args.args.preview_method)]
+    return method if method in known else None
 
 
 def _given_on_command_line(option: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from typing import Any
 
 import comfy.latent_formats
@@ -15,6 +17,7 @@ DECODERS = {
     "Wan21": "lighttaew2_1",
     "Wan22": "lighttaew2_2",
     "LTXAV": "taeltx_2",
+    "QwenImage21": "taeqi2_1_decoder",
 }
 """By latent format, decoders that there are and that some versions of ComfyUI do not name."""
 
@@ -37,10 +40,45 @@ def decoder_names() -> dict[str, list[str]]:
 
 
 def decoder_file(name: str) -> str | None:
-    """The path of the file that ComfyUI takes for the decoder `name`; None where none is there."""
-    files = folder_paths.get_filename_list("vae_approx")
-    file = next((file for file in files if file.startswith(name)), None)
-    return None if file is None else folder_paths.get_full_path("vae_approx", file)
+    """The path of the file that ComfyUI takes for the decoder `name`; None where none is there.
+
+    Raises OSError where the folder cannot be read.
+    """
+    file = next((file for file in _files(FOLDER) if file.startswith(name)), None)
+    return None if file is None else folder_paths.get_full_path(FOLDER, file)
+
+
+FOLDER = "vae_approx"
+WRONG_FOLDER = "vae"
+
+
+def _files(folder: str) -> list[str]:
+    """The files in one of ComfyUI's folders of models, and below it."""
+    return list(folder_paths.get_filename_list(folder))
+
+
+def misplaced_decoder(name: str) -> str | None:
+    """Where a file of the decoder `name` lies that ComfyUI does not take; None where none does.
+
+    In models/vae, for one, or deeper in models/vae_approx.
+    """
+    for folder in (FOLDER, WRONG_FOLDER):
+        with contextlib.suppress(OSError, KeyError):
+            for file in _files(folder):
+                place, own_name = os.path.split(file)
+                if own_name.startswith(name) and (place or folder != FOLDER):
+                    return f"models/{folder}/{file}".replace(os.sep, "/")
+    return None
+
+
+def other_decoder_files() -> list[str]:
+    """The files in models/vae_approx that no preview uses, but for encoders.
+
+    Raises OSError where the folder cannot be read.
+    """
+    files = _files(FOLDER)
+    used = {next((file for file in files if file.startswith(name)), "") for name in decoder_names()}
+    return [file for file in files if file not in used and "encoder" not in file.lower()]
 
 
 def latent_channels(latent_format: Any) -> int:
@@ -60,6 +98,7 @@ SCALES = {
     "SC_B": 4,
     "SD_X4": 4,
     "Flux2": 16,
+    "QwenImage21": 16,
     "LTXV": 32,
     "Wan22": 16,
     "HunyuanImage21": 32,
@@ -114,3 +153,12 @@ def is_sound(latent_format: Any) -> bool:
     if getattr(latent_format, "latent_dimensions", 2) == 1:
         return True
     return any(kind.__name__ in SOUNDS for kind in type(latent_format).__mro__)
+
+
+VIEWS = {"Hunyuan3Dv2_1Paint"}
+"""Latent formats whose frames are views of one thing, not moments."""
+
+
+def shows_views(latent_format: Any) -> bool:
+    """Whether what its latents have in the place of frames is to be shown side by side."""
+    return any(kind.__name__ in VIEWS for kind in type(latent_format).__mro__)

@@ -10,6 +10,8 @@ import comfy.model_management
 import folder_paths
 import torch
 
+from ..plain import NAME, plain
+
 
 def folders() -> dict[str, str]:
     """ComfyUI's folders, each with what to call it."""
@@ -51,3 +53,17 @@ def precision(device: torch.device) -> torch.dtype:
         if comfy.model_management.should_use_bf16(device):
             return torch.bfloat16
     return torch.float32
+
+
+def short_name(module: str) -> str:
+    """How to call a module in public: one of a pack by the pack, without the path to it.
+
+    ComfyUI names the modules of packs by their paths.
+    """
+    path = module.replace("\\", "/")
+    if "/" not in path:
+        return plain(path, NAME)
+    _, found, below = path.rpartition("/custom_nodes/")
+    # Within a pack's folder its modules follow, with dots between them.
+    pack = below.partition("/")[0] if found else path.rpartition("/")[2]
+    return plain(pack.partition(".")[0].replace("_x_", "."), NAME)

@@ -9,8 +9,14 @@ from ..settings import VAE_KEY
 
 
 def model_settings(model: Any, key: str) -> Mapping[str, Any]:
-    """What SideStream's node left on a MODEL."""
-    return getattr(model, "model_options", {}).get(key, {})
+    """What SideStream's node left on a MODEL; nothing where that is anything else."""
+    found = _options(model).get(key)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _options(model: Any) -> Mapping[str, Any]:
+    options = getattr(model, "model_options", None)
+    return options if isinstance(options, Mapping) else {}
 
 
 class Shared:
@@ -30,5 +36,5 @@ def leave_vae(model: Any, vae: Any) -> None:
 
 def left_vae(model: Any) -> Any:
     """The VAE that `leave_vae` put on a MODEL; None where it did not."""
-    left = getattr(model, "model_options", {}).get(VAE_KEY)
+    left = _options(model).get(VAE_KEY)
     return left.content if isinstance(left, Shared) else None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import latent_preview
@@ -68,3 +69,22 @@ def own_previewer(beneath: Callable[[], Any], latent_format: Any) -> Any:
 def latent_frame(x0: Any) -> torch.Tensor:
     """The tensor to preview: of nested latents (video with audio) the first."""
     return x0.tensors[0] if getattr(x0, "is_nested", False) else x0
+
+
+def unpacked(latent: torch.Tensor, shapes: Sequence[Sequence[int]]) -> torch.Tensor:
+    """The first of latents of several `shapes` that ComfyUI samples as one, [B, 1, all numbers].
+
+    A view of it; any other latent is left as it is.
+    """
+    if len(shapes) < 2 or latent.ndim != 3 or latent.shape[1] != 1:
+        return latent
+    first = list(shapes[0])[1:]
+    return latent[:, 0, : math.prod(first)].unflatten(1, first)
+
+
+def views_as_batch(latent: torch.Tensor) -> torch.Tensor:
+    """The views of one thing, packed as frames [B, C, T, h, w], as a batch of images [T, C, h, w].
+
+    Those of the first thing; a view of `latent`.
+    """
+    return latent[0].movedim(1, 0) if latent.ndim == 5 else latent

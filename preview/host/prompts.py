@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import comfy.patcher_extension
 from comfy_execution.progress import get_progress_state
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
@@ -13,8 +12,6 @@ from server import PromptServer
 import nodes
 
 from ..runs import Owner
-
-WRAPPER_KEY = "sidestream"
 
 
 def current_owner() -> Owner:
@@ -55,25 +52,3 @@ def announced_steps(owner: Owner) -> int:
     """How many steps the node's progress says there are; 0 where it has not said so yet."""
     entry = get_progress_state().nodes.get(owner.node_id)
     return int(entry["max"]) if entry is not None and entry["max"] > 1 else 0
-
-
-def watch_sampling(model: Any, ended: Callable[[bool], None]) -> None:
-    """Call `ended(failed)` when the sampling that `model` is about to do is over.
-
-    Leaves a wrapper on the model that takes itself off when sampling begins.
-    """
-
-    def outer_sample(executor: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        by_key.pop(WRAPPER_KEY, None)
-        try:
-            result = executor(*args, **kwargs)
-        except BaseException:
-            ended(True)
-            raise
-        ended(False)
-        return result
-
-    options = model.model_options.setdefault("transformer_options", {})
-    kind = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
-    by_key = options.setdefault("wrappers", {}).setdefault(kind, {})
-    by_key[WRAPPER_KEY] = [outer_sample]

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
-from server import PromptServer
+
+def _instance() -> Any:
+    """The server; None where there is none: in tools that import packs, for one."""
+    try:
+        from server import PromptServer
+    except ImportError:
+        return None
+    return getattr(PromptServer, "instance", None)
 
 
 def unexpected() -> str | None:
     """What is different about the server; None where nothing is."""
-    return "there is no server" if getattr(PromptServer, "instance", None) is None else None
+    return "there is no server" if _instance() is None else None
 
 
 def routes() -> Any:
-    """The table to which packs add their routes."""
-    return PromptServer.instance.routes
+    """The table to which packs add their routes; None without a server."""
+    return getattr(_instance(), "routes", None)
 
 
 def register(current: object) -> None:
     """Remember who answers the routes, for as long as the server lives."""
-    PromptServer.instance.sidestream = current
+    _instance().sidestream = current
 
 
 def registered() -> Any:
     """What `register` remembered; None before."""
-    return getattr(PromptServer.instance, "sidestream", None)
+    return getattr(_instance(), "sidestream", None)

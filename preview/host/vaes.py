@@ -10,6 +10,7 @@ from typing import Any
 import comfy.model_management
 import torch
 
+from ..decoders.errors import in_a_line
 from ..decoders.vae import SMALLEST, VaeCopy, copied, weights
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ def vae_copy(vae: Any) -> VaeCopy | None:
     except Exception as error:  # it may be any pack's
         log.warning(
             "[SideStream] This VAE cannot show previews (%s); they go on without it.",
-            str(error) or type(error).__name__,
+            in_a_line(error),
         )
         return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket as sockets
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import comfy.model_management
@@ -72,10 +72,9 @@ class Server:
 
     def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         # run_coroutine_threadsafe makes a future for the caller too, which nobody here waits for.
-        try:
-            self._server.loop.call_soon_threadsafe(self._begin, coroutine)
-        except RuntimeError:  # the loop is closed: the server is going down
-            coroutine.close()
+        # The server may be going down: its loop is closed, or ends before it comes to this.
+        with contextlib.suppress(RuntimeError):
+            self._server.loop.call_soon_threadsafe(Unbegun(coroutine, self._begin))
 
     def _begin(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = self._server.loop.create_task(coroutine)
@@ -99,6 +98,27 @@ class Server:
         # As the client sent it: ComfyUI keeps whatever JSON that was.
         flags = self._server.sockets_metadata.get(sid, {}).get("feature_flags")
         return isinstance(flags, Mapping) and flags.get("supports_preview_metadata") is True
+
+
+class Unbegun:
+    """A coroutine on its way to a loop. Where it never arrives it is closed, not complained of."""
+
+    def __init__(
+        self,
+        coroutine: Coroutine[Any, Any, None],
+        begin: Callable[[Coroutine[Any, Any, None]], None],
+    ) -> None:
+        self._coroutine: Coroutine[Any, Any, None] | None = coroutine
+        self._begin = begin
+
+    def __call__(self) -> None:
+        coroutine, self._coroutine = self._coroutine, None
+        if coroutine is not None:
+            self._begin(coroutine)
+
+    def __del__(self) -> None:
+        if self._coroutine is not None:
+            self._coroutine.close()
 
 
 def keep_queue_short(connection: Any) -> None:

@@ -1,0 +1,381 @@
+"""Files of weights, of which the shapes are known before a single weight is read.
+
+Nothing that a file says about itself is believed before it was compared with the file. No part of
+it is executed, nothing is mapped into memory (a file that is cut short while it is mapped ends the
+process), and no more is read than is asked for.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import math
+import os
+import pickle
+import stat
+import sys
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Any, NamedTuple
+
+import torch
+
+from .errors import DecoderError, file_name, in_a_line
+
+HEADER = 1 << 20
+"""Bytes of what lists the weights of a file. Those of decoders have some ten thousand."""
+
+SIP = 1 << 20
+"""Bytes that are read at a time."""
+
+TYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+"""By the names in .safetensors files, the types that weights of decoders are stored in."""
+
+STORAGES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+}
+"""The same by the names in .pth files."""
+
+
+class Version(NamedTuple):
+    """What tells a file from what lay at its path before."""
+
+    modified: int
+    """Nanoseconds since 1970; 0 where that cannot be told, and reading it says why."""
+
+    size: int
+    """Bytes."""
+
+
+def version_of(path: str) -> Version:
+    """The version of the file that lies at `path` now. Raises nothing."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return Version(0, 0)
+    return Version(found.st_mtime_ns, found.st_size)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A weight in a file that is open."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    read: Callable[[], torch.Tensor]
+    """The weight, on the CPU. Raises what reading a damaged file raises."""
+
+
+@contextmanager
+def opened(path: str, kind: str) -> Iterator[Mapping[str, Stored]]:
+    """The weights in the .safetensors or .pth file at `path`, by their names.
+
+    What goes wrong within, DecoderError or not, becomes a DecoderError that names the file, and
+    says that it is no `kind` where the file could be read.
+    """
+    name = file_name(path)
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise DecoderError("it is no file")  # to open a pipe would wait for who writes
+        with open(path, "rb") as file:
+            yield _weights(file)
+    except FileNotFoundError as error:
+        raise DecoderError(f"{name} is gone") from error
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # a place that no file has
+            raise DecoderError(f"{name} is damaged or no {kind}") from error
+        # The disk's fault, which may pass.
+        failure = DecoderError(f"{name} cannot be read: {error.strerror or in_a_line(error)}")
+        failure.lasting = False
+        raise failure from error
+    except DecoderError as error:
+        raise DecoderError(f"{name} is no {kind}: {error}") from error
+    except MemoryError as error:
+        failure = DecoderError(f"{name} cannot be read: there is too little memory")
+        failure.lasting = False
+        raise failure from error
+    except Exception as error:  # whatever the parts of a damaged file lead to
+        raise DecoderError(f"{name} is damaged or no {kind}: {in_a_line(error)}") from error
+
+
+def _weights(file: IO[bytes]) -> Mapping[str, Stored]:
+    head = file.read(64)
+    file.seek(0)
+    if head.startswith(b"PK\x03\x04"):
+        return _torch_weights(file)
+    if len(head) > 8 and head[8:9] == b"{":
+        return _safetensors_weights(file)
+    if head.startswith(b"version https://git-lfs"):
+        raise DecoderError("it is a pointer of Git LFS, not the file that this points to")
+    if head.lstrip()[:5].lower() in (b"<!doc", b"<html"):
+        raise DecoderError("it is a web page")
+    if head.startswith(b"\x80"):
+        raise DecoderError("it is a pickle, or of PyTorch before 1.6; save it anew")
+    raise DecoderError("it is empty" if not head else "it is something else")
+
+
+# --- .safetensors -------------------------------------------------------------------------------
+
+
+def _safetensors_weights(file: IO[bytes]) -> dict[str, Stored]:
+    """8 bytes that say how long the header is, the header in JSON, then the data."""
+    length = int.from_bytes(file.read(8), "little")
+    if length > HEADER:
+        raise DecoderError(f"its header has {length:,} bytes")
+    header = json.loads(file.read(length))
+    start, end = 8 + length, os.fstat(file.fileno()).st_size
+    found = {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        dtype, shape = TYPES.get(entry["dtype"]), _shape(entry["shape"])
+        begin, stop = entry["data_offsets"]
+        if dtype is None:  # an encoder's, perhaps; nothing that a decoder needs
+            continue
+        size = math.prod(shape) * dtype.itemsize
+        if not 0 <= begin <= stop <= end - start or stop - begin != size:
+            raise DecoderError("its header and its size do not go together")
+        found[name] = Stored(shape, dtype, _reader(file, start + begin, shape, dtype))
+    return found
+
+
+def _shape(lengths: Any) -> tuple[int, ...]:
+    shape = tuple(lengths)
+    if len(shape) > 8 or not all(type(length) is int and length >= 0 for length in shape):
+        raise DecoderError("it has weights of no shape")
+    return shape
+
+
+def _reader(
+    file: IO[bytes], place: int, shape: tuple[int, ...], dtype: torch.dtype
+) -> Callable[[], torch.Tensor]:
+    def read() -> torch.Tensor:
+        file.seek(place)
+        return _numbers(file, math.prod(shape), dtype).reshape(shape)
+
+    return read
+
+
+def _numbers(file: IO[bytes], count: int, dtype: torch.dtype) -> torch.Tensor:
+    """The next numbers of `file`."""
+    if count == 0:
+        return torch.empty(0, dtype=dtype)
+    data = bytearray(count * dtype.itemsize)
+    filled = 0
+    while filled < len(data):
+        sip = file.read(min(SIP, len(data) - filled))
+        if not sip:
+            raise DecoderError("it ends too early")
+        data[filled : filled + len(sip)] = sip
+        filled += len(sip)
+    return torch.frombuffer(data, dtype=dtype)
+
+
+# --- .pth ---------------------------------------------------------------------------------------
+
+
+class _Sips:
+    """A file of which nobody gets much at a time: a zip's directory may be as large as the zip."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        content = self._file.read(size if 0 <= size <= SIP else SIP + 1)
+        if len(content) > SIP:
+            raise DecoderError("its directory is too large")
+        return content
+
+
+class _Storage(NamedTuple):
+    """Numbers that lie in a member of the archive."""
+
+    key: str
+    dtype: torch.dtype
+    numbers: int
+
+
+class _View(NamedTuple):
+    """A tensor as it was pickled: some of the numbers of a storage."""
+
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+def _torch_weights(file: IO[bytes]) -> dict[str, Stored]:
+    """A zip with a pickle that says what the weights are called, and a member for each storage."""
+    archive = zipfile.ZipFile(_Sips(file))
+    members = {info.filename: info for info in archive.infolist()}
+    listing = next((name for name in members if name.endswith("/data.pkl")), None)
+    if listing is None:
+        raise DecoderError("it is another archive")
+    folder = listing.removesuffix("data.pkl")
+    if sys.byteorder != "little" or _content(archive, members, f"{folder}byteorder") == b"big":
+        raise DecoderError("it is of a computer with another order of bytes")
+    pickled = _content(archive, members, listing)
+    weights = _Listing(io.BytesIO(pickled)).load()
+    if isinstance(weights, dict) and isinstance(weights.get("state_dict"), dict):
+        weights = weights["state_dict"]
+    if not isinstance(weights, dict):
+        raise DecoderError("it holds no weights by name")
+    found = {}
+    for name, view in weights.items():
+        if isinstance(view, _View):
+            member = members.get(f"{folder}data/{view.storage.key}")
+            found[str(name)] = _stored(archive, member, view)
+    return found
+
+
+def _content(
+    archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], name: str
+) -> bytes:
+    """A small member of the archive; empty where it is not there."""
+    if name not in members:
+        return b""
+    if members[name].compress_type != zipfile.ZIP_STORED:
+        raise DecoderError("it is compressed, as no file of weights is")
+    with archive.open(members[name]) as file:
+        content = file.read(HEADER)
+        if file.read(1):
+            raise DecoderError("its list of weights is too large")
+    return content
+
+
+def _stored(archive: zipfile.ZipFile, member: zipfile.ZipInfo | None, view: _View) -> Stored:
+    storage, shape = view.storage, view.shape
+    size = storage.dtype.itemsize
+    # From its first number to its last one.
+    span = 1 + sum((length - 1) * stride for length, stride in zip(shape, view.strides))  # noqa: B905
+    span = span if math.prod(shape) else 0
+    if member is None or (view.offset + span) * size > member.file_size:
+        raise DecoderError("its list of weights and its data do not go together")
+    if member.compress_type != zipfile.ZIP_STORED:
+        raise DecoderError("it is compressed, as no file of weights is")
+
+    def read() -> torch.Tensor:
+        if span > math.prod(shape):
+            raise DecoderError("it has weights that lie apart")
+        with archive.open(member) as file:
+            _skip(file, view.offset * size)
+            numbers = _numbers(file, span, storage.dtype)
+        return numbers.as_strided(shape, view.strides).contiguous()
+
+    return Stored(shape, storage.dtype, read)
+
+
+def _skip(file: IO[bytes], size: int) -> None:
+    while size > 0 and (sip := file.read(min(SIP, size))):
+        size -= len(sip)
+
+
+def _rebuilt(
+    storage: object, offset: object, shape: object, strides: object, *rest: object
+) -> _View:
+    """In the place of torch's function that makes a tensor."""
+    if not (isinstance(storage, _Storage) and isinstance(shape, tuple)):
+        raise DecoderError("it has weights of no kind")
+    shape, strides = _shape(shape), _shape(strides)
+    if type(offset) is not int or offset < 0 or len(shape) != len(strides):
+        raise DecoderError("it has weights of no shape")
+    return _View(storage, offset, shape, strides)
+
+
+def _parameter(view: object, *rest: object) -> object:
+    """In the place of torch's function that makes a parameter of a tensor."""
+    return view
+
+
+def _no_items() -> dict[object, object]:
+    """In the place of a dictionary's class, which would also copy another one, again and again."""
+    return {}
+
+
+KNOWN: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): _no_items,
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuilt,
+    ("torch._utils", "_rebuild_parameter"): _parameter,
+    **{("torch", name): dtype for name, dtype in STORAGES.items()},
+}
+"""All that a list of weights may refer to. Nothing else is looked up, and these run nothing."""
+
+OPERATIONS = (
+    pickle.PROTO,
+    pickle.FRAME,
+    pickle.STOP,
+    pickle.MARK,
+    pickle.POP,
+    pickle.POP_MARK,
+    pickle.NONE,
+    pickle.NEWTRUE,
+    pickle.NEWFALSE,
+    pickle.BININT,
+    pickle.BININT1,
+    pickle.BININT2,
+    pickle.LONG1,
+    pickle.BINFLOAT,
+    pickle.BINUNICODE,
+    pickle.SHORT_BINUNICODE,
+    pickle.EMPTY_TUPLE,
+    pickle.TUPLE,
+    pickle.TUPLE1,
+    pickle.TUPLE2,
+    pickle.TUPLE3,
+    pickle.EMPTY_LIST,
+    pickle.APPEND,
+    pickle.APPENDS,
+    pickle.EMPTY_DICT,
+    pickle.SETITEM,
+    pickle.SETITEMS,
+    pickle.BINGET,
+    pickle.LONG_BINGET,
+    pickle.BINPUT,
+    pickle.LONG_BINPUT,
+    pickle.MEMOIZE,
+    pickle.GLOBAL,
+    pickle.STACK_GLOBAL,
+    pickle.REDUCE,
+    pickle.BUILD,
+    pickle.BINPERSID,
+)
+"""What a pickle of weights is written with. Others reserve as much memory as a number in them says,
+and so does Python's own fast reader for some of these."""
+
+
+_PythonUnpickler: Any = pickle._Unpickler  # of which a type checker knows too little
+
+
+class _Listing(_PythonUnpickler):
+    """Reads what a .pth file's weights are called and where they lie, and nothing else."""
+
+    dispatch = {code[0]: _PythonUnpickler.dispatch[code[0]] for code in OPERATIONS}  # noqa: RUF012
+
+    def load_build(self) -> None:
+        """Drop what torch keeps beside the weights: it would be set on anything, us included."""
+        self.stack.pop()
+
+    dispatch[pickle.BUILD[0]] = load_build
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in KNOWN:
+            raise DecoderError(f"it refers to {module}.{name}, and holds more than weights")
+        return KNOWN[module, name]
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        kind, dtype, key, _, count = pid
+        if kind != "storage" or not isinstance(dtype, torch.dtype) or type(count) is not int:
+            raise DecoderError("it has weights of no kind")
+        return _Storage(str(key), dtype, count)

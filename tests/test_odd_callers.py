@@ -1,0 +1,627 @@
+"""Callers that do what ComfyUI accepts and nobody expects: I4 harmless, I6 contained.
+
+ComfyUI's own modules in this process. MODELs that are none, callbacks that are used twice, latents
+of other shapes, prompts that send nonsense, folders that go away.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import gc
+import logging
+import os
+import pickle
+import shutil
+import threading
+import time
+import types
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sidestream.preview.settings import FIELDS, salvaged
+from sidestream.tests.pictures import decoded
+from sidestream.tests.stage import SIZE, all_told, demo_conditioning, empty_latent, with_settings
+
+CPU = torch.device("cpu")
+AT_ONCE = {"sidestream": {"throttle_ms": 0, "budget": 0, "format": "png"}}
+
+
+def a_format(stage, name="SD15"):
+    return getattr(stage.comfy("comfy.latent_formats"), name)()
+
+
+class LookAlike:
+    """All that ComfyUI's `prepare_callback` asks of a MODEL, and what a test adds to it."""
+
+    def __init__(self, latent_format, **more):
+        self.load_device = CPU
+        self.model = types.SimpleNamespace(latent_format=latent_format)
+        vars(self).update(more)
+
+
+def latents(count, *shape, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(*(shape or (1, 4, SIZE, SIZE)), generator=generator) for _ in range(count)]
+
+
+def called(stage, callback, x0s):
+    """Do with a callback what a sampler does."""
+    for step, x0 in enumerate(x0s):
+        callback(step, x0, x0, len(x0s))
+        stage.wait_for_frames()
+
+
+def the_watch(model):
+    """What the pack leaves on a MODEL, to be called in the place of a sampling."""
+    [watch] = model.model_options["transformer_options"]["wrappers"]["outer_sample"]["sidestream"]
+    return watch
+
+
+def said(caplog):
+    """The pack's own lines of the log."""
+    lines = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    return [line for line in lines if "SideStream" in line]
+
+
+# MODELs that are none
+
+
+ODD = {
+    "nothing more": {},
+    "no options": {"model_options": None},
+    "read-only options": {"model_options": types.MappingProxyType({})},
+    "no transformer options": {"model_options": {"transformer_options": None}},
+    "no wrappers": {"model_options": {"transformer_options": {"wrappers": None}}},
+    "a list of wrappers": {"model_options": {"transformer_options": {"wrappers": []}}},
+    "a list of outer ones": {
+        "model_options": {"transformer_options": {"wrappers": {"outer_sample": []}}}
+    },
+    "settings that are none": {"model_options": {"sidestream": 5, "sidestream_vae": 5}},
+    "settings out of range": {"model_options": {"sidestream": {"quality": "best", "x": 1}}},
+    "options that are a list": {"model_options": []},
+}
+
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+def test_i4_a_model_that_is_none_of_comfyuis_is_previewed(
+    stage, pack, client, told, latent_preview, caplog, odd
+):
+    with stage.node(extra_data=AT_ONCE):
+        callback = latent_preview.prepare_callback(LookAlike(a_format(stage), **odd), 3)
+        called(stage, callback, latents(3))
+        del callback
+        assert all_told(pack)
+    assert client.steps == [1, 2, 3]
+    assert not [record for record in caplog.records if record.exc_info]
+    assert len(said(caplog)) <= 2
+
+
+def test_i4_a_model_with_the_packs_wrapper_can_be_copied_and_pickled(
+    stage, pack, client, told, latent_preview
+):
+    model = stage.demo_model()
+    with stage.node(extra_data=AT_ONCE):
+        callback = latent_preview.prepare_callback(model, 2)
+        clone = model.clone()
+        again = pickle.loads(pickle.dumps(model.model_options["transformer_options"]["wrappers"]))
+        deep = copy.deepcopy(model.model_options)
+        called(stage, callback, latents(2))
+        assert again["outer_sample"]["sidestream"][0](lambda x: x + 1, 1) == 2
+        for options in (clone.model_options, deep):
+            assert "sidestream" in options["transformer_options"]["wrappers"]["outer_sample"]
+        # Whichever copy samples first tells of the end.
+        stage.sample(clone, steps=2)
+        del callback
+        assert all_told(pack)
+
+
+def test_i4_a_previewer_can_be_copied_and_pickled(stage, pack, client, told, latent_preview):
+    latent = latents(1)[0]
+    with stage.node(extra_data=AT_ONCE):
+        previewer = latent_preview.get_previewer(CPU, a_format(stage))
+        assert copy.copy(previewer).run is previewer.run
+        assert copy.deepcopy({"a": [previewer]})["a"][0].run is previewer.run
+        elsewhere = pickle.loads(pickle.dumps(previewer))
+        assert type(elsewhere) is latent_preview.Latent2RGBPreviewer
+        own = previewer.decode_latent_to_preview(latent)
+        assert np.array_equal(elsewhere.decode_latent_to_preview(latent), own)
+        del previewer
+        assert all_told(pack)
+
+
+# Callbacks
+
+
+class Counted:
+    """A number of a script's own."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __int__(self):
+        return self.number
+
+    def __add__(self, other):
+        return self.number + other
+
+
+@pytest.mark.parametrize("number", [np.int64, np.float32, torch.tensor, Counted])
+def test_steps_may_be_numbers_of_any_kind(
+    stage, pack, client, told, latent_preview, caplog, number
+):
+    with stage.node(extra_data=AT_ONCE):
+        callback = latent_preview.prepare_callback(stage.demo_model(), 3)
+        for step, x0 in enumerate(latents(3)):
+            callback(number(step), x0, x0, 3)
+            stage.wait_for_frames()
+        del callback
+        assert all_told(pack)
+    assert client.steps == [1, 2, 3]
+    assert all(type(step) is int for step in client.steps)
+    assert said(caplog) == []
+
+
+def test_i6_a_sampler_that_gives_nothing_costs_one_line(
+    stage, pack, client, told, latent_preview, caplog
+):
+    with stage.node(extra_data=AT_ONCE):
+        callback = latent_preview.prepare_callback(stage.demo_model(), 5)
+        called(stage, callback, [None] * 5)
+        del callback
+        assert all_told(pack)
+    [line] = said(caplog)
+    assert "A preview failed" in line
+    assert "\n" not in line
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_a_sampler_that_is_tried_again_with_its_callback_has_previews_again(
+    stage, pack, client, told, latent_preview
+):
+    with stage.node(extra_data=AT_ONCE):
+        model = stage.demo_model()
+        callback = latent_preview.prepare_callback(model, 4)
+        watch = the_watch(model)
+
+        def out_of_memory(callback):
+            called(stage, callback, latents(2))
+            raise RuntimeError("out of memory")
+
+        with pytest.raises(RuntimeError, match="out of memory"):
+            watch(out_of_memory, callback)
+        called(stage, callback, latents(4))
+        del callback
+        assert all_told(pack)
+    assert client.steps == [1, 2, 1, 2, 3, 4]
+
+
+def test_i7_a_sampler_that_goes_on_after_an_interrupt_shows_nothing_more(
+    stage, pack, client, told, latent_preview
+):
+    management = stage.comfy("comfy.model_management")
+    with stage.node(extra_data=AT_ONCE):
+        callback = latent_preview.prepare_callback(stage.demo_model(), 4)
+        called(stage, callback, latents(2))
+        management.interrupt_current_processing()
+        with pytest.raises(management.InterruptProcessingException):
+            callback(2, latents(1)[0], None, 4)
+        callback(3, latents(1)[0], None, 4)
+        stage.wait_for_frames()
+        del callback
+        assert all_told(pack)
+    assert client.steps == [1, 2]
+
+
+# The disk
+
+
+@pytest.fixture
+def vae_approx(stage, tmp_path, monkeypatch):
+    """A folder of decoders that may go away."""
+    folder_paths = stage.comfy.folder_paths
+    folder = tmp_path / "vae_approx"
+    folder.mkdir()
+    monkeypatch.setitem(
+        folder_paths.folder_names_and_paths, "vae_approx", ([str(folder)], {".pth", ".safetensors"})
+    )
+    folder_paths.filename_list_cache.clear()
+    yield folder
+    folder_paths.filename_list_cache.clear()
+
+
+def test_i6_a_folder_that_goes_away_between_two_samplings_of_a_callback_costs_its_decoder(
+    stage, pack, client, told, latent_preview, caplog, vae_approx
+):
+    told("--preview-method taesd", "taesd")
+    with stage.node(extra_data=AT_ONCE):
+        model = stage.demo_model()
+        callback = latent_preview.prepare_callback(model, 2)
+        called(stage, callback, latents(2))
+        watch = the_watch(model)
+        watch(lambda: None)  # the first sampling is over
+        shutil.rmtree(vae_approx)
+        called(stage, callback, latents(2))
+        del callback
+        assert all_told(pack)
+    assert client.steps == [1, 2, 1, 2]
+    assert len([line for line in said(caplog) if "cannot be read" in line]) == 1
+
+
+def test_i6_a_method_whose_decoders_cannot_be_found_leaves_the_old_ones(
+    stage, pack, client, told, latent_preview, monkeypatch, caplog
+):
+    from sidestream.preview import sources
+
+    find = sources.find
+
+    def failing(method, *rest):
+        if method == "taesd":
+            raise OSError(5, "Input/output error")
+        return find(method, *rest)
+
+    with stage.node(extra_data=AT_ONCE):
+        callback = latent_preview.prepare_callback(stage.demo_model(), 6)
+        [run] = pack._runs._active.values()
+        x0s = latents(6)
+        callback(0, x0s[0], None, 6)
+        stage.wait_for_frames()
+        monkeypatch.setattr(sources, "find", failing)
+        assert pack.change("c", {"method": "taesd", "quality": 7}) == 1  # no disk is touched here
+        for step in range(1, 4):
+            callback(step, x0s[step], None, 6)
+            stage.wait_for_frames()
+        assert (run.settings.method, run.settings.quality) == ("host", 7)
+        del callback, run
+        assert all_told(pack)
+    assert client.steps == [1, 2, 3, 4]
+    assert len(said(caplog)) == 1
+
+
+# What clients send
+
+
+def test_settings_from_outside_cost_what_the_settings_there_are_cost():
+    sent = {f"unknown {number}": number for number in range(1_000_000)}
+    sent |= {"quality": 7, "throttle_ms": "x" * 50_000_000, "method": ["auto"] * 1_000_000}
+    start = time.perf_counter()
+    good, complaints = salvaged(sent)
+    assert time.perf_counter() - start < 0.1
+    assert good == {"quality": 7}
+    assert len(complaints) == 3
+    assert all(len(complaint) < 400 for complaint in complaints)
+    assert "999999 more are no settings" in complaints[-1]
+
+
+def test_every_odd_value_is_complained_of_once():
+    for name in FIELDS:
+        for odd in (None, [], {}, "x" * 1000, 10**5000, float("nan")):
+            good, complaints = salvaged({name: odd})
+            assert (good, len(complaints)) == ({}, 1)
+            assert name in complaints[0]
+
+
+def test_i6_one_clients_nonsense_silences_nobody_elses_warnings(
+    stage, pack, client, told, latent_preview, caplog
+):
+    for number in range(150):
+        with stage.node(extra_data={"sidestream": {f"odd {number}": 1}}):
+            latent_preview.get_previewer(CPU, a_format(stage))
+    complaints = len(said(caplog))
+    assert 0 < complaints <= 100
+    told("--preview-method taesd", "taesd")
+    with stage.node(extra_data=AT_ONCE):
+        latent_preview.get_previewer(CPU, a_format(stage))
+        assert all_told(pack)
+    assert "models/vae_approx/taesd_decoder" in said(caplog)[complaints]
+
+
+@pytest.mark.parametrize("sent", [None, "", "unknown", 5, ["none"], {}, "NONE"])
+def test_i9_a_preview_method_that_comfyui_does_not_know_chooses_nothing(
+    stage, pack, client, told, latent_preview, sent
+):
+    with stage.node(extra_data={**AT_ONCE, "preview_method": sent}):
+        callback = latent_preview.prepare_callback(stage.demo_model(), 1)
+        called(stage, callback, latents(1))
+        del callback
+        assert all_told(pack)
+    assert client.steps == [1]
+
+
+# Latents
+
+
+def test_latents_on_another_device_than_the_models_are_previewed(
+    stage, pack, client, told, latent_preview
+):
+    with stage.node(extra_data=AT_ONCE):
+        previewer = latent_preview.get_previewer(torch.device("cuda:0"), a_format(stage))
+        for latent in latents(2):
+            assert previewer.decode_latent_to_preview_image("JPEG", latent) is None
+            stage.wait_for_frames()
+        del previewer
+        assert all_told(pack)
+    assert client.steps == [1, 2]
+
+
+def shown(stage, pack, client, latent_preview, latent_format, x0s, **sampling):
+    """The frames of a sampling with these latents."""
+
+    def sampled(callback, **_):
+        called(stage, callback, x0s)
+
+    client.frames.clear()
+    model = LookAlike(latent_format, model_options={})
+    with stage.node(extra_data=AT_ONCE):
+        callback = latent_preview.prepare_callback(model, len(x0s))
+        watch = the_watch(model)
+        watch(functools.partial(sampled, callback), **sampling)
+        del callback
+        assert all_told(pack)
+    return [decoded(frame.image) for frame in client.frames]
+
+
+def test_nested_latents_show_their_picture_packed_and_not(
+    stage, pack, client, told, latent_preview
+):
+    nested = stage.comfy("comfy.nested_tensor").NestedTensor
+    pack_latents = stage.comfy("comfy.utils").pack_latents
+    latent_format = a_format(stage, "LTXV")
+    [video] = latents(1, 1, 128, 1, 4, 6)
+    [sound] = latents(1, 1, 8, 12, 16, seed=2)
+    packed, shapes = pack_latents([video, sound])
+
+    def of(x0, **sampling):
+        return shown(stage, pack, client, latent_preview, latent_format, [x0], **sampling)
+
+    [plain] = of(video)
+    [from_nested] = of(nested([video, sound]))
+    [from_packed] = of(packed, latent_shapes=shapes)
+    assert plain.shape == (128, 192, 3)
+    assert np.array_equal(plain, from_nested)
+    assert np.array_equal(plain, from_packed)
+
+
+@pytest.mark.parametrize("name", ["Wan21", "HunyuanVideo", "LTXV", "Mochi"])
+def test_latents_of_videos_may_have_one_frame_or_no_frames_at_all(
+    stage, pack, client, told, latent_preview, name, caplog
+):
+    latent_format = a_format(stage, name)
+    [image] = latents(1, 1, latent_format.latent_channels, 4, 6)
+    [still] = shown(stage, pack, client, latent_preview, latent_format, [image])
+    [single] = shown(stage, pack, client, latent_preview, latent_format, [image[:, :, None]])
+    assert np.array_equal(still, single)
+    assert still.std() > 1
+    assert said(caplog) == []
+
+
+@pytest.mark.parametrize(("name", "channels"), [("Wan21", 16), ("LTXV", 128)])
+def test_video_decoders_take_them_too(
+    stage, pack, client, told, latent_preview, vae_approx, name, channels
+):
+    from sidestream.benchmarks.weights import video_decoder
+    from sidestream.preview.decoders.taehv import Layout
+
+    latent_format = a_format(stage, name)
+    latent_format.taesd_decoder_name = "taehv"
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        layout = Layout(channels, (8, 8, 8, 8), (1, 2, 2), 1)
+        torch.save(video_decoder(layout), vae_approx / "taehv.pth")
+    [image] = latents(1, 1, channels, 4, 6)
+    [still] = shown(stage, pack, client, latent_preview, latent_format, [image])
+    [single] = shown(stage, pack, client, latent_preview, latent_format, [image[:, :, None]])
+    assert client.frames[0].sidestream["decoder"] == "taehv"
+    assert np.array_equal(still, single)
+
+
+def test_views_of_one_thing_are_shown_side_by_side_and_not_as_an_animation(
+    stage, pack, client, told, latent_preview
+):
+    formats = stage.comfy("comfy.latent_formats")
+    paint = type("Hunyuan3Dv2_1Paint", (formats.SD15,), {})()
+    [views] = latents(1, 1, 4, 6, 4, 4)
+    [picture] = shown(stage, pack, client, latent_preview, paint, [views])
+    [frame] = client.frames
+    assert frame.sidestream["grid"] == {"columns": 3, "rows": 2, "images": [0, 1, 2, 3, 4, 5]}
+    assert "animation" not in frame.sidestream
+    alone = list(views.unbind(2))
+    each = shown(stage, pack, client, latent_preview, formats.SD15(), alone)
+    height, width = picture.shape[0] // 2, picture.shape[1] // 3
+    for number in range(6):
+        y, x = height * (number // 3), width * (number % 3)
+        cell = picture[y : y + height, x : x + width].astype(int)
+        off = [np.abs(cell - other.astype(int)).mean() for other in each]
+        assert off.index(min(off)) == number
+
+
+def test_two_samplers_of_high_and_low_noise_show_every_step_of_each(stage, pack, client, told):
+    conditioning = demo_conditioning()
+
+    def sampled(model, latent, noise, start, end):
+        [result] = stage.comfy.nodes.KSamplerAdvanced().sample(
+            model, noise, 1, 8, 1.0, "euler", "normal", conditioning, conditioning,
+            latent, start_at_step=start, end_at_step=end,
+            return_with_leftover_noise="enable" if start == 0 else "disable",
+        )  # fmt: skip
+        stage.wait_for_frames()
+        return result
+
+    high, low = (with_settings(stage.demo_model()) for _ in range(2))
+    with stage.node("3"):
+        latent = sampled(high, {"samples": empty_latent()}, "enable", 0, 5)
+        assert all_told(pack)
+    with stage.node("4"):
+        sampled(low, latent, "disable", 5, 10_000)
+        assert all_told(pack)
+    labels = [
+        (f.metadata["node_id"], f.sidestream["step"], f.sidestream["total_steps"])
+        for f in client.frames
+    ]
+    assert labels == [("3", n, 5) for n in range(1, 6)] + [("4", n, 3) for n in range(1, 4)]
+
+
+def test_qwen_image_21_is_decoded_by_its_file(
+    stage, pack, client, told, latent_preview, vae_approx
+):
+    from sidestream.preview.decoders.taesd import Layout, layers_of
+
+    def init(self):
+        self.taesd_decoder_name = "taeqi2_1_decoder"  # as ComfyUI has it since 0.38
+
+    base = stage.comfy("comfy.latent_formats").LatentFormat
+    newest = type("QwenImage21", (base,), {"latent_channels": 64, "__init__": init})()
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        weights = layers_of(Layout(64, (16, 8, 4, 4), colours=4, patch=2)).state_dict()
+    torch.save(weights, vae_approx / "taeqi2_1_decoder.pth")
+    [latent] = latents(1, 1, 64, 4, 6)
+    [picture] = shown(stage, pack, client, latent_preview, newest, [latent])
+    [frame] = client.frames
+    assert frame.sidestream["decoder"] == "taesd"
+    assert picture.shape == (64, 96, 3)
+
+
+# Decoders that are there and not used
+
+
+def test_a_decoder_in_the_wrong_folder_is_said_in_log_and_report(
+    stage, pack, client, told, latent_preview, caplog
+):
+    folder_paths = stage.comfy.folder_paths
+    path = stage.comfy.base_dir / "models" / "vae" / "taesd_decoder.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"12345")
+    folder_paths.filename_list_cache.clear()
+    try:
+        with stage.node(extra_data=AT_ONCE):
+            latent_preview.get_previewer(CPU, a_format(stage))
+            assert all_told(pack)
+        report = pack.report()
+    finally:
+        path.unlink()
+        folder_paths.filename_list_cache.clear()
+    place = "models/vae/taesd_decoder.safetensors"
+    [line] = said(caplog)
+    assert f"{place} is there and not used" in line
+    assert f"taesd_decoder: missing; wrong folder: {place} (for SD15)" in report
+
+
+def test_a_decoder_of_a_kind_that_is_not_known_is_said_in_log_and_report(
+    stage, pack, client, told, latent_preview, caplog, vae_approx, monkeypatch
+):
+    formats = stage.comfy("comfy.latent_formats")
+
+    class Newest(formats.SD15):
+        def __init__(self):
+            super().__init__()
+            self.taesd_decoder_name = "taenew_decoder"
+
+    monkeypatch.setattr(formats, "Newest", Newest, raising=False)
+    for name in ("taenew_decoder.pth", "taew2_1.pth", "taesd_encoder.pth", "bytes \udcff.pth"):
+        (vae_approx / os.fsdecode(os.fsencode(name))).write_bytes(b"12345")
+    with stage.node(extra_data=AT_ONCE):
+        latent_preview.get_previewer(CPU, Newest())
+        assert all_told(pack)
+    [line] = said(caplog)
+    assert "models/vae_approx/taenew_decoder.pth is there and not used" in line
+    report = pack.report()
+    report.encode("utf-8")
+    assert "taenew_decoder: taenew_decoder.pth, 5 bytes (for Newest; not used" in report
+    assert "taew2_1.pth: not used" in report
+    assert "bytes \\udcff.pth: not used" in report
+    assert "taesd_encoder" not in report
+
+
+def test_a_decoder_that_was_refused_is_in_the_report(
+    stage, pack, client, told, latent_preview, vae_approx
+):
+    (vae_approx / "taesd_decoder.pth").write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    with stage.node(extra_data=AT_ONCE):
+        callback = latent_preview.prepare_callback(stage.demo_model(), 2)
+        called(stage, callback, latents(2))
+        del callback
+        assert all_told(pack)
+    assert {frame.sidestream["decoder"] for frame in client.frames} == {"latent2rgb"}
+    [refused] = pack.status()["refused"]
+    assert "a pointer of Git LFS" in refused
+    assert f"  {refused}\n" in pack.report()
+
+
+# The pack itself
+
+
+def test_status_names_a_pack_and_not_where_it_lies(stage, make_pack, told, latent_preview):
+    pack = make_pack()
+    beneath = latent_preview.get_previewer
+
+    def get_previewer(*args: Any, **kwargs: Any) -> Any:
+        return beneath(*args, **kwargs)
+
+    get_previewer.__module__ = "/home/marie/Comfy_x_UI/custom_nodes/ComfyUI-Other_x_1.nodes.preview"
+    latent_preview.get_previewer = get_previewer
+    in_charge = pack.status()["provider"]["in_charge"]
+    assert in_charge == "ComfyUI-Other.1, around or instead of SideStream"
+
+
+@pytest.mark.parametrize("server", ["none", "not made yet"])
+def test_without_a_server_the_pack_says_why_and_raises_nothing(
+    stage, told, latent_preview, monkeypatch, caplog, server
+):
+    from sidestream.preview import pack
+
+    if server == "none":
+        monkeypatch.setattr(stage.comfy("server").PromptServer, "instance", None)
+    else:
+        monkeypatch.delattr(stage.comfy("server").PromptServer, "instance")
+    started = pack.start()
+    try:
+        assert started.problem == "there is no server"
+        assert "there is no server" in said(caplog)[0]
+    finally:
+        started.close()
+
+
+def test_a_vae_is_copied_where_it_is_wanted_and_on_the_samplers_thread(
+    stage, pack, client, told, latent_preview, monkeypatch
+):
+    from sidestream.preview import host
+
+    copied = []
+    monkeypatch.setattr(host, "vae_copy", lambda vae: copied.append(threading.current_thread()))
+    model = with_settings(stage.demo_model(), method="latent2rgb")
+    host.leave_vae(model, object())
+    with stage.node():
+        callback = latent_preview.prepare_callback(model, 4)
+        called(stage, callback, latents(2))
+        assert copied == []
+        route = threading.Thread(target=pack.change, args=("c", {"method": "auto"}))
+        route.start()
+        route.join()
+        assert copied == []
+        called(stage, callback, latents(2))
+        del callback
+        assert all_told(pack)
+    assert copied == [threading.current_thread()]
+
+
+def test_what_never_arrives_at_the_servers_loop_is_not_complained_of(stage, recwarn):
+    from sidestream.preview.host.wire import Unbegun
+
+    begun = []
+
+    async def note() -> None:
+        begun.append(True)
+
+    coroutine = note()
+    unbegun = Unbegun(coroutine, begun.append)
+    del unbegun, coroutine
+    gc.collect()
+    assert begun == []
+    assert not [warning for warning in recwarn if "never awaited" in str(warning.message)]
+    coroutine = note()
+    Unbegun(coroutine, begun.append)()
+    assert begun == [coroutine]
+    coroutine.close()
