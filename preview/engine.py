@@ -621,7 +621,7 @@ class Engines:
         self._decoders = decoders
         self._sink = sink
         self._engines: dict[Way, Engine] = {}
-        self._refused: dict[Way, BackendError] = {}
+        self._refused: dict[Way, str] = {}
         self._hung: Counter[Way] = Counter()
         self._closed = False
         self._lock = threading.Lock()
@@ -636,7 +636,7 @@ class Engines:
         key = (source, decoding_device(wanted, source))
         refusal = self._refused.get(key)
         if refusal is not None:
-            raise refusal
+            raise BackendError(refusal)
         engine = self._serving(key)
         if engine.problem is not None:
             raise BackendError(engine.problem)
@@ -671,13 +671,13 @@ class Engines:
         try:
             engine = Engine(backends_for(device, source), self._decoders, self._sink)
         except BackendError as error:
-            self._refused[key] = error
+            self._refused[key] = str(error)
             log.warning(
                 "[SideStream] Latents on %s cannot be decoded on %s: %s. ComfyUI's own previews"
                 " serve there.",
                 source,
                 device,
-                error,
+                str(error),  # a log that keeps the error would keep the sampler's frames
             )
             raise
         if self._closed:  # a sampler that began before: its frames are dropped
