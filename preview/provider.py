@@ -191,7 +191,8 @@ class Previewer(host.LatentPreviewer):
                     frame = engine.capture(run, shown, images)
         except StagingError as error:
             cause = error.__cause__
-            run.staging_failed(cause, passes=isinstance(cause, torch.cuda.OutOfMemoryError))
+            if not isinstance(cause, BackendError):  # of which the worker speaks
+                run.staging_failed(cause, passes=isinstance(cause, torch.cuda.OutOfMemoryError))
             self._preview_inline(latent)
         else:
             self._keep(engine, frame)
