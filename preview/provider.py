@@ -22,7 +22,7 @@ from .decoders.cache import DecoderCache
 from .decoders.ladder import Ladder
 from .engine import Engine, Engines
 from .runs import Asked, Frame, Plan, Run, Runs
-from .settings import KEY, Settings, salvaged
+from .settings import KEY, Settings, of_node, salvaged
 from .transport import Transport
 
 log = logging.getLogger(__name__)
@@ -273,7 +273,7 @@ class Provider:
         sampling = _sampling.get()
         owner = host.current_owner()
         extra = host.extra_data(owner.prompt_id)
-        node = host.model_settings(sampling.model, KEY) if sampling else {}
+        node = self._node_settings(sampling.model, extra) if sampling else {}
         chosen = self._chosen_method(extra)
         if chosen == "none" and node.get("method", "host") == "host":
             self._transport.announce_none(owner, "method")
@@ -313,7 +313,16 @@ class Provider:
         return "none" if chosen is None and self._was_chosen else chosen
 
     def _client_settings(self, extra: Any) -> dict[str, Any]:
-        good, complaints = salvaged(extra.get(KEY, {}))
+        return self._good(*salvaged(extra.get(KEY, {})))
+
+    def _node_settings(self, model: Any, extra: Any) -> dict[str, Any]:
+        """What the nodes on a MODEL set: as inputs, or beside the prompt that runs now."""
+        settings: dict[str, Any] = {}
+        for left in host.left_settings(model):
+            settings |= left.settings | self._good(*of_node(extra.get(KEY), left.node_id))
+        return settings
+
+    def _good(self, good: dict[str, Any], complaints: list[str]) -> dict[str, Any]:
         for complaint in complaints:
             self._say_once(logging.WARNING, f"Settings sent with a prompt: {complaint}.")
         return good

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .clients import Clients, overlay
 from .settings import Settings, combined
 from .throttle import Throttle
 
@@ -172,6 +173,8 @@ class Run:
         self._plan = plan
         self.outcomes: Counter[str] = Counter()
         self.aborted = False
+        self.paused = False
+        """Whether its client has stopped previews: steps are counted, no frame is wanted."""
         self.filmless = False
         """Whether animated previews failed, and are left off."""
         self.lossy = False
@@ -194,7 +197,7 @@ class Run:
     def wants(self, now: float) -> bool:
         """Whether the throttle lets the frame of the current step pass."""
         settings = self.settings
-        if self._ended or self.ladder.current is None:
+        if self._ended or self.paused or self.ladder.current is None:
             return False
         return self._throttle.admits(
             self.step,
@@ -228,12 +231,17 @@ class Run:
             return self._seq
 
     def change(self, live: Mapping[str, Any]) -> None:
-        """Lay live changes over the run's settings."""
+        """Lay live changes over the run's settings; None takes one back."""
         method = self.settings.method
-        self._plan.asked.live.update(live)
+        overlay(self._plan.asked.live, live)
         self.settings = self._plan.asked.settings()
         if self.settings.method != method:
             self.ladder = self._plan.ladder_for(self.settings)
+
+    @property
+    def live(self) -> dict[str, Any]:
+        """The settings that were changed for this run, and those to come of its prompt."""
+        return dict(self._plan.asked.live)
 
     @property
     def ended(self) -> bool:
@@ -295,7 +303,13 @@ class Run:
 class Runs:
     """The runs that are going on, and what became of all frames since the start."""
 
-    def __init__(self, on_start: Callable[[Run], None], on_end: Callable[[Run], None]) -> None:
+    def __init__(
+        self,
+        on_start: Callable[[Run], None],
+        on_end: Callable[[Run], None],
+        clients: Clients | None = None,
+    ) -> None:
+        self._clients = clients or Clients()
         self._active: dict[str, Run] = {}
         self._closed: Counter[str] = Counter()
         self._not_finite = 0
@@ -309,16 +323,49 @@ class Runs:
         with self._lock:
             self._active[run.id] = run
             self._count += 1
+        # Asked when the run is known, so that what comes meanwhile reaches it either way.
+        owner = plan.owner
+        if live := self._clients.live(owner.client_id, owner.prompt_id):
+            run.change(live)
+        run.paused = self._clients.paused(owner.client_id)
         _tell(self._on_start, run)
         return run
 
     def change(self, client_id: str, live: Mapping[str, Any]) -> int:
-        """Lay `live` over the runs that `client_id` queued. Returns how many there are."""
-        with self._lock:
-            runs = [run for run in list(self._active.values()) if run.owner.client_id == client_id]
+        """Lay `live` over the runs that `client_id` queued, also over those that its prompts will
+        start. Returns how many there are."""
+        self._clients.change(client_id, live)
+        runs = self._of(client_id)
         for run in runs:
             run.change(live)
         return len(runs)
+
+    def pause(self, client_id: str, paused: bool) -> int:
+        """Stop or resume the previews of a client. Returns how many runs it has."""
+        self._clients.pause(client_id, paused)
+        runs = self._of(client_id)
+        for run in runs:
+            run.paused = paused
+        return len(runs)
+
+    def state(self, client_id: str) -> dict[str, Any]:
+        """For a client: what it asked for, and its runs."""
+        return self._clients.state(client_id) | {
+            "runs": [
+                run.owner.wire()
+                | {
+                    "run": run.id,
+                    "total_steps": run.total_steps,
+                    "settings": run.settings.as_dict(),
+                }
+                for run in self._of(client_id)
+            ]
+        }
+
+    def _of(self, client_id: str) -> list[Run]:
+        with self._lock:
+            active = list(self._active.values())
+        return [run for run in active if run.owner.client_id == client_id]
 
     def counters(self) -> dict[str, Any]:
         with self._lock:

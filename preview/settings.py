@@ -6,12 +6,21 @@ routes and the page are made from it.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import Any
 
 KEY = "sidestream"
 """Where settings lie on a MODEL's options and in a prompt's extra data."""
+
+NODES = "nodes"
+"""Where a prompt's extra data hold the values of its preview nodes, by execution id."""
+
+INHERITED = "as in my settings"
+INHERITED_NUMBER = -1
+"""What a node's field holds that sets nothing."""
 
 VAE_KEY = "sidestream_vae"
 """Where a VAE to preview by lies on a MODEL's options."""
@@ -23,6 +32,11 @@ DEVICES = ("auto", "same", "cpu")
 
 class SettingError(ValueError):
     """A setting with a wrong name, type or value. The message names the field and its range."""
+
+
+def shown(value: Any) -> str:
+    """A value in an error's text, however large it is."""
+    return reprlib.repr(value)[:80]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +55,9 @@ class Number:
         """The value as an int. Raises SettingError for another type or a value out of range."""
         whole = isinstance(value, float) and value.is_integer()
         if isinstance(value, bool) or not (isinstance(value, int) or whole):
-            raise SettingError(f"{name} must be {self.range}, not {value!r:.80}")
+            raise SettingError(f"{name} must be {self.range}, not {shown(value)}")
         if not self.low <= value <= self.high:
-            raise SettingError(f"{name} must be {self.range}, not {value!r:.80}")
+            raise SettingError(f"{name} must be {self.range}, not {shown(value)}")
         return int(value)
 
     @property
@@ -96,7 +110,7 @@ class Choice:
         """The value itself. Raises SettingError for anything that is not an option."""
         if not isinstance(value, str) or value not in self.options:
             raise SettingError(
-                f"{name} must be one of {', '.join(self.options)}, not {value!r:.80}"
+                f"{name} must be one of {', '.join(self.options)}, not {shown(value)}"
             )
         return value
 
@@ -255,26 +269,53 @@ def checked(values: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in values.items():
         field = FIELDS.get(name)
         if field is None:
-            raise SettingError(f"{name!r:.80} is not a setting; there are {', '.join(FIELDS)}")
+            raise SettingError(
+                f"{shown(name)} is not a setting; there are {', '.join(FIELDS)}"
+            )
         result[name] = field.check(name, value)
     return result
+
+
+def explicit(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a node's fields set: `values` without those that are as in the user's settings."""
+    return {
+        name: value
+        for name, value in islice(values.items(), len(FIELDS))
+        if value not in (INHERITED, INHERITED_NUMBER)
+    }
 
 
 def salvaged(values: Any) -> tuple[dict[str, Any], list[str]]:
     """The good entries of what came from outside, and one complaint for each bad one.
 
-    Used where refusing is not possible: a prompt that is already running.
+    Used where refusing is not possible: a prompt that is already running. However much came, no
+    more is looked at than there are settings.
     """
     if not isinstance(values, Mapping):
         return {}, [f"settings must be an object, not {type(values).__name__}"]
     good: dict[str, Any] = {}
     complaints = []
-    for name, value in values.items():
+    known = [name for name in FIELDS if name in values]
+    stranger = next((name for name in islice(values, len(known) + 2) if not _is_known(name)), None)
+    for name in [*known, *([] if stranger is None else [stranger])]:
         try:
-            good |= checked({name: value})
+            good |= checked({name: values[name]})
         except SettingError as error:
             complaints.append(str(error))
     return good, complaints
+
+
+def of_node(sent: Any, node_id: str) -> tuple[dict[str, Any], list[str]]:
+    """As `salvaged`, what came beside a prompt for one of its preview nodes."""
+    nodes = sent.get(NODES) if isinstance(sent, Mapping) else None
+    values = nodes.get(node_id) if isinstance(nodes, Mapping) else None
+    if not isinstance(values, Mapping):
+        return {}, []
+    return salvaged(explicit({name: values[name] for name in FIELDS if name in values}))
+
+
+def _is_known(name: object) -> bool:
+    return name in FIELDS or name == NODES
 
 
 def combined(
