@@ -45,6 +45,7 @@
  * @property {Record<string, any> | null} settings the run's own, where the server said so
  * @property {Date} startedAt
  * @property {boolean} live
+ * @property {boolean} closed whether the server said that no more frames come, of its own runs
  */
 
 const MAX_RUNS = 40;
@@ -106,6 +107,7 @@ export class FrameStore extends EventTarget {
       settings: null,
       startedAt: new Date(),
       live: true,
+      closed: foreign,
     };
     this.runs.push(run);
     this._trim();
@@ -120,7 +122,7 @@ export class FrameStore extends EventTarget {
   add(run, picture) {
     const frame = { run, ...picture, animation: null };
     run.frames.push(frame);
-    run.step = frame.step;
+    run.step = Math.max(run.step, frame.step);
     run.totalSteps = frame.totalSteps;
     this.frameCount += 1;
     this._weigh(run, frame.blob.size);
@@ -152,17 +154,30 @@ export class FrameStore extends EventTarget {
   }
 
   /**
-   * No more frames are to be expected of the runs for which `over` holds.
+   * The runs for which `over` holds are over. The last frame may still come, until they are closed.
    *
    * @param {(run: Run) => boolean} over
    */
   end(over) {
     const ended = this.runs.filter((run) => run.live && over(run));
     for (const run of ended) run.live = false;
-    if (ended.length) {
-      this.runs = this.runs.filter((run) => run.live || run.frames.length > 0);
-      this._tell("runs");
-    }
+    if (ended.length) this._dropSpent();
+  }
+
+  /**
+   * No more frames come of this run.
+   *
+   * @param {Run} run
+   */
+  close(run) {
+    run.live = false;
+    run.closed = true;
+    this._dropSpent();
+  }
+
+  _dropSpent() {
+    this.runs = this.runs.filter((run) => !isSpent(run));
+    this._tell("runs");
   }
 
   /** The names of nodes were learnt: use them. */
@@ -219,7 +234,7 @@ export class FrameStore extends EventTarget {
 
 /** @param {Run} run */
 function isSpent(run) {
-  return !run.live && run.frames.length === 0;
+  return !run.live && run.closed && run.frames.length === 0;
 }
 
 /**

@@ -48,8 +48,9 @@ export function listen(store) {
       }
       if (told.state === "end") {
         const run = store.runs.find((known) => known.id === told.run);
-        if (run) Object.assign(run, { dropped: told.dropped, outcomes: told.outcomes });
-        store.end((known) => known.id === told.run);
+        if (!run) return;
+        Object.assign(run, { dropped: told.dropped, outcomes: told.outcomes });
+        store.close(run);
         return;
       }
       const run = store.run(told.run, ownerOf(told));
