@@ -215,6 +215,7 @@ def test_clearing_a_preview_while_the_page_reads_it_raises_nothing(panel: PanelP
         """(id) => app.api.addEventListener("b_preview", () => {
           const node = app.graph.getNodeById(Number(id));
           node.imgs = node.preview = undefined;
+          node.widgets = node.widgets.filter((widget) => !widget.name.startsWith("$$"));
           app.nodePreviewImages = {};
         }, { once: true })""",
         node,

@@ -113,6 +113,7 @@ export class Prompts {
       const { queue_running: running } = await getJson("/queue");
       const item = running.find((/** @type {any[]} */ entry) => entry[1] === promptId);
       const id = idOf(item?.[3]?.extra_pnginfo?.workflow);
+      if (this._known.has(promptId)) return; // this page queued it, and the answer took long
       this.remember(promptId, item?.[2] ?? {}, { opened: null, id });
       if (item) this.learnt();
     } catch {
