@@ -54,9 +54,10 @@ function sayInherited(widget, min) {
   const { callback } = widget;
   let last = INHERITED;
   widget.callback = function (/** @type {any[]} */ ...args) {
+    const result = callback?.apply(this, args); // which rounds the value
     // There is nothing between inheriting and the least number.
     if (widget.value < min && widget.value !== INHERITED) widget.value = last === INHERITED ? min : INHERITED;
     last = widget.value;
-    return callback?.apply(this, args);
+    return result;
   };
 }
