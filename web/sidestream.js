@@ -47,9 +47,11 @@ prompts.learnt = () => store.nameRuns();
 listen(store);
 guardPictures(store, prompts);
 drawThumbnails(store, prompts);
-store.addEventListener("runs", () => {
-  document.documentElement.classList.toggle("sidestream-streams", store.live);
-});
+function showStreaming() {
+  document.documentElement.classList.toggle("sidestream-streams", store.live && !steering.paused);
+}
+store.addEventListener("runs", showStreaming);
+steering.addEventListener("change", showStreaming);
 joinQueueing(
   (body) => {
     const nodes = takeOutValues(body.prompt, Object.keys(settings.fields));
@@ -65,6 +67,7 @@ style.href = new URL("sidestream.css", import.meta.url).href;
 document.head.append(style);
 
 await Promise.all([settings.load(), loadStrings()]);
+steering.listen();
 
 /**
  * Fill `container` with a panel, but not at once: a newer page watches which settings are read while
@@ -133,7 +136,7 @@ app.registerExtension({
       label: "Pause or resume live previews",
       icon: "pi pi-pause",
       function: () => {
-        steering.togglePause(watching.run);
+        steering.togglePause();
         toast("info", t(steering.paused ? "steering.nowPaused" : "steering.nowOn"));
       },
     },

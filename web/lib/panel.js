@@ -44,9 +44,9 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
   const stage = new Stage(document, shared.watching, signal);
   const playerBar = new PlayerBar(document, shared.watching, stage.player, signal);
   const grid = new Grid(document, shared.watching);
-  const strip = new Strip(document, shared.watching);
+  const strip = new Strip(document, shared);
   const readouts = new Readouts(document, shared, signal);
-  const timeline = new Timeline(document, shared.watching, stage.player, signal);
+  const timeline = new Timeline(document, shared, stage.player, signal);
   const controls = new Controls(document, shared);
 
   const fit = iconButton(element, "arrows-alt", t("stage.fit"), () => stage.setZoom(null));

@@ -52,7 +52,7 @@ const MAX_RUNS = 40;
 
 /**
  * Tells of changes by the events `frame` (detail: the Frame), `animation` (detail: the Frame that it
- * belongs to) and `runs` (a run came, ended or was forgotten).
+ * belongs to), `progress` (a sampler went on) and `runs` (a run came, ended or was forgotten).
  */
 export class FrameStore extends EventTarget {
   /** @param {() => { frames: number, bytes: number }} limits asked for every time */
@@ -113,6 +113,31 @@ export class FrameStore extends EventTarget {
     this._trim();
     this._tell("runs");
     return run;
+  }
+
+  /**
+   * The run that the server speaks of, made where it is new.
+   *
+   * @param {any} told with the keys of ComfyUI's messages
+   */
+  runOf(told) {
+    const nodeId = told.node_id ?? "";
+    return this.run(told.run, { promptId: told.prompt_id ?? "", nodeId, displayNodeId: told.display_node_id ?? nodeId });
+  }
+
+  /**
+   * The sampler goes on, whether or not its steps are shown.
+   *
+   * @param {string} promptId
+   * @param {string} nodeId
+   * @param {number} step
+   * @param {number} totalSteps
+   */
+  advance(promptId, nodeId, step, totalSteps) {
+    const run = this.runs.findLast((one) => one.live && one.nodeId === nodeId && one.promptId === promptId);
+    if (!run || run.foreign || step <= run.step) return;
+    Object.assign(run, { step, totalSteps });
+    this._tell("progress");
   }
 
   /**

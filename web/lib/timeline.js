@@ -11,13 +11,14 @@ import { stepText, t } from "./strings.js";
 export class Timeline {
   /**
    * @param {Document} document
-   * @param {Watching} watching
+   * @param {import("./panel.js").Shared} shared
    * @param {import("./player.js").Player} player the stage's
    * @param {AbortSignal} signal
    */
-  constructor(document, watching, player, signal) {
+  constructor(document, { watching, steering }, player, signal) {
     const element = elementsOf(document);
     this.make = element;
+    this.steering = steering;
     this.watching = watching;
     /** @type {Run[]} those that the list of runs shows */
     this._listed = [];
@@ -82,7 +83,7 @@ export class Timeline {
     this.scrubber.disabled = count < 2;
     this.scrubber.setAttribute("aria-valuetext", frame ? stepText(frame) : "");
     this.live.setAttribute("aria-pressed", String(watching.isLive));
-    this.live.classList.toggle("ss-on-air", watching.isLive && watching.store.live);
+    this.live.classList.toggle("ss-on-air", watching.isLive && watching.store.live && !this.steering.paused);
     this.compare.setAttribute("aria-pressed", String(watching.against !== null));
     this.compare.disabled = this.back.disabled = this.forth.disabled = !frame;
     this._listRuns();

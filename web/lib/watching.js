@@ -29,7 +29,7 @@ export class Watching extends EventTarget {
     this.stills = false;
     /** @type {WeakMap<Run, number>} the image of its batch that is shown alone */
     this._images = new WeakMap();
-    for (const name of ["frame", "animation", "runs"]) store.addEventListener(name, () => this._tell());
+    for (const name of ["frame", "animation", "progress", "runs"]) store.addEventListener(name, () => this._tell());
   }
 
   /** @returns {Run | null} */
