@@ -38,6 +38,7 @@ export const shared = {
   steering,
   status: new ServerStatus(store),
   rates: new Rates(store),
+  prompts,
   popOut: () => void popOut(),
 };
 const popOut = popOutOf((container) => openPanel(container, shared, { canPopOut: false }));

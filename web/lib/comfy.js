@@ -53,7 +53,8 @@ export function nodeByExecutionId(executionId) {
 export function openWorkflow() {
   const workflows = /** @type {any} */ (app.extensionManager).workflow;
   const opened = workflows?.activeWorkflow ?? null;
-  return { opened, id: idOf(/** @type {any} */ (app).rootGraph ?? app.graph) };
+  const name = String(opened?.filename ?? "").replace(/\.json$/, "");
+  return { opened, name, id: idOf(/** @type {any} */ (app).rootGraph ?? app.graph) };
 }
 
 /** @typedef {ReturnType<typeof openWorkflow>} Workflow */
@@ -67,7 +68,7 @@ export function idOf(graph) {
 }
 
 /**
- * @param {Workflow} workflow
+ * @param {Pick<Workflow, "opened" | "id">} workflow
  * @returns {boolean} whether it is on the canvas, as far as the page can tell
  */
 export function isOpen({ opened, id }) {

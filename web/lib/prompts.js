@@ -70,6 +70,18 @@ export class Prompts {
   }
 
   /**
+   * What a run was made of, for the names of files.
+   *
+   * @param {string} promptId
+   * @param {string} nodeId the sampler
+   * @returns {{ workflow: string, seed: number | null }}
+   */
+  originOf(promptId, nodeId) {
+    const known = this._known.get(promptId);
+    return { workflow: known?.workflow.name ?? "", seed: known ? seedOf(known.nodes, nodeId) : null };
+  }
+
+  /**
    * The execution ids of the preview nodes whose settings a sampler uses: the nearest upstream.
    *
    * @param {string} promptId
@@ -114,7 +126,7 @@ export class Prompts {
       const item = running.find((/** @type {any[]} */ entry) => entry[1] === promptId);
       const id = idOf(item?.[3]?.extra_pnginfo?.workflow);
       if (this._known.has(promptId)) return; // this page queued it, and the answer took long
-      this.remember(promptId, item?.[2] ?? {}, { opened: null, id });
+      this.remember(promptId, item?.[2] ?? {}, { opened: null, name: "", id });
       if (item) this.learnt();
     } catch {
       // The names stay numbers.
@@ -122,6 +134,26 @@ export class Prompts {
       this._asking = false;
     }
   }
+}
+
+/** Inputs of samplers, and of what they take their noise from. */
+const SEEDS = ["seed", "noise_seed", "noise", "value"];
+
+/**
+ * @param {Prompt} nodes
+ * @param {string} id
+ * @param {number} [depth]
+ * @returns {number | null}
+ */
+function seedOf(nodes, id, depth = 4) {
+  const inputs = nodes[id]?.inputs ?? {};
+  for (const name of depth > 0 ? SEEDS : []) {
+    const value = inputs[name];
+    if (typeof value === "number") return value;
+    const found = Array.isArray(value) ? seedOf(nodes, String(value[0]), depth - 1) : null;
+    if (found !== null) return found;
+  }
+  return null;
 }
 
 /**
