@@ -117,12 +117,12 @@ def test_a_workflow_that_was_saved_with_values_keeps_them(panel: PanelPage) -> N
     panel.page.evaluate(DROP)
     old = [7, 3, "latent2rgb", 128, 9, "webp", 70, "full", "cpu", 16, 8, "grid", 4]
     panel.page.evaluate(
-        f"""async (values) => {{
+        """async (values) => {
           const saved = app.graph.serialize();
           const node = saved.nodes.find((one) => one.type === "SideStreamPreview");
           node.widgets_values = values;
           await app.loadGraphData(saved);
-        }}""",
+        }""",
         old,
     )
     panel.page.evaluate(LISTEN)
@@ -143,7 +143,7 @@ def test_i13_another_throttle_on_the_node_computes_nothing_anew(panel: PanelPage
     posted, told = run(panel)
     assert posted["extra_data"]["sidestream"]["nodes"][node]["throttle_ms"] == 900
     [cached] = [data["nodes"] for name, data in told if name == "execution_cached"]
-    assert set(cached) >= {key for key in posted["prompt"]}
+    assert set(cached) >= set(posted["prompt"])
     assert not [data for name, data in told if name == "executing" and data]
     # An exported API prompt has them.
     exported = page.evaluate("async () => (await app.graphToPrompt()).output")
