@@ -193,6 +193,7 @@ def test_fields_follow_the_run_also_while_they_have_the_focus(panel: PanelPage) 
     assert page.evaluate("() => document.activeElement.name") == "throttle_ms"
     # What is being typed stays, as long as it is the same run.
     deliver(panel, 1, run="c", prompt="pc")
+    panel.wait("() => document.querySelector('.ss-readout-step dd').textContent === '1 / 20'")
     throttle.fill("12")
     throttle.evaluate("(input) => input.dispatchEvent(new Event('input', { bubbles: true }))")
     deliver(panel, 2, run="c", prompt="pc", first=2)
