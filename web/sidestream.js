@@ -56,7 +56,8 @@ steering.addEventListener("change", showStreaming);
 joinQueueing(
   (body) => {
     const nodes = takeOutValues(body.prompt, Object.keys(settings.fields));
-    const sidestream = { ...settings.values(), ...body.extra_data?.sidestream, nodes };
+    const beside = Object.keys(nodes).length ? { nodes } : {};
+    const sidestream = { ...settings.values(), ...body.extra_data?.sidestream, ...beside };
     body.extra_data = { ...body.extra_data, sidestream };
   },
   (promptId, prompt, workflow) => prompts.remember(promptId, prompt, workflow),

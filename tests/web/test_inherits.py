@@ -143,7 +143,7 @@ def test_i13_another_throttle_on_the_node_computes_nothing_anew(panel: PanelPage
     posted, told = run(panel)
     assert posted["extra_data"]["sidestream"]["nodes"][node]["throttle_ms"] == 900
     [cached] = [data["nodes"] for name, data in told if name == "execution_cached"]
-    assert set(cached) >= {key for key in posted["prompt"]}
+    assert set(cached) >= set(posted["prompt"])
     assert not [data for name, data in told if name == "executing" and data]
     # An exported API prompt has them.
     exported = page.evaluate("async () => (await app.graphToPrompt()).output")

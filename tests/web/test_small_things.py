@@ -15,6 +15,12 @@ from sidestream.tools.page import PanelPage, demo_prompt
 pytestmark = pytest.mark.browser
 
 MENU = f"{PANEL} .ss-menu"
+PAUSE = """
+(paused) => {
+  sidestream.steering.paused = paused;
+  sidestream.steering.dispatchEvent(new CustomEvent("change"));
+}
+"""
 
 
 def save(panel: PanelPage, entry: str) -> tuple[str, bytes]:
@@ -169,9 +175,9 @@ def test_nothing_moves_while_nothing_runs_and_the_canvas_keeps_its_rate(panel: P
     node = page.evaluate("() => String(app.graph._nodes.find((node) => node.type === 'KSampler').id)")
     send_film(panel, film(6), step=3, node=node)
     panel.wait("() => document.getAnimations().some((one) => one.animationName === 'ss-pulse')")
-    page.evaluate("() => { sidestream.steering.paused = true; sidestream.steering.dispatchEvent(new CustomEvent('change')); }")
+    page.evaluate(PAUSE, True)
     panel.wait("() => !document.getAnimations().some((one) => one.animationName === 'ss-pulse')")
-    page.evaluate("() => { sidestream.steering.paused = false; sidestream.steering.dispatchEvent(new CustomEvent('change')); }")
+    page.evaluate(PAUSE, False)
     end_run(panel, node=node)
     panel.wait("() => !document.getAnimations().some((one) => one.animationName?.startsWith('ss-'))")
     rate = page.evaluate(

@@ -187,11 +187,13 @@ def test_fields_follow_the_run_also_while_they_have_the_focus(panel: PanelPage) 
         values = page.evaluate("() => sidestream.settings.values()")
         tell(panel, "sidestream.run", **told, state="start", total_steps=20, settings={**values, "throttle_ms": value})
         deliver(panel, 2, run=run, prompt=f"p{run}", first=2)
-        panel.wait("value => document.querySelector('.sidestream input[name=throttle_ms]').value === value", 5, str(value))
+        field = "document.querySelector('.sidestream input[name=throttle_ms]')"
+        panel.wait(f"value => {field}.value === value", 5, str(value))
         end_run(panel, run=run, prompt=f"p{run}")
     assert page.evaluate("() => document.activeElement.name") == "throttle_ms"
     # What is being typed stays, as long as it is the same run.
     deliver(panel, 1, run="c", prompt="pc")
+    panel.wait("() => document.querySelector('.ss-readout-step dd').textContent === '1 / 20'")
     throttle.fill("12")
     throttle.evaluate("(input) => input.dispatchEvent(new Event('input', { bubbles: true }))")
     deliver(panel, 2, run="c", prompt="pc", first=2)
