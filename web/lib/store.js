@@ -1,5 +1,7 @@
 /** The frames that the page keeps: runs with their frames, bounded by count and by bytes. */
 
+import { Thumbnails } from "./thumbnails.js";
+
 /** @typedef {import("./cells.js").Mosaic} Mosaic */
 
 /**
@@ -50,6 +52,9 @@
 
 const MAX_RUNS = 40;
 
+/** Of the memory for frames, at most so much may hold their thumbnails. */
+const THUMBNAILS_SHARE = 1 / 4;
+
 /**
  * Tells of changes by the events `frame` (detail: the Frame), `animation` (detail: the Frame that it
  * belongs to), `progress` (a sampler went on) and `runs` (a run came, ended or was forgotten).
@@ -62,7 +67,12 @@ export class FrameStore extends EventTarget {
     /** @type {Run[]} by age */
     this.runs = [];
     this.frameCount = 0;
+    /** What the frames' files take, without the thumbnails. */
     this.bytes = 0;
+    this.thumbnails = new Thumbnails(
+      () => this.limits().bytes * THUMBNAILS_SHARE,
+      () => this._makeRoom(),
+    );
     /** @type {string | null} why the newest sampler has no previews: `method`, `latents` */
     this.silence = null;
     /** @type {(promptId: string, nodeId: string) => string} */
@@ -218,9 +228,17 @@ export class FrameStore extends EventTarget {
     this._tell("runs");
   }
 
+  /** A thumbnail was made. */
+  _makeRoom() {
+    const before = this.frameCount;
+    this._trim();
+    if (this.frameCount < before) this._tell("runs");
+  }
+
   _trim() {
     const { frames, bytes } = this.limits();
-    while ((this.frameCount > frames || this.bytes > bytes) && this.frameCount > 1) {
+    const isFull = () => this.frameCount > frames || this.bytes + this.thumbnails.bytes > bytes;
+    while (isFull() && this.frameCount > 1) {
       const oldest = this.runs.find((run) => run.frames.length > 0);
       if (!oldest) break;
       this._forget(oldest, 1);
@@ -238,6 +256,7 @@ export class FrameStore extends EventTarget {
   _forget(run, count) {
     for (const frame of run.frames.splice(0, count)) {
       this._weigh(run, -weightOf(frame));
+      this.thumbnails.drop(frame);
       this.frameCount -= 1;
     }
   }
