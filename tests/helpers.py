@@ -38,7 +38,6 @@ class FlatDecoder:
     before: Callable[[], None] = lambda: None
     scale: int = 1
     light: bool = True
-    recordable = True
 
     def __call__(self, latent: torch.Tensor, enough: int) -> torch.Tensor:
         self.before()
