@@ -51,6 +51,7 @@ import { Thumbnails } from "./thumbnails.js";
  */
 
 const MAX_RUNS = 40;
+const MAX_ENDED = 100;
 
 /** Of the memory for frames, at most so much may hold their thumbnails. */
 const THUMBNAILS_SHARE = 1 / 4;
@@ -73,6 +74,8 @@ export class FrameStore extends EventTarget {
       () => this.limits().bytes * THUMBNAILS_SHARE,
       () => this._makeRoom(),
     );
+    /** @type {Set<string>} prompts that are over, by age */
+    this._ended = new Set();
     /** @type {string | null} why the newest sampler has no previews: `method`, `latents` */
     this.silence = null;
     /** @type {(promptId: string, nodeId: string) => string} */
@@ -116,7 +119,7 @@ export class FrameStore extends EventTarget {
       outcomes: {},
       settings: null,
       startedAt: new Date(),
-      live: true,
+      live: !this._ended.has(promptId),
       closed: foreign,
     };
     this.runs.push(run);
@@ -197,6 +200,14 @@ export class FrameStore extends EventTarget {
     const ended = this.runs.filter((run) => run.live && over(run));
     for (const run of ended) run.live = false;
     if (ended.length) this._dropSpent();
+  }
+
+  /** @param {string} promptId of a prompt that is over, and so are its runs, also those that are told of late */
+  endPrompt(promptId) {
+    this._ended.add(promptId);
+    const [oldest] = this._ended;
+    if (this._ended.size > MAX_ENDED) this._ended.delete(oldest);
+    this.end((run) => run.promptId === promptId);
   }
 
   /**
