@@ -107,7 +107,7 @@ def test_all_ends_where_one_sampler_is_left_and_says_what_it_does_not_do(panel: 
     page.locator(f"{PANEL} .ss-strip >> text=All").click()
     assert "Choose one sampler" in text(panel, ".ss-grid-hint")
     for control in (".ss-scrubber", "[aria-label^='Compare']", "[aria-label='Zoom in']", "[aria-label^='One frame']"):
-        assert page.locator(f"{PANEL} {control}").first.is_disabled()
+        page.locator(f"{PANEL} {control}:disabled").first.wait_for(state="attached")
     assert page.locator(f"{PANEL} .ss-menu-button").get_attribute("aria-disabled") == "true"
     for node, run in (("10", "a"), ("11", "b")):
         end_run(panel, run=run, node=node, prompt="two")
@@ -160,3 +160,19 @@ def test_the_wheel_zooms_by_how_far_it_is_turned(panel: PanelPage) -> None:
     for _ in range(30):
         page.mouse.wheel(0, -100)
     assert zoom(panel) == 1600
+
+
+def test_a_comparison_is_left_alone_when_a_new_run_begins(panel: PanelPage) -> None:
+    page = panel.page
+    panel.open_panel()
+    deliver(panel, 4, run="old", prompt="o")
+    for act in ("scrub(1)", "compare(true)", "scrub(2)"):
+        page.evaluate(f"() => sidestream.watching.{act}")
+    end_run(panel, run="old", prompt="o")
+    deliver(panel, 2, run="new", prompt="n")
+    steps = page.evaluate("() => [sidestream.watching.against.step, sidestream.watching.frame.step]")
+    assert steps == [2, 3]
+    assert watched(panel) == "old"
+    page.locator(CHIP).click()
+    assert watched(panel) == "new"
+    end_run(panel, run="new", prompt="n")

@@ -185,7 +185,7 @@ export class Watching extends EventTarget {
   /** Whether the run that is looked at is over, and a newer one goes on that nobody has seen begin. */
   _isLeftBehind() {
     const { newRun, store } = this;
-    if (!newRun || this._node !== null || this.run?.live) return false;
+    if (!newRun || this._node !== null || this._against || this.run?.live) return false;
     return store.runs.indexOf(newRun) > store.runs.indexOf(/** @type {Run} */ (this._newestThen));
   }
 
