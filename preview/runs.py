@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .clients import Clients, overlay
 from .decoders.errors import in_a_line
 from .render.chain import Failures, FallbackChain
 from .settings import Settings, combined
@@ -193,6 +194,8 @@ class Run:
         """The method that `chain` is of."""
         self.outcomes: Counter[str] = Counter()
         self.aborted = False
+        self.paused = False
+        """Whether its client has stopped previews: steps are counted, no frame is wanted."""
         self.filmless = False
         """Whether animated previews failed, and are left off."""
         self.warned_of_loss = False
@@ -228,7 +231,7 @@ class Run:
         """Whether the throttle lets the frame of the current step pass."""
         self._follow_method()
         settings = self.settings
-        if self._ended or not self.chain.wanted:
+        if self._ended or self.paused or not self.chain.wanted:
             return False
         return self._throttle.admits(
             self.step,
@@ -267,8 +270,8 @@ class Run:
             return self._seq
 
     def change(self, live: Mapping[str, Any]) -> None:
-        """Lay live changes over the run's settings."""
-        self._plan.asked.live.update(live)
+        """Lay live changes over the run's settings; None takes one back."""
+        overlay(self._plan.asked.live, live)
         self.settings = self._plan.asked.settings()
 
     def _follow_method(self) -> None:
@@ -297,6 +300,11 @@ class Run:
         for source in filter(self._plan.is_broken, sources):
             self._failures.leave(source)
         return FallbackChain(sources, self._failures)
+
+    @property
+    def live(self) -> dict[str, Any]:
+        """The settings that were changed for this run, and those to come of its prompt."""
+        return dict(self._plan.asked.live)
 
     @property
     def ended(self) -> bool:
@@ -363,7 +371,13 @@ class Run:
 class Runs:
     """The runs that are going on, and what became of all frames since the start."""
 
-    def __init__(self, on_start: Callable[[Run], None], on_end: Callable[[Run], None]) -> None:
+    def __init__(
+        self,
+        on_start: Callable[[Run], None],
+        on_end: Callable[[Run], None],
+        clients: Clients | None = None,
+    ) -> None:
+        self._clients = clients or Clients()
         self._active: dict[str, Run] = {}
         self._closed: Counter[str] = Counter()
         self._not_finite = 0
@@ -375,18 +389,53 @@ class Runs:
     def start(self, plan: Plan) -> Run:
         with self._lock:
             self._count += 1
-            run = Run(plan, self._count, self._close)
+            number = self._count
+        run = Run(plan, number, self._close)  # outside the lock: it may look for files
+        with self._lock:
             self._active[run.id] = run
+        # Asked when the run is known, so that what comes meanwhile reaches it either way.
+        owner = plan.owner
+        if live := self._clients.live(owner.client_id, owner.prompt_id):
+            run.change(live)
+        run.paused = self._clients.paused(owner.client_id)
         _tell(self._on_start, run)
         return run
 
     def change(self, client_id: str, live: Mapping[str, Any]) -> int:
-        """Lay `live` over the runs that `client_id` queued. Returns how many there are."""
-        with self._lock:
-            runs = [run for run in list(self._active.values()) if run.owner.client_id == client_id]
+        """Lay `live` over the runs that `client_id` queued, also over those that its prompts will
+        start. Returns how many there are."""
+        self._clients.change(client_id, live)
+        runs = self._of(client_id)
         for run in runs:
             run.change(live)
         return len(runs)
+
+    def pause(self, client_id: str, paused: bool) -> int:
+        """Stop or resume the previews of a client. Returns how many runs it has."""
+        self._clients.pause(client_id, paused)
+        runs = self._of(client_id)
+        for run in runs:
+            run.paused = paused
+        return len(runs)
+
+    def state(self, client_id: str) -> dict[str, Any]:
+        """For a client: what it asked for, and its runs."""
+        return self._clients.state(client_id) | {
+            "runs": [
+                run.owner.wire()
+                | {
+                    "run": run.id,
+                    "total_steps": run.total_steps,
+                    "settings": run.settings.as_dict(),
+                }
+                for run in self._of(client_id)
+            ]
+        }
+
+    def _of(self, client_id: str) -> list[Run]:
+        with self._lock:
+            active = list(self._active.values())
+        return [run for run in active if run.owner.client_id == client_id]
 
     def counters(self) -> dict[str, Any]:
         with self._lock:

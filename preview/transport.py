@@ -158,6 +158,8 @@ class Transport:
             "dropped": run.dropped,
             "outcomes": dict(run.outcomes),
             "settings": run.settings.as_dict(),
+            "live": run.live,
+            "paused": run.paused,
         }
         self._note(run.owner.client_id, data)
 

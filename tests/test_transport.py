@@ -6,6 +6,7 @@ import asyncio
 import json
 import struct
 import threading
+import time
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -139,8 +140,8 @@ def encoded_frame(run: Run, step: int = 1, kind: str = "image/jpeg") -> Frame:
     return frame
 
 
-def a_run(client: str | None = "c", **settings: Any) -> Run:
-    owner = Owner("p", "1:3", "1", "1", "3", client)
+def a_run(client: str | None = "c", has_result: bool = False, **settings: Any) -> Run:
+    owner = Owner("p", "1:3", "1", "1", "3", client, has_result)
     return start_run(a_book(), FakeSource(), owner=owner, **settings)
 
 
@@ -419,6 +420,62 @@ def test_a_client_that_connects_anew_is_not_held_up_by_its_old_connection(wire, 
 
 
 # I7: when
+
+
+def test_i7_a_run_that_ended_well_may_still_show_its_last_frames(wire, transport, monkeypatch):
+    wire.connect("c")
+    wire.running, wire.late = False, True
+    run = a_run()
+    run.end()
+    assert transport.live(run)
+    transport.send(encoded_frame(run, step=20))
+    assert wait_until(lambda: wire.steps("c") == [20])
+    monkeypatch.setattr(runs, "now", lambda: time.monotonic() + 31)
+    assert not transport.live(run)
+
+
+def test_i7_late_frames_are_not_for_nodes_with_a_result_of_their_own(wire, transport):
+    wire.connect("c")
+    run = a_run(has_result=True)
+    assert transport.live(run)
+    wire.running, wire.late = False, True
+    assert not transport.live(run)
+
+
+def test_i7_nothing_is_shown_after_something_newer_on_its_node(wire, transport):
+    wire.connect("c")
+    wire.late = True
+    book = a_book()
+    old, new = (start_run(book, FakeSource()) for _ in range(2))
+    transport.send(encoded_frame(new, step=1))
+    assert wait_until(lambda: new.sent == 1)
+    assert not transport.live(old)
+    transport.send(encoded_frame(old, step=20))
+    assert wait_until(lambda: old.outcomes == {runs.LATE: 1})
+    other_node = start_run(book, FakeSource(), owner=Owner("p", "2", client_id="c"))
+    transport.send(encoded_frame(other_node, step=3))
+    assert wait_until(lambda: other_node.sent == 1)
+
+
+def test_i7_of_two_devices_the_slower_ones_older_frame_is_not_shown(wire, transport):
+    wire.connect("c")
+    run = a_run()
+    slow, quick = encoded_frame(run, step=1), encoded_frame(run, step=2)
+    transport.send(quick)
+    assert wait_until(lambda: run.sent == 1)
+    transport.send(slow)
+    assert wait_until(lambda: run.outcomes == {runs.SENT: 1, runs.LATE: 1})
+    assert wire.steps("c") == [2]
+
+
+def test_a_frame_for_a_socket_that_was_replaced_does_not_count_as_sent(wire, transport):
+    wire.connect("c", reads=False)
+    run = a_run()
+    transport.send(encoded_frame(run))
+    old = wire.clients["c"].connection
+    wire.connect("c")
+    wire.resume(old)
+    assert wait_until(lambda: run.outcomes == {runs.LATE: 1})
 
 
 def test_i7_nothing_is_sent_when_the_node_is_no_longer_at_work(wire, transport):
