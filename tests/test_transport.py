@@ -236,6 +236,8 @@ def test_start_and_end_of_a_run_are_told_with_its_counters(wire, transport, stat
         "dropped": 1,
         "outcomes": {"sent": 1, "late": 1},
         "settings": run.settings.as_dict(),
+        "live": {},
+        "paused": False,
     }
 
 
