@@ -212,7 +212,7 @@ def _devices(status: Mapping[str, Any]) -> Iterable[str]:
         device = torch.cuda.get_device_properties(number)
         yield f"cuda:{number}: {device.name}, {device.total_memory / 2**30:.1f} GiB"
     for worker in status["devices"]:
-        yield f"previews on {worker['device']} by {worker['lane']}, share {worker['share']:.1%}"
+        yield f"previews on {worker['device']} by {worker['path']}, share {worker['share']:.1%}"
 
 
 def _previews(provider: Mapping[str, Any], private: Private) -> Iterable[str]:
@@ -220,6 +220,8 @@ def _previews(provider: Mapping[str, Any], private: Private) -> Iterable[str]:
     if provider["problem"]:
         yield private(f"because: {provider['problem']}")
     yield private(f"in charge: {provider['in_charge']}")
+    if provider["around"]:
+        yield private(f"asked before SideStream: {provider['around']}")
     yield f"ComfyUI's preview method: {host.chosen_method({}) or 'not chosen'}"
     yield f"ComfyUI's preview size: {host.preview_size()}"
 

@@ -22,6 +22,9 @@ PREVIEW_IMAGE = 1
 PREVIEW_IMAGE_WITH_METADATA = 4
 LEGACY_TYPES = {"image/jpeg": 1, "image/png": 2}
 
+WHY_NONE = ("method", "latents", "suppressed")
+"""None was chosen; nothing is known of the latents; another pack suppresses previews."""
+
 LATE_SECONDS = 30.0
 """How long after its sampling a frame may still come; a decoder is loaded meanwhile, maybe."""
 
@@ -161,9 +164,9 @@ class Transport:
         }
         self._note(run.owner.client_id, data)
 
-    def announce_none(self, owner: Owner, why: str) -> None:
-        """Tell a client that its sampler has no previews: `why` is `method` or `latents`."""
-        self._note(owner.client_id, owner.wire() | {"state": "none", "why": why})
+    def announce_none(self, owner: Owner, why: str, **more: Any) -> None:
+        """Tell a client that its sampler has no previews: `why` is one of `WHY_NONE`."""
+        self._note(owner.client_id, owner.wire() | {"state": "none", "why": why} | more)
 
     def _note(self, client_id: str | None, data: dict[str, Any]) -> None:
         for socket in self._wire.sockets(client_id):

@@ -592,8 +592,8 @@ def test_loading_anew_beneath_anothers_wrapper_is_safe(
     assert client.steps == [1, 2, 3]
 
 
-def strange_get_previewer(latent_format: Any, somewhere: Any = None) -> None:
-    """As it might be in a ComfyUI that nobody has seen."""
+STRANGE = "def get_previewer(latent_format, somewhere=None): pass"
+"""As it might be in a ComfyUI that nobody has seen."""
 
 
 @pytest.mark.parametrize("kind", ["other parameters", "no function", "no server"])
@@ -601,8 +601,9 @@ def test_i10_an_unexpected_comfyui_keeps_its_previews_and_the_pack_says_why(
     stage, make_pack, told, latent_preview, monkeypatch, caplog, kind
 ):
     if kind == "other parameters":
-        monkeypatch.setattr(strange_get_previewer, "__module__", "latent_preview")
-        monkeypatch.setattr(latent_preview, "get_previewer", strange_get_previewer)
+        names: dict[str, Any] = {}
+        exec(compile(STRANGE, latent_preview.__file__, "exec"), names)
+        monkeypatch.setattr(latent_preview, "get_previewer", names["get_previewer"])
         why = "latent_preview.get_previewer takes (latent_format, somewhere)"
     elif kind == "no function":
         monkeypatch.delattr(latent_preview, "prepare_callback")
@@ -618,7 +619,8 @@ def test_i10_an_unexpected_comfyui_keeps_its_previews_and_the_pack_says_why(
     assert record.levelname == "WARNING"
     assert why in record.getMessage()
     provider = pack.status()["provider"]
-    assert provider == {"installed": False, "problem": why, "in_charge": "ComfyUI"}
+    said = {"installed": False, "problem": why, "in_charge": "ComfyUI", "around": ""}
+    assert provider == said
     assert pack.settings()["defaults"]
     assert pack.change("c", {"quality": 5}) == 0
     monkeypatch.undo()

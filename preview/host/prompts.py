@@ -12,6 +12,7 @@ from server import PromptServer
 import nodes
 
 from ..runs import Owner
+from .installation import author
 
 
 def current_owner() -> Owner:
@@ -52,3 +53,21 @@ def announced_steps(owner: Owner) -> int:
     """How many steps the node's progress says there are; 0 where it has not said so yet."""
     entry = get_progress_state().nodes.get(owner.node_id)
     return int(entry["max"]) if entry is not None and entry["max"] > 1 else 0
+
+
+def preview_switch(pack: str) -> dict[str, Any] | None:
+    """The node of the running prompt by which `pack` was told to show previews its own way.
+
+    That is one of its nodes with a switch about previews that is on.
+    """
+    graph = get_progress_state().dynprompt
+    for node_id in graph.all_node_ids():
+        node = graph.get_node(node_id)
+        kind = nodes.NODE_CLASS_MAPPINGS.get(node.get("class_type"))
+        if kind is None or author(kind) != pack:
+            continue
+        for option, value in node.get("inputs", {}).items():
+            if value is True and "preview" in option:
+                title = nodes.NODE_DISPLAY_NAME_MAPPINGS.get(node["class_type"])
+                return {"node_id": node_id, "title": title or node["class_type"], "option": option}
+    return None
