@@ -122,6 +122,10 @@ class Transport:
             return False
         return self._wire.may_show_late(owner.prompt_id, owner.node_id)
 
+    def at_work(self, run: Run) -> bool:
+        """Whether the node of `run` goes on, and may sample again."""
+        return self._wire.is_running(run.owner.prompt_id, run.owner.node_id)
+
     def quiet(self) -> bool:
         return self._wire.is_idle()
 
@@ -155,13 +159,16 @@ class Transport:
         """Tell the run's client that it has started or ended, with its counters."""
         data = run.owner.wire() | {
             "run": run.id,
+            "stage": run.stage,
             "state": state,
             "total_steps": run.total_steps,
-            "sent": run.sent,
-            "dropped": run.dropped,
-            "outcomes": dict(run.outcomes),
+            "sent": run.execution.sent,
+            "dropped": run.execution.dropped,
+            "outcomes": dict(run.execution.outcomes),
             "settings": run.settings.as_dict(),
         }
+        if run.slow is not None:
+            data["slow"] = run.slow
         self._note(run.owner.client_id, data)
 
     def announce_none(self, owner: Owner, why: str, **more: Any) -> None:

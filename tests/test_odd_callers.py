@@ -555,14 +555,16 @@ def test_a_decoder_that_was_refused_is_in_the_report(
 
 def test_status_names_a_pack_and_not_where_it_lies(stage, make_pack, told, latent_preview):
     pack = make_pack()
-    source = "def get_previewer(*args, **kwargs): return beneath(*args, **kwargs)"
+
+    def get_previewer(*args: Any, **kwargs: Any) -> None:
+        """Another pack's."""
+
+    latent_preview.get_previewer = get_previewer
     for place, name in (
         ("/home/marie/Comfy_x_UI/custom_nodes/ComfyUI-Other.1/nodes/preview.py", "ComfyUI-Other.1"),
         ("C:\\ComfyUI\\custom_nodes\\other.py", "other"),
     ):
-        names = {"beneath": latent_preview.get_previewer}
-        exec(compile(source, place, "exec"), names)
-        latent_preview.get_previewer = names["get_previewer"]
+        get_previewer.__code__ = get_previewer.__code__.replace(co_filename=place)
         assert pack.status()["provider"]["around"] == name
 
 

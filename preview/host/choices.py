@@ -81,7 +81,7 @@ def watch() -> type | None:
 
 def unwatch(watched: type | None) -> None:
     """Note nothing more."""
-    args = comfy.cli_args.args
+    args: Any = comfy.cli_args.args
     if watched is not None and type(args) is watched:
         args.__class__ = watched.__base__
 

@@ -13,6 +13,7 @@ import nodes
 
 from ..runs import Owner
 from .installation import author
+from .progress import newest_total
 
 
 def current_owner() -> Owner:
@@ -50,7 +51,13 @@ def extra_data(prompt_id: str | None) -> Mapping[str, Any]:
 
 
 def announced_steps(owner: Owner) -> int:
-    """How many steps the node's progress says there are; 0 where it has not said so yet."""
+    """How many steps the node's progress says there are; 0 where it has not said so yet.
+
+    What an earlier sampling of the node said last may still stand there.
+    """
+    newest = newest_total()
+    if newest:
+        return newest
     entry = get_progress_state().nodes.get(owner.node_id)
     return int(entry["max"]) if entry is not None and entry["max"] > 1 else 0
 
