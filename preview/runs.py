@@ -45,8 +45,6 @@ class Owner:
     parent_node_id: str | None = None
     real_node_id: str | None = None
     client_id: str | None = None
-    has_result: bool = False
-    """Whether the node shows a result of its own when it has finished."""
 
     def wire(self) -> dict[str, Any]:
         """The keys that ComfyUI gives with a preview."""

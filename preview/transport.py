@@ -118,7 +118,7 @@ class Transport:
             return False
         if self._wire.is_running(owner.prompt_id, owner.node_id):
             return True
-        if owner.has_result or run.ended_for(runs.now()) > LATE_SECONDS:
+        if run.ended_for(runs.now()) > LATE_SECONDS:
             return False
         return self._wire.may_show_late(owner.prompt_id, owner.node_id)
 

@@ -79,7 +79,7 @@ def graph(types: Types, sampler: str = "KSampler", **nodes: dict[str, Any]) -> G
     given = {name: value for name, value in usual.items() if name in accepted}
     output = types[sampler]["output"].index("LATENT")
     return {
-        "1": filled(types, "SideStreamDemoModel", width=512, height=512, seconds_per_step=0.08),
+        "1": filled(types, "SideStreamDemoModel", width=512, height=512, seconds_per_step=0.15),
         **nodes,
         "3": filled(types, sampler, **given),
         "4": filled(types, "SaveLatent", samples=["3", output], filename_prefix="neighbours"),

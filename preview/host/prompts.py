@@ -32,14 +32,7 @@ def current_owner() -> Owner:
         graph.get_parent_node_id(node_id),
         graph.get_real_node_id(node_id),
         server.client_id,
-        _is_output(graph, node_id),
     )
-
-
-def _is_output(graph: Any, node_id: str) -> bool:
-    """Whether it is an output node: what it shows in the end is its result."""
-    kind = nodes.NODE_CLASS_MAPPINGS.get(graph.get_node(node_id).get("class_type"))
-    return bool(getattr(kind, "OUTPUT_NODE", False))
 
 
 def extra_data(prompt_id: str | None) -> Mapping[str, Any]:
