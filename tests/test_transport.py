@@ -19,7 +19,7 @@ from sidestream.tests.helpers import FakeSource, a_book, start_run, wait_until
 
 PICTURE = b"\xff\xd8 a picture \xff\xd9"
 OWN_KEYS = {
-    *("run", "seq", "step", "total_steps", "width", "height", "decoder"),
+    *("run", "stage", "seq", "step", "total_steps", "width", "height", "decoder"),
     *("captured_to_sent_ms", "ready_to_sent_ms", "decode_ms", "dropped", "outcomes"),
 }
 
@@ -182,6 +182,7 @@ def test_the_bytes_of_event_4(wire, transport):
     assert own.pop("ready_to_sent_ms") >= 0
     assert own == {
         "run": run.id,
+        "stage": 1,
         "seq": 1,
         "step": 7,
         "total_steps": 20,
@@ -230,6 +231,7 @@ def test_start_and_end_of_a_run_are_told_with_its_counters(wire, transport, stat
     assert (sent.client, sent.event) == ("c", "sidestream.run")
     assert sent.data == run.owner.wire() | {
         "run": run.id,
+        "stage": 1,
         "state": state,
         "total_steps": 20,
         "sent": 1,

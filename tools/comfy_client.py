@@ -167,7 +167,7 @@ class ComfyClient:
         The last previews may come after that: those of runs that are told are waited for.
         """
         deadline = time.monotonic() + timeout
-        ended, open_runs = False, set[str]()
+        ended, open_runs = False, set[Any]()
         while time.monotonic() < deadline:
             try:
                 message = self._messages.get(timeout=min(1.0, timeout))
@@ -339,12 +339,12 @@ def _ends(message: Event | Frame, prompt_id: str) -> bool:
     )
 
 
-def _note_run(message: Event | Frame, prompt_id: str, open_runs: set[str]) -> None:
-    """Keep `open_runs` to the SideStream runs of a prompt that began and did not end."""
+def _note_run(message: Event | Frame, prompt_id: str, open_runs: set[Any]) -> None:
+    """Keep `open_runs` to the stages of SideStream's runs that began and did not end."""
     if not isinstance(message, Event) or message.type != "sidestream.run":
         return
-    run = message.data.get("run")
-    if run is not None and message.data.get("prompt_id") == prompt_id:
+    run = (message.data.get("run"), message.data.get("stage"))
+    if run[0] is not None and message.data.get("prompt_id") == prompt_id:
         (open_runs.add if message.data["state"] == "start" else open_runs.discard)(run)
 
 
