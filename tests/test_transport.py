@@ -140,8 +140,8 @@ def encoded_frame(run: Run, step: int = 1, kind: str = "image/jpeg") -> Frame:
     return frame
 
 
-def a_run(client: str | None = "c", has_result: bool = False, **settings: Any) -> Run:
-    owner = Owner("p", "1:3", "1", "1", "3", client, has_result)
+def a_run(client: str | None = "c", **settings: Any) -> Run:
+    owner = Owner("p", "1:3", "1", "1", "3", client)
     return start_run(a_book(), FakeSource(), owner=owner, **settings)
 
 
@@ -435,14 +435,6 @@ def test_i7_a_run_that_ended_well_may_still_show_its_last_frames(wire, transport
     transport.send(encoded_frame(run, step=20))
     assert wait_until(lambda: wire.steps("c") == [20])
     monkeypatch.setattr(runs, "now", lambda: time.monotonic() + 31)
-    assert not transport.live(run)
-
-
-def test_i7_late_frames_are_not_for_nodes_with_a_result_of_their_own(wire, transport):
-    wire.connect("c")
-    run = a_run(has_result=True)
-    assert transport.live(run)
-    wire.running, wire.late = False, True
     assert not transport.live(run)
 
 
