@@ -145,7 +145,7 @@ class Server:
 class Grey:
     """A decoder that shows a latent's first channel; it may break in the middle of a run."""
 
-    scale, light, recordable, frames_each = 8, True, True, 2
+    scale, light, frames_each = 8, True, 2
 
     def __init__(self, breaks: bool = False) -> None:
         self._breaks = breaks

@@ -7,7 +7,15 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..preview import host
-from ..preview.settings import FIELDS, KEY, Choice, SettingError, checked
+from ..preview.settings import (
+    FIELDS,
+    INHERITED,
+    INHERITED_NUMBER,
+    Choice,
+    SettingError,
+    checked,
+    explicit,
+)
 
 VAE_TOOLTIP = (
     "Optional: previews are decoded by this VAE, as the final picture will be. It is slower than"
@@ -17,20 +25,23 @@ VAE_TOOLTIP = (
 
 
 def widgets() -> list[Any]:
-    """One optional widget for each setting, so that an API prompt may leave any out."""
+    """One optional widget for each setting, so that an API prompt may leave any out.
+
+    Each begins by setting nothing: numbers say so by one below their range.
+    """
     made = []
     for name, field in FIELDS.items():
         common = {
             "display_name": field.label,
             "optional": True,
-            "default": field.default,
             "tooltip": field.tooltip,
         }
         if isinstance(field, Choice):
-            widget = io.Combo.Input(name, options=list(field.options), **common)
+            options = [INHERITED, *field.options]
+            widget = io.Combo.Input(name, options=options, default=INHERITED, **common)
         else:
-            low = field.describe()["min"]
-            widget = io.Int.Input(name, min=low, max=field.high, **common)
+            low = INHERITED_NUMBER
+            widget = io.Int.Input(name, min=low, max=field.high, default=low, **common)
         # A key that older pages do not know and pass over.
         widget.extra_dict = {"advanced": True} if field.advanced else {}
         made.append(widget)
@@ -56,23 +67,33 @@ class SideStreamPreview(io.ComfyNode):
                 *widgets(),
                 io.Vae.Input("vae", optional=True, tooltip=VAE_TOOLTIP),
             ],
+            hidden=[io.Hidden.unique_id],
+            # Of two nodes with the same inputs each leaves its own id: ComfyUI must not share
+            # their outputs. A node whose inputs stay the same is still cached.
+            not_idempotent=True,
             outputs=[io.Model.Output(tooltip="The same model, with preview settings on it.")],
         )
 
     @classmethod
     def validate_inputs(
         cls,
+        every_n_steps: int | None = None,
         max_size: int | None = None,
+        quality: int | None = None,
+        batch_images: int | None = None,
         method: str | None = None,
         detail: str | None = None,
         device: str | None = None,
         format: str | None = None,
         batch: str | None = None,
     ) -> bool | str:
-        # ComfyUI checks ranges, but none says "0 or from 64", and some versions let any choice
+        # ComfyUI checks ranges, but none says "-1, or from 1", and some versions let any choice
         # of a node like this one pass. None stands for a linked input, or for none at all.
         given = {
+            "every_n_steps": every_n_steps,
             "max_size": max_size,
+            "quality": quality,
+            "batch_images": batch_images,
             "method": method,
             "detail": detail,
             "device": device,
@@ -80,7 +101,7 @@ class SideStreamPreview(io.ComfyNode):
             "batch": batch,
         }
         try:
-            checked({name: value for name, value in given.items() if value is not None})
+            checked(explicit({name: each for name, each in given.items() if each is not None}))
         except SettingError as error:
             return str(error)
         return True
@@ -89,8 +110,8 @@ class SideStreamPreview(io.ComfyNode):
     def execute(cls, model: Any, vae: Any = None, **settings: Any) -> io.NodeOutput:
         """Raises SettingError, for a linked input that nobody could check before."""
         clone = model.clone()
-        before = clone.model_options.get(KEY, {})
-        clone.model_options[KEY] = {**before, **checked(settings)}
+        node_id = str(getattr(cls.hidden, "unique_id", ""))
+        host.leave_settings(clone, node_id, checked(explicit(settings)))
         if vae is not None:
             host.leave_vae(clone, vae)
         return io.NodeOutput(clone)

@@ -179,7 +179,7 @@ class Animator:
     def _rewound_reel(
         self, decoder: VideoDecoder, max_size: int, full: bool, size: torch.Size
     ) -> ReelPainting:
-        """The one of the last film where it fits: its work is recorded already."""
+        """The one of the last film where it fits: its memory is there already."""
         wanted = (decoder, max_size, full, size)
         if self._reel is None or self._reel_for != wanted:
             self._reel, self._reel_for = ReelPainting(decoder, max_size, full), wanted

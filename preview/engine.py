@@ -32,6 +32,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -53,6 +54,7 @@ from .render.backends import (
     check,
     decoding_device,
 )
+from .render.backends.cpu import CpuBackend
 from .runs import FIRST_IMAGE, Frame, Run
 from .throttle import Budget
 
@@ -227,6 +229,8 @@ class Slots:
             return None
         try:
             made = [self._new(shape, dtype) for _ in range(SLOTS)]
+        except BackendError:
+            raise
         except Exception:
             self._refused_until = time.monotonic() + REFUSED_SECONDS
             raise
@@ -341,7 +345,7 @@ class Engine:
         except BackendError as error:
             self._drop(frame, runs.FAILED)
             self._mailbox.fail(error)
-            return None
+            raise StagingError from error
         except Exception as error:
             self._drop(frame, runs.FAILED)
             raise StagingError from error
@@ -470,7 +474,7 @@ class Engine:
         log.warning(
             "[SideStream] Previews by way of the %s do not work here: %s. They go on by %s.",
             left,
-            error,
+            str(error),
             serves,
         )
 
@@ -591,6 +595,8 @@ class Engine:
                 self._drop(frame, runs.UNWATCHED)
             elif frame.picture is None and not (self._is_ours(frame) and self._decode(frame)):
                 self._drop(frame, runs.FAILED)
+            elif frame.closed:  # the worker hung, and was given up
+                pass
             else:
                 with span("encode"):
                     encode.encode_frame(frame, self._sink.format(frame.run))
@@ -660,8 +666,6 @@ class Engine:
 Way = tuple[torch.device, torch.device]
 """Where latents are sampled, and where they are decoded."""
 
-CPU = torch.device("cpu")
-
 
 class Engines:
     """The engines, one for each way from a sampler's device to a decoder's, made when needed."""
@@ -670,6 +674,7 @@ class Engines:
         self._decoders = decoders
         self._sink = sink
         self._engines: dict[Way, Engine] = {}
+        self._courier: Engine | None = None
         self._refused: dict[Way, str] = {}
         self._hung: Counter[Way] = Counter()
         self._closed = False
@@ -693,7 +698,14 @@ class Engines:
 
     def courier(self) -> Engine:
         """The engine that encodes and sends pictures which others made."""
-        return self._serving((CPU, CPU))
+        if self._courier is None or not self._serves(self._courier):
+            with self._lock:
+                if self._courier is None or not self._serves(self._courier):
+                    backend = partial(CpuBackend, torch.device("cpu"))
+                    self._courier = Engine([backend], self._decoders, self._sink)
+                    if self._closed:
+                        self._courier.shut()
+        return self._courier
 
     def _serving(self, key: Way) -> Engine:
         """The engine of this way, which works or has said why it cannot. Raises BackendError."""
@@ -734,16 +746,20 @@ class Engines:
         return engine
 
     def all(self) -> list[Engine]:
+        """Those that decode."""
         return list(self._engines.values())
 
     def notify(self) -> None:
-        for engine in self.all():
+        for engine in self._with_courier():
             engine.notify()
+
+    def _with_courier(self) -> list[Engine]:
+        return [*self.all(), *([] if self._courier is None else [self._courier])]
 
     def close(self) -> None:
         with self._lock:
             self._closed = True
-        engines = self.all()
+        engines = self._with_courier()
         for engine in engines:
             engine.shut()
         end = time.monotonic() + 1.0  # for all together

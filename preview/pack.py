@@ -7,6 +7,7 @@ import logging
 from typing import Any
 
 from . import host, routes
+from .clients import Clients
 from .decoders.cache import DecoderCache
 from .engine import Engines
 from .plain import plain
@@ -30,7 +31,7 @@ class Pack:
         self._provider: Any = None
         self._engines: Engines | None = None
         self._server: Any = None
-        self._runs = Runs(self._announce_start, self._announce_end)
+        self._runs = Runs(self._announce_start, self._announce_end, Clients(host.prompts_of))
 
     def install(self) -> None:
         """Install the provider. Where that is not possible `problem` says why, and nothing else
@@ -94,9 +95,17 @@ class Pack:
             "preview_size": host.preview_size(),
         }
 
-    def change(self, client_id: str, live: dict[str, Any]) -> int:
-        """For `POST /sidestream/live`: change the client's runs. Returns how many there are."""
-        return self._runs.change(client_id, live)
+    def change(self, client_id: str, live: dict[str, Any]) -> None:
+        """For `POST /sidestream/live`: change the client's runs, and those of what it queued."""
+        self._runs.change(client_id, live)
+
+    def pause(self, client_id: str, paused: bool) -> None:
+        """For `POST /sidestream/pause`: stop or resume the client's previews."""
+        self._runs.pause(client_id, paused)
+
+    def client(self, client_id: str) -> dict[str, Any]:
+        """For `GET /sidestream/client`: what the client asked for, and its runs."""
+        return self._runs.state(client_id)
 
     def _notify(self) -> None:
         if self._engines is not None:

@@ -26,7 +26,7 @@ from .engine import Engine, Engines
 from .plain import plain
 from .render.backends import BackendError, StagingError
 from .runs import Asked, Frame, Plan, Run, Runs
-from .settings import KEY, Settings, salvaged
+from .settings import KEY, Settings, of_node, salvaged
 from .transport import Transport
 
 log = logging.getLogger(__name__)
@@ -207,7 +207,8 @@ class Previewer(host.LatentPreviewer):
                     frame = engine.capture(run, shown, images)
         except StagingError as error:
             cause = error.__cause__
-            run.staging_failed(cause, passes=isinstance(cause, torch.cuda.OutOfMemoryError))
+            if not isinstance(cause, BackendError):  # of which the worker speaks
+                run.staging_failed(cause, passes=isinstance(cause, torch.cuda.OutOfMemoryError))
             self._preview_inline(latent)
         else:
             self._keep(engine, frame)
@@ -454,8 +455,7 @@ class Provider:
         sampling = _sampling.get()
         owner = host.current_owner()
         extra = host.extra_data(owner.prompt_id)
-        left_settings = host.model_settings(sampling.model, KEY) if sampling else {}
-        node = self._good(left_settings, "left on a MODEL")
+        node = self._node_settings(sampling.model, extra) if sampling else {}
         chosen = host.chosen_method(extra)
         if chosen == "none" and node.get("method", "host") == "host":
             self._transport.announce_none(owner, "method")
@@ -481,7 +481,7 @@ class Provider:
             return None
         return Plan(
             owner,
-            Asked(self._good(extra.get(KEY, {}), "sent with a prompt"), node),
+            Asked(self._good(*salvaged(extra.get(KEY, {})), "sent with a prompt"), node),
             sources_for,
             host.preview_size(),
             _whole(sampling.steps) if sampling else 0,
@@ -489,9 +489,18 @@ class Provider:
             self._decoders.is_broken,
         )
 
-    def _good(self, settings: Any, whence: str) -> dict[str, Any]:
-        """The good ones of `settings`. Complaints of the others have a limit of their own."""
-        good, complaints = salvaged(settings)
+    def _node_settings(self, model: Any, extra: Any) -> dict[str, Any]:
+        """What the nodes on a MODEL set: as inputs, or beside the prompt that runs now."""
+        settings: dict[str, Any] = {}
+        for left in host.left_settings(model):
+            settings |= self._good(*salvaged(left.settings), "left on a MODEL")
+            settings |= self._good(*of_node(extra.get(KEY), left.node_id), "sent with a prompt")
+        return settings
+
+    def _good(
+        self, good: dict[str, Any], complaints: list[str], whence: str
+    ) -> dict[str, Any]:
+        """The good settings. Complaints of the others have a limit of their own."""
         for complaint in complaints:
             self._say_once(logging.WARNING, f"Settings {whence}: {complaint}.", self._complaints)
         return good

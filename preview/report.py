@@ -212,7 +212,11 @@ def _devices(status: Mapping[str, Any]) -> Iterable[str]:
         device = torch.cuda.get_device_properties(number)
         yield f"cuda:{number}: {device.name}, {device.total_memory / 2**30:.1f} GiB"
     for worker in status["devices"]:
-        yield f"previews on {worker['device']} by {worker['path']}, share {worker['share']:.1%}"
+        because = f" because {worker['problem']}" if worker["problem"] else ""
+        yield (
+            f"previews of latents on {worker['device']}: {worker['path']}{because},"
+            f" share {worker['share']:.1%}"
+        )
 
 
 def _previews(provider: Mapping[str, Any], private: Private) -> Iterable[str]:

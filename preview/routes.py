@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
-from .settings import FIELDS, SettingError, checked
+from .settings import FIELDS, SettingError, checked, shown
 
 MAX_BODY = 16 * 1024  # bytes; a full set of settings is below 1 KB
 
@@ -22,7 +22,11 @@ class Answers(Protocol):
 
     def settings(self) -> dict[str, Any]: ...
 
-    def change(self, client_id: str, live: dict[str, Any]) -> int: ...
+    def change(self, client_id: str, live: dict[str, Any]) -> None: ...
+
+    def pause(self, client_id: str, paused: bool) -> None: ...
+
+    def client(self, client_id: str) -> dict[str, Any]: ...
 
 
 class Current:
@@ -48,20 +52,48 @@ def add_to(table: web.RouteTableDef, current: Current) -> None:
     async def settings(request: web.Request) -> web.Response:
         return web.json_response(current.pack.settings())
 
+    @table.get("/sidestream/client")
+    async def client(request: web.Request) -> web.Response:
+        try:
+            client_id = checked_client(request.query.get("client_id"))
+        except SettingError as error:
+            return refusal(error)
+        return web.json_response(current.pack.client(client_id))
+
     @table.post("/sidestream/live")
     async def live(request: web.Request) -> web.Response:
-        # A page of another site can make a browser send any other type without asking first.
-        if request.content_type != "application/json":
-            return web.json_response({"error": "the body must be application/json"}, status=415)
         try:
             client_id, changes = read_live(await read_limited(request))
         except SettingError as error:
-            return web.json_response({"error": str(error)}, status=400)
-        return web.json_response({"runs": current.pack.change(client_id, changes)})
+            return refusal(error)
+        current.pack.change(client_id, changes)
+        return web.json_response(current.pack.client(client_id))
+
+    @table.post("/sidestream/pause")
+    async def pause(request: web.Request) -> web.Response:
+        try:
+            client_id, paused = read_pause(await read_limited(request))
+        except SettingError as error:
+            return refusal(error)
+        current.pack.pause(client_id, paused)
+        return web.json_response(current.pack.client(client_id))
+
+
+def refusal(error: SettingError) -> web.Response:
+    """The answer to a request that cannot be followed."""
+    status = 415 if isinstance(error, WrongType) else 400
+    return web.json_response({"error": str(error)}, status=status)
+
+
+class WrongType(SettingError):
+    """A body that is not JSON by its own account."""
 
 
 async def read_limited(request: web.Request) -> bytes:
-    """The body. Raises SettingError where it is larger than `MAX_BODY`."""
+    """The body. Raises SettingError where it is not JSON or larger than `MAX_BODY`."""
+    # A page of another site can make a browser send any other type without asking first.
+    if request.content_type != "application/json":
+        raise WrongType("the body must be application/json")
     body = b""
     try:
         while len(body) <= MAX_BODY and not request.content.at_eof():
@@ -74,16 +106,42 @@ async def read_limited(request: web.Request) -> bytes:
 
 
 def read_live(body: bytes) -> tuple[str, dict[str, Any]]:
-    """The client and the checked changes in the body of `POST live`. Raises SettingError."""
+    """The client and the checked changes in the body of `POST live`. Raises SettingError.
+
+    None, as which JSON's null comes, takes a change back.
+    """
+    data = read_object(body, f"client_id and any of {', '.join(FIELDS)}")
+    client_id = checked_client(data.pop("client_id", None))
+    taken_back = {name: None for name, value in data.items() if value is None and name in FIELDS}
+    changes = checked({name: each for name, each in data.items() if name not in taken_back})
+    return client_id, {**changes, **taken_back}
+
+
+def read_pause(body: bytes) -> tuple[str, bool]:
+    """The client in the body of `POST pause`, and whether to pause. Raises SettingError."""
+    data = read_object(body, "client_id and paused")
+    client_id = checked_client(data.pop("client_id", None))
+    paused = data.pop("paused", None)
+    if not isinstance(paused, bool):
+        raise SettingError("paused must be true or false")
+    for name in data:
+        raise SettingError(f"{shown(name)} is unknown; there are client_id and paused")
+    return client_id, paused
+
+
+def read_object(body: bytes, keys: str) -> dict[str, Any]:
+    """The JSON object in a body. Raises SettingError."""
     try:
         data = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise SettingError("the body must be JSON") from error
     if not isinstance(data, dict):
-        raise SettingError(
-            f"the body must be an object with client_id and any of {', '.join(FIELDS)}"
-        )
-    client_id = data.pop("client_id", None)
+        raise SettingError(f"the body must be an object with {keys}")
+    return data
+
+
+def checked_client(client_id: Any) -> str:
+    """The id of a client. Raises SettingError where it can be none."""
     if not isinstance(client_id, str) or not 0 < len(client_id) <= 200:
         raise SettingError("client_id must be a string of 1 to 200 characters")
-    return client_id, checked(data)
+    return client_id

@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .clients import Clients, overlay
 from .decoders.errors import in_a_line
 from .render.chain import Failures, FallbackChain
 from .settings import Settings, combined
@@ -187,14 +188,13 @@ class Frame:
 class Execution:
     """One execution of a node, which is one run to clients however often the node samples.
 
-    Its samplings share the throttle, the numbers of frames, the counters and what was changed live.
+    Its samplings share the throttle, the numbers of frames and the counters.
     """
 
     def __init__(self) -> None:
         # Not from a random number generator: the sampler's must stay as they are.
         self.id = os.urandom(6).hex()
         self.throttle = Throttle()
-        self.live: dict[str, Any] = {}
         self.outcomes: Counter[str] = Counter()
         self.stages = 0
         """Samplings by now."""
@@ -231,7 +231,6 @@ class Run:
         self._plan = plan
         self.number = number
         self.owner = plan.owner
-        plan.asked.live.update(execution.live)
         self.settings = plan.asked.settings()
         self._failures = Failures()
         self.chain = self._chain_for(self.settings)
@@ -247,6 +246,8 @@ class Run:
         """The method that `chain` is of."""
         self.outcomes: Counter[str] = Counter()
         self.aborted = False
+        self.paused = False
+        """Whether its client has stopped previews: steps are counted, no frame is wanted."""
         self.filmless = False
         """Whether animated previews failed, and are left off."""
         self.warned_of_loss = False
@@ -293,7 +294,7 @@ class Run:
         What may be the node's last step is captured even where the throttle forbids it, and held.
         """
         self._follow_method()
-        if self._ended or not self.chain.wanted:
+        if self._ended or self.paused or not self.chain.wanted:
             return False
         admitted = self.admits(self.step, now)
         self._held = not admitted and self.may_be_last
@@ -375,9 +376,8 @@ class Run:
             return self.execution.seq
 
     def change(self, live: Mapping[str, Any]) -> None:
-        """Lay live changes over the run's settings, and those of the samplings to come."""
-        self.execution.live.update(live)
-        self._plan.asked.live.update(live)
+        """Lay live changes over the run's settings; None takes one back."""
+        overlay(self._plan.asked.live, live)
         self.settings = self._plan.asked.settings()
 
     def _follow_method(self) -> None:
@@ -406,6 +406,11 @@ class Run:
         for source in filter(self._plan.is_broken, sources):
             self._failures.leave(source)
         return FallbackChain(sources, self._failures)
+
+    @property
+    def live(self) -> dict[str, Any]:
+        """The settings that were changed for this run, and those to come of its prompt."""
+        return dict(self._plan.asked.live)
 
     @property
     def ended(self) -> bool:
@@ -476,7 +481,13 @@ class Runs:
 
     EXECUTIONS = 16  # of which it is remembered that their node may sample again
 
-    def __init__(self, on_start: Callable[[Run], None], on_end: Callable[[Run], None]) -> None:
+    def __init__(
+        self,
+        on_start: Callable[[Run], None],
+        on_end: Callable[[Run], None],
+        clients: Clients | None = None,
+    ) -> None:
+        self._clients = clients or Clients()
         self._active: dict[int, Run] = {}
         self._executions: OrderedDict[Hashable, Execution] = OrderedDict()
         self._closed: Counter[str] = Counter()
@@ -490,8 +501,15 @@ class Runs:
     def start(self, plan: Plan) -> Run:
         with self._lock:
             self._samplings += 1
-            run = Run(plan, self._samplings, self._execution(plan.owner), self._close)
+            number, execution = self._samplings, self._execution(plan.owner)
+        run = Run(plan, number, execution, self._close)  # outside the lock: it may look for files
+        with self._lock:
             self._active[run.number] = run
+        # Asked when the run is known, so that what comes meanwhile reaches it either way.
+        owner = plan.owner
+        if live := self._clients.live(owner.client_id, owner.prompt_id):
+            run.change(live)
+        run.paused = self._clients.paused(owner.client_id)
         _tell(self._on_start, run)
         return run
 
@@ -508,12 +526,41 @@ class Runs:
         return found
 
     def change(self, client_id: str, live: Mapping[str, Any]) -> int:
-        """Lay `live` over the runs that `client_id` queued. Returns how many there are."""
-        with self._lock:
-            runs = [run for run in list(self._active.values()) if run.owner.client_id == client_id]
+        """Lay `live` over the runs that `client_id` queued, also over those that its prompts will
+        start. Returns how many there are."""
+        self._clients.change(client_id, live)
+        runs = self._of(client_id)
         for run in runs:
             run.change(live)
         return len({run.id for run in runs})
+
+    def pause(self, client_id: str, paused: bool) -> int:
+        """Stop or resume the previews of a client. Returns how many runs it has."""
+        self._clients.pause(client_id, paused)
+        runs = self._of(client_id)
+        for run in runs:
+            run.paused = paused
+        return len({run.id for run in runs})
+
+    def state(self, client_id: str) -> dict[str, Any]:
+        """For a client: what it asked for, and its runs."""
+        return self._clients.state(client_id) | {
+            "runs": [
+                run.owner.wire()
+                | {
+                    "run": run.id,
+                    "stage": run.stage,
+                    "total_steps": run.total_steps,
+                    "settings": run.settings.as_dict(),
+                }
+                for run in self._of(client_id)
+            ]
+        }
+
+    def _of(self, client_id: str) -> list[Run]:
+        with self._lock:
+            active = list(self._active.values())
+        return [run for run in active if run.owner.client_id == client_id]
 
     def counters(self) -> dict[str, Any]:
         with self._lock:

@@ -6,6 +6,7 @@ routes and the page are made from it.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -15,6 +16,13 @@ from .plain import plain
 
 KEY = "sidestream"
 """Where settings lie on a MODEL's options and in a prompt's extra data."""
+
+NODES = "nodes"
+"""Where a prompt's extra data hold the values of its preview nodes, by execution id."""
+
+INHERITED = "as in my settings"
+INHERITED_NUMBER = -1
+"""What a node's field holds that sets nothing."""
 
 VAE_KEY = "sidestream_vae"
 """Where a VAE to preview by lies on a MODEL's options."""
@@ -29,6 +37,11 @@ LONGEST_VALUE = 80
 
 class SettingError(ValueError):
     """A setting with a wrong name, type or value. The message names the field and its range."""
+
+
+def shown(value: Any) -> str:
+    """A value in an error's text, however large it is."""
+    return reprlib.repr(value)[:80]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +60,9 @@ class Number:
         """The value as an int. Raises SettingError for another type or a value out of range."""
         whole = isinstance(value, float) and value.is_integer()
         if isinstance(value, bool) or not (isinstance(value, int) or whole):
-            raise SettingError(f"{name} must be {self.range}, not {value!r:.80}")
+            raise SettingError(f"{name} must be {self.range}, not {shown(value)}")
         if not self.low <= value <= self.high:
-            raise SettingError(f"{name} must be {self.range}, not {value!r:.80}")
+            raise SettingError(f"{name} must be {self.range}, not {shown(value)}")
         return int(value)
 
     @property
@@ -102,7 +115,7 @@ class Choice:
         """The value itself. Raises SettingError for anything that is not an option."""
         if not isinstance(value, str) or value not in self.options:
             raise SettingError(
-                f"{name} must be one of {', '.join(self.options)}, not {value!r:.80}"
+                f"{name} must be one of {', '.join(self.options)}, not {shown(value)}"
             )
         return value
 
@@ -261,9 +274,20 @@ def checked(values: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in values.items():
         field = FIELDS.get(name)
         if field is None:
-            raise SettingError(f"{name!r:.80} is not a setting; there are {', '.join(FIELDS)}")
+            raise SettingError(
+                f"{shown(name)} is not a setting; there are {', '.join(FIELDS)}"
+            )
         result[name] = field.check(name, value)
     return result
+
+
+def explicit(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a node's fields set: `values` without those that are as in the user's settings."""
+    return {
+        name: value
+        for name, value in islice(values.items(), len(FIELDS))
+        if value not in (INHERITED, INHERITED_NUMBER)
+    }
 
 
 def salvaged(values: Any) -> tuple[dict[str, Any], list[str]]:
@@ -291,14 +315,27 @@ def salvaged(values: Any) -> tuple[dict[str, Any], list[str]]:
                 complaints.append(plain(error))
             except ValueError:  # of too many digits to be said
                 complaints.append(f"{name} cannot be a number so long")
-    unknown = len(values) - len(good) - len(complaints)
+    unknown = len(values) - len(good) - len(complaints) - (NODES in values)
     if unknown > 0:
         # One of so many must be unknown.
-        some = islice(values, len(FIELDS) + 1)
-        example = next((name for name in some if name not in FIELDS), "?")
+        some = islice(values, len(FIELDS) + 2)
+        example = next((name for name in some if not _is_known(name)), "?")
         others = "is not a setting" if unknown == 1 else f"and {unknown - 1} more are no settings"
         complaints.append(f"{plain(example, 40)!r} {others}; there are {', '.join(FIELDS)}")
     return good, complaints
+
+
+def of_node(sent: Any, node_id: str) -> tuple[dict[str, Any], list[str]]:
+    """As `salvaged`, what came beside a prompt for one of its preview nodes."""
+    nodes = sent.get(NODES) if isinstance(sent, Mapping) else None
+    values = nodes.get(node_id) if isinstance(nodes, Mapping) else None
+    if not isinstance(values, Mapping):
+        return {}, []
+    return salvaged(explicit({name: values[name] for name in FIELDS if name in values}))
+
+
+def _is_known(name: object) -> bool:
+    return name in FIELDS or name == NODES
 
 
 def combined(

@@ -166,6 +166,8 @@ class Transport:
             "dropped": run.execution.dropped,
             "outcomes": dict(run.execution.outcomes),
             "settings": run.settings.as_dict(),
+            "live": run.live,
+            "paused": run.paused,
         }
         if run.slow is not None:
             data["slow"] = run.slow

@@ -38,7 +38,6 @@ class FlatDecoder:
     before: Callable[[], None] = lambda: None
     scale: int = 1
     light: bool = True
-    recordable = True
 
     def __call__(self, latent: torch.Tensor, enough: int) -> torch.Tensor:
         self.before()
@@ -141,11 +140,17 @@ class FakeSink:
         frame.close(runs.SENT)
 
 
-def start_run(book: Runs, *sources: Any, owner: Owner | None = None, **settings: Any) -> Run:
+def start_run(
+    book: Runs,
+    *sources: Any,
+    owner: Owner | None = None,
+    is_broken: Callable[[Any], bool] = lambda source: False,
+    **settings: Any,
+) -> Run:
     """A run over `sources` with `settings` over throttle 0 and no budget."""
     asked = Asked(node={"throttle_ms": 0, "budget": 0, **settings})
-    plan = Plan(owner or Owner("p", "1", client_id="c"), asked, lambda s: sources, 512, 20)
-    return book.start(plan)
+    owner = owner or Owner("p", "1", client_id="c")
+    return book.start(Plan(owner, asked, lambda s: sources, 512, 20, is_broken=is_broken))
 
 
 def a_book() -> Runs:

@@ -32,7 +32,6 @@ class Forced:
     """A decoder that leaves out the last `skipped` upsamplings of `layers`."""
 
     scale = SCALE
-    recordable = True
     light = True
 
     def __init__(self, layers: nn.Sequential, skipped: int) -> None:

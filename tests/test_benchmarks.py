@@ -15,7 +15,7 @@ from PIL import Image
 from sidestream.benchmarks import __main__ as entry
 from sidestream.benchmarks import callback, measure, models, program, report, stages
 from sidestream.benchmarks.server import frames, modes, plan, ratios, tables
-from sidestream.preview.lane import CudaStaging
+from sidestream.preview.render.backends.cpu import CpuBackend
 from sidestream.tests.conftest import REPO
 from sidestream.tools.comfy_client import Frame
 
@@ -86,7 +86,7 @@ def test_clocks_tell_a_part_from_the_parts_that_it_calls():
 
 
 def test_clocks_leave_an_object_as_it_was():
-    staging = CudaStaging(torch.device("cpu"))
+    staging = CpuBackend(torch.device("cpu"))
     clocks = callback.Clocks()
     clocks.on(staging, "settled", "settled")
     assert "settled" in vars(staging)

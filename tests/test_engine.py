@@ -267,6 +267,37 @@ def test_closing_ends_the_thread():
     assert run._open == 0
 
 
+def test_i7_the_last_frame_of_a_run_waits_beside_the_next_runs():
+    book, mailbox = a_book(), Mailbox()
+    first, second, third = (start_run(book, FakeSource()) for _ in range(3))
+
+    def frame(run, step):
+        run.at(step, 20)
+        return run.capture(runs.now())
+
+    last, newer, newest = frame(first, 20), frame(second, 1), frame(second, 2)
+    assert mailbox.put(last) is None
+    first.end()
+    assert mailbox.put(newer) is None
+    assert mailbox.put(newest) is newer
+    second.end()  # at its second step: an adaptive sampler
+    assert mailbox.put(frame(third, 1)) is last  # one of them waits: the newer
+    taken = [mailbox.remove(lambda frame: True) for _ in range(3)]
+    assert [t and (t.run, t.step) for t in taken] == [(second, 2), (third, 1), None]
+    mailbox.close()
+
+
+def test_i7_what_was_interrupted_does_not_wait_beside_the_next_run():
+    book, mailbox = a_book(), Mailbox()
+    first, second = (start_run(book, FakeSource()) for _ in range(2))
+    first.at(20, 20)
+    last = first.capture(runs.now())
+    mailbox.put(last)
+    first.abort()
+    assert mailbox.put(second.capture(runs.now())) is last
+    mailbox.close()
+
+
 def test_mailbox_gives_nothing_that_is_not_ready():
     box = Mailbox()
     frame = start_run(a_book(), FakeSource()).capture(0)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image
-from sidestream.preview.settings import FIELDS, checked
+from sidestream.preview.settings import FIELDS, checked, explicit
 from sidestream.tests.workflows import to_prompt
 from sidestream.tools.comfy_client import RequestRefused
 from sidestream.tools.places import PACK_NAME, REPO
@@ -97,7 +97,7 @@ def test_the_node_is_in_it_with_settings_that_are_right(file: Path) -> None:
     found = [node for node in read(file)["nodes"] if node["type"] == "SideStreamPreview"]
     assert found
     for node in found:
-        checked(dict(zip(FIELDS, node["widgets_values"], strict=False)))
+        checked(explicit(dict(zip(FIELDS, node["widgets_values"], strict=False))))
 
 
 def test_the_two_samplers_have_different_throttles_and_the_video_is_animated() -> None:

@@ -269,7 +269,7 @@ def test_i6_a_method_whose_decoders_cannot_be_found_leaves_the_old_ones(
         callback(0, x0s[0], None, 6)
         stage.wait_for_frames()
         monkeypatch.setattr(sources, "find", failing)
-        assert pack.change("c", {"method": "taesd", "quality": 7}) == 1  # no disk is touched here
+        pack.change("c", {"method": "taesd", "quality": 7})  # no disk is touched here
         for step in range(1, 4):
             callback(step, x0s[step], None, 6)
             stage.wait_for_frames()

@@ -402,13 +402,15 @@ def test_i9_every_throttle_is_kept(stage, pack, client, told):
 
 
 def test_the_node_changes_its_own_copy_of_the_model_only(stage):
+    from sidestream.preview import host
+
     model = stage.demo_model()
     before = dict(model.model_options)
     first = with_settings(model, quality=10)
     second = with_settings(first, quality=20)
     assert model.model_options == before
-    assert first.model_options["sidestream"]["quality"] == 10
-    assert second.model_options["sidestream"]["quality"] == 20
+    assert [left.settings["quality"] for left in host.left_settings(first)] == [10]
+    assert [left.settings["quality"] for left in host.left_settings(second)] == [10, 20]
 
 
 # I10: polite
@@ -564,7 +566,7 @@ def test_loading_twice_leaves_one_pack_at_work(
     first, second, third = pack.start(), pack.start(), pack.start()
     stage.waits_for = third
     try:
-        assert len(host.routes()) == before + 4
+        assert len(host.routes()) == before + 6
         assert host.registered().pack is third
         with stage.node():
             stage.sample(with_settings(stage.demo_model()), steps=3)
@@ -624,7 +626,8 @@ def test_i10_an_unexpected_comfyui_keeps_its_previews_and_the_pack_says_why(
     said = {"installed": False, "problem": why, "in_charge": "ComfyUI", "around": ""}
     assert provider == said
     assert pack.settings()["defaults"]
-    assert pack.change("c", {"quality": 5}) == 0
+    pack.change("c", {"quality": 5})
+    assert pack.client("c") == {"paused": False, "prompts": 0, "live": {}, "runs": []}
     monkeypatch.undo()
 
 

@@ -20,6 +20,7 @@ from sidestream.preview.settings import FIELDS, FORMATS, SettingError, checked
 from sidestream.tests.helpers import FakeSource, a_book, start_run
 
 LIVE = "/sidestream/live"
+PAUSE = "/sidestream/pause"
 AS_JSON = {"Content-Type": "application/json"}
 
 
@@ -29,6 +30,7 @@ class FakePack:
 
     name: str = "first"
     changes: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    pauses: list[tuple[str, bool]] = field(default_factory=list)
 
     def status(self) -> dict[str, Any]:
         return {"name": self.name}
@@ -39,9 +41,14 @@ class FakePack:
     def settings(self) -> dict[str, Any]:
         return {"fields": list(FIELDS)}
 
-    def change(self, client_id: str, live: dict[str, Any]) -> int:
+    def change(self, client_id: str, live: dict[str, Any]) -> None:
         self.changes.append((client_id, live))
-        return 2
+
+    def pause(self, client_id: str, paused: bool) -> None:
+        self.pauses.append((client_id, paused))
+
+    def client(self, client_id: str) -> dict[str, Any]:
+        return {"of": client_id}
 
 
 def serve(
@@ -60,13 +67,13 @@ def serve(
     return asyncio.run(session())
 
 
-def post(body: bytes | Any) -> tuple[int, dict[str, Any], FakePack]:
+def post(body: bytes | Any, route: str = LIVE) -> tuple[int, dict[str, Any], FakePack]:
     """Status and JSON of the answer to a body, and the pack that it was for."""
     pack = FakePack()
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
 
     async def ask(client: TestClient, current: Current) -> tuple[int, Any]:
-        async with client.post(LIVE, data=data, headers=AS_JSON) as response:
+        async with client.post(route, data=data, headers=AS_JSON) as response:
             return response.status, await response.json()
 
     status, answer = serve(pack, ask)
@@ -99,8 +106,58 @@ def test_a_pack_that_was_loaded_anew_answers_the_same_routes():
 
 def test_good_changes_reach_the_pack():
     status, answer, pack = post({"client_id": "c", "throttle_ms": 5.0, "method": "off"})
-    assert (status, answer) == (200, {"runs": 2})
+    assert (status, answer) == (200, {"of": "c"})
     assert pack.changes == [("c", {"throttle_ms": 5, "method": "off"})]
+
+
+def test_null_takes_a_change_back():
+    status, _, pack = post({"client_id": "c", "throttle_ms": None, "quality": 7})
+    assert status == 200
+    assert pack.changes == [("c", {"throttle_ms": None, "quality": 7})]
+    status, answer, pack = post({"client_id": "c", "throttle": None})
+    assert status == 400
+    assert "'throttle' is not a setting" in answer["error"]
+
+
+@pytest.mark.parametrize("paused", [True, False])
+def test_a_client_is_paused_and_resumed(paused):
+    status, answer, pack = post({"client_id": "c", "paused": paused}, PAUSE)
+    assert (status, answer) == (200, {"of": "c"})
+    assert pack.pauses == [("c", paused)]
+
+
+@pytest.mark.parametrize(
+    ("body", "part"),
+    [
+        ({"client_id": "c"}, "paused must be true or false"),
+        ({"client_id": "c", "paused": 1}, "paused must be true or false"),
+        ({"client_id": "c", "paused": None}, "paused must be true or false"),
+        ({"paused": True}, "client_id must be a string of 1 to 200 characters"),
+        ({"client_id": "", "paused": True}, "client_id must be a string of 1 to 200 characters"),
+        ({"client_id": "c", "paused": True, "method": "off"}, "'method' is unknown"),
+        ([], "must be an object with client_id and paused"),
+        (b"{", "must be JSON"),
+    ],
+)
+def test_a_bad_pause_gives_400_with_the_field_and_changes_nothing(body, part):
+    status, answer, pack = post(body, PAUSE)
+    assert status == 400
+    assert part in answer["error"]
+    assert pack.pauses == []
+
+
+def test_a_client_asks_for_its_own_state_by_its_id():
+    async def ask(client: TestClient, current: Current) -> list[Any]:
+        answers = []
+        for query in ("?client_id=c", "", "?client_id=" + "c" * 201):
+            async with client.get("/sidestream/client" + query) as response:
+                answers.append((response.status, await response.json()))
+        return answers
+
+    found, *refused = serve(FakePack(), ask)
+    assert found == (200, {"of": "c"})
+    assert [status for status, _ in refused] == [400, 400]
+    assert all("client_id" in answer["error"] for _, answer in refused)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +167,6 @@ def test_good_changes_reach_the_pack():
         ({"throttle_ms": 60_001}, ["throttle_ms", "from 0 to 60000"]),
         ({"throttle_ms": "100"}, ["throttle_ms", "from 0 to 60000"]),
         ({"throttle_ms": True}, ["throttle_ms", "from 0 to 60000"]),
-        ({"throttle_ms": None}, ["throttle_ms", "from 0 to 60000"]),
         ({"throttle_ms": float("nan")}, ["throttle_ms", "from 0 to 60000"]),
         ({"every_n_steps": 0}, ["every_n_steps", "from 1 to 1000"]),
         ({"budget": 101}, ["budget", "from 0 to 100"]),
@@ -198,6 +254,16 @@ def test_what_a_page_of_another_site_can_send_unasked_is_refused(kind):
     assert pack.changes == []
 
 
+def test_nor_can_it_pause():
+    async def ask(client: TestClient, current: Current) -> int:
+        async with client.post(PAUSE, data='{"client_id": "c", "paused": true}') as response:
+            return response.status
+
+    pack = FakePack()
+    assert serve(pack, ask) == 415
+    assert pack.pauses == []
+
+
 def test_beneath_comfyui_a_request_from_another_site_is_refused(comfy):
     async def ask(client: TestClient, current: Current) -> list[int]:
         statuses = []
@@ -242,6 +308,7 @@ good = st.fixed_dictionaries(
         "throttle_ms": st.integers(0, 60_000),
         "quality": st.integers(1, 100),
         "format": st.sampled_from(FORMATS),
+        "paused": st.booleans(),
     },
 )
 deep = st.integers(1, MAX_BODY).map(lambda depth: b"[" * depth + b"]" * depth)
@@ -255,7 +322,9 @@ def test_no_body_gets_through_unchecked_or_fails_otherwise_than_by_refusal(body)
     except SettingError:
         return
     assert isinstance(client_id, str)
-    assert checked(live) == live
+    given = {name: value for name, value in live.items() if value is not None}
+    assert checked(given) == given
+    assert set(live) <= set(FIELDS)
 
 
 @dataclass
@@ -273,11 +342,19 @@ class TwoClients(FakePack):
     def status(self) -> dict[str, Any]:
         return self.book.counters()
 
-    def change(self, client_id: str, live: dict[str, Any]) -> int:
-        return self.book.change(client_id, live)
+    def change(self, client_id: str, live: dict[str, Any]) -> None:
+        self.book.change(client_id, live)
+
+    def pause(self, client_id: str, paused: bool) -> None:
+        self.book.pause(client_id, paused)
+
+    def client(self, client_id: str) -> dict[str, Any]:
+        return self.book.state(client_id)
 
 
-paths = st.sampled_from([LIVE, "/sidestream/status", "/sidestream/settings"])
+paths = st.sampled_from(
+    [LIVE, PAUSE, "/sidestream/client", "/sidestream/status", "/sidestream/settings"]
+)
 kinds = st.sampled_from(["application/json", "application/json; charset=utf-16", "text/plain", "x"])
 origins = st.sampled_from([None, "null", "http://somewhere.example", "\N{SNOWMAN}"])
 queries = st.dictionaries(st.text(max_size=20), st.text(max_size=20), max_size=3)
@@ -302,4 +379,5 @@ def test_i8_no_request_fails_the_server_or_reads_or_changes_what_is_anothers(ask
 
     serve(pack, ask)
     assert pack.victims.settings is before
+    assert not pack.victims.paused
     assert checked(pack.mine.settings.as_dict()) == pack.mine.settings.as_dict()

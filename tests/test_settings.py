@@ -12,6 +12,8 @@ from sidestream.preview.settings import (
     Settings,
     checked,
     combined,
+    explicit,
+    of_node,
     salvaged,
 )
 
@@ -65,6 +67,59 @@ def test_salvage_keeps_what_is_good():
     assert good == {"throttle_ms": 7}
     assert len(complaints) == 2
     assert salvaged([1])[0] == {}
+
+
+class Counted(dict[str, object]):
+    """A mapping that counts the entries that are taken from it."""
+
+    taken = 0
+
+    def __iter__(self):
+        for name in super().__iter__():
+            self.taken += 1
+            yield name
+
+    def items(self):
+        for name, value in super().items():
+            self.taken += 1
+            yield name, value
+
+
+def test_however_much_is_sent_no_more_is_looked_at_than_there_are_settings():
+    sent = Counted({f"stranger {number}": number for number in range(100_000)}, quality=7)
+    good, complaints = salvaged(sent)
+    assert good == {"quality": 7}
+    assert len(complaints) == 1
+    nodes = Counted({str(number): {"quality": 5} for number in range(100_000)})
+    nodes["2"] = values = Counted(sent)
+    assert of_node({"nodes": nodes}, "2") == ({"quality": 7}, [])
+    assert max(sent.taken, nodes.taken, values.taken) <= len(FIELDS) + 2
+
+
+def test_a_vast_value_is_refused_in_a_short_line():
+    with pytest.raises(SettingError) as caught:
+        checked({"method": "x" * 10**6, "quality": 5})
+    assert len(str(caught.value)) < 200
+    with pytest.raises(SettingError) as caught:
+        checked({"quality": [[1] * 1000] * 1000})
+    assert len(str(caught.value)) < 200
+
+
+def test_what_a_node_inherits_it_does_not_set():
+    as_dropped = {"throttle_ms": -1, "method": "as in my settings", "quality": 5, "max_size": 0}
+    assert explicit(as_dropped) == {"quality": 5, "max_size": 0}
+    assert of_node({"nodes": {"2": as_dropped}}, "2")[0] == {"quality": 5, "max_size": 0}
+
+
+@pytest.mark.parametrize(
+    "sent", [None, 5, [], {}, {"nodes": 5}, {"nodes": {"2": []}}, {"nodes": []}]
+)
+def test_whatever_came_beside_a_prompt_a_node_without_values_sets_nothing(sent):
+    assert of_node(sent, "2") == ({}, [])
+
+
+def test_what_came_for_nodes_is_no_unknown_setting():
+    assert salvaged({"nodes": {}, "quality": 7}) == ({"quality": 7}, [])
 
 
 @given(

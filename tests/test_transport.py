@@ -6,6 +6,7 @@ import asyncio
 import json
 import struct
 import threading
+import time
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -237,6 +238,8 @@ def test_start_and_end_of_a_run_are_told_with_its_counters(wire, transport, stat
         "dropped": 1,
         "outcomes": {"sent": 1, "late": 1},
         "settings": run.settings.as_dict(),
+        "live": {},
+        "paused": False,
     }
 
 
@@ -421,6 +424,54 @@ def test_a_client_that_connects_anew_is_not_held_up_by_its_old_connection(wire, 
 
 
 # I7: when
+
+
+def test_i7_a_run_that_ended_well_may_still_show_its_last_frames(wire, transport, monkeypatch):
+    wire.connect("c")
+    wire.running, wire.late = False, True
+    run = a_run()
+    run.end()
+    assert transport.live(run)
+    transport.send(encoded_frame(run, step=20))
+    assert wait_until(lambda: wire.steps("c") == [20])
+    monkeypatch.setattr(runs, "now", lambda: time.monotonic() + 31)
+    assert not transport.live(run)
+
+
+def test_i7_nothing_is_shown_after_something_newer_on_its_node(wire, transport):
+    wire.connect("c")
+    wire.late = True
+    book = a_book()
+    old, new = (start_run(book, FakeSource()) for _ in range(2))
+    transport.send(encoded_frame(new, step=1))
+    assert wait_until(lambda: new.sent == 1)
+    assert not transport.live(old)
+    transport.send(encoded_frame(old, step=20))
+    assert wait_until(lambda: old.outcomes == {runs.LATE: 1})
+    other_node = start_run(book, FakeSource(), owner=Owner("p", "2", client_id="c"))
+    transport.send(encoded_frame(other_node, step=3))
+    assert wait_until(lambda: other_node.sent == 1)
+
+
+def test_i7_of_two_devices_the_slower_ones_older_frame_is_not_shown(wire, transport):
+    wire.connect("c")
+    run = a_run()
+    slow, quick = encoded_frame(run, step=1), encoded_frame(run, step=2)
+    transport.send(quick)
+    assert wait_until(lambda: run.sent == 1)
+    transport.send(slow)
+    assert wait_until(lambda: run.outcomes == {runs.SENT: 1, runs.LATE: 1})
+    assert wire.steps("c") == [2]
+
+
+def test_a_frame_for_a_socket_that_was_replaced_does_not_count_as_sent(wire, transport):
+    wire.connect("c", reads=False)
+    run = a_run()
+    transport.send(encoded_frame(run))
+    old = wire.clients["c"].connection
+    wire.connect("c")
+    wire.resume(old)
+    assert wait_until(lambda: run.outcomes == {runs.LATE: 1})
 
 
 def test_i7_nothing_is_sent_when_the_node_is_no_longer_at_work(wire, transport):

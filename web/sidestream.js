@@ -2,12 +2,13 @@
 
 import { app, toast } from "./lib/comfy.js";
 import { isDemo, loadDemo } from "./lib/demo.js";
-import { addThumbnail, drawThumbnails } from "./lib/node_preview.js";
+import { prepareFields } from "./lib/node_fields.js";
+import { addThumbnail, drawThumbnails, isPreviewNode } from "./lib/node_preview.js";
+import { guardPictures } from "./lib/node_pictures.js";
 import { openPanel } from "./lib/panel.js";
 import { popOutOf } from "./lib/popout.js";
-import { Prompts, joinQueueing } from "./lib/prompts.js";
+import { Prompts, joinQueueing, takeOutValues } from "./lib/prompts.js";
 import { Rates } from "./lib/rates.js";
-import { keepAnimationsOnSamplers } from "./lib/sampler_preview.js";
 import { Settings } from "./lib/settings.js";
 import { ServerStatus } from "./lib/status.js";
 import { Steering } from "./lib/steering.js";
@@ -37,6 +38,7 @@ export const shared = {
   steering,
   status: new ServerStatus(store),
   rates: new Rates(store),
+  prompts,
   popOut: () => void popOut(),
 };
 const popOut = popOutOf((container) => openPanel(container, shared, { canPopOut: false }));
@@ -44,14 +46,21 @@ const popOut = popOutOf((container) => openPanel(container, shared, { canPopOut:
 store.titleOf = (/** @type {string} */ promptId, /** @type {string} */ nodeId) => prompts.titleOf(promptId, nodeId);
 prompts.learnt = () => store.nameRuns();
 listen(store);
-keepAnimationsOnSamplers(store);
+guardPictures(store, prompts);
 drawThumbnails(store, prompts);
-store.addEventListener("runs", () => {
-  document.documentElement.classList.toggle("sidestream-streams", store.live);
-});
+function showStreaming() {
+  document.documentElement.classList.toggle("sidestream-streams", store.live && !steering.paused);
+}
+store.addEventListener("runs", showStreaming);
+steering.addEventListener("change", showStreaming);
 joinQueueing(
-  (body) => (body.extra_data = { ...body.extra_data, sidestream: steering.forPrompt() }),
-  (promptId, prompt) => prompts.remember(promptId, prompt),
+  (body) => {
+    const nodes = takeOutValues(body.prompt, Object.keys(settings.fields));
+    const beside = Object.keys(nodes).length ? { nodes } : {};
+    const sidestream = { ...settings.values(), ...body.extra_data?.sidestream, ...beside };
+    body.extra_data = { ...body.extra_data, sidestream };
+  },
+  (promptId, prompt, workflow) => prompts.remember(promptId, prompt, workflow),
 );
 
 const style = document.createElement("link");
@@ -60,6 +69,7 @@ style.href = new URL("sidestream.css", import.meta.url).href;
 document.head.append(style);
 
 await Promise.all([settings.load(), loadStrings()]);
+steering.listen();
 
 /**
  * Fill `container` with a panel, but not at once: a newer page watches which settings are read while
@@ -128,7 +138,7 @@ app.registerExtension({
       label: "Pause or resume live previews",
       icon: "pi pi-pause",
       function: () => {
-        steering.togglePause(watching.run);
+        steering.togglePause();
         toast("info", t(steering.paused ? "steering.nowPaused" : "steering.nowOn"));
       },
     },
@@ -144,7 +154,11 @@ app.registerExtension({
     { combo: { key: "k", shift: true }, commandId: "SideStream.TogglePreviews" },
   ],
   addCustomNodeDefs: (definitions) => prompts.define(definitions),
-  nodeCreated: addThumbnail,
+  nodeCreated: (node) => {
+    if (!isPreviewNode(node)) return;
+    prepareFields(node, settings.fields);
+    addThumbnail(node);
+  },
   setup: () => {
     app.extensionManager.registerSidebarTab(tab());
     showDemoAfter(3000); // some pages begin with no workflow at all

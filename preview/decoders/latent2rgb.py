@@ -13,7 +13,6 @@ Reshape = Callable[[torch.Tensor], torch.Tensor]
 class Latent2RGB:
     """The matrix on a device."""
 
-    recordable = True
     light = True
     frames_each = 1
 

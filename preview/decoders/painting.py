@@ -1,4 +1,4 @@
-"""The work on a staged latent that a lane does: decoded, shrunk and rounded to a picture."""
+"""The work on a staged latent that a backend does: decoded, shrunk and rounded to a picture."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EVERYTHING = 1 << 30  # more pixels than any picture has
 
 @dataclass(frozen=True)
 class Painting:
-    """The work from a staged latent to a preview picture, as `lane.Painter`.
+    """The work from a staged latent to a preview picture, as a backend's `Job`.
 
     The picture's longer side is at most `max_size`; a decoder of few pixels gives a small one,
     which is enlarged when it is encoded. `full` decodes all that the decoder can give before it
@@ -37,11 +37,6 @@ class Painting:
     max_size: int
     full: bool = False
     images: int = 1
-    lasting = True
-
-    @property
-    def recordable(self) -> bool:
-        return self.decoder.recordable
 
     def __call__(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The picture, uint8 [H, W, 3], and of how many positions or pixels nothing is known."""
@@ -63,13 +58,10 @@ class Painting:
 
 
 class ReelPainting:
-    """The work from the next frame of a video latent to pictures, as `lane.Painter`.
+    """The work from the next frame of a video latent to pictures, as a backend's `Job`.
 
-    It goes on where its last call ended, so it is itself and equals no other.
+    It goes on where its last call ended, so it compares by identity.
     """
-
-    recordable = True
-    lasting = False
 
     def __init__(self, decoder: VideoDecoder, max_size: int, full: bool) -> None:
         self._decoder = decoder

@@ -22,10 +22,6 @@ class Decoder(Protocol):
         """Pixels of the final picture for each latent pixel."""
 
     @property
-    def recordable(self) -> bool:
-        """Whether it does the same for all latents of one shape, so that this may be recorded."""
-
-    @property
     def light(self) -> bool:
         """Whether its weights may stay on the device while nothing samples."""
 
@@ -52,8 +48,7 @@ class Chart(ABC):
 class Reel(Protocol):
     """Decodes the frames of one video latent, in their order, a few at a time.
 
-    It keeps what a frame needs of those before it, in memory that stays where it is from its
-    first call on: a call can be recorded as a graph.
+    It keeps what a frame needs of those before it, in memory that it takes at its first call.
     """
 
     def __call__(self, latent: torch.Tensor, enough: int) -> torch.Tensor:

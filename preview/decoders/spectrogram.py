@@ -37,7 +37,6 @@ class Spectrogram(Chart):
     """
 
     scale = 1
-    recordable = True
     light = True
 
     def __init__(self, device: torch.device) -> None:

@@ -242,7 +242,6 @@ class Affine:
 class Taehv:
     """A loaded TAEHV decoder."""
 
-    recordable = True
     light = True
 
     def __init__(self, network: Network, layout: Layout, space: Affine | None) -> None:
@@ -336,7 +335,7 @@ class Taehv:
 class TaehvReel:
     """The frames of one video: a memory, and the decoder that it belongs to.
 
-    The first call allocates the memory, and must not be recorded; later ones write to it in place.
+    The first call allocates the memory; later ones write to it in place.
     """
 
     def __init__(self, decoder: Taehv) -> None:

@@ -162,7 +162,6 @@ def left_out(height: int, width: int, enough: int) -> int:
 class Taesd:
     """A loaded TAESD decoder."""
 
-    recordable = True
     light = True
 
     def __init__(self, layers: nn.Sequential, packed: bool, patch: int = 1) -> None:

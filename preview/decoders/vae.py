@@ -226,7 +226,6 @@ def draws(func: Any, args: Any) -> bool:
 class Vae:
     """A VAE's decoder on its device."""
 
-    recordable = False  # how it is tiled depends on the moment
     light = False
 
     def __init__(

@@ -7,8 +7,8 @@ modules beside this one are for this one alone: what others use is what is named
 from __future__ import annotations
 
 from . import server
-from .models import leave_vae, left_vae, model_settings
-from .server import register, registered, routes
+from .models import leave_settings, leave_vae, left_settings, left_vae
+from .server import prompts_of, register, registered, routes
 
 missing: str | None = None
 """The import that this ComfyUI does not allow; not all names below are there then."""

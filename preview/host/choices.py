@@ -70,8 +70,9 @@ def watch() -> type | None:
                 _note(getattr(self, name, None), value)
             super().__setattr__(name, value)
 
-    Watched.__name__, Watched.__qualname__ = kind.__name__, kind.__qualname__
-    Watched.__module__ = kind.__module__
+        def __reduce_ex__(self, protocol: Any) -> Any:  # a copy is not watched
+            return kind, (), dict(vars(self))
+
     try:
         args.__class__ = Watched
     except TypeError:  # an object of another build

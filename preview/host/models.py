@@ -3,15 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from ..settings import VAE_KEY
+from ..settings import KEY, VAE_KEY
 
 
-def model_settings(model: Any, key: str) -> Mapping[str, Any]:
-    """What SideStream's node left on a MODEL; nothing where that is anything else."""
-    found = _options(model).get(key)
-    return found if isinstance(found, Mapping) else {}
+class LeftSettings(NamedTuple):
+    """What one of SideStream's nodes left on a MODEL."""
+
+    node_id: str
+    """Under which the prompt's extra data may hold more."""
+    settings: Mapping[str, Any]
+
+
+def leave_settings(model: Any, node_id: str, settings: dict[str, Any]) -> None:
+    """Put a node's settings on a MODEL, behind those of the nodes before it."""
+    model.model_options[KEY] = [*left_settings(model), LeftSettings(node_id, settings)]
+
+
+def left_settings(model: Any) -> list[LeftSettings]:
+    """What SideStream's nodes left on a MODEL: where they differ, the last one wins.
+
+    A script may have put settings there by itself; anything else is nothing.
+    """
+    found = _options(model).get(KEY)
+    if isinstance(found, Mapping):
+        return [LeftSettings("", found)]
+    left = found if isinstance(found, list) else []
+    # By their shape: a MODEL from ComfyUI's cache may hold those of a pack loaded before this one.
+    return [LeftSettings(*each) for each in left if _is_left(each)]
+
+
+def _is_left(each: object) -> bool:
+    return isinstance(each, tuple) and len(each) == 2 and isinstance(each[1], Mapping)
 
 
 def _options(model: Any) -> Mapping[str, Any]:

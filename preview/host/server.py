@@ -24,6 +24,17 @@ def routes() -> Any:
     return getattr(_instance(), "routes", None)
 
 
+def prompts_of(client_id: str) -> set[str]:
+    """The prompts of a client that run or wait in the queue."""
+    server = _instance()
+    if server is None:
+        return set()
+    queue = server.prompt_queue
+    with queue.mutex:  # else one could be on its way from the waiting to the running ones
+        items = [*queue.currently_running.values(), *queue.queue]
+    return {item[1] for item in items if item[3].get("client_id") == client_id}
+
+
 def register(current: object) -> None:
     """Remember who answers the routes, for as long as the server lives."""
     _instance().sidestream = current

@@ -21,7 +21,7 @@ from sidestream.preview import runs
 from sidestream.preview.decoders.cache import DecoderCache
 from sidestream.preview.decoders.painting import Painting
 from sidestream.preview.decoders.taesd import TaesdSource, decoder_layers
-from sidestream.preview.engine import Engine
+from sidestream.preview.engine import Engine, Engines
 from sidestream.preview.render.backends import backends_for
 from sidestream.preview.render.backends.device import StreamDevice
 from sidestream.preview.render.backends.host_copy import HostCopyBackend
@@ -340,6 +340,26 @@ def test_two_devices(engine_of, tmp_path, sampled, painted):
     assert len(sink.frames) == 199
     assert [grey(frame) for frame in sink.frames] == list(range(1, 200))
     assert torch.cuda.current_device() == 0
+    # The sampler's kernels, which take most of the time, are not counted.
+    assert engine.status()["share"] < 0.1
+
+
+def test_latents_that_are_elsewhere_for_some_steps(cuda):
+    """On the CPU, though the model samples on a GPU, and on each GPU in turn."""
+    sink = FakeSink()
+    engines = Engines(DecoderCache(), sink)
+    run = start_run(a_book(), FakeSource())
+    gpus = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
+    devices = [*gpus, torch.device("cpu")]
+    with torch.inference_mode():
+        for step in range(1, 100):
+            device = devices[step % len(devices)]
+            run.at(step, 100)
+            stage(engines.of(device), run, torch.full(SHAPE, step / 255, device=device))
+            assert wait_until(lambda: run._open == 0)
+    assert [grey(frame) for frame in sink.frames] == list(range(1, 100))
+    assert len(engines.all()) == len(devices)
+    engines.close()
 
 
 @pytest.mark.parametrize("decoder", ["taesd", "flat"])
@@ -464,7 +484,7 @@ import conftest  # names the pack
 from sidestream.preview import runs
 from sidestream.tests.helpers import FakeSink, FakeSource, a_book, start_run, stage
 from sidestream.preview.decoders.cache import DecoderCache
-from sidestream.preview.engine import Engine
+from sidestream.preview.engine import Engine, Engines
 from sidestream.preview.render.backends import backends_for
 
 logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message)s")

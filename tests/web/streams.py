@@ -64,3 +64,26 @@ def deliver(panel: PanelPage, frames: int, *, run: str = "r", node: str = "10", 
 
 def end_run(panel: PanelPage, *, run: str = "r", node: str = "10", prompt: str = "p") -> None:
     panel.page.evaluate(END, {"run": run, "node": node, "prompt": prompt})
+
+
+TELL = """
+({ type, data }) => app.api.socket.dispatchEvent(
+  new MessageEvent("message", { data: JSON.stringify({ type, data }) }))
+"""
+
+
+def tell(panel: PanelPage, kind: str, **data: Any) -> None:
+    """Let one of the server's messages arrive."""
+    panel.page.evaluate(TELL, {"type": kind, "data": data})
+
+
+def tell_progress(panel: PanelPage, *, node: str, prompt: str, state: str = "running") -> None:
+    """Let the server say that a node is at work, or has finished."""
+    progress = {"value": 1, "max": 20, "state": state, "node_id": node, "display_node_id": node}
+    tell(panel, "progress_state", prompt_id=prompt, nodes={node: {**progress, "prompt_id": prompt}})
+
+
+def tell_success(panel: PanelPage, *, prompt: str) -> None:
+    """Let the server say that a prompt has ended."""
+    tell(panel, "executing", node=None, prompt_id=prompt)
+    tell(panel, "execution_success", prompt_id=prompt)

@@ -38,7 +38,9 @@ OVERFLOWING = """
   panel.style.cssText = "width: 320px; max-width: 320px";
   const room = panel.getBoundingClientRect().right + 0.5;
   const parts = [...panel.querySelectorAll("*")].filter((e) => !e.closest(".ss-stage, .ss-menu-list, svg"));
-  const out = parts.filter((e) => e.checkVisibility() && e.getBoundingClientRect().right > room);
+  const left = panel.getBoundingClientRect().left - 0.5;
+  const isOut = ({ left: from, right: to }) => to > room || from < left;
+  const out = parts.filter((e) => e.checkVisibility() && isOut(e.getBoundingClientRect()));
   panel.style.cssText = "";
   return out.map((e) => e.outerHTML.slice(0, 120));
 }

@@ -49,6 +49,46 @@ export function nodeByExecutionId(executionId) {
   return node;
 }
 
+/** The workflow that is open on the canvas; null where the page does not say. */
+export function openWorkflow() {
+  const workflows = /** @type {any} */ (app.extensionManager).workflow;
+  const opened = workflows?.activeWorkflow ?? null;
+  const name = String(opened?.filename ?? "").replace(/\.json$/, "");
+  return { opened, name, id: idOf(/** @type {any} */ (app).rootGraph ?? app.graph) };
+}
+
+/** @typedef {ReturnType<typeof openWorkflow>} Workflow */
+
+/**
+ * @param {any} graph as the page has it, or as it is saved
+ * @returns {string | null} what tells it from others; null for one that was made without
+ */
+export function idOf(graph) {
+  return /[1-9a-f]/.test(graph?.id ?? "") ? graph.id : null;
+}
+
+/**
+ * @param {Pick<Workflow, "opened" | "id">} workflow
+ * @returns {boolean} whether it is on the canvas, as far as the page can tell
+ */
+export function isOpen({ opened, id }) {
+  const now = openWorkflow();
+  if (id !== null && now.id !== null && id !== now.id) return false;
+  const workflows = /** @type {any} */ (app.extensionManager).workflow;
+  return opened === null || opened === now.opened || !workflows?.isOpen?.(opened);
+}
+
+/**
+ * The page's own store of the pictures on its nodes; null before it has any, and on pages that keep
+ * them elsewhere.
+ *
+ * @returns {any}
+ */
+export function nodePictures() {
+  const root = /** @type {any} */ (document.querySelector("#vue-app"));
+  return root?.__vue_app__?.config.globalProperties.$pinia?._s?.get("nodeOutput") ?? null;
+}
+
 /** Whether the page draws nodes with Vue, not on the classic canvas. */
 export function usesVueNodes() {
   return Boolean(/** @type {any} */ (globalThis).LiteGraph?.vueNodesMode);

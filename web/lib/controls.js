@@ -6,7 +6,12 @@ import { t } from "./strings.js";
 
 /** @typedef {import("./panel.js").Shared} Shared */
 /** @typedef {import("./settings.js").Field} Field */
-/** @typedef {{ show: (value: any) => void, element: HTMLElement }} Control */
+/**
+ * @typedef {object} Control
+ * @property {HTMLElement} element
+ * @property {HTMLButtonElement} undo
+ * @property {(value: any, isOther: boolean) => void} show the value; `isOther`: that of another run
+ */
 
 /** How far sliders reach; any allowed number can be typed beside them. */
 const COMFORTABLE = /** @type {Record<string, [max: number, step: number]>} */ ({
@@ -17,6 +22,9 @@ const COMFORTABLE = /** @type {Record<string, [max: number, step: number]>} */ (
   fps: [60, 1],
   batch_images: [25, 1],
 });
+
+/** The least that a number with a meaning of its own for 0 may be otherwise. */
+const LEAST = /** @type {Record<string, number>} */ ({ max_size: 64 });
 
 /** What is changed less often, or matters to some models alone, is folded away. */
 const FOLDS = { media: ["video_frames", "fps", "batch", "batch_images"], encoding: ["format", "quality", "detail", "device"] };
@@ -31,25 +39,35 @@ export class Controls {
    */
   constructor(document, shared) {
     const element = elementsOf(document);
+    const { steering } = shared;
     this.make = element;
     this.shared = shared;
     /** @type {Map<string, Control>} */
     this.controls = new Map();
+    /** @type {import("./store.js").Run | null | undefined} whose values are shown */
+    this._run = undefined;
     for (const [name, field] of Object.entries(shared.settings.fields)) {
       this.controls.set(name, field.type === "choice" ? this._choice(name, field) : this._number(name, field));
     }
-    this.pause = iconButton(element, "pause", t("steering.pause"), () =>
-      shared.steering.togglePause(shared.watching.run),
-    );
-    this.stop = iconButton(element, "stop-circle", t("steering.interrupt"), () => shared.steering.interrupt(), {
+    this.pause = iconButton(element, "pause", t("steering.pause"), () => steering.togglePause());
+    this.stop = iconButton(element, "stop-circle", t("steering.interrupt"), () => steering.interrupt(), {
       class: "ss-icon-button ss-danger",
     });
-    this.hint = element("p", { class: "ss-hint", hidden: true }, t("steering.fromNode"));
+    this.hint = element("p", { class: "ss-hint", hidden: true });
+    this.changedText = element("span");
+    this.changedBar = element(
+      "div",
+      { class: "ss-changed-bar", hidden: true },
+      this.changedText,
+      this._button("always", () => steering.keepAlways()),
+      this._button("reset", () => steering.takeBack()),
+    );
     this.element = element(
       "details",
       { class: "ss-steering", open: true },
       element("summary", { onkeydown: keepFromPage }, t("steering.label")),
       this.hint,
+      this.changedBar,
       this._rows(Object.keys(shared.settings.fields).filter((name) => !Object.values(FOLDS).flat().includes(name))),
       ...Object.entries(FOLDS).map(([fold, names]) =>
         element(
@@ -62,6 +80,15 @@ export class Controls {
     );
   }
 
+  /**
+   * @param {string} name of its text
+   * @param {() => void} act
+   */
+  _button(name, act) {
+    const title = t(`steering.${name}Tooltip`);
+    return this.make("button", { type: "button", class: "ss-chip", title, onclick: act }, t(`steering.${name}`));
+  }
+
   /** @param {string[]} names */
   _rows(names) {
     const known = names.flatMap((name) => this.controls.get(name)?.element ?? []);
@@ -71,18 +98,28 @@ export class Controls {
   /** Show the settings of the watched run, or the user's own. */
   update() {
     const { watching, settings, steering, store } = this.shared;
-    const run = watching.run;
+    const { run } = watching;
     const running = run?.live && !run.foreign ? run : null;
+    const isOther = running !== this._run;
+    this._run = running;
     const own = settings.values();
+    const { changed, live } = steering;
     for (const [name, control] of this.controls) {
-      const value = running?.settings?.[name] ?? own[name];
-      control.show(name === "method" && steering.paused ? own[name] : value);
+      const value = running?.settings?.[name] ?? live[name] ?? own[name];
+      control.show(value, isOther);
+      const isChanged = changed.includes(name);
+      control.element.classList.toggle("ss-changed", isChanged);
+      control.undo.hidden = !isChanged;
       if (name === "batch") this.controls.get("batch_images")?.element.toggleAttribute("hidden", !SEVERAL.includes(value));
     }
-    const differs = running?.settings && Object.keys(own).some((name) => {
-      return name in /** @type {any} */ (running.settings) && running.settings?.[name] !== own[name];
+    this.changedBar.hidden = changed.length === 0;
+    setText(this.changedText, t("steering.changed", { count: changed.length }));
+    const isSetByNode = Object.keys(own).some((name) => {
+      const value = running?.settings?.[name];
+      return value !== undefined && value !== own[name] && !(name in live);
     });
-    this.hint.hidden = !differs || steering.paused;
+    this.hint.hidden = !running;
+    setText(this.hint, [t("steering.forThisRun"), isSetByNode ? t("steering.fromNode") : ""].join(" ").trim());
     setIcon(this.pause, steering.paused ? "play" : "pause", t(steering.paused ? "steering.resume" : "steering.pause"));
     this.pause.setAttribute("aria-pressed", String(steering.paused));
     this.stop.disabled = !store.live;
@@ -98,13 +135,14 @@ export class Controls {
       "select",
       {
         name,
+        "aria-label": labelOf(name, field),
         onchange: () => this.shared.steering.change(name, select.value),
         onkeydown: keepFromPage,
       },
       ...(field.options ?? []).map((option) => this.make("option", { value: option }, option)),
     );
     return {
-      element: this._row(name, field, select),
+      ...this._row(name, field, select),
       show: (value) => {
         if (select.value !== value) select.value = value;
       },
@@ -119,14 +157,40 @@ export class Controls {
   _number(name, field) {
     const { min = 0, max = 100 } = field;
     const [reach, step] = COMFORTABLE[name] ?? [max, 1];
+    const least = LEAST[name] ?? min;
     const label = labelOf(name, field);
+    const text = this.make("span", { class: "ss-unit" });
+    const problem = this.make("span", { class: "ss-problem", role: "alert", hidden: true });
+    let shown = NaN;
+    let isTyped = false;
+    let isDragged = false;
+
+    /** @param {number} value */
+    const write = (value) => {
+      if (!isDragged && slider.valueAsNumber !== value) slider.value = String(value);
+      if (number.valueAsNumber !== value) number.value = String(value);
+      const unit = unitText(name, field, value);
+      setText(text, unit);
+      slider.setAttribute("aria-valuetext", `${value} ${unit}`.trim());
+    };
+    /** @param {number} value */
+    const fit = (value) => (least > min && value < least ? 0 : Math.max(min, value));
     const slider = this.make("input", {
       type: "range",
       min,
       max: Math.min(reach, max),
       step,
       "aria-label": label,
-      oninput: () => change(fit(Number(slider.value))),
+      // While it is dragged only its own number moves; what it comes to is told once, at the end.
+      oninput: () => {
+        isDragged = true;
+        write(fit(slider.valueAsNumber));
+      },
+      onchange: () => {
+        isDragged = false;
+        problem.hidden = true;
+        this.shared.steering.change(name, fit(slider.valueAsNumber));
+      },
       onkeydown: keepFromPage,
     });
     const number = this.make("input", {
@@ -136,33 +200,28 @@ export class Controls {
       max,
       step: 1,
       "aria-label": label,
-      onchange: () => change(Number(number.value)),
+      oninput: () => (isTyped = true),
+      onblur: () => (isTyped = false),
+      onchange: () => {
+        isTyped = false;
+        const value = number.valueAsNumber;
+        const isRight = allows(field, value) && !(value > min && value < least);
+        problem.hidden = isRight;
+        if (isRight) return this.shared.steering.change(name, value);
+        const range = t("steering.range", { min: least, max });
+        setText(problem, least > min ? t("steering.zeroOr", { range }) : range);
+        write(shown);
+      },
       onkeydown: keepFromPage,
     });
-    const text = this.make("span", { class: "ss-unit" });
-    /** @param {number} value */
-    const fit = (value) => (field.zero !== undefined && value < 64 ? 0 : Math.max(min, value));
-    /** @param {number} value */
-    const change = (value) => {
-      const wrong = !allows(field, value) || (field.zero !== undefined && value > 0 && value < 64);
-      number.setAttribute("aria-invalid", String(wrong));
-      if (wrong) return;
-      this.shared.steering.change(name, value);
-      show(value);
+    return {
+      ...this._row(name, field, slider, number, text, problem),
+      show: (value, isOther) => {
+        shown = value;
+        if (isOther) isTyped = isDragged = false;
+        if (!isTyped && !isDragged) write(value);
+      },
     };
-    /** @param {number} value */
-    const show = (value) => {
-      if (slider.valueAsNumber !== value) slider.value = String(value);
-      const isTyping = number.ownerDocument.activeElement === number;
-      if (number.valueAsNumber !== value && !isTyping) {
-        number.value = String(value);
-        number.setAttribute("aria-invalid", "false");
-      }
-      const unit = unitText(name, field, value);
-      setText(text, unit);
-      slider.setAttribute("aria-valuetext", `${value} ${unit}`.trim());
-    };
-    return { element: this._row(name, field, slider, number, text), show };
   }
 
   /**
@@ -171,11 +230,17 @@ export class Controls {
    * @param {...HTMLElement} parts
    */
   _row(name, field, ...parts) {
-    return this.make(
-      "label",
+    const label = labelOf(name, field);
+    const undo = iconButton(this.make, "undo", t("steering.undo", { name: label }), () => this.shared.steering.takeBack([name]), {
+      class: "ss-icon-button ss-undo",
+      hidden: true,
+    });
+    const element = this.make(
+      "div",
       { class: "ss-control", title: tooltipOf(name, field), "data-setting": name },
-      this.make("span", { class: "ss-control-name" }, labelOf(name, field)),
+      this.make("span", { class: "ss-control-name" }, undo, this.make("span", {}, label)),
       ...parts,
     );
+    return { element, undo };
   }
 }

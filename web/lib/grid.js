@@ -2,7 +2,7 @@
 
 import { elementsOf, setText } from "./dom.js";
 import { FramePainter } from "./pictures.js";
-import { stepText } from "./strings.js";
+import { stepText, t } from "./strings.js";
 
 /** @typedef {import("./watching.js").Watching} Watching */
 /** @typedef {{ element: HTMLElement, caption: HTMLElement, painter: FramePainter }} Tile */
@@ -17,7 +17,8 @@ export class Grid {
   constructor(document, watching) {
     this.make = elementsOf(document);
     this.watching = watching;
-    this.element = this.make("div", { class: "ss-grid", hidden: true });
+    const hint = this.make("p", { class: "ss-hint ss-grid-hint" }, t("strip.notInAll"));
+    this.element = this.make("div", { class: "ss-grid", hidden: true }, hint);
     /** @type {Map<import("./store.js").Run, Tile>} */
     this.tiles = new Map();
   }

@@ -1,6 +1,6 @@
 /** A live thumbnail on the 'Side-Stream Preview' node, of the samplers that use its settings. */
 
-import { app, nodeByExecutionId, usesVueNodes } from "./comfy.js";
+import { api, app, nodeByExecutionId, usesVueNodes } from "./comfy.js";
 import { elementsOf, setText } from "./dom.js";
 import { FramePainter } from "./pictures.js";
 import { Player } from "./player.js";
@@ -17,27 +17,32 @@ import { stepText, t } from "./strings.js";
  * @property {Player} player over what the painter draws
  * @property {HTMLElement} caption
  * @property {HTMLElement} element
+ * @property {boolean} isOff
  */
 
 const NODE = "SideStreamPreview";
 const MAX_SIDE = 512;
 const MIN_HEIGHT = 160;
 
-// Of the classic canvas, which adds the gap to every height.
-const WIDGET_HEIGHT = 20;
-const WIDGET_GAP = 4;
+// Modes of a node that does not take part.
+const NEVER = 2;
+const BYPASS = 4;
 
 /** @type {WeakMap<object, Thumbnail>} by node of the canvas */
 const thumbnails = new WeakMap();
 
+/** @param {any} node a LGraphNode */
+export function isPreviewNode(node) {
+  return node.comfyClass === NODE;
+}
+
 /**
- * Give a preview node its thumbnail; leaves other nodes alone.
+ * Give a preview node its thumbnail.
  *
  * @param {any} node a LGraphNode that was just made
  */
 export function addThumbnail(node) {
-  if (node.comfyClass !== NODE || thumbnails.has(node)) return;
-  foldAdvanced(node);
+  if (thumbnails.has(node)) return;
   const element = elementsOf(document);
   const canvas = element("canvas", { width: 1, height: 1 });
   const movie = element("canvas", { class: "ss-node-movie" });
@@ -59,14 +64,16 @@ export function addThumbnail(node) {
   const widget = node.addDOMWidget("sidestream_thumbnail", "sidestream", box, {
     serialize: false,
     hideOnZoom: false,
+    hideInPanel: true,
     getMinHeight: () => MIN_HEIGHT,
     getValue: () => "",
     setValue: () => {},
   });
   widget.serialize = false;
+  widget.label = t("node.thumbnail");
   const painter = new FramePainter(canvas, undefined, MAX_SIDE);
   const player = new Player(movie, MAX_SIDE);
-  thumbnails.set(node, { painter, player, caption, element: box });
+  thumbnails.set(node, { painter, player, caption, element: box, isOff: false });
   const before = node.onRemoved;
   node.onRemoved = function (/** @type {any[]} */ ...args) {
     thumbnails.delete(node);
@@ -89,6 +96,7 @@ export function drawThumbnails(store, prompts) {
   function onPicture(event) {
     const frame = /** @type {CustomEvent<Frame>} */ (event).detail;
     const { promptId, nodeId, displayNodeId } = frame.run;
+    if (!prompts.isOnCanvas(promptId)) return;
     const direct = prompts.previewNodesOf(promptId, nodeId);
     const ids = direct.length ? direct : prompts.previewNodesOf(promptId, displayNodeId);
     for (const id of ids) {
@@ -99,6 +107,35 @@ export function drawThumbnails(store, prompts) {
   }
   store.addEventListener("frame", onPicture);
   store.addEventListener("animation", onPicture);
+  api.addEventListener(/** @type {any} */ ("graphChanged"), sayWhichAreBypassed);
+}
+
+/** A node that is switched off sets nothing, and shows nobody's previews. */
+function sayWhichAreBypassed() {
+  const root = /** @type {any} */ (app).rootGraph ?? app.graph;
+  for (const graph of [root, ...(root?.subgraphs?.values() ?? [])]) {
+    for (const node of graph?._nodes ?? []) {
+      const thumbnail = thumbnails.get(node);
+      if (thumbnail && isOff(node) !== thumbnail.isOff) showState(node, thumbnail);
+    }
+  }
+}
+
+/** @param {any} node */
+function isOff(node) {
+  return node.mode === NEVER || node.mode === BYPASS;
+}
+
+/**
+ * @param {any} node
+ * @param {Thumbnail} thumbnail
+ */
+function showState(node, thumbnail) {
+  thumbnail.isOff = isOff(node);
+  thumbnail.painter.show(null);
+  thumbnail.player.show(null);
+  thumbnail.element.classList.add("ss-node-idle");
+  setText(thumbnail.caption, t(thumbnail.isOff ? "node.bypassed" : "node.idle"));
 }
 
 /**
@@ -128,22 +165,6 @@ function draw({ painter, player, caption, element }, run) {
   const rate = rateOf(run.frames);
   const text = [run.title, stepText(frame), rate ? t("readouts.perSecond", { rate: rate.toFixed(1) }) : ""];
   setText(caption, text.filter(Boolean).join(" · "));
-}
-
-/**
- * On the classic canvas pages hide advanced widgets but keep room for them; older ones do not even
- * read from the node's definition which ones these are.
- *
- * @param {any} node
- */
-function foldAdvanced(node) {
-  const inputs = node.constructor.nodeData?.input?.optional ?? {};
-  for (const widget of node.widgets ?? []) {
-    if (!inputs[widget.name]?.[1]?.advanced) continue;
-    widget.advanced = true;
-    if (usesVueNodes()) continue;
-    widget.computeSize = () => [0, node.showAdvanced ? WIDGET_HEIGHT : -WIDGET_GAP];
-  }
 }
 
 /**

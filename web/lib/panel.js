@@ -20,8 +20,18 @@ import { t } from "./strings.js";
  * @property {import("./steering.js").Steering} steering
  * @property {import("./status.js").ServerStatus} status
  * @property {import("./rates.js").Rates} rates
+ * @property {import("./prompts.js").Prompts} prompts
  * @property {() => void} popOut
  */
+
+/**
+ * Keep what would remove the selected nodes from the graph.
+ *
+ * @param {KeyboardEvent} event
+ */
+function keepDeletionFromPage(event) {
+  if (event.key === "Delete" || event.key === "Backspace") event.stopPropagation();
+}
 
 /** @type {Set<string>} notices that the user has put away */
 const putAway = new Set();
@@ -44,9 +54,9 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
   const stage = new Stage(document, shared.watching, signal);
   const playerBar = new PlayerBar(document, shared.watching, stage.player, signal);
   const grid = new Grid(document, shared.watching);
-  const strip = new Strip(document, shared.watching);
+  const strip = new Strip(document, shared);
   const readouts = new Readouts(document, shared, signal);
-  const timeline = new Timeline(document, shared.watching, stage.player, signal);
+  const timeline = new Timeline(document, shared, stage.player, signal);
   const controls = new Controls(document, shared);
 
   const fit = iconButton(element, "arrows-alt", t("stage.fit"), () => stage.setZoom(null));
@@ -56,6 +66,13 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     "1:1",
   );
   const zoomText = element("span", { class: "ss-zoom", "aria-live": "off" });
+  const zooms = element(
+    "span",
+    { class: "ss-zooms" },
+    iconButton(element, "minus", t("stage.zoomOut"), () => stage.zoomBy(-1)),
+    zoomText,
+    iconButton(element, "plus", t("stage.zoomIn"), () => stage.zoomBy(1)),
+  );
   const fullScreen = iconButton(element, "window-maximize", t("stage.fullScreen"), () => {
     if (document.fullscreenElement) void document.exitFullscreen();
     else void root.requestFullscreen();
@@ -68,13 +85,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     controls.pause,
     controls.stop,
     element("span", { class: "ss-space" }),
-    element(
-      "span",
-      { class: "ss-zooms" },
-      iconButton(element, "minus", t("stage.zoomOut"), () => stage.zoomBy(-1)),
-      zoomText,
-      iconButton(element, "plus", t("stage.zoomIn"), () => stage.zoomBy(1)),
-    ),
+    zooms,
     fit,
     exact,
     fullScreen,
@@ -92,9 +103,15 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
       showNotice();
     }),
   );
+  const newRun = element(
+    "button",
+    { type: "button", class: "ss-new-run", hidden: true, onclick: () => shared.watching.goToNewRun() },
+    t("timeline.newRun"),
+  );
+  stage.element.append(newRun);
   const root = element(
     "section",
-    { class: "sidestream", "aria-label": t("panel.title") },
+    { class: "sidestream", "aria-label": t("panel.title"), onkeydown: keepDeletionFromPage },
     element("div", { class: "ss-view" }, toolbar, strip.element, stage.element, playerBar.element, grid.element),
     element("div", { class: "ss-side" }, noticeBar, readouts.element, timeline.element, controls.element, reportButton(document)),
   );
@@ -114,12 +131,16 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     setText(noticeText, told?.text ?? "");
   }
 
+  const zoomButtons = [fit, exact, ...zooms.querySelectorAll("button")];
+
   let asked = 0;
   function update() {
     asked = 0;
     if (signal.aborted) return;
     setText(stage.empty, t(shared.store.live ? "stage.waiting" : "stage.empty"));
     stage.element.hidden = shared.watching.grid;
+    newRun.hidden = !shared.watching.newRun;
+    for (const button of zoomButtons) /** @type {HTMLButtonElement} */ (button).disabled = shared.watching.grid;
     strip.update();
     grid.update();
     playerBar.update();

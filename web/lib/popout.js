@@ -23,11 +23,14 @@ export function popOutOf(fill) {
     opened = made;
     dress(made.document);
     const close = fill(made.document.body);
+    const theme = new MutationObserver(() => copyLooks(made.document));
+    for (const part of [document.documentElement, document.body]) theme.observe(part, { attributes: true });
     const leave = () => made.close();
     const gone = new AbortController();
     window.addEventListener("pagehide", leave, { signal: gone.signal });
     made.addEventListener("pagehide", () => {
       gone.abort();
+      theme.disconnect();
       close();
       if (opened === made) opened = null;
     });
@@ -62,11 +65,21 @@ function dress(target) {
     if (sheet instanceof HTMLLinkElement) copy.setAttribute("href", sheet.href);
     target.head.append(copy);
   }
+  copyLooks(target);
+}
+
+/**
+ * The theme is in the attributes of the page's root and body.
+ *
+ * @param {Document} target
+ */
+function copyLooks(target) {
   for (const part of /** @type {const} */ (["documentElement", "body"])) {
     for (const name of ["class", "style", "lang"]) {
       const value = document[part].getAttribute(name);
       if (value !== null) target[part].setAttribute(name, value);
+      else target[part].removeAttribute(name);
     }
   }
-  target.body.classList.add("ss-window");
+  target.body.classList.add("ss-window", "ss-host");
 }

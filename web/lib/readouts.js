@@ -58,12 +58,14 @@ export class Readouts {
 
   /** Show the numbers of now. */
   update() {
-    const { watching, rates, status } = this.shared;
+    const { watching, rates, status, steering, store } = this.shared;
     const { frame, run } = watching;
+    // While previews are paused there is no picture of the step.
+    const going = steering.paused ? store.runs.findLast((one) => one.live && !one.foreign) : null;
     const rate = rates.now();
     const share = status.share;
     const picture = frame ? pictureText(frame) : NOTHING;
-    setText(this.values.step, frame ? stepText(frame) : NOTHING);
+    setText(this.values.step, going?.totalSteps ? stepText({ ...going, seq: 0 }) : frame ? stepText(frame) : NOTHING);
     setText(this.values.rate, rate ? t("readouts.perSecond", { rate: rate.toFixed(1) }) : NOTHING);
     setText(this.values.latency, frame && frame.latencyMs >= 0 ? `${Math.round(frame.latencyMs)} ms` : NOTHING);
     setText(this.values.dropped, run && !run.foreign ? String(run.dropped) : NOTHING);

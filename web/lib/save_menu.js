@@ -9,12 +9,14 @@ import { t } from "./strings.js";
 export class SaveMenu {
   /**
    * @param {Document} document
-   * @param {import("./watching.js").Watching} watching
+   * @param {import("./panel.js").Shared} shared
    * @param {import("./player.js").Player} player the stage's
+   * @param {AbortSignal} signal
    */
-  constructor(document, watching, player) {
+  constructor(document, { watching, prompts }, player, signal) {
     const element = elementsOf(document);
     this.watching = watching;
+    this.prompts = prompts;
     this.player = player;
     this.label = element("span", {}, t("timeline.save.label"));
     this.burn = element("input", { type: "checkbox" });
@@ -26,11 +28,17 @@ export class SaveMenu {
         t(`timeline.save.${name}`),
       );
     this.animation = item("animation", () => {
-      if (watching.animation) saveAnimation(watching.animation);
+      if (watching.animation) saveAnimation(watching.animation, this._wishes);
     });
     this.button = element(
       "summary",
-      { class: "ss-icon-button ss-menu-button", title: t("timeline.save.tooltip") },
+      {
+        class: "ss-icon-button ss-menu-button",
+        title: t("timeline.save.tooltip"),
+        onclick: (/** @type {Event} */ event) => {
+          if (this.isEmpty) event.preventDefault();
+        },
+      },
       element("i", { class: "pi pi-download", "aria-hidden": "true" }),
       this.label,
     );
@@ -48,15 +56,29 @@ export class SaveMenu {
         element("label", { class: "ss-menu-item" }, this.burn, t("timeline.save.burn")),
       ),
     );
+    // A press anywhere else closes it, also one that the page keeps to itself.
+    document.addEventListener("pointerdown", (event) => this._onPress(event), { capture: true, signal });
+  }
+
+  /** Whether there is nothing to save, or nothing alone: of all samplers one is to be chosen. */
+  get isEmpty() {
+    return !this.watching.frame || this.watching.grid;
   }
 
   /** Show what can be saved. */
   update() {
     this.animation.hidden = !this.watching.animation;
+    const { isEmpty } = this;
+    if (isEmpty) this.element.open = false;
+    this.button.classList.toggle("ss-disabled", isEmpty);
+    this.button.setAttribute("aria-disabled", String(isEmpty));
+    this.button.tabIndex = isEmpty ? -1 : 0;
   }
 
   get _wishes() {
-    return { burn: this.burn.checked, image: this.watching.image };
+    const { run, image } = this.watching;
+    const origin = this.prompts.originOf(run?.promptId ?? "", run?.nodeId ?? "");
+    return { burn: this.burn.checked, image, origin };
   }
 
   /** The large picture. */
@@ -84,6 +106,11 @@ export class SaveMenu {
       toast("error", t("timeline.save.failed", { why: String(error) }));
     }
     setText(this.label, t("timeline.save.label"));
+  }
+
+  /** @param {PointerEvent} event */
+  _onPress(event) {
+    if (!event.composedPath().includes(this.element)) this.element.open = false;
   }
 
   /** @param {KeyboardEvent} event */

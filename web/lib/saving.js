@@ -16,6 +16,7 @@ const QUALITY = 0.92;
  * @typedef {object} Wishes
  * @property {boolean} burn write the step into the pictures
  * @property {number | null} image of the batch, to be saved alone
+ * @property {{ workflow: string, seed: number | null }} origin
  */
 
 /**
@@ -25,7 +26,7 @@ const QUALITY = 0.92;
 export async function saveFrame(frame, wishes) {
   const page = await paperFor(frame, wishes);
   await page.draw(frame);
-  download(await encoded(page.canvas, "image/png"), `${stemOf(frame, wishes.image)}_${stepName(frame)}.png`);
+  download(await encoded(page.canvas, "image/png"), `${stemOf(frame, wishes)}_${stepName(frame)}.png`);
 }
 
 /**
@@ -34,19 +35,22 @@ export async function saveFrame(frame, wishes) {
  * @param {Player} player
  * @param {Wishes} wishes
  */
-export async function savePlayed(player, { burn, image }) {
+export async function savePlayed(player, wishes) {
   const { shown, index } = player;
   if (!shown) return;
   const { canvas, context } = paper(player.canvas.width, player.canvas.height);
   context.drawImage(player.canvas, 0, 0);
-  if (burn) writeStep(context, stepText(shown));
-  const name = `${stemOf(shown, image)}_${stepName(shown)}_frame${padded(index + 1)}.png`;
+  if (wishes.burn) writeStep(context, stepText(shown));
+  const name = `${stemOf(shown, wishes)}_${stepName(shown)}_frame${padded(index + 1)}.png`;
   download(await encoded(canvas, "image/png"), name);
 }
 
-/** @param {Animation} animation */
-export function saveAnimation(animation) {
-  download(animation.blob, `${stemOf(animation, null)}_${stepName(animation)}.webp`);
+/**
+ * @param {Animation} animation
+ * @param {Wishes} wishes
+ */
+export function saveAnimation(animation, wishes) {
+  download(animation.blob, `${stemOf(animation, { ...wishes, image: null })}_${stepName(animation)}.webp`);
 }
 
 /**
@@ -59,7 +63,7 @@ export async function saveRun(frames, kind, wishes, progress) {
   const newest = frames[frames.length - 1];
   const page = await paperFor(newest, wishes);
   const make = kind === "webp" ? makeWebp : makeWebm;
-  download(await make(page, frames, progress), `${stemOf(newest, wishes.image)}_${frames.length}frames.${kind}`);
+  download(await make(page, frames, progress), `${stemOf(newest, wishes)}_${frames.length}frames.${kind}`);
 }
 
 /** @typedef {{ canvas: HTMLCanvasElement, draw: (frame: Frame) => Promise<void> }} Paper */
@@ -148,9 +152,12 @@ async function makeWebm(page, frames, progress) {
   const stopped = new Promise((resolve) => recorder.addEventListener("stop", resolve));
   recorder.start();
   for (const [i, frame] of frames.entries()) {
-    await page.draw(frame);
     progress(i + 1);
-    await pause(i === frames.length - 1 ? LAST_FRAME_MS : FRAME_MS);
+    // What is not drawn anew is not recorded: the last picture would end at once.
+    for (let left = i === frames.length - 1 ? LAST_FRAME_MS : FRAME_MS; left > 0; left -= FRAME_MS) {
+      await page.draw(frame);
+      await pause(FRAME_MS);
+    }
   }
   recorder.stop();
   await stopped;
@@ -175,13 +182,26 @@ function encoded(canvas, type) {
 }
 
 /**
+ * What tells a file from those of other runs: workflow, sampler, seed, and when the run began.
+ *
  * @param {import("./store.js").Picture} picture
- * @param {number | null} image of the batch, where it is saved alone
+ * @param {Wishes} wishes
  */
-function stemOf({ run, mosaic }, image) {
-  const title = run.title.replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "");
-  const alone = image !== null && mosaic?.images.includes(image) ? `_image${image + 1}` : "";
-  return `sidestream_${title || "run"}${alone}`;
+function stemOf({ run, mosaic }, { image, burn, origin: { workflow, seed } }) {
+  const alone = image !== null && mosaic?.images.includes(image) ? `image${image + 1}` : "";
+  const parts = ["sidestream", plain(workflow), plain(run.title) || "run", seed === null ? "" : `seed${seed}`];
+  return [...parts, timeName(run.startedAt), alone, burn ? "labelled" : ""].filter(Boolean).join("_");
+}
+
+/** @param {string} text */
+function plain(text) {
+  return text.replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "");
+}
+
+/** @param {Date} time as year, month and day, and the time of day to the millisecond */
+function timeName(time) {
+  const local = new Date(time.getTime() - time.getTimezoneOffset() * 60_000).toISOString();
+  return local.replace(/[-:.Z]/g, "").replace("T", "-");
 }
 
 /** @param {import("./store.js").Picture} picture */

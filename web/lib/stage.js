@@ -15,6 +15,12 @@ import { stepText, t } from "./strings.js";
 /** Device pixels for each pixel of the picture. */
 const ZOOMS = [1 / 8, 1 / 4, 1 / 2, 1, 2, 3, 4, 6, 8, 12, 16];
 const PAN_STEP = 40;
+
+/** So many pixels of the wheel zoom to double the size: one notch of a mouse's. */
+const WHEEL_DOUBLES = 100;
+const LINE = 16;
+/** Browsers tell of two fingers that spread as of a wheel with the Ctrl key, in small numbers. */
+const PINCH = 5;
 const KEPT_IN_VIEW = 24;
 
 /** Of the still in the corner, in CSS pixels. */
@@ -118,6 +124,7 @@ export class Stage {
     const observer = new this.window.ResizeObserver(() => {
       this.room = { width: this.element.clientWidth, height: this.element.clientHeight };
       this._lay();
+      this.onZoom();
     });
     observer.observe(this.element);
     whenEnded(signal, () => {
@@ -181,6 +188,14 @@ export class Stage {
         ? ZOOMS.find((zoom) => zoom > now * 1.01)
         : ZOOMS.findLast((zoom) => zoom < now * 0.99);
     if (next !== undefined) this.setZoom(next);
+  }
+
+  /** @param {number} pixels of a wheel's turn, or of fingers on a trackpad */
+  _zoomBySome(pixels) {
+    const now = this.scale * this.window.devicePixelRatio;
+    const least = Math.min(now, ZOOMS[0]);
+    const most = Math.max(now, ZOOMS[ZOOMS.length - 1]);
+    this.setZoom(Math.min(most, Math.max(least, now * 2 ** (-pixels / WHEEL_DOUBLES))));
   }
 
   /** The size of the large picture. */
@@ -271,7 +286,7 @@ export class Stage {
     const box = this.element.getBoundingClientRect();
     const x = event.clientX - box.left - box.width / 2;
     const y = event.clientY - box.top - box.height / 2;
-    this.zoomBy(event.deltaY < 0 ? 1 : -1);
+    this._zoomBySome(wheelPixels(event, this.room.height));
     const grown = this.scale / before;
     this.pan = { x: x - (x - this.pan.x) * grown, y: y - (y - this.pan.y) * grown };
     this._lay();
@@ -362,6 +377,16 @@ export class Stage {
  */
 function within(value, reach) {
   return Math.max(-Math.max(0, reach), Math.min(Math.max(0, reach), value));
+}
+
+/**
+ * @param {WheelEvent} event
+ * @param {number} page in pixels
+ * @returns {number} how far it was turned, in pixels
+ */
+function wheelPixels(event, page) {
+  const unit = [1, LINE, page][event.deltaMode] ?? 1;
+  return event.deltaY * unit * (event.ctrlKey ? PINCH : 1);
 }
 
 /**

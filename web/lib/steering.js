@@ -1,15 +1,26 @@
 /** What the user does to running samplers: change settings, pause previews, interrupt. */
 
-import { api, app, clientId, toast } from "./comfy.js";
+import { api, app, clientId, getJson, toast } from "./comfy.js";
 import { t } from "./strings.js";
 
 /** @typedef {import("./store.js").FrameStore} FrameStore */
 /** @typedef {import("./store.js").Run} Run */
 /** @typedef {import("./settings.js").Settings} Settings */
+/**
+ * @typedef {object} State What the server remembers of this client, and its runs.
+ * @property {boolean} paused
+ * @property {number} prompts how many run or wait
+ * @property {Record<string, any>} live the changes that hold for them
+ * @property {any[]} runs
+ */
 
 const SETTLE_MS = 120;
+const ENDINGS = ["execution_success", "execution_error", "execution_interrupted"];
 
-/** Tells of changes by the event `change`. */
+/**
+ * A change holds for what runs and what waits in the queue; where nothing does it is stored as the
+ * user's setting. Tells of changes by the event `change`.
+ */
 export class Steering extends EventTarget {
   /**
    * @param {Settings} settings
@@ -20,45 +31,58 @@ export class Steering extends EventTarget {
     this.settings = settings;
     this.store = store;
     this.paused = false;
-    /** @type {Record<string, any>} not yet told to the server */
+    /** @type {Record<string, any>} what was changed for the prompts that run or wait */
+    this.live = {};
+    /** @type {Record<string, any>} those of them that are stored as settings, too */
+    this._stored = {};
+    /** @type {Record<string, any>} not yet told to the server; null takes a change back */
     this._changes = {};
     this._timer = 0;
-    store.addEventListener("start", () => {
-      // A node on the MODEL wins over what came with the prompt, but not over a live change.
-      if (this.paused) this._tellServer({ method: "off" });
-    });
   }
 
-  /** What goes along with a prompt. */
-  forPrompt() {
-    return this.paused ? { ...this.settings.values(), method: "off" } : this.settings.values();
+  /** Follow what the server remembers, beginning with what it has from before the page was loaded. */
+  listen() {
+    void this._ask(true);
+    api.addEventListener("reconnected", () => void (this.paused ? this._pause() : this._ask()));
+    for (const name of ENDINGS) {
+      api.addEventListener(/** @type {any} */ (name), () => {
+        if (Object.keys(this.live).length) void this._ask();
+      });
+    }
+  }
+
+  /** The names of the settings that differ, for what runs, from what they were. */
+  get changed() {
+    return Object.keys(this.live).filter((name) => this.live[name] !== this._stored[name]);
   }
 
   /**
-   * Change a setting for now and for later.
-   *
    * @param {string} name
    * @param {any} value
    */
   change(name, value) {
-    const stored = Promise.resolve(this.settings.set(name, value)).catch(() => {
-      toast("error", t("steering.notStored"));
-    });
-    if (!(this.paused && name === "method")) this._tellServer({ [name]: value });
+    this.live = { ...this.live, [name]: value };
     for (const run of this.store.runs) if (run.live && run.settings) run.settings[name] = value;
-    void stored.then(() => this.dispatchEvent(new CustomEvent("change")));
+    this._tellServer({ [name]: value });
   }
 
-  /**
-   * Stop making previews, or go on.
-   *
-   * @param {Run | null} [watched] whose own method comes back when previews go on
-   */
-  togglePause(watched = null) {
+  /** @param {string[]} names go back to what they were */
+  takeBack(names = this.changed) {
+    const left = Object.entries(this.live).filter(([name]) => !names.includes(name));
+    this.live = Object.fromEntries(left);
+    this._tellServer(Object.fromEntries(names.map((name) => [name, null])));
+  }
+
+  /** What was changed is to hold for later prompts, too. */
+  keepAlways() {
+    for (const name of this.changed) this._store(name, this.live[name]);
+  }
+
+  /** Stop making previews, or go on. */
+  togglePause() {
     this.paused = !this.paused;
-    const own = watched?.live ? watched.settings?.method : undefined;
-    this._tellServer({ method: this.paused ? "off" : (own ?? this.settings.get("method")) });
-    this.dispatchEvent(new CustomEvent("change"));
+    void this._pause();
+    this._tell();
   }
 
   /** Stop the run. */
@@ -66,25 +90,97 @@ export class Steering extends EventTarget {
     void app.extensionManager.command.execute("Comfy.Interrupt");
   }
 
+  /**
+   * @param {string} name
+   * @param {any} value
+   */
+  _store(name, value) {
+    this._stored[name] = value;
+    const stored = Promise.resolve(this.settings.set(name, value)).catch(() => {
+      toast("error", t("steering.notStored"));
+    });
+    void stored.then(() => this._tell());
+  }
+
   /** @param {Record<string, any>} changes */
   _tellServer(changes) {
     Object.assign(this._changes, changes);
     clearTimeout(this._timer);
     this._timer = setTimeout(() => void this._send(), SETTLE_MS);
+    this._tell();
   }
 
   async _send() {
     const changes = this._changes;
     this._changes = {};
+    const state = await this._post("/sidestream/live", changes);
+    // Nothing runs, or nobody knows: then it is for what comes.
+    if (!state?.prompts) {
+      for (const [name, value] of Object.entries(changes)) {
+        delete this.live[name];
+        if (value !== null) this._store(name, value);
+      }
+    }
+    if (state) this._follow(state);
+  }
+
+  async _pause() {
+    const { paused } = this;
+    const state = await this._post("/sidestream/pause", { paused });
+    if (state) this._follow(state);
+    else if (this.paused === paused) {
+      this.paused = !paused;
+      this._tell();
+    }
+  }
+
+  /**
+   * @param {string} route
+   * @param {Record<string, any>} what
+   * @returns {Promise<State | null>} null where it was refused, or the server did not answer
+   */
+  async _post(route, what) {
     try {
-      const response = await api.fetchApi("/sidestream/live", {
+      const response = await api.fetchApi(route, {
         method: "POST",
         headers: { "Content-Type": "application/json" },
-        body: JSON.stringify({ client_id: clientId(), ...changes }),
+        body: JSON.stringify({ client_id: clientId(), ...what }),
       });
-      if (!response.ok) toast("error", (await response.json()).error);
+      const answer = await response.json();
+      if (response.ok) return answer;
+      toast("error", answer.error);
     } catch {
       toast("error", t("steering.unreachable"));
     }
+    return null;
+  }
+
+  /** @param {boolean} [isNew] whether runs that this page does not know yet are welcome */
+  async _ask(isNew = false) {
+    if (!clientId()) return;
+    try {
+      this._follow(await getJson(`/sidestream/client?client_id=${encodeURIComponent(clientId())}`), isNew);
+    } catch {
+      // As before, until the server answers again.
+    }
+  }
+
+  /**
+   * @param {State} state
+   * @param {boolean} [isNew]
+   */
+  _follow({ paused, live, runs }, isNew = false) {
+    this.paused = paused;
+    if (!Object.keys(this._changes).length) this.live = live;
+    if (!Object.keys(this.live).length) this._stored = {};
+    for (const told of runs) {
+      const run = isNew ? this.store.runOf(told) : this.store.runs.find((known) => known.id === told.run);
+      if (run) Object.assign(run, { settings: told.settings, totalSteps: run.totalSteps || told.total_steps });
+    }
+    this._tell();
+  }
+
+  _tell() {
+    this.dispatchEvent(new CustomEvent("change"));
   }
 }

@@ -45,13 +45,14 @@
  * @property {Record<string, any> | null} settings the run's own, where the server said so
  * @property {Date} startedAt
  * @property {boolean} live
+ * @property {boolean} closed whether the server said that no more frames come, of its own runs
  */
 
 const MAX_RUNS = 40;
 
 /**
  * Tells of changes by the events `frame` (detail: the Frame), `animation` (detail: the Frame that it
- * belongs to) and `runs` (a run came, ended or was forgotten).
+ * belongs to), `progress` (a sampler went on) and `runs` (a run came, ended or was forgotten).
  */
 export class FrameStore extends EventTarget {
   /** @param {() => { frames: number, bytes: number }} limits asked for every time */
@@ -106,11 +107,37 @@ export class FrameStore extends EventTarget {
       settings: null,
       startedAt: new Date(),
       live: true,
+      closed: foreign,
     };
     this.runs.push(run);
     this._trim();
     this._tell("runs");
     return run;
+  }
+
+  /**
+   * The run that the server speaks of, made where it is new.
+   *
+   * @param {any} told with the keys of ComfyUI's messages
+   */
+  runOf(told) {
+    const nodeId = told.node_id ?? "";
+    return this.run(told.run, { promptId: told.prompt_id ?? "", nodeId, displayNodeId: told.display_node_id ?? nodeId });
+  }
+
+  /**
+   * The sampler goes on, whether or not its steps are shown.
+   *
+   * @param {string} promptId
+   * @param {string} nodeId
+   * @param {number} step
+   * @param {number} totalSteps
+   */
+  advance(promptId, nodeId, step, totalSteps) {
+    const run = this.runs.findLast((one) => one.live && one.nodeId === nodeId && one.promptId === promptId);
+    if (!run || run.foreign || step <= run.step) return;
+    Object.assign(run, { step, totalSteps });
+    this._tell("progress");
   }
 
   /**
@@ -120,7 +147,7 @@ export class FrameStore extends EventTarget {
   add(run, picture) {
     const frame = { run, ...picture, animation: null };
     run.frames.push(frame);
-    run.step = frame.step;
+    run.step = Math.max(run.step, frame.step);
     run.totalSteps = frame.totalSteps;
     this.frameCount += 1;
     this._weigh(run, frame.blob.size);
@@ -152,17 +179,30 @@ export class FrameStore extends EventTarget {
   }
 
   /**
-   * No more frames are to be expected of the runs for which `over` holds.
+   * The runs for which `over` holds are over. The last frame may still come, until they are closed.
    *
    * @param {(run: Run) => boolean} over
    */
   end(over) {
     const ended = this.runs.filter((run) => run.live && over(run));
     for (const run of ended) run.live = false;
-    if (ended.length) {
-      this.runs = this.runs.filter((run) => run.live || run.frames.length > 0);
-      this._tell("runs");
-    }
+    if (ended.length) this._dropSpent();
+  }
+
+  /**
+   * No more frames come of this run.
+   *
+   * @param {Run} run
+   */
+  close(run) {
+    run.live = false;
+    run.closed = true;
+    this._dropSpent();
+  }
+
+  _dropSpent() {
+    this.runs = this.runs.filter((run) => !isSpent(run));
+    this._tell("runs");
   }
 
   /** The names of nodes were learnt: use them. */
@@ -219,7 +259,7 @@ export class FrameStore extends EventTarget {
 
 /** @param {Run} run */
 function isSpent(run) {
-  return !run.live && run.frames.length === 0;
+  return !run.live && run.closed && run.frames.length === 0;
 }
 
 /**

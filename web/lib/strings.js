@@ -29,7 +29,7 @@ export function t(key, values = {}) {
 /**
  * Which step a picture is of.
  *
- * @param {import("./store.js").Picture} picture
+ * @param {Pick<import("./store.js").Picture, "seq" | "step" | "totalSteps">} picture
  */
 export function stepText({ seq, step, totalSteps }) {
   return totalSteps ? t("readouts.stepOf", { step, total: totalSteps }) : t("readouts.frameNumber", { frame: seq });

@@ -9,10 +9,11 @@ import { t } from "./strings.js";
 export class Strip {
   /**
    * @param {Document} document
-   * @param {Watching} watching
+   * @param {import("./panel.js").Shared} shared
    */
-  constructor(document, watching) {
+  constructor(document, { watching, steering }) {
     this.make = elementsOf(document);
+    this.steering = steering;
     this.watching = watching;
     this.follow = this._chip(t("strip.follow"), t("strip.followTooltip"), () => watching.follow());
     this.all = this._chip(t("strip.all"), t("strip.allTooltip"), () =>
@@ -53,7 +54,7 @@ export class Strip {
       setText(chip, total ? `${run.title} ${run.step}/${total}` : run.title);
       chip.title = t("strip.pinTooltip", { title: run.title });
       chip.style.setProperty("--progress", String(total ? run.step / total : 0));
-      chip.classList.toggle("ss-live", run.live);
+      chip.classList.toggle("ss-live", run.live && !this.steering.paused);
       chip.classList.toggle("ss-shown", !watching.grid && watching.run?.displayNodeId === node);
       chip.setAttribute("aria-pressed", String(pinnedNode === node));
     }

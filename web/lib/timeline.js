@@ -11,13 +11,15 @@ import { stepText, t } from "./strings.js";
 export class Timeline {
   /**
    * @param {Document} document
-   * @param {Watching} watching
+   * @param {import("./panel.js").Shared} shared
    * @param {import("./player.js").Player} player the stage's
    * @param {AbortSignal} signal
    */
-  constructor(document, watching, player, signal) {
+  constructor(document, shared, player, signal) {
     const element = elementsOf(document);
+    const { watching } = shared;
     this.make = element;
+    this.steering = shared.steering;
     this.watching = watching;
     /** @type {Run[]} those that the list of runs shows */
     this._listed = [];
@@ -51,7 +53,7 @@ export class Timeline {
     const step = (/** @type {number} */ by) => () => watching.scrub(watching.index + by);
     this.back = iconButton(element, "step-backward", t("timeline.back"), step(-1));
     this.forth = iconButton(element, "step-forward", t("timeline.forth"), step(1));
-    this.save = new SaveMenu(document, watching, player);
+    this.save = new SaveMenu(document, shared, player, signal);
     const forget = iconButton(element, "trash", t("timeline.forget"), () => watching.store.clear());
     this.element = element(
       "section",
@@ -79,12 +81,13 @@ export class Timeline {
     const count = run?.frames.length ?? 0;
     this.scrubber.max = String(Math.max(0, count - 1));
     this.scrubber.value = String(watching.index);
-    this.scrubber.disabled = count < 2;
+    const { grid } = watching;
+    this.scrubber.disabled = count < 2 || grid;
     this.scrubber.setAttribute("aria-valuetext", frame ? stepText(frame) : "");
     this.live.setAttribute("aria-pressed", String(watching.isLive));
-    this.live.classList.toggle("ss-on-air", watching.isLive && watching.store.live);
+    this.live.classList.toggle("ss-on-air", watching.isLive && watching.store.live && !this.steering.paused);
     this.compare.setAttribute("aria-pressed", String(watching.against !== null));
-    this.compare.disabled = this.back.disabled = this.forth.disabled = !frame;
+    this.compare.disabled = this.back.disabled = this.forth.disabled = !frame || grid;
     this._listRuns();
     this.save.update();
     this.film.update();

@@ -24,12 +24,14 @@ export class Watching extends EventTarget {
     this._at = null;
     /** @type {Frame | null} the left half of a comparison */
     this._against = null;
-    this.grid = false;
+    this._grid = false;
+    /** @type {Run | null} the newest run when somebody began to look back */
+    this._newestThen = null;
     /** Whether the still is wanted also where there is an animation. */
     this.stills = false;
     /** @type {WeakMap<Run, number>} the image of its batch that is shown alone */
     this._images = new WeakMap();
-    for (const name of ["frame", "animation", "runs"]) store.addEventListener(name, () => this._tell());
+    for (const name of ["frame", "animation", "progress", "runs"]) store.addEventListener(name, () => this._tell());
   }
 
   /** @returns {Run | null} */
@@ -92,10 +94,29 @@ export class Watching extends EventTarget {
     return frame ? frame.run.frames.indexOf(frame) : -1;
   }
 
+  /** Whether all samplers are shown side by side: only where there are several. */
+  get grid() {
+    return this._grid && new Set(this.store.current.map((run) => run.displayNodeId)).size > 1;
+  }
+
+  /** @returns {Run | null} one that goes on, while an older one is looked at */
+  get newRun() {
+    if (!this._at && !this._chosen) return null;
+    const going = this.store.runs.findLast((run) => run.live) ?? null;
+    return going === this.run ? null : going;
+  }
+
+  /** Show the run that began while an older one was looked at. */
+  goToNewRun() {
+    const { newRun } = this;
+    this.goLive();
+    if (newRun && this._node !== null && this._node !== newRun.displayNodeId) this.follow();
+  }
+
   /** Show what runs, whichever sampler it is. */
   follow() {
     this._node = this._chosen = this._at = null;
-    this.grid = false;
+    this._grid = false;
     this._tell();
   }
 
@@ -109,7 +130,7 @@ export class Watching extends EventTarget {
   pin(displayNodeId) {
     this._node = displayNodeId;
     this._chosen = this._at = null;
-    this.grid = false;
+    this._grid = false;
     this._tell();
   }
 
@@ -117,7 +138,8 @@ export class Watching extends EventTarget {
   choose(run) {
     this._chosen = run;
     this._at = null;
-    this.grid = false;
+    this._grid = false;
+    this._newestThen = this.store.runs.at(-1) ?? null;
     this._tell();
   }
 
@@ -127,6 +149,7 @@ export class Watching extends EventTarget {
     const frame = run?.frames[Math.max(0, Math.min(index, run.frames.length - 1))];
     if (!run || !frame) return;
     this._at = run.live && frame === run.frames.at(-1) ? null : frame;
+    this._newestThen = this.store.runs.at(-1) ?? null;
     this._tell();
   }
 
@@ -148,15 +171,22 @@ export class Watching extends EventTarget {
   /** @param {boolean} on compare the frame shown now with what is shown later */
   compare(on) {
     this._against = on ? this.frame : null;
-    this.grid = false;
+    this._grid = false;
     this._tell();
   }
 
   /** @param {boolean} on */
   showGrid(on) {
-    this.grid = on;
+    this._grid = on;
     this._against = null;
     this._tell();
+  }
+
+  /** Whether the run that is looked at is over, and a newer one goes on that nobody has seen begin. */
+  _isLeftBehind() {
+    const { newRun, store } = this;
+    if (!newRun || this._node !== null || this.run?.live) return false;
+    return store.runs.indexOf(newRun) > store.runs.indexOf(/** @type {Run} */ (this._newestThen));
   }
 
   _tell() {
@@ -164,6 +194,8 @@ export class Watching extends EventTarget {
     if (!this._at?.run.frames.length) this._at = null;
     if (!this._against?.run.frames.length) this._against = null;
     if (this._chosen && !this.store.runs.includes(this._chosen)) this._chosen = null;
+    if (this._isLeftBehind()) this._chosen = this._at = null;
+    if (!this.grid && !this.store.live) this._grid = false;
     this.dispatchEvent(new CustomEvent("change"));
   }
 }

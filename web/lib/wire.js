@@ -48,20 +48,23 @@ export function listen(store) {
       }
       if (told.state === "end") {
         const run = store.runs.find((known) => known.id === told.run);
-        if (run) Object.assign(run, { dropped: told.dropped, outcomes: told.outcomes });
-        store.end((known) => known.id === told.run);
+        if (!run) return;
+        Object.assign(run, { dropped: told.dropped, outcomes: told.outcomes });
+        store.close(run);
         return;
       }
-      const run = store.run(told.run, ownerOf(told));
+      const run = store.runOf(told);
       run.settings = told.settings ?? run.settings;
       run.totalSteps ||= told.total_steps;
-      store.dispatchEvent(new CustomEvent("start", { detail: run }));
+      store.dispatchEvent(new CustomEvent("runs"));
     },
 
     /** @param {any} detail */
     progress: (detail) => {
-      if (detail.node) progress.set(String(detail.node), detail);
+      if (!detail.node) return;
+      progress.set(String(detail.node), detail);
       if (progress.size > MAX_WAITING) progress.clear();
+      store.advance(detail.prompt_id, String(detail.node), detail.value, detail.max);
     },
 
     /** @param {any} detail the node that begins; null at the end */
@@ -87,22 +90,13 @@ export function listen(store) {
   }
 }
 
-/** @param {any} told */
-function ownerOf(told) {
-  return {
-    promptId: told.prompt_id ?? "",
-    nodeId: told.node_id ?? "",
-    displayNodeId: told.display_node_id ?? told.node_id ?? "",
-  };
-}
-
 /**
  * @param {FrameStore} store
  * @param {any} facts
  * @param {Blob} blob
  */
 function addOwn(store, facts, blob) {
-  const run = store.run(facts.run, ownerOf(facts));
+  const run = store.runOf(facts);
   run.dropped = facts.dropped;
   run.outcomes = facts.outcomes ?? run.outcomes;
   const picture = {

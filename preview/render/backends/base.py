@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from ...decoders.errors import in_a_line
 from .device import KINDS
 
 Job = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
@@ -110,6 +111,6 @@ def check(backend: Backend) -> None:
     except torch.cuda.OutOfMemoryError:
         return  # which says nothing of the backend
     except Exception as error:
-        raise BackendError(f"{type(error).__name__}: {error!s:.200}") from error
+        raise BackendError(f"{in_a_line(error)}") from error
     if not np.array_equal(given, (values + 1).numpy()):
         raise BackendError("a copy through a side stream gave other values than it was given")

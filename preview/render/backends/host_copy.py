@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
+from ...decoders.errors import in_a_line
 from .base import Arrays, BackendError, Job, Slot
 from .device import StreamDevice
 from .pinned import PinnedMemory
@@ -26,7 +27,7 @@ class HostCopyBackend(StreamStaging):
             self._stream = streams.stream()
             self._landed = streams.timer()
         except Exception as error:
-            raise BackendError(f"no side stream could be made: {error!s:.200}") from error
+            raise BackendError(f"no side stream could be made: {in_a_line(error)}") from error
         self._pinned = PinnedMemory(streams, self._stream)
 
     def working(self) -> AbstractContextManager[object]:
@@ -53,4 +54,4 @@ class HostCopyBackend(StreamStaging):
             self._landed.synchronize()
             return pinned
         except Exception as error:
-            raise BackendError(f"a copy on a side stream failed: {error!s:.200}") from error
+            raise BackendError(f"a copy on a side stream failed: {in_a_line(error)}") from error

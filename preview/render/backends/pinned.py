@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ...decoders.errors import in_a_line
 from .device import StreamDevice
 
 log = logging.getLogger(__name__)
@@ -41,10 +42,9 @@ class PinnedMemory:
             except Exception as error:
                 self._refused = True
                 log.warning(
-                    "[SideStream] No memory can be pinned (%s: %.200s): pictures are copied by way"
-                    " of ordinary memory.",
-                    type(error).__name__,
-                    error,
+                    "[SideStream] No memory can be pinned (%s): pictures are copied by way of"
+                    " ordinary memory.",
+                    in_a_line(error),
                 )
                 return None
             if len(self._buffers) > self.KEPT and not is_lost(*self._used_by):

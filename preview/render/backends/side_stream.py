@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
+from ...decoders.errors import in_a_line
 from ...profile import span
 from .base import Arrays, BackendError, Job, Slot
 from .device import StreamDevice
@@ -48,7 +49,7 @@ class SideStreamBackend:
                 self.source = source
                 self._staging = CopyStaging()
         except Exception as error:
-            raise BackendError(f"no side stream could be made: {error!s:.200}") from error
+            raise BackendError(f"no side stream could be made: {in_a_line(error)}") from error
         self._pinned = PinnedMemory(streams, self._stream)
 
     def slot(self, shape: torch.Size, dtype: torch.dtype) -> Slot:
@@ -85,7 +86,7 @@ class SideStreamBackend:
                 self._stream.wait_event(slot.written)
             self._start.record(self._stream)
         except Exception as error:
-            raise BackendError(f"the side stream failed: {error!s:.200}") from error
+            raise BackendError(f"the side stream failed: {in_a_line(error)}") from error
 
     def _on_host(self, made: torch.Tensor, nth: int) -> torch.Tensor:
         """`made`, on its way to the CPU's memory."""
@@ -99,4 +100,4 @@ class SideStreamBackend:
             self._end.synchronize()
             return float(self._start.elapsed_time(self._end)) / 1000
         except Exception as error:
-            raise BackendError(f"the side stream failed: {error!s:.200}") from error
+            raise BackendError(f"the side stream failed: {in_a_line(error)}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ...decoders.errors import in_a_line
 from ...profile import span
 from .base import BackendError, Slot
 from .device import StreamDevice
@@ -20,7 +21,7 @@ class StreamStaging:
         try:
             return Slot(latent, self._streams.event())
         except Exception as error:
-            raise BackendError(f"no event could be made: {error!s:.200}") from error
+            raise BackendError(f"no event could be made: {in_a_line(error)}") from error
 
     def stage(self, slot: Slot, latent: torch.Tensor) -> bool:
         if self._streams.is_recording():
@@ -34,7 +35,7 @@ class StreamStaging:
             try:
                 slot.written.record(stream)
             except Exception as error:
-                raise BackendError(f"no event could be recorded: {error!s:.200}") from error
+                raise BackendError(f"no event could be recorded: {in_a_line(error)}") from error
             slot.writer = stream
         return True
 

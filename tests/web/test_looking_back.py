@@ -1,0 +1,162 @@
+"""Looking back while runs come and go, all samplers at once, and the zoom."""
+
+from __future__ import annotations
+
+import pytest
+from sidestream.tests.web.streams import deliver, end_run
+from sidestream.tests.web.views import PANEL, STAGE, text, wait_shown
+from sidestream.tools.page import PanelPage
+
+pytestmark = pytest.mark.browser
+
+CHIP = f"{PANEL} .ss-new-run"
+
+
+def watched(panel: PanelPage) -> str:
+    found: str = panel.page.evaluate("() => sidestream.watching.run.id")
+    return found
+
+
+def zoom(panel: PanelPage) -> float:
+    """In percent, as it is said."""
+    return float(text(panel, ".ss-zoom").split()[0])
+
+
+def real_zoom(panel: PanelPage) -> float:
+    """In percent, as it is seen."""
+    ratio = "canvas => canvas.getBoundingClientRect().width * devicePixelRatio / canvas.width * 100"
+    found: float = panel.page.locator(f"{STAGE} .ss-canvas").first.evaluate(ratio)
+    return found
+
+
+# A new run
+
+
+def test_a_new_run_says_that_it_is_there_and_is_gone_to(panel: PanelPage) -> None:
+    page = panel.page
+    panel.open_panel()
+    deliver(panel, 6, run="a", prompt="pa")
+    page.evaluate("() => sidestream.watching.scrub(1)")
+    wait_shown(panel, 2)
+    assert page.locator(CHIP).is_hidden()
+    deliver(panel, 3, run="b", prompt="pb", node="11")
+    page.locator(CHIP).wait_for()
+    assert watched(panel) == "a"
+    page.locator(CHIP).click()
+    wait_shown(panel, 3)
+    assert watched(panel) == "b"
+    assert page.locator(CHIP).is_hidden()
+
+
+def test_a_new_run_is_followed_when_the_old_one_is_over(panel: PanelPage) -> None:
+    page = panel.page
+    panel.open_panel()
+    deliver(panel, 6, run="a", prompt="pa")
+    page.evaluate("() => sidestream.watching.scrub(1)")
+    deliver(panel, 3, run="b", prompt="pb")
+    assert watched(panel) == "a"
+    end_run(panel, run="a", prompt="pa")
+    wait_shown(panel, 3)
+    assert watched(panel) == "b"
+    # Also where it was over before.
+    end_run(panel, run="b", prompt="pb")
+    page.evaluate("() => sidestream.watching.scrub(0)")
+    deliver(panel, 4, run="c", prompt="pc")
+    wait_shown(panel, 4)
+    assert watched(panel) == "c"
+
+
+def test_who_goes_back_to_an_old_run_while_a_new_one_goes_on_stays_there(panel: PanelPage) -> None:
+    page = panel.page
+    panel.open_panel()
+    deliver(panel, 6, run="a", prompt="pa")
+    end_run(panel, run="a", prompt="pa")
+    deliver(panel, 3, run="b", prompt="pb")
+    page.evaluate("() => sidestream.watching.choose(sidestream.store.runs[0])")
+    page.locator(CHIP).wait_for()
+    deliver(panel, 3, run="b", prompt="pb", first=4)
+    assert watched(panel) == "a"
+    page.evaluate("() => sidestream.watching.scrub(2)")
+    deliver(panel, 3, run="b", prompt="pb", first=7)
+    assert watched(panel) == "a"
+
+
+def test_who_has_pinned_a_sampler_stays_there(panel: PanelPage) -> None:
+    page = panel.page
+    panel.open_panel()
+    deliver(panel, 6, run="a", prompt="pa")
+    page.evaluate("() => sidestream.watching.pin('10')")
+    page.evaluate("() => sidestream.watching.scrub(1)")
+    end_run(panel, run="a", prompt="pa")
+    deliver(panel, 3, run="b", prompt="pb", node="11")
+    page.locator(CHIP).wait_for()
+    assert watched(panel) == "a"
+    page.locator(CHIP).click()
+    wait_shown(panel, 3)
+    assert watched(panel) == "b"
+
+
+# All samplers
+
+
+def test_all_ends_where_one_sampler_is_left_and_says_what_it_does_not_do(panel: PanelPage) -> None:
+    page = panel.page
+    panel.open_panel()
+    for node, run in (("10", "a"), ("11", "b")):
+        deliver(panel, 3, run=run, node=node, prompt="two")
+    page.locator(f"{PANEL} .ss-strip >> text=All").click()
+    assert "Choose one sampler" in text(panel, ".ss-grid-hint")
+    for control in (".ss-scrubber", "[aria-label^='Compare']", "[aria-label='Zoom in']", "[aria-label^='One frame']"):
+        assert page.locator(f"{PANEL} {control}").first.is_disabled()
+    assert page.locator(f"{PANEL} .ss-menu-button").get_attribute("aria-disabled") == "true"
+    for node, run in (("10", "a"), ("11", "b")):
+        end_run(panel, run=run, node=node, prompt="two")
+    deliver(panel, 5, run="c", node="10", prompt="one")
+    wait_shown(panel, 5)
+    assert page.locator(STAGE).is_visible()
+    assert page.locator(f"{PANEL} .ss-grid").is_hidden()
+    assert page.locator(f"{PANEL} .ss-scrubber").is_enabled()
+    end_run(panel, run="c", node="10", prompt="one")
+
+
+# The zoom
+
+
+def test_the_zooms_number_is_true_after_a_resize(panel: PanelPage) -> None:
+    page = panel.page
+    panel.open_panel()
+    deliver(panel, 3)
+    wait_shown(panel, 3)
+    panel.wait("() => document.querySelector('.sidestream .ss-canvas').width === 64")
+    for height in (700, 500, 900):
+        page.set_viewport_size({"width": 1400, "height": height})
+        page.wait_for_function("height => innerHeight === height", arg=height)
+        panel.wait(
+            """() => {
+              const canvas = document.querySelector(".side-bar-panel .ss-canvas");
+              const real = canvas.getBoundingClientRect().width * devicePixelRatio / canvas.width * 100;
+              const said = parseFloat(document.querySelector(".side-bar-panel .ss-zoom").textContent);
+              return Math.abs(real - said) < 1.5;
+            }""",
+            5,
+        )
+
+
+def test_the_wheel_zooms_by_how_far_it_is_turned(panel: PanelPage) -> None:
+    page = panel.page
+    panel.open_panel()
+    deliver(panel, 3)
+    wait_shown(panel, 3)
+    page.locator(STAGE).focus()
+    page.keyboard.press("1")
+    page.locator(STAGE).hover()
+    for _ in range(6):
+        page.mouse.wheel(0, -4)  # a trackpad's
+    assert 110 < zoom(panel) < 130
+    assert real_zoom(panel) == pytest.approx(zoom(panel), abs=1.5)
+    for _ in range(6):
+        page.mouse.wheel(0, 4)
+    assert zoom(panel) == pytest.approx(100, abs=1)
+    for _ in range(30):
+        page.mouse.wheel(0, -100)
+    assert zoom(panel) == 1600
