@@ -57,7 +57,7 @@ def _name(method: Any) -> str:
     return str(getattr(method, "value", method))
 
 
-def watch() -> type | None:
+def watch() -> tuple[type, type] | None:
     """Note from now on who sets the method. Returns what `unwatch` needs."""
     global _last
     _last = None
@@ -77,14 +77,16 @@ def watch() -> type | None:
         args.__class__ = Watched
     except TypeError:  # an object of another build
         return None
-    return Watched
+    return kind, Watched
 
 
-def unwatch(watched: type | None) -> None:
-    """Note nothing more."""
-    args: Any = comfy.cli_args.args
-    if watched is not None and type(args) is watched:
-        args.__class__ = watched.__base__
+def unwatch(watched: tuple[type, type] | None) -> None:
+    """Note nothing more, unless somebody else has changed the arguments' class since."""
+    if watched is not None:
+        kind, ours = watched
+        args = comfy.cli_args.args
+        if type(args) is ours:
+            args.__class__ = kind
 
 
 def preview_size() -> int:
