@@ -188,14 +188,13 @@ class Frame:
 class Execution:
     """One execution of a node, which is one run to clients however often the node samples.
 
-    Its samplings share the throttle, the numbers of frames, the counters and what was changed live.
+    Its samplings share the throttle, the numbers of frames and the counters.
     """
 
     def __init__(self) -> None:
         # Not from a random number generator: the sampler's must stay as they are.
         self.id = os.urandom(6).hex()
         self.throttle = Throttle()
-        self.live: dict[str, Any] = {}
         self.outcomes: Counter[str] = Counter()
         self.stages = 0
         """Samplings by now."""
@@ -232,7 +231,6 @@ class Run:
         self._plan = plan
         self.number = number
         self.owner = plan.owner
-        plan.asked.live.update(execution.live)
         self.settings = plan.asked.settings()
         self._failures = Failures()
         self.chain = self._chain_for(self.settings)
@@ -378,11 +376,7 @@ class Run:
             return self.execution.seq
 
     def change(self, live: Mapping[str, Any]) -> None:
-        """Lay live changes over the run's settings, and those of the samplings to come.
-
-        None takes one back.
-        """
-        overlay(self.execution.live, live)
+        """Lay live changes over the run's settings; None takes one back."""
         overlay(self._plan.asked.live, live)
         self.settings = self._plan.asked.settings()
 
@@ -546,7 +540,7 @@ class Runs:
         runs = self._of(client_id)
         for run in runs:
             run.paused = paused
-        return len(runs)
+        return len({run.id for run in runs})
 
     def state(self, client_id: str) -> dict[str, Any]:
         """For a client: what it asked for, and its runs."""
@@ -555,6 +549,7 @@ class Runs:
                 run.owner.wire()
                 | {
                     "run": run.id,
+                    "stage": run.stage,
                     "total_steps": run.total_steps,
                     "settings": run.settings.as_dict(),
                 }

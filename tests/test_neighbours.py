@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
+import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -254,7 +256,9 @@ def test_i10_removing_the_pack_leaves_comfyuis_arguments_as_they_were(stage, tol
     before = type(args), dict(vars(args))
     pack = make_pack()
     assert dict(vars(args)) == before[1]
-    assert args == type(args)(**before[1])
+    for copied in (copy.copy(args), copy.deepcopy(args), pickle.loads(pickle.dumps(args))):
+        assert (type(copied), dict(vars(copied))) == before
+        assert copied == args
     pack.close()
     assert (type(args), dict(vars(args))) == before
 

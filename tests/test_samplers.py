@@ -239,7 +239,7 @@ def test_the_budget_holds_over_the_samplings_of_a_node(stage, pack, client, told
 
 
 def test_what_is_changed_live_holds_for_the_samplings_to_come(stage, pack, client, told):
-    with stage.node():
+    with stage.node(extra_data={"client_id": "c"}):
         for turn in range(3):
             sampling = Sampling(stage, formats(stage).SD15(), steps=4)
             for step in range(1, 5):

@@ -164,6 +164,8 @@ def seen(client: ComfyClient, run: Run) -> Seen:
     found = Seen()
     for frame in run.frames:
         own = frame.sidestream
+        if frame.metadata.get("prompt_id", run.prompt_id) != run.prompt_id:
+            continue  # the late last one of the run before
         if own:
             node = frame.metadata["display_node_id"]
             found.ours.append(f"{node}:{own['step']}/{own['total_steps']}")
@@ -239,8 +241,8 @@ def _run(client: ComfyClient, case: Case, types: Types, number: int) -> Seen:
 
 def verdict(alone: Seen, beside: Seen) -> str:
     """What is wrong with a run beside SideStream; "" where nothing is."""
-    if beside.problem or alone.problem:
-        return "" if alone.problem else "fails"
+    if beside.problem:
+        return "fails"
     # Packs that show pictures at a rate of their own have some more or less each time.
     slack = 0 if not alone.events else alone.pictures // 4
     wrong = []
@@ -261,7 +263,9 @@ def rows(pack: Path, by_order: Mapping[str, Mapping[str, Seen]]) -> Iterator[lis
     """The table's rows of a pack."""
     for name, alone in by_order[ALONE].items():
         beside = [by_order[order].get(name, Seen(problem="not run")) for order in (BEFORE, AFTER)]
-        wrong = [f"{text}" for each in beside if (text := verdict(alone, each))]
+        wrong = [text for each in beside if (text := verdict(alone, each))]
+        if alone.problem:  # it would not run without us either
+            wrong = ["not tried"]
         charge = " / ".join(dict.fromkeys(each.in_charge or "-" for each in beside))
         cells = [str(each) for each in (alone, *beside)]
         yield [pack.name, name, *cells, charge, "; ".join(wrong) or "well"]

@@ -57,7 +57,7 @@ def _name(method: Any) -> str:
     return str(getattr(method, "value", method))
 
 
-def watch() -> type | None:
+def watch() -> tuple[type, type] | None:
     """Note from now on who sets the method. Returns what `unwatch` needs."""
     global _last
     _last = None
@@ -70,21 +70,23 @@ def watch() -> type | None:
                 _note(getattr(self, name, None), value)
             super().__setattr__(name, value)
 
-    Watched.__name__, Watched.__qualname__ = kind.__name__, kind.__qualname__
-    Watched.__module__ = kind.__module__
+        def __reduce_ex__(self, protocol: Any) -> Any:  # a copy is not watched
+            return kind, (), dict(vars(self))
+
     try:
         args.__class__ = Watched
     except TypeError:  # an object of another build
         return None
-    return Watched
+    return kind, Watched
 
 
-def unwatch(watched: type | None) -> None:
-    """Note nothing more."""
-    args: Any = comfy.cli_args.args
-    if watched is not None and type(args) is watched:
-        before: Any = watched.__base__
-        args.__class__ = before
+def unwatch(watched: tuple[type, type] | None) -> None:
+    """Note nothing more, unless somebody else has changed the arguments' class since."""
+    if watched is not None:
+        kind, ours = watched
+        args = comfy.cli_args.args
+        if type(args) is ours:
+            args.__class__ = kind
 
 
 def preview_size() -> int:
