@@ -38,7 +38,9 @@ def behind(
 
 
 # The older page shows nothing at all in a folder, with and without packs.
-IN_A_FOLDER = pytest.mark.parametrize("behind", [(f"{NEWEST} {nodes}", FOLDER) for nodes in ("classic", "vue")], indirect=True)
+IN_A_FOLDER = pytest.mark.parametrize(
+    "behind", [(f"{NEWEST} {nodes}", FOLDER) for nodes in ("classic", "vue")], indirect=True
+)
 AT_THE_TOP = pytest.mark.parametrize("behind", [(kind, "") for kind in FAR_APART], indirect=True)
 
 
@@ -87,7 +89,8 @@ def test_after_5_s_without_a_network_the_panel_goes_on_with_the_right_state(
     panel.wait_frames(kept + 8, 20)
     panel.wait("() => !/does not answer/.test(document.querySelector('.ss-notice').textContent)", 10)
     state = page.evaluate(
-        "() => { const { run, isLive } = sidestream.watching; return [run.live, run.title, isLive, sidestream.store.current.length]; }"
+        "() => { const { run, isLive } = sidestream.watching;"
+        " return [run.live, run.title, isLive, sidestream.store.current.length]; }"
     )
     assert state == [True, "KSampler A", True, 1]
     panel.wait_idle(40)

@@ -121,7 +121,9 @@ def test_a_prompt_may_end_between_the_two_messages_of_its_last_frame(panel: Pane
     end = {"type": "execution_success", "data": {"prompt_id": "bt"}}
     send_still(panel, flat(BLUE), step=20, prompt="bt", node=node, run="run of bt", between=[end])
     wait_node_shows(panel, BLUE, node)
-    runs = panel.page.evaluate("() => sidestream.store.runs.map(({ id, live, step, foreign }) => [id, live, step, foreign])")
+    runs = panel.page.evaluate(
+        "() => sidestream.store.runs.map(({ id, live, step, foreign }) => [id, live, step, foreign])"
+    )
     assert runs == [["run of bt", False, 20, False]]
     # One that is told of late is over, too.
     still(panel, RED, step=1, prompt="bt", node="777")
