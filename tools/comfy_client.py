@@ -167,17 +167,18 @@ class ComfyClient:
         The last previews may come after that: those of runs that are told are waited for.
         """
         deadline = time.monotonic() + timeout
-        ended, open_runs = False, set[Any]()
+        ended, open_runs, silent = False, set[Any](), 0
         while time.monotonic() < deadline:
             try:
                 message = self._messages.get(timeout=min(1.0, timeout))
             except queue.Empty:
-                if ended:
-                    return
-                # A prompt that was queued without a client id ends without a last event.
-                if self.history(prompt_id) and self._messages.empty():
+                silent += 1
+                # A prompt that was queued without a client id ends without a last event. A busy
+                # server is silent for a while before it sends one.
+                if silent > 2 and (ended or self.history(prompt_id)) and self._messages.empty():
                     return
                 continue
+            silent = 0
             yield message
             _note_run(message, prompt_id, open_runs)
             ended = ended or _ends(message, prompt_id)

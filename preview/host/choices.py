@@ -16,8 +16,6 @@ from typing import Any
 
 import comfy.cli_args
 import comfy.options
-import latent_preview
-from comfy_execution.utils import get_executing_context
 
 NONE = "none"
 Place = tuple[str, str]
@@ -41,6 +39,9 @@ _last: Setting | None = None
 
 def _here() -> Place | None:
     """The node that is executed on this thread."""
+    # Here, as the report asks for the method where such a module is missing, too.
+    from comfy_execution.utils import get_executing_context
+
     context = get_executing_context()
     return None if context is None else (context.prompt_id, context.node_id)
 
@@ -121,14 +122,18 @@ def _said(extra_data: Mapping[str, Any]) -> str | None:
         return by_prompt
     at_start = _of_command_line()
     if at_start is None:
-        default = _name(getattr(latent_preview, "default_preview_method", NONE))
+        default = _name(getattr(_latent_preview(), "default_preview_method", NONE))
         return None if default == NONE else default
     return at_start
 
 
 def _knows_prompts() -> bool:
     """Whether this ComfyUI sets the method anew for each prompt."""
-    return hasattr(latent_preview, "set_preview_method")
+    return hasattr(_latent_preview(), "set_preview_method")
+
+
+def _latent_preview() -> Any:
+    return sys.modules.get("latent_preview")
 
 
 def method_of_prompt(extra_data: Mapping[str, Any]) -> str | None:
