@@ -170,16 +170,19 @@ class ComfyClient:
         The last previews may come after that: those of runs that are told are waited for.
         """
         deadline = time.monotonic() + timeout
-        ended, open_runs, of_others = False, set[Any](), list[Event | Frame]()
+        ended, open_runs, of_others, silent = False, set[Any](), list[Event | Frame](), 0
         while time.monotonic() < deadline and not (ended and not open_runs):
             try:
                 message = self._next(min(1.0, timeout))
             except queue.Empty:
-                # A prompt that was queued without a client id ends without a last event.
-                ended = ended or bool(self.history(prompt_id) and self._messages.empty())
-                if ended:
+                silent += 1
+                # A prompt that was queued without a client id ends without a last event. A busy
+                # server is silent for a while before it sends one.
+                if silent > 2 and (ended or self.history(prompt_id)) and self._messages.empty():
+                    ended = True
                     break
                 continue
+            silent = 0
             if ended and _prompt_of(message) not in (None, prompt_id):
                 of_others.append(message)
                 continue

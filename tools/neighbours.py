@@ -292,7 +292,7 @@ def main(arguments: Sequence[str]) -> int:
                         say(f"    {' '.join(found.ours)}")
                 for line in lines:
                     say(f"  log: {line[:200]}")
-                if any("IMPORT FAILED" in line and pack.name in line for line in lines):
+                if any("(IMPORT FAILED)" in line and line.endswith(pack.name) for line in lines):
                     raise SetupError("its import fails")
         except SetupError as error:
             say(f"{pack.name}: {error}")
