@@ -101,6 +101,14 @@ class Sink(Protocol):
         """Take over an encoded frame, and close it in the end. Raises nothing."""
 
 
+class StationError(Exception):
+    """Staging failed at a station, which the worker may have left since."""
+
+    def __init__(self, station: Station, reason: BackendError) -> None:
+        super().__init__(str(reason))
+        self.station, self.reason = station, reason
+
+
 class Mailbox:
     """Room for the newest frame, and for the last one of a run that has ended.
 
@@ -112,7 +120,7 @@ class Mailbox:
         self._lock = threading.Lock()
         self._last: Frame | None = None
         self._newest: Frame | None = None
-        self._error: BackendError | None = None
+        self._error: StationError | None = None
         self._closed = False
         # Wakes the taker up; to notify a Condition takes the sampler four times as long.
         self._changes: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -176,7 +184,7 @@ class Mailbox:
         """Whether a frame waits for the end of its node."""
         return any(frame is not None and frame.held for frame in (self._last, self._newest))
 
-    def fail(self, error: BackendError) -> None:
+    def fail(self, error: StationError) -> None:
         """Let the taker know that staging failed, so that it goes on with another backend."""
         self._error = error
         self._wake()
@@ -218,7 +226,7 @@ class Slots:
     def take(self, shape: torch.Size, dtype: torch.dtype) -> Slot | None:
         """A free slot, or None where all are in use.
 
-        Raises what the device says where it has no memory; for `REFUSED_SECONDS` it is None then.
+        Raises what the device says where it has no memory, for `REFUSED_SECONDS` without asking it.
         """
         kind = (shape, dtype)
         with self._lock:
@@ -226,7 +234,7 @@ class Slots:
             if free is not None:
                 return free.pop() if free else None
         if time.monotonic() < self._refused_until:
-            return None
+            raise torch.cuda.OutOfMemoryError("there was no memory for it a moment ago")
         try:
             made = [self._new(shape, dtype) for _ in range(SLOTS)]
         except BackendError:
@@ -344,7 +352,7 @@ class Engine:
                 return frame
         except BackendError as error:
             self._drop(frame, runs.FAILED)
-            self._mailbox.fail(error)
+            self._mailbox.fail(StationError(station, error))
             raise StagingError from error
         except Exception as error:
             self._drop(frame, runs.FAILED)
@@ -447,6 +455,9 @@ class Engine:
                 try:
                     with self._working(), torch.inference_mode():
                         self._serve()
+                except StationError as error:
+                    if error.station is self._station and self.problem is None:
+                        self._leave_backend(error.reason)  # else it was left meanwhile
                 except BackendError as error:
                     self._leave_backend(error)
                 except BaseException as error:  # a SystemExit too: it is meant for no one else

@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple, Protocol
 
 from . import runs
+from .decoders.errors import in_a_line
 from .runs import Frame, Owner, Run
 
 log = logging.getLogger(__name__)
@@ -188,8 +189,11 @@ class Transport:
     async def _tell(self, data: dict[str, Any], socket: Socket) -> None:
         try:
             await self._wire.send_json("sidestream.run", data, socket)
-        except Exception:
-            log.exception("[SideStream] The start or the end of a run could not be sent.")
+        except Exception as error:
+            log.warning(
+                "[SideStream] The start or the end of a run could not be sent (%s).",
+                in_a_line(error),
+            )
         finally:
             with self._lock:
                 self._notes[socket.connection] -= 1
@@ -225,8 +229,10 @@ class Transport:
                 else:
                     message = legacy_message(frame)
                     sent = await self._wire.send_bytes(PREVIEW_IMAGE, message, socket)
-        except Exception:
-            log.exception("[SideStream] A preview could not be sent.")
+        except Exception as error:
+            if not frame.run.warned_of_loss:
+                frame.run.warned_of_loss = True
+                log.warning("[SideStream] A preview could not be sent (%s).", in_a_line(error))
         finally:
             with self._lock:
                 self._busy.discard(socket.connection)

@@ -328,10 +328,15 @@ def test_the_worker_survives_many_threads():
 
 @pytest.fixture(autouse=True)
 def _no_thread_left():
+    before = set(threading.enumerate())  # another test's may have been left
     yield
-    assert wait_until(
-        lambda: not any(t.name.startswith("SideStream") for t in threading.enumerate())
-    )
+    assert wait_until(lambda: not workers(before))
+
+
+def workers(before):
+    """The workers that are there and were not before."""
+    started = set(threading.enumerate()) - before
+    return [thread for thread in started if thread.name.startswith("SideStream")]
 
 
 def test_i6_the_next_rung_takes_what_was_staged_for_the_one_that_failed(tmp_path):

@@ -16,6 +16,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
+from collections import deque
 from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -114,6 +115,8 @@ class ComfyClient:
         self.timeout = timeout
         self._compress = 15 if compress else 0  # the size of its window, as a power of two
         self._messages: queue.Queue[Event | Frame] = queue.Queue()
+        self._ahead: deque[Event | Frame] = deque()
+        """What came while the last frames of an earlier prompt were waited for."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -167,24 +170,25 @@ class ComfyClient:
         The last previews may come after that: those of runs that are told are waited for.
         """
         deadline = time.monotonic() + timeout
-        ended, open_runs, silent = False, set[Any](), 0
-        while time.monotonic() < deadline:
+        ended, open_runs, of_others = False, set[Any](), list[Event | Frame]()
+        while time.monotonic() < deadline and not (ended and not open_runs):
             try:
-                message = self._messages.get(timeout=min(1.0, timeout))
+                message = self._next(min(1.0, timeout))
             except queue.Empty:
-                silent += 1
-                # A prompt that was queued without a client id ends without a last event. A busy
-                # server is silent for a while before it sends one.
-                if silent > 2 and (ended or self.history(prompt_id)) and self._messages.empty():
-                    return
+                # A prompt that was queued without a client id ends without a last event.
+                ended = ended or bool(self.history(prompt_id) and self._messages.empty())
+                if ended:
+                    break
                 continue
-            silent = 0
+            if ended and _prompt_of(message) not in (None, prompt_id):
+                of_others.append(message)
+                continue
             yield message
             _note_run(message, prompt_id, open_runs)
             ended = ended or _ends(message, prompt_id)
-            if ended and not open_runs:
-                return
-        raise Unfinished(f"prompt {prompt_id} did not end within {timeout:.0f} s")
+        self._ahead.extendleft(reversed(of_others))
+        if not ended:
+            raise Unfinished(f"prompt {prompt_id} did not end within {timeout:.0f} s")
 
     def run(
         self,
@@ -296,9 +300,13 @@ class ComfyClient:
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             try:
-                yield self._messages.get(timeout=left)
+                yield self._next(left)
             except queue.Empty:
                 return
+
+    def _next(self, seconds: float) -> Event | Frame:
+        """The next message. Raises queue.Empty where none arrives in so many seconds."""
+        return self._ahead.popleft() if self._ahead else self._messages.get(timeout=seconds)
 
     def _await(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(self.timeout)
@@ -338,6 +346,12 @@ def _ends(message: Event | Frame, prompt_id: str) -> bool:
         and message.data.get("node") is None
         and message.data.get("prompt_id") == prompt_id
     )
+
+
+def _prompt_of(message: Event | Frame) -> str | None:
+    """The prompt that a message is of, where it says so."""
+    told = message.metadata if isinstance(message, Frame) else message.data
+    return told.get("prompt_id")
 
 
 def _note_run(message: Event | Frame, prompt_id: str, open_runs: set[Any]) -> None:

@@ -28,7 +28,7 @@ QUIET_PAGE: dict[str, Any] = {
     "Comfy.Queue.History.Expanded": False,
 }
 
-PARTS = 'import("/extensions/ComfyUI-SideStream/sidestream.js")'
+PARTS = 'import(new URL("extensions/ComfyUI-SideStream/sidestream.js", document.baseURI).href)'
 SECONDS_TO_LOAD = 60.0
 
 

@@ -39,7 +39,6 @@ _last: Setting | None = None
 
 def _here() -> Place | None:
     """The node that is executed on this thread."""
-    # Here, as the report asks for the method where such a module is missing, too.
     from comfy_execution.utils import get_executing_context
 
     context = get_executing_context()
@@ -133,7 +132,12 @@ def _knows_prompts() -> bool:
 
 
 def _latent_preview() -> Any:
-    return sys.modules.get("latent_preview")
+    """ComfyUI's module; None where there is none, of which `host.check` speaks."""
+    try:
+        import latent_preview
+    except ImportError:
+        return None
+    return latent_preview
 
 
 def method_of_prompt(extra_data: Mapping[str, Any]) -> str | None:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image
+from sidestream.tests.web.movies import send_still
 from sidestream.tests.web.streams import deliver, end_run
 from sidestream.tests.web.views import SEEDS, heap, measured, shown_step, start_run
 from sidestream.tools.page import PanelPage, demo_prompt
@@ -168,6 +170,36 @@ def test_two_thousand_frames_leave_memory_bounded(
     assert after - before < 12
     assert addresses == 0
     page.evaluate("() => sidestream.settings.set('keep_megabytes', 128)")
+
+
+def test_thumbnails_are_within_the_memory_for_frames_and_go_with_them(panel: PanelPage) -> None:
+    page = panel.page
+    page.evaluate("() => sidestream.settings.set('keep_megabytes', 8)")
+    page.evaluate(
+        """() => {
+          const make = globalThis.createImageBitmap;
+          globalThis.thumbnails = [];
+          globalThis.createImageBitmap = async (source, options) => {
+            const made = await make(source, options);
+            if (options?.resizeHeight) thumbnails.push(made);
+            return made;
+          };
+          globalThis.endCounting = () => { globalThis.createImageBitmap = make; };
+          globalThis.alive = () => thumbnails.reduce((sum, one) => sum + one.width * one.height * 4, 0);
+        }"""
+    )
+    panel.open_panel()
+    wide = Image.new("RGB", (2048, 32), (40, 90, 160))
+    for step in range(1, 13):
+        send_still(panel, wide, step=step)
+        panel.wait("(count) => thumbnails.length >= count", 5, step)
+    end_run(panel)
+    # Each takes 0.4 MB, and a quarter of 8 MB is theirs.
+    assert 2**20 < page.evaluate("() => alive()") <= 2 * 2**20
+    assert page.evaluate("() => sidestream.store.frameCount") == 12
+    page.evaluate("() => sidestream.store.clear()")
+    panel.wait("() => alive() === 0", 5)
+    page.evaluate("() => { endCounting(); return sidestream.settings.set('keep_megabytes', 128); }")
 
 
 def test_a_frame_is_drawn_soon_after_its_arrival_beside_100_nodes(

@@ -114,6 +114,22 @@ def test_the_only_frame_of_a_run_may_come_when_its_prompt_is_over(panel: PanelPa
     assert panel.page.evaluate("() => sidestream.store.runs.length") == 1
 
 
+def test_a_prompt_may_end_between_the_two_messages_of_its_last_frame(panel: PanelPage) -> None:
+    node = load(panel)
+    begin(panel, "bt", node)
+    still(panel, RED, step=19, prompt="bt", node=node)
+    end = {"type": "execution_success", "data": {"prompt_id": "bt"}}
+    send_still(panel, flat(BLUE), step=20, prompt="bt", node=node, run="run of bt", between=[end])
+    wait_node_shows(panel, BLUE, node)
+    runs = panel.page.evaluate(
+        "() => sidestream.store.runs.map(({ id, live, step, foreign }) => [id, live, step, foreign])"
+    )
+    assert runs == [["run of bt", False, 20, False]]
+    # One that is told of late is over, too.
+    still(panel, RED, step=1, prompt="bt", node="777")
+    assert not panel.page.evaluate("() => sidestream.store.live")
+
+
 def test_a_late_frame_does_not_paint_over_the_nodes_own_output(panel: PanelPage) -> None:
     serve_green_output(panel)
     node = load(panel)

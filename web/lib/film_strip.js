@@ -8,9 +8,6 @@ const HEIGHT = 40;
 const INTERVAL_MS = 250;
 const THUMB_WIDTH = 4; // of the scrubber over it, in CSS pixels
 
-/** @type {WeakMap<Frame, Promise<ImageBitmap | null>>} */
-const thumbnails = new WeakMap();
-
 export class FilmStrip {
   /**
    * @param {Document} document
@@ -48,7 +45,8 @@ export class FilmStrip {
     const aspect = newest?.width ? newest.width / newest.height : 1;
     const tile = Math.max(8, height * aspect);
     const shown = spread(frames, Math.max(1, Math.floor(width / tile)));
-    const pictures = await Promise.all(shown.map((frame) => thumbnail(frame, height)));
+    const { thumbnails } = this.watching.store;
+    const pictures = await Promise.all(shown.map((frame) => thumbnails.of(frame, height)));
     this._timer = 0;
     this._drawn = performance.now();
     if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
@@ -56,7 +54,7 @@ export class FilmStrip {
     context.clearRect(0, 0, width, height);
     const slot = width / Math.max(shown.length, 1);
     pictures.forEach((picture, i) => {
-      if (picture) drawCovering(context, picture, i * slot, slot, height);
+      if (picture?.width) drawCovering(context, picture, i * slot, slot, height);
     });
     markAnimations(context, frames, width, ratio);
   }
@@ -95,19 +93,6 @@ function markAnimations(context, frames, width, ratio) {
     context.stroke();
     context.fill();
   });
-}
-
-/**
- * @param {Frame} frame
- * @param {number} height
- */
-function thumbnail(frame, height) {
-  let made = thumbnails.get(frame);
-  if (!made) {
-    made = createImageBitmap(frame.blob, { resizeHeight: height, resizeQuality: "medium" }).catch(() => null);
-    thumbnails.set(frame, made);
-  }
-  return made;
 }
 
 /**

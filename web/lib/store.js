@@ -1,5 +1,7 @@
 /** The frames that the page keeps: runs with their frames, bounded by count and by bytes. */
 
+import { Thumbnails } from "./thumbnails.js";
+
 /** @typedef {import("./cells.js").Mosaic} Mosaic */
 
 /**
@@ -49,6 +51,10 @@
  */
 
 const MAX_RUNS = 40;
+const MAX_ENDED = 100;
+
+/** Of the memory for frames, at most so much may hold their thumbnails. */
+const THUMBNAILS_SHARE = 1 / 4;
 
 /**
  * Tells of changes by the events `frame` (detail: the Frame), `animation` (detail: the Frame that it
@@ -62,7 +68,14 @@ export class FrameStore extends EventTarget {
     /** @type {Run[]} by age */
     this.runs = [];
     this.frameCount = 0;
+    /** What the frames' files take, without the thumbnails. */
     this.bytes = 0;
+    this.thumbnails = new Thumbnails(
+      () => this.limits().bytes * THUMBNAILS_SHARE,
+      () => this._makeRoom(),
+    );
+    /** @type {Set<string>} prompts that are over, by age */
+    this._ended = new Set();
     /** @type {string | null} why the newest sampler has no previews: `method`, `latents` */
     this.silence = null;
     /** @type {(promptId: string, nodeId: string) => string} */
@@ -106,7 +119,7 @@ export class FrameStore extends EventTarget {
       outcomes: {},
       settings: null,
       startedAt: new Date(),
-      live: true,
+      live: !this._ended.has(promptId),
       closed: foreign,
     };
     this.runs.push(run);
@@ -189,6 +202,14 @@ export class FrameStore extends EventTarget {
     if (ended.length) this._dropSpent();
   }
 
+  /** @param {string} promptId of a prompt that is over, and so are its runs, also those that are told of late */
+  endPrompt(promptId) {
+    this._ended.add(promptId);
+    const [oldest] = this._ended;
+    if (this._ended.size > MAX_ENDED) this._ended.delete(oldest);
+    this.end((run) => run.promptId === promptId);
+  }
+
   /**
    * No more frames come of this run.
    *
@@ -218,9 +239,17 @@ export class FrameStore extends EventTarget {
     this._tell("runs");
   }
 
+  /** A thumbnail was made. */
+  _makeRoom() {
+    const before = this.frameCount;
+    this._trim();
+    if (this.frameCount < before) this._tell("runs");
+  }
+
   _trim() {
     const { frames, bytes } = this.limits();
-    while ((this.frameCount > frames || this.bytes > bytes) && this.frameCount > 1) {
+    const isFull = () => this.frameCount > frames || this.bytes + this.thumbnails.bytes > bytes;
+    while (isFull() && this.frameCount > 1) {
       const oldest = this.runs.find((run) => run.frames.length > 0);
       if (!oldest) break;
       this._forget(oldest, 1);
@@ -238,6 +267,7 @@ export class FrameStore extends EventTarget {
   _forget(run, count) {
     for (const frame of run.frames.splice(0, count)) {
       this._weigh(run, -weightOf(frame));
+      this.thumbnails.drop(frame);
       this.frameCount -= 1;
     }
   }

@@ -83,9 +83,9 @@ export function listen(store) {
     api.addEventListener(/** @type {any} */ (name), (/** @type {any} */ event) => handle(event.detail));
   }
   for (const name of ENDINGS) {
+    // What waits stays: the end may come between the facts and the picture of the last step.
     api.addEventListener(/** @type {any} */ (name), (/** @type {any} */ event) => {
-      waiting.clear();
-      store.end((run) => run.promptId === event.detail?.prompt_id);
+      if (event.detail?.prompt_id) store.endPrompt(event.detail.prompt_id);
     });
   }
 }
