@@ -1,6 +1,7 @@
 """Pictures for the README and the docs, from real runs: `python -m tools.screenshots [NAME...]`.
 
-Runs in the environment of the tests, which has Playwright; writes docs/images/*.png.
+Runs in the environment of the tests, which has Playwright; writes docs/images/panel-*.webp,
+node.png and settings.png.
 """
 
 from __future__ import annotations
@@ -35,7 +36,18 @@ def main(names: Sequence[str]) -> int:
         for name in names or SHOTS:
             say(f"docs/images/{name}.png")
             SHOTS[name](chromium, url, IMAGES / f"{name}.png")
+            if name.startswith("panel"):
+                _as_webp(IMAGES / f"{name}.png")
     return 0
+
+
+def _as_webp(path: Path) -> None:
+    """Pictures of previews take a sixth of the room so."""
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        picture.convert("RGB").save(path.with_suffix(".webp"), quality=90, method=6)
+    path.unlink()
 
 
 @contextmanager
@@ -125,6 +137,37 @@ def live(chromium: Browser, url: str, path: Path) -> None:
     _finish(panel, path)
 
 
+def changed(chromium: Browser, url: str, path: Path) -> None:
+    """A run whose settings were changed while it goes on, with the marks and the ways back."""
+    panel = open_page(chromium, url)
+    panel.page.set_viewport_size({"width": 1280, "height": 1100})
+    _run(panel, demo_prompt(seconds=0.25, seed=18), frames=6)
+    for name, value in (("throttle_ms", 300), ("every_n_steps", 2)):
+        field = panel.page.locator(f".sidestream input[name={name}]").first
+        field.fill(str(value))
+        field.press("Enter")
+    panel.page.locator(".sidestream").get_by_text("Always", exact=True).first.wait_for()
+    panel.page.wait_for_timeout(300)
+    panel.page.locator(".side-bar-panel .sidestream").screenshot(path=path)
+    panel.page.evaluate("() => app.api.interrupt()")
+    panel.wait_idle()
+    panel.page.close()
+
+
+def new_run(chromium: Browser, url: str, path: Path) -> None:
+    """An earlier step is looked at while a newer run goes on."""
+    panel = open_page(chromium, url)
+    _run(panel, demo_prompt(seconds=0.03, seed=19), frames=12)
+    panel.page.evaluate("() => sidestream.watching.scrub(9)")
+    panel.wait_idle()
+    panel.page.evaluate("() => sidestream.watching.pin(sidestream.watching.run.displayNodeId)")
+    panel.page.evaluate("() => sidestream.watching.scrub(9)")
+    _run(panel, demo_prompt(seconds=0.25, seed=20), frames=24)
+    panel.page.locator(".sidestream .ss-new-run").wait_for()
+    panel.page.wait_for_timeout(200)
+    _finish(panel, path)
+
+
 def live_light(chromium: Browser, url: str, path: Path) -> None:
     """The same in the light theme, with Nodes 2.0."""
     panel = open_page(chromium, url, {**VUE, "Comfy.ColorPalette": "light"})
@@ -208,6 +251,8 @@ def settings(chromium: Browser, url: str, path: Path) -> None:
 
 SHOTS: dict[str, Callable[[Browser, str, Path], None]] = {
     "panel-live": live,
+    "panel-changed": changed,
+    "panel-new-run": new_run,
     "panel-light": live_light,
     "panel-timeline": timeline,
     "panel-samplers": samplers,

@@ -89,8 +89,10 @@ def test_after_5_s_without_a_network_the_panel_goes_on_with_the_right_state(
     panel.wait_frames(kept + 8, 20)
     panel.wait("() => !/does not answer/.test(document.querySelector('.ss-notice').textContent)", 10)
     state = page.evaluate(
-        "() => { const { run, isLive } = sidestream.watching;"
-        " return [run.live, run.title, isLive, sidestream.store.current.length]; }"
+        """() => {
+          const { store, watching: { run, isLive } } = sidestream;
+          return [run.live, run.title, isLive, store.current.length];
+        }"""
     )
     assert state == [True, "KSampler A", True, 1]
     panel.wait_idle(40)

@@ -1,10 +1,15 @@
-"""The button that copies the server's report."""
+"""What the server says of itself in the panel, and the button that copies its report."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import pytest
 from sidestream.tests.web.views import PANEL
 from sidestream.tools.page import PanelPage
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Route
 
 BUTTON = f"{PANEL} .ss-report"
 KEEP = "async () => { globalThis.kept = navigator.clipboard; await kept.writeText('before'); }"
@@ -43,3 +48,30 @@ def test_a_server_that_does_not_answer_is_told(panel: PanelPage) -> None:
     page.locator(BUTTON).click()
     page.get_by_text("there is no report").first.wait_for()
     page.unroute("**/sidestream/report")
+
+
+@pytest.mark.browser
+def test_the_panel_says_in_words_how_each_device_is_served(panel: PanelPage) -> None:
+    page = panel.page
+    devices = [
+        {"device": "cuda:0", "path": "side stream of cuda:0", "problem": None, "share": 0.02},
+        {"device": "mps", "path": "CPU, copied by the sampler's thread", "problem": None, "share": 0},
+        {"device": "xpu:0", "path": "ComfyUI's own previewer", "problem": "its events are broken", "share": 0},
+        {"device": "tpu", "path": "something new", "problem": None, "share": 0},
+    ]
+    page.route("**/sidestream/status", lambda route: answer_with(route, devices))
+    panel.open_panel()
+    lines = page.locator(".ss-devices li")
+    lines.nth(3).wait_for()
+    assert lines.all_inner_texts() == [
+        "Latents on cuda:0 are decoded on a side stream of cuda:0.",
+        "Latents on mps are decoded on the CPU; the sampler's thread copies them.",
+        "Latents on xpu:0 are left to ComfyUI's own previewer. ⚠ its events are broken",
+        "tpu: something new",
+    ]
+    page.unroute("**/sidestream/status")
+
+
+def answer_with(route: Route, devices: list[dict[str, object]]) -> None:
+    answer = route.fetch().json()
+    route.fulfill(json={**answer, "devices": devices})

@@ -8,7 +8,7 @@
  * own store of pictures does not take these.
  */
 
-import { api, nodeByExecutionId, nodePictures, promptOf, usesVueNodes } from "./comfy.js";
+import { api, app, nodeByExecutionId, nodePictures, promptOf, usesVueNodes } from "./comfy.js";
 import { newestAnimation } from "./store.js";
 
 /** @typedef {import("./prompts.js").Prompts} Prompts */
@@ -17,6 +17,8 @@ import { newestAnimation } from "./store.js";
 
 /** In frames of the screen, until the page has taken a new preview in. */
 const PATIENCE = 120;
+/** The page takes none in for nodes that are out of view. */
+const LOOK_AGAIN_MS = 500;
 const MAX_NODES = 2000;
 
 /** Kinds of output that nodes show as pictures. */
@@ -164,14 +166,20 @@ async function playOnCanvas(executionId) {
   await Promise.all(nodes.map((node) => markAnimated(node, node.preview)));
 }
 
+/** @type {WeakMap<object, unknown>} for each node that waits for its picture, what waits */
+const waiting = new WeakMap();
+
 /**
  * @param {any} node a LGraphNode
  * @param {unknown} before its preview until now
  */
 async function markAnimated(node, before) {
-  for (let waited = 0; node.preview === before || !isRead(node); waited++) {
-    if (waited === PATIENCE || !node.graph) return;
-    await drawn(node);
+  const wait = {};
+  waiting.set(node, wait);
+  for (let waited = 0; node.preview === before || !isRead(node); ) {
+    if (waited === PATIENCE || !node.graph || waiting.get(node) !== wait) return;
+    if (isInView(node)) waited += 1;
+    await (isInView(node) ? drawn(node) : new Promise((done) => setTimeout(done, LOOK_AGAIN_MS)));
   }
   const [picture] = node.imgs;
   node.animatedImages = true;
@@ -187,6 +195,11 @@ async function markAnimated(node, before) {
  */
 function isRead(node) {
   return Boolean(node.preview?.[0]) && node.imgs?.[0]?.src === node.preview[0];
+}
+
+/** @param {any} node */
+function isInView(node) {
+  return /** @type {any} */ (app.canvas).visible_nodes.includes(node);
 }
 
 /** @param {any} node */

@@ -1,5 +1,6 @@
 /** The honest numbers: step, rate, latency, drops, share of the device, decoder and size. */
 
+import { Devices } from "./devices.js";
 import { elementsOf, setText, whenEnded } from "./dom.js";
 import { SECONDS } from "./rates.js";
 import { stepText, t } from "./strings.js";
@@ -46,11 +47,13 @@ export class Readouts {
     chart.append(this.line);
     this.chart = element("div", { class: "ss-spark", role: "img", title: t("readouts.sparkTooltip") });
     this.chart.append(chart);
+    this.devices = new Devices(document, shared.status);
     this.element = element(
       "div",
       { class: "ss-readouts" },
       element("dl", { "aria-label": t("readouts.label") }, ...Object.values(this.tiles)),
       this.chart,
+      this.devices.element,
     );
     const timer = setInterval(() => this.update(), 1000);
     whenEnded(signal, () => clearInterval(timer));
@@ -74,6 +77,7 @@ export class Readouts {
     this.tiles.dropped.title = droppedTooltip(run);
     this.tiles.picture.title = `${picture}\n${t("readouts.pictureTooltip")}`;
     this._warn(frame?.notFinite ?? 0);
+    this.devices.update();
     this._drawLine();
   }
 

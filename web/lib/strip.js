@@ -58,6 +58,7 @@ export class Strip {
       chip.classList.toggle("ss-shown", !watching.grid && watching.run?.displayNodeId === node);
       chip.setAttribute("aria-pressed", String(pinnedNode === node));
     }
+    this.all.hidden = runs.length < 2 && !watching.grid;
     this.follow.setAttribute("aria-pressed", String(pinnedNode === null && !watching.grid));
     this.all.setAttribute("aria-pressed", String(watching.grid));
   }
