@@ -1,4 +1,4 @@
-"""ComfyUI-SideStream: live latent previews that the sampler does not pay for."""
+"""ComfyUI-SideStream: live latent previews that the sampler does not wait for."""
 
 WEB_DIRECTORY = "./web"
 

@@ -36,7 +36,17 @@ HEADS = {
 }
 
 COMPARED = ("ComfyUI TAESD", "thread per step on a side stream", "SideStream, every step")
-"""The columns of the README's table."""
+"""The columns of the README's table of runs in one process."""
+
+IN_SERVER = (
+    "ComfyUI Latent2RGB",
+    "ComfyUI TAESD",
+    "SideStream, every step",
+    "SideStream, defaults",
+)
+"""The columns of the README's table of the real server."""
+
+MODELS = {"sd15": "SD1.5 512², batch 1", "sdxl": "SDXL 1024², batch 1"}
 
 
 def load(name: str) -> dict[str, Any]:
@@ -112,6 +122,25 @@ def comparison(*names: str) -> str:
     return markdown(rows)
 
 
+def costs(*names: str) -> str:
+    """The README's table of the real server: ratios in blocks of steps, with their intervals."""
+    rows: list[list[Any]] = [["", *IN_SERVER]]
+    for name in names:
+        for unet, found in load(name)["blocks"]["unets"].items():
+            measured = {row["provider"]: row for row in found["rows"]}
+            ratios = [cost(measured.get(provider, {})) for provider in IN_SERVER]
+            rows.append([MODELS.get(unet, unet), *ratios])
+    return markdown(rows)
+
+
+def cost(row: dict[str, Any]) -> str:
+    """A provider's ratio with its interval, as far as it was measured."""
+    if "ratio" not in row:
+        return "–"
+    low, high = row["ratio_95"]
+    return f"{row['ratio']:.3f} [{low:.3f}, {high:.3f}]"
+
+
 def markdown(rows: list[list[Any]]) -> str:
     """The first row is the head; NaN is a dash."""
     lines = ["| " + " | ".join("–" if v != v else str(v) for v in row) + " |" for row in rows]
@@ -126,13 +155,17 @@ FORMS: dict[str, Callable[[dict[str, Any]], str]] = {
 """How results are shown that are not `table`s, by the first word of their names."""
 
 
+COMBINED: dict[str, Callable[..., str]] = {"comparison": comparison, "costs": costs}
+"""Tables of several results, whose names follow."""
+
+
 def filled(document: str) -> str:
     """The document's text with every table in it as the results give it."""
 
     def one(match: re.Match[str]) -> str:
         name, *more = match[1].split()
         form = FORMS.get(name.split("-")[0], table)
-        made = comparison(*more) if name == "comparison" else form(load(name))
+        made = COMBINED[name](*more) if name in COMBINED else form(load(name))
         return f"<!-- table {match[1]} -->\n{made}\n<!-- end -->"
 
     return re.sub(r"<!-- table ([^>]+?) -->\n.*?<!-- end -->", one, document, flags=re.DOTALL)

@@ -37,13 +37,13 @@ from typing import Any, Protocol
 
 import torch
 
-from . import encode, runs
+from . import encode, quicker, runs
 from .animator import BUDGET_SHARE, Animator
 from .decoders.cache import DecoderCache
 from .decoders.errors import in_a_line
 from .decoders.painting import Painting, shown_size
 from .decoders.picture import near_square
-from .decoders.protocols import Source
+from .decoders.protocols import Decoder, Source
 from .profile import span
 from .render.backends import (
     Backend,
@@ -65,6 +65,8 @@ SLOTS = 5  # one being read, two waiting, one being written, one that a film is 
 REFUSED_SECONDS = 1.0
 """How long no memory for slots is asked for where there was none. To say no, a device's allocator
 first gives back what it keeps for the sampler, which would have to be fetched anew each time."""
+HELD_SECONDS = 0.05
+"""How often it is looked whether the node of a frame that is held has ended."""
 HANG_SECONDS = 60.0
 """After so long in one piece of work a worker is given up. To load a large file may take long."""
 MOST_HUNG = 2
@@ -83,6 +85,9 @@ class Sink(Protocol):
     def live(self, run: Run) -> bool:
         """Whether frames of this run may still be shown."""
 
+    def at_work(self, run: Run) -> bool:
+        """Whether the node of this run goes on, and may sample again."""
+
     def animates(self, run: Run) -> bool:
         """Whether anybody is there who can show animated frames of this run."""
 
@@ -96,6 +101,14 @@ class Sink(Protocol):
         """Take over an encoded frame, and close it in the end. Raises nothing."""
 
 
+class StationError(Exception):
+    """Staging failed at a station, which the worker may have left since."""
+
+    def __init__(self, station: Station, reason: BackendError) -> None:
+        super().__init__(str(reason))
+        self.station, self.reason = station, reason
+
+
 class Mailbox:
     """Room for the newest frame, and for the last one of a run that has ended.
 
@@ -107,7 +120,7 @@ class Mailbox:
         self._lock = threading.Lock()
         self._last: Frame | None = None
         self._newest: Frame | None = None
-        self._error: BackendError | None = None
+        self._error: StationError | None = None
         self._closed = False
         # Wakes the taker up; to notify a Condition takes the sampler four times as long.
         self._changes: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -120,6 +133,8 @@ class Mailbox:
             replaced, self._newest = self._newest, frame
             if replaced is not None and replaced.ends_another_run_than(frame):
                 replaced, self._last = self._last, replaced
+            elif replaced is not None and replaced.run.execution is frame.run.execution:
+                frame.held &= replaced.held  # it comes in the place of one that was to be shown
         self._wake()
         return replaced
 
@@ -136,7 +151,8 @@ class Mailbox:
             frame = self.remove(wanted)
             if frame is not None:
                 return frame
-            if not self.pause(end - time.monotonic()):
+            left = end - time.monotonic()
+            if not self.pause(min(left, HELD_SECONDS) if self.holds else left) and left <= 0:
                 return None
         return None
 
@@ -163,7 +179,12 @@ class Mailbox:
                 # Replaced meanwhile, by a `put` that wakes the taker again.
         return None
 
-    def fail(self, error: BackendError) -> None:
+    @property
+    def holds(self) -> bool:
+        """Whether a frame waits for the end of its node."""
+        return any(frame is not None and frame.held for frame in (self._last, self._newest))
+
+    def fail(self, error: StationError) -> None:
         """Let the taker know that staging failed, so that it goes on with another backend."""
         self._error = error
         self._wake()
@@ -205,7 +226,7 @@ class Slots:
     def take(self, shape: torch.Size, dtype: torch.dtype) -> Slot | None:
         """A free slot, or None where all are in use.
 
-        Raises what the device says where it has no memory; for `REFUSED_SECONDS` it is None then.
+        Raises what the device says where it has no memory, for `REFUSED_SECONDS` without asking it.
         """
         kind = (shape, dtype)
         with self._lock:
@@ -213,7 +234,7 @@ class Slots:
             if free is not None:
                 return free.pop() if free else None
         if time.monotonic() < self._refused_until:
-            return None
+            raise torch.cuda.OutOfMemoryError("there was no memory for it a moment ago")
         try:
             made = [self._new(shape, dtype) for _ in range(SLOTS)]
         except BackendError:
@@ -271,6 +292,7 @@ class Engine:
     ) -> None:
         """`backends` make the backends that can serve, best first. Raises BackendError."""
         self.budget = Budget()
+        self._quicker = quicker.Quicker()
         self.problem: str | None = None
         """Why no backend works; None where one does."""
         self._backends = iter(backends)
@@ -311,10 +333,18 @@ class Engine:
         budget: float = run.settings.budget
         if self._animator.busy:
             budget *= 1 - BUDGET_SHARE
-        if not run.is_at_edge and not self.budget.allows(now, budget, self._in_work):
-            return None
+        share = 1 - quicker.SHARE if self.budget.is_too_slow(budget) else 1
+        fits = run.is_at_edge or self.budget.allows(now, budget * share, self._in_work)
+        way = None
+        if not fits:
+            way = self._quicker.way(run, source, self.budget, budget, now, self._in_work)
+            if way is None and not run.may_be_last:
+                return None
+            if way is None:
+                run.hold_back()
         station = self._station
         frame = run.capture(now, images)
+        frame.way = way
         try:
             dtype = run.chain.staging_dtype(source, station.backend.device)
             frame.slot = station.slots.take(latent.shape, dtype)
@@ -322,7 +352,7 @@ class Engine:
                 return frame
         except BackendError as error:
             self._drop(frame, runs.FAILED)
-            self._mailbox.fail(error)
+            self._mailbox.fail(StationError(station, error))
             raise StagingError from error
         except Exception as error:
             self._drop(frame, runs.FAILED)
@@ -345,7 +375,9 @@ class Engine:
 
     def status(self) -> dict[str, Any]:
         now = runs.now()
-        share = self.budget.share(now) + self._animator.budget.share(now)
+        share = sum(
+            each.share(now) for each in (self.budget, self._quicker.budget, self._animator.budget)
+        )
         problem = self.problem
         if problem is None and self.hangs(now):
             problem = f"the worker has been at one piece of work for over {HANG_SECONDS:.0f} s"
@@ -423,6 +455,9 @@ class Engine:
                 try:
                     with self._working(), torch.inference_mode():
                         self._serve()
+                except StationError as error:
+                    if error.station is self._station and self.problem is None:
+                        self._leave_backend(error.reason)  # else it was left meanwhile
                 except BackendError as error:
                     self._leave_backend(error)
                 except BaseException as error:  # a SystemExit too: it is meant for no one else
@@ -505,7 +540,7 @@ class Engine:
         animator = self._animator
         while not self._mailbox.closed:
             patience = animator.patience() if animator.busy else IDLE_SECONDS
-            frame = self._mailbox.take(lambda frame: self._sink.ready(frame.run), patience)
+            frame = self._mailbox.take(self._is_due, patience)
             if frame is None and not animator.busy:
                 self._rest()
                 continue
@@ -517,6 +552,17 @@ class Engine:
                 animator.advance()
             finally:
                 self._in_work, self._work_began = 0, None
+
+    def _is_due(self, frame: Frame) -> bool:
+        """Whether a frame that waits is to be taken now."""
+        if not frame.held:
+            return self._sink.ready(frame.run)
+        if frame.is_outrun:
+            return True  # to be dropped
+        run, now = frame.run, runs.now()
+        over = not self._sink.at_work(run)
+        fits = frame.may_go(now) and self.budget.allows(now, run.settings.budget)
+        return (over or fits) and self._sink.ready(run)
 
     def _prove(self) -> None:
         """Try the backend on a tiny latent before its first frame. Raises BackendError."""
@@ -545,6 +591,11 @@ class Engine:
 
     def _process(self, frame: Frame) -> None:
         """Carry one frame from its slot to the sink."""
+        if frame.is_outrun:
+            self._drop(frame, runs.REPLACED)
+            return
+        if frame.held:
+            frame.run.let_pass(frame, runs.now())
         try:
             # The sampler's device may be a whole step behind its callbacks.
             while not self._has_landed(frame) and self._animator.advance():
@@ -573,45 +624,54 @@ class Engine:
 
     def _decode(self, frame: Frame) -> bool:
         """Fill in the picture, going down the fallback chain as long as decoders fail."""
-        slot, chain, settings = frame.slot, frame.run.chain, frame.run.settings
-        max_size = frame.run.max_size
+        slot, chain = frame.slot, frame.run.chain
         assert slot is not None
-        while (source := chain.current(runs.now())) is not None:
+        while True:
+            source = chain.current(runs.now()) if frame.way is None else frame.way.source
+            if source is None:
+                return False
             self._source = source
             try:
                 decoder = self._decoders.get(source, self.backend.device)
-                full = settings.detail == "full"
-                images = 1 if settings.batch == "animation" else len(frame.images)
-                painting = Painting(decoder, max_size, full, images)
-                (picture, holes), seconds = self.backend.render(slot, painting)
+                self._render(frame, slot, decoder)
             except BackendError:
                 raise
             except Exception as error:
                 chain.failed(source, error, runs.now())
+                frame.way = None
                 continue
             finally:
                 self._source = None
-            now = runs.now()
+            frame.decoder = source.name
+            if frame.way is not None or not self._animator.begin(frame, decoder):
+                give_back(slot)
+            frame.slot = None
+            return True
+
+    def _render(self, frame: Frame, slot: Slot, decoder: Decoder) -> None:
+        """Fill in what `decoder` makes of the frame in `slot`."""
+        way, settings, max_size = frame.way, frame.run.settings, frame.run.max_size
+        full = settings.detail == "full"
+        images = 1 if settings.batch == "animation" else len(frame.images)
+        painting = Painting(decoder, max_size if way is None else way.max_size, full, images)
+        (picture, holes), seconds = self.backend.render(slot, painting)
+        now = runs.now()
+        if way is not None:
+            self._quicker.spend(way, painting, seconds, settings.budget, now)
+        else:
             # A first decode makes things ready, and tells nothing of the next one.
             if painting == self._warm:
                 self.budget.spend(now, seconds)
             else:
                 self.budget.renew()
             self._warm = painting
-            frame.ready_at = now - seconds
-            frame.picture = picture
-            frame.holes = int(holes)
-            frame.run.not_finite += frame.holes > 0
-            shown = (images, *slot.latent.shape[1:])
-            frame.size = shown_size(decoder, shown, max_size)
-            frame.grid = near_square(images) if images > 1 else None
-            frame.decoder = source.name
-            frame.decode_ms = seconds * 1000
-            if not self._animator.begin(frame, decoder):
-                give_back(slot)
-            frame.slot = None
-            return True
-        return False
+        frame.ready_at = now - seconds
+        frame.picture = picture
+        frame.holes = int(holes)
+        frame.run.not_finite += frame.holes > 0
+        frame.size = shown_size(decoder, (images, *slot.latent.shape[1:]), max_size)
+        frame.grid = near_square(images) if images > 1 else None
+        frame.decode_ms = seconds * 1000
 
 
 Way = tuple[torch.device, torch.device]

@@ -75,6 +75,7 @@ class Pack:
                 "installed": self._provider is not None,
                 "problem": self.problem,
                 "in_charge": "ComfyUI" if self._provider is None else self._provider.in_charge(),
+                "around": "" if self._provider is None else self._provider.around(),
             },
             "devices": [engine.status() for engine in engines],
             "decoders": self._decoders.names(),

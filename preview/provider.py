@@ -23,7 +23,7 @@ from .decoders.cache import DecoderCache
 from .decoders.errors import in_a_line
 from .decoders.protocols import Source
 from .engine import Engine, Engines
-from .plain import NAME, plain
+from .plain import plain
 from .render.backends import BackendError, StagingError
 from .runs import Asked, Frame, Plan, Run, Runs
 from .settings import KEY, Settings, of_node, salvaged
@@ -41,6 +41,8 @@ class Sampling:
 
     model: Any
     steps: int
+    asked: bool = False
+    """Whether whoever answers for previewers passed the question on to SideStream."""
     previewer: Previewer | None = None
 
 
@@ -75,6 +77,7 @@ class Previewer(host.LatentPreviewer):
         self._shapes: Sequence[Sequence[int]] = ()
         """Of the latents that are sampled as one, where there are several."""
         self._captured: tuple[Engine, Frame] | None = None
+        self._asked = False
         self._engine: Engine | None = None
         self._engine_for: tuple[torch.device, str] | None = None
         self.run = self._started()
@@ -91,6 +94,7 @@ class Previewer(host.LatentPreviewer):
 
     def decode_latent_to_preview_image(self, preview_format: str, x0: torch.Tensor) -> None:
         """Stage the frame of the current step; SideStream sends it when it is ready."""
+        self._asked = True
         try:
             if self._counts:
                 self.run.at(self.run.step + 1, host.announced_steps(self.run.owner))
@@ -111,15 +115,27 @@ class Previewer(host.LatentPreviewer):
         """For packs that decode on their own: ComfyUI's picture of `x0`, made on the spot."""
         return self._own.decode_latent_to_preview(x0)
 
-    def told_steps(self, callback: Callable[..., Any]) -> Callable[..., Any]:
-        """`callback` as it is, telling the run its step before and an exception after."""
+    def told_steps(
+        self, callback: Callable[..., Any], asks: Callable[[Run, bool], None]
+    ) -> Callable[..., Any]:
+        """`callback` as it is, telling the run its step before and an exception after.
+
+        `asks` learns whether the callback asks this previewer for its pictures, and each change.
+        """
         self._counts = False
+        before: bool | None = None
 
         @functools.wraps(callback)
         def told(step: int, x0: Any, x: Any, total_steps: int) -> Any:
+            nonlocal before
             run = self._run_of(step, total_steps)
+            self._asked = False
             try:
-                return callback(step, x0, x, total_steps)
+                result = callback(step, x0, x, total_steps)
+                if self._asked is not before:
+                    before = self._asked
+                    asks(run, before)
+                return result
             except BaseException:
                 run.abort()
                 raise
@@ -262,6 +278,9 @@ class Previewer(host.LatentPreviewer):
         return getattr(self._own, name)
 
 
+_DECODES = Previewer.decode_latent_to_preview_image
+
+
 def _itself(previewer: Any) -> Any:
     return previewer
 
@@ -280,17 +299,17 @@ class Provider:
         self._complaints: set[str] = set()
         self._active = False
         self._theirs = ""
-        """Whose previewer the last sampler got, where it was not ours."""
-        self._was_chosen = False
-        """Whether a method other than none was seen that did not come with a prompt."""
+        """Whose pictures the last sampler showed, where they were not ours."""
         self._replaced: dict[str, tuple[Any, Any]] = {}
         self._progress: Any = None
+        self._method: Any = None
 
     def install(self) -> None:
         """Take the place of ComfyUI's functions. Raises host.UnknownHost."""
         host.check()
         self._active = True
         self._progress = host.install_progress()
+        self._method = host.watch_method()
         self._replace("get_previewer", self._get_previewer)
         self._replace("prepare_callback", self._prepare_callback)
 
@@ -300,20 +319,22 @@ class Provider:
         if self._progress is not None:
             host.uninstall_progress(self._progress)
             self._progress = None
+            host.unwatch_method(self._method)
         for name, (original, ours) in self._replaced.items():
             if getattr(host.latent_preview, name) is ours:
                 setattr(host.latent_preview, name, original)
         self._replaced.clear()
 
     def in_charge(self) -> str:
-        """Who answers when a sampler asks for a previewer, for people to read."""
-        if not self._active:
-            return "ComfyUI"
+        """Whose pictures the last sampler showed, for people to read."""
+        return (self._theirs or "SideStream") if self._active else "ComfyUI"
+
+    def around(self) -> str:
+        """Which pack was loaded later and is asked for previewers first; "" where none is."""
         current = host.latent_preview.get_previewer
-        if current is self._replaced["get_previewer"][1]:
-            return f"{self._theirs}, loaded before SideStream" if self._theirs else "SideStream"
-        theirs = host.short_name(str(getattr(current, "__module__", "another pack")))
-        return f"{theirs}, around or instead of SideStream"
+        if not self._active or current is self._replaced["get_previewer"][1]:
+            return ""
+        return host.author(current)
 
     def _replace(self, name: str, method: Callable[..., Any]) -> None:
         original = getattr(host.latent_preview, name)
@@ -339,9 +360,25 @@ class Provider:
             _sampling.reset(token)
         previewer = sampling.previewer
         if previewer is None:
+            if not sampling.asked:
+                self._theirs = self.around() or host.author(original)
             return callback
         host.watch_sampling(model, previewer)
-        return previewer.told_steps(callback)
+        return previewer.told_steps(callback, self._asks)
+
+    def _asks(self, run: Run, asked: bool) -> None:
+        """Whether a sampler that has a previewer of ours asks it for pictures."""
+        if asked:
+            self._theirs = ""
+            return
+        decodes = Previewer.decode_latent_to_preview_image
+        if decodes is _DECODES:  # something wraps the previewer, and makes pictures of its own
+            self._theirs = self.around() or "another pack"
+            return
+        self._theirs = who = host.author(decodes)
+        self._say_once(logging.INFO, f"{who} suppresses the previews of a sampler.")
+        where = host.preview_switch(who)
+        self._transport.announce_none(run.owner, "suppressed", who=who, where=where)
 
     def _get_previewer(
         self,
@@ -356,10 +393,13 @@ class Provider:
         )
         if not self._active:
             return beneath()
+        sampling = _sampling.get()
+        if sampling is not None:
+            sampling.asked = True
         try:
             theirs = self._their_previewer(original, beneath)
-            self._theirs = "" if theirs is None else _class_name(type(theirs))
             if theirs is not None:
+                self._theirs = self._author(theirs)
                 return theirs
             plan = self._plan(latent_format)
             if plan is None:
@@ -378,15 +418,22 @@ class Provider:
                 exc_info=log.isEnabledFor(logging.DEBUG),
             )
             return beneath()
-        sampling = _sampling.get()
         if sampling is not None:
             sampling.previewer = previewer
+        else:
+            self._theirs = ""
         return previewer
+
+    def _author(self, theirs: Any) -> str:
+        """Who made a previewer that is not ours, or changed ComfyUI's."""
+        if not host.is_own_previewer(theirs):
+            return host.author(type(theirs))
+        return host.author(host.overriding_method())
 
     def _their_previewer(self, original: Callable[..., Any], beneath: Callable[[], Any]) -> Any:
         """Another pack's previewer, or ComfyUI's own that another pack has changed; else None."""
         overridden = host.is_overridden_for_all()
-        if host.is_own_function(original) and not overridden:
+        if host.is_own_function(original, "get_previewer") and not overridden:
             return None
         theirs = self._contained(beneath)
         return theirs if overridden or not host.is_own_previewer(theirs) else None
@@ -409,7 +456,7 @@ class Provider:
         owner = host.current_owner()
         extra = host.extra_data(owner.prompt_id)
         node = self._node_settings(sampling.model, extra) if sampling else {}
-        chosen = self._chosen_method(extra)
+        chosen = host.chosen_method(extra)
         if chosen == "none" and node.get("method", "host") == "host":
             self._transport.announce_none(owner, "method")
             return None
@@ -442,13 +489,6 @@ class Provider:
             self._decoders.is_broken,
         )
 
-    def _chosen_method(self, extra: Any) -> str | None:
-        """As `host.chosen_method`; none, where a pack's menu chose another method before, too."""
-        chosen = host.chosen_method(extra)
-        if chosen not in (None, "none") and host.method_of_prompt(extra) is None:
-            self._was_chosen = True
-        return "none" if chosen is None and self._was_chosen else chosen
-
     def _node_settings(self, model: Any, extra: Any) -> dict[str, Any]:
         """What the nodes on a MODEL set: as inputs, or beside the prompt that runs now."""
         settings: dict[str, Any] = {}
@@ -471,11 +511,6 @@ class Provider:
         if line not in said and len(said) < 100:
             said.add(line)
             log.log(level, "[SideStream] %s", line)
-
-
-def _class_name(kind: type) -> str:
-    """How to call another pack's class in public."""
-    return f"{host.short_name(kind.__module__)}.{plain(kind.__qualname__, NAME)}"
 
 
 def _whole(number: Any) -> int:

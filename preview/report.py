@@ -224,6 +224,8 @@ def _previews(provider: Mapping[str, Any], private: Private) -> Iterable[str]:
     if provider["problem"]:
         yield private(f"because: {provider['problem']}")
     yield private(f"in charge: {provider['in_charge']}")
+    if provider["around"]:
+        yield private(f"asked before SideStream: {provider['around']}")
     yield f"ComfyUI's preview method: {host.chosen_method({}) or 'not chosen'}"
     yield f"ComfyUI's preview size: {host.preview_size()}"
 

@@ -6,8 +6,8 @@ import logging
 import os
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from .decoders.protocols import Source
+    from .quicker import Way
     from .render.backends import Slot
 
 log = logging.getLogger(__name__)
@@ -45,8 +46,6 @@ class Owner:
     parent_node_id: str | None = None
     real_node_id: str | None = None
     client_id: str | None = None
-    has_result: bool = False
-    """Whether the node shows a result of its own when it has finished."""
 
     def wire(self) -> dict[str, Any]:
         """The keys that ComfyUI gives with a preview."""
@@ -121,13 +120,28 @@ class Frame:
     """When the sampler's device had made the latent, which may be long after the callback."""
     image: bytes = b""
     image_type: str = ""
+    held: bool = False
+    """Whether the throttle forbids it, unless its node samples no more."""
+    way: Way | None = None
+    """The quicker one that it comes, where its decoder is too slow for the budget."""
     closed: bool = False
 
     def ends_another_run_than(self, frame: Frame) -> bool:
         """Whether it is the last of a run that ended well before that of `frame` began."""
         run = self.run
+        if self.held and run.execution is frame.run.execution:
+            return False  # the node samples on
         over = run.ended or self.step >= self.total_steps
         return run is not frame.run and over and not run.aborted
+
+    @property
+    def is_outrun(self) -> bool:
+        """Whether it was held for the end of its node, which has begun another sampling."""
+        return self.held and self.run.execution.newest != self.run.number
+
+    def may_go(self, now: float) -> bool:
+        """Whether the throttle lets a frame that was held go by now."""
+        return self.run.admits(self.step, now)
 
     def close(self, outcome: str) -> None:
         """The frame's way is over. Must be called for each frame; the first call counts."""
@@ -137,6 +151,7 @@ class Frame:
         """SideStream's own object on the wire, at the moment of sending."""
         return self._special() | {
             "run": self.run.id,
+            "stage": self.run.stage,
             "seq": self.seq,
             "step": self.step,
             "total_steps": self.total_steps,
@@ -146,8 +161,8 @@ class Frame:
             "captured_to_sent_ms": round((now - self.captured_at) * 1000, 1),
             "ready_to_sent_ms": round((now - self.ready_at) * 1000, 1),
             "decode_ms": round(self.decode_ms, 2),
-            "dropped": self.run.dropped,
-            "outcomes": dict(self.run.outcomes),
+            "dropped": self.run.execution.dropped,
+            "outcomes": dict(self.run.execution.outcomes),
         }
 
     def _special(self) -> dict[str, Any]:
@@ -163,21 +178,56 @@ class Frame:
                 "fps": round(frames * 1000 / max(1, duration), 3),
                 "duration_ms": duration,
             }
+        if self.way is not None and self.run.slow is not None:
+            special["slow"] = self.run.slow
         if self.holes:
             special["not_finite"] = self.holes
         return special
 
 
+class Execution:
+    """One execution of a node, which is one run to clients however often the node samples.
+
+    Its samplings share the throttle, the numbers of frames and the counters.
+    """
+
+    def __init__(self) -> None:
+        # Not from a random number generator: the sampler's must stay as they are.
+        self.id = os.urandom(6).hex()
+        self.throttle = Throttle()
+        self.outcomes: Counter[str] = Counter()
+        self.stages = 0
+        """Samplings by now."""
+        self.seq = 0
+        """The newest frame's number."""
+        self.newest = 0
+        """The number of the sampling that was stepped last."""
+        self.steps = 0
+        """Steps of all samplings by now."""
+        self.lock = threading.RLock()  # as all locks that `Run.end` takes: see there
+
+    @property
+    def sent(self) -> int:
+        return self.outcomes[SENT]
+
+    @property
+    def dropped(self) -> int:
+        return sum(self.outcomes.values()) - self.outcomes[SENT]
+
+
 class Run:
-    """One sampling: from the making of its previewer to its last frame.
+    """One sampling, a stage of its node's run: from the making of its previewer to its last frame.
 
     The sampler's thread asks it for frames; any thread may change its settings or end it.
     """
 
-    def __init__(self, plan: Plan, number: int, on_closed: Callable[[Run], None]) -> None:
+    def __init__(
+        self, plan: Plan, number: int, execution: Execution, on_closed: Callable[[Run], None]
+    ) -> None:
         """`number` is higher than that of all runs before."""
-        # Not from a random number generator: the sampler's must stay as they are.
-        self.id = os.urandom(6).hex()
+        self.execution = execution
+        execution.stages += 1
+        self.id, self.stage = execution.id, execution.stages
         self._plan = plan
         self.number = number
         self.owner = plan.owner
@@ -189,7 +239,9 @@ class Run:
         self.host_failed = False
         """Whether ComfyUI's own previewer, the last of all, failed too."""
         self.step = 0
-        self.total_steps = plan.steps
+        self.total_steps = self._announced = plan.steps
+        self._steps_before: int | None = None
+        self._held = False
         self._method = self.settings.method
         """The method that `chain` is of."""
         self.outcomes: Counter[str] = Counter()
@@ -200,17 +252,17 @@ class Run:
         """Whether animated previews failed, and are left off."""
         self.warned_of_loss = False
         """Whether it was said that frames were lost."""
+        self.slow: dict[str, Any] | None = None
+        """Which decoder is too slow for the budget, where one is, as it is told to clients."""
         self.strikes = 0
         """How often the worker failed at it."""
         self.not_finite = 0
         """Frames with positions that were not finite."""
-        self._throttle = Throttle()
-        self._seq = 0
         self._open = 0
         self._ended = False
         self._ended_at = float("inf")
         self._on_closed = on_closed
-        self._lock = threading.RLock()  # as all locks that `end` takes: see there
+        self._lock = execution.lock
 
     def staging_failed(self, error: BaseException | None, *, passes: bool) -> None:
         """A latent could not be staged: for want of memory, which passes, or as none can be."""
@@ -224,32 +276,86 @@ class Run:
         self.left_to_host |= not passes
 
     def at(self, step: int, total_steps: int) -> None:
-        """The sampler has finished `step` (from 1) of `total_steps`."""
-        self.step, self.total_steps = step, total_steps
+        """The sampler has finished `step` (from 1) of `total_steps`.
+
+        Some go beyond what they announce: the total follows. 0 stands for an unknown one.
+        """
+        self.step, self._announced = step, total_steps
+        self.total_steps = max(step, total_steps) if total_steps else 0
+        execution = self.execution
+        if self._steps_before is None:
+            self._steps_before = execution.steps
+        execution.steps = max(execution.steps, self._steps_before + step)
+        execution.newest = self.number
 
     def wants(self, now: float) -> bool:
-        """Whether the throttle lets the frame of the current step pass."""
+        """Whether to capture the frame of the current step.
+
+        What may be the node's last step is captured even where the throttle forbids it, and held.
+        """
         self._follow_method()
-        settings = self.settings
         if self._ended or self.paused or not self.chain.wanted:
             return False
-        return self._throttle.admits(
-            self.step,
-            self.total_steps,
+        admitted = self.admits(self.step, now)
+        self._held = not admitted and self.may_be_last
+        return admitted or self._held
+
+    def admits(self, step: int, now: float) -> bool:
+        """Whether the throttle lets the frame of `step` pass at `now`."""
+        settings = self.settings
+        return self.execution.throttle.admits(
+            (self._steps_before or 0) + step,
+            self._is_last(step),
             now,
             throttle_ms=settings.throttle_ms,
             every_n_steps=settings.every_n_steps,
         )
 
+    def _is_last(self, step: int) -> bool:
+        return step == self._announced
+
+    @property
+    def may_be_last(self) -> bool:
+        """Whether no step need follow the current one."""
+        return self.step >= self._announced
+
     @property
     def is_at_edge(self) -> bool:
         """Whether the current step is the first that is shown or the last: these pass limits."""
-        return self._seq == 0 or self.step == self.total_steps
+        execution = self.execution
+        return execution.seq == 0 or execution.throttle.is_first_end(self._is_last(self.step))
+
+    def hold_back(self) -> None:
+        """The frame of the current step is for the case that no other follows."""
+        self._held = True
 
     def capture(self, now: float, images: range = FIRST_IMAGE) -> Frame:
         """A new frame of the current step. Whoever takes it must `close` it."""
-        self._throttle.mark(now)
-        return Frame(self, self._next(), self.step, self.total_steps, now, images)
+        frame = Frame(self, self._next(), self.step, self.total_steps, now, images)
+        frame.held = self._held
+        if not frame.held:
+            self.execution.throttle.mark(now, self._is_last(self.step))
+        return frame
+
+    def let_pass(self, frame: Frame, now: float) -> None:
+        """A frame that was held is shown at `now`."""
+        frame.held = False
+        self.execution.throttle.mark(now)
+
+    def note_slow(self, decoder: str, seconds: float, between: float) -> None:
+        """A decoder that takes `seconds` has pictures only every so many seconds `between`."""
+        if self.slow is None:
+            log.info(
+                "[SideStream] %s previews take %.2f s each, which the budget of %d %% allows every"
+                " %.0f s. A quicker decoder serves between them. A larger budget, 0 for none, or a"
+                " smaller max_size brings more of them.",
+                decoder,
+                seconds,
+                self.settings.budget,
+                between,
+            )
+        ms, every = round(seconds * 1000), round(between, 1)
+        self.slow = {"decoder": decoder, "decode_ms": ms, "seconds_between": every}
 
     def another(self, frame: Frame) -> Frame:
         """A new frame of the step of `frame`. Whoever takes it must `close` it."""
@@ -265,9 +371,9 @@ class Run:
     def _next(self) -> int:
         """The number of a frame that is now open."""
         with self._lock:
-            self._seq += 1
+            self.execution.seq += 1
             self._open += 1
-            return self._seq
+            return self.execution.seq
 
     def change(self, live: Mapping[str, Any]) -> None:
         """Lay live changes over the run's settings; None takes one back."""
@@ -338,7 +444,9 @@ class Run:
             if frame.closed:
                 return
             frame.closed = True
-            self.outcomes[outcome] += 1
+            if not frame.held:  # a step that the throttle forbade, as all that are not captured
+                self.outcomes[outcome] += 1
+                self.execution.outcomes[outcome] += 1
         self.let_go()
 
     def hold(self) -> None:
@@ -371,6 +479,8 @@ class Run:
 class Runs:
     """The runs that are going on, and what became of all frames since the start."""
 
+    EXECUTIONS = 16  # of which it is remembered that their node may sample again
+
     def __init__(
         self,
         on_start: Callable[[Run], None],
@@ -378,21 +488,23 @@ class Runs:
         clients: Clients | None = None,
     ) -> None:
         self._clients = clients or Clients()
-        self._active: dict[str, Run] = {}
+        self._active: dict[int, Run] = {}
+        self._executions: OrderedDict[Hashable, Execution] = OrderedDict()
         self._closed: Counter[str] = Counter()
         self._not_finite = 0
         self._count = 0
+        self._samplings = 0
         self._on_start = on_start
         self._on_end = on_end
         self._lock = threading.RLock()
 
     def start(self, plan: Plan) -> Run:
         with self._lock:
-            self._count += 1
-            number = self._count
-        run = Run(plan, number, self._close)  # outside the lock: it may look for files
+            self._samplings += 1
+            number, execution = self._samplings, self._execution(plan.owner)
+        run = Run(plan, number, execution, self._close)  # outside the lock: it may look for files
         with self._lock:
-            self._active[run.id] = run
+            self._active[run.number] = run
         # Asked when the run is known, so that what comes meanwhile reaches it either way.
         owner = plan.owner
         if live := self._clients.live(owner.client_id, owner.prompt_id):
@@ -401,6 +513,18 @@ class Runs:
         _tell(self._on_start, run)
         return run
 
+    def _execution(self, owner: Owner) -> Execution:
+        """That in which `owner` samples."""
+        key = (owner.client_id, owner.prompt_id, owner.node_id)
+        found = self._executions.get(key)
+        if found is None or owner.prompt_id is None or owner.node_id is None:
+            self._count += 1
+            found = self._executions[key] = Execution()
+        self._executions.move_to_end(key)
+        while len(self._executions) > self.EXECUTIONS:
+            self._executions.popitem(last=False)
+        return found
+
     def change(self, client_id: str, live: Mapping[str, Any]) -> int:
         """Lay `live` over the runs that `client_id` queued, also over those that its prompts will
         start. Returns how many there are."""
@@ -408,7 +532,7 @@ class Runs:
         runs = self._of(client_id)
         for run in runs:
             run.change(live)
-        return len(runs)
+        return len({run.id for run in runs})
 
     def pause(self, client_id: str, paused: bool) -> int:
         """Stop or resume the previews of a client. Returns how many runs it has."""
@@ -416,7 +540,7 @@ class Runs:
         runs = self._of(client_id)
         for run in runs:
             run.paused = paused
-        return len(runs)
+        return len({run.id for run in runs})
 
     def state(self, client_id: str) -> dict[str, Any]:
         """For a client: what it asked for, and its runs."""
@@ -425,6 +549,7 @@ class Runs:
                 run.owner.wire()
                 | {
                     "run": run.id,
+                    "stage": run.stage,
                     "total_steps": run.total_steps,
                     "settings": run.settings.as_dict(),
                 }
@@ -442,7 +567,7 @@ class Runs:
             active = list(self._active.values())
             return {
                 "runs": self._count,
-                "active_runs": len(active),
+                "active_runs": len({run.id for run in active}),
                 # Copies: the runs go on counting.
                 "frames": dict(sum((Counter(dict(r.outcomes)) for r in active), self._closed)),
                 "not_finite": sum((run.not_finite for run in active), self._not_finite),
@@ -450,7 +575,7 @@ class Runs:
 
     def _close(self, run: Run) -> None:
         with self._lock:
-            if self._active.pop(run.id, None) is None:
+            if self._active.pop(run.number, None) is None:
                 return
             self._closed.update(run.outcomes)
             self._not_finite += run.not_finite

@@ -6,20 +6,22 @@ from collections import deque
 
 
 class Throttle:
-    """Keeps the rate that the user set, for one run.
+    """Keeps the rate that the user set, for one execution of a node.
 
     `every_n_steps` is exact and counts from step 1. `throttle_ms` is the least time between two
-    admitted steps; the first one asked about passes it. The last step always comes in addition.
+    admitted steps; the first one asked about passes it. The last step comes in addition, once: of
+    a node that samples again nobody knows which last step is the last.
     """
 
     def __init__(self) -> None:
         self._last: float | None = None
+        self._had_an_end = False
 
     def admits(
-        self, step: int, total_steps: int, now: float, *, throttle_ms: int, every_n_steps: int
+        self, step: int, is_last: bool, now: float, *, throttle_ms: int, every_n_steps: int
     ) -> bool:
         """Whether the frame of `step` (from 1) is wanted at time `now`. Changes nothing."""
-        if step == total_steps:
+        if self.is_first_end(is_last):
             return True
         if (step - 1) % every_n_steps:
             return False
@@ -27,9 +29,14 @@ class Throttle:
             return True
         return now - self._last >= throttle_ms / 1000
 
-    def mark(self, now: float) -> None:
+    def is_first_end(self, is_last: bool) -> bool:
+        """Whether a step is the last of a sampling, where none was before."""
+        return is_last and not self._had_an_end
+
+    def mark(self, now: float, is_last: bool = False) -> None:
         """A frame was captured at `now`."""
         self._last = now
+        self._had_an_end |= is_last
 
 
 class Budget:
@@ -70,6 +77,23 @@ class Budget:
         while len(self._spent) > 1 and self._spent[0][0] <= now - self.WINDOW:
             self._spent.popleft()
         self._remembered = sum(cost for _, cost in self._spent)
+
+    @property
+    def cost(self) -> float:
+        """Seconds that a decode takes; 0 where that is not known yet."""
+        return self._cost
+
+    def fits(self, seconds: float, percent: float) -> bool:
+        """Whether decodes of `seconds` fit into a window."""
+        return percent == 0 or percent >= 100 or seconds <= percent / 100 * self.WINDOW
+
+    def is_too_slow(self, percent: float) -> bool:
+        """Whether a decode takes longer than all of a window's share."""
+        return not self.fits(self._cost, percent)
+
+    def seconds_between(self, percent: float) -> float:
+        """From the start of a decode to that of the next, of those that do not fit a window."""
+        return self._cost / (percent / 100)
 
     def allows(self, now: float, percent: float, pending: int = 0) -> bool:
         """Whether one more decode may start at `now`, `pending` others being under way."""

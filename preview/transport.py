@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple, Protocol
 
 from . import runs
+from .decoders.errors import in_a_line
 from .runs import Frame, Owner, Run
 
 log = logging.getLogger(__name__)
@@ -21,6 +22,9 @@ log = logging.getLogger(__name__)
 PREVIEW_IMAGE = 1
 PREVIEW_IMAGE_WITH_METADATA = 4
 LEGACY_TYPES = {"image/jpeg": 1, "image/png": 2}
+
+WHY_NONE = ("method", "latents", "suppressed")
+"""None was chosen; nothing is known of the latents; another pack suppresses previews."""
 
 LATE_SECONDS = 30.0
 """How long after its sampling a frame may still come; a decoder is loaded meanwhile, maybe."""
@@ -115,9 +119,13 @@ class Transport:
             return False
         if self._wire.is_running(owner.prompt_id, owner.node_id):
             return True
-        if owner.has_result or run.ended_for(runs.now()) > LATE_SECONDS:
+        if run.ended_for(runs.now()) > LATE_SECONDS:
             return False
         return self._wire.may_show_late(owner.prompt_id, owner.node_id)
+
+    def at_work(self, run: Run) -> bool:
+        """Whether the node of `run` goes on, and may sample again."""
+        return self._wire.is_running(run.owner.prompt_id, run.owner.node_id)
 
     def quiet(self) -> bool:
         return self._wire.is_idle()
@@ -152,20 +160,23 @@ class Transport:
         """Tell the run's client that it has started or ended, with its counters."""
         data = run.owner.wire() | {
             "run": run.id,
+            "stage": run.stage,
             "state": state,
             "total_steps": run.total_steps,
-            "sent": run.sent,
-            "dropped": run.dropped,
-            "outcomes": dict(run.outcomes),
+            "sent": run.execution.sent,
+            "dropped": run.execution.dropped,
+            "outcomes": dict(run.execution.outcomes),
             "settings": run.settings.as_dict(),
             "live": run.live,
             "paused": run.paused,
         }
+        if run.slow is not None:
+            data["slow"] = run.slow
         self._note(run.owner.client_id, data)
 
-    def announce_none(self, owner: Owner, why: str) -> None:
-        """Tell a client that its sampler has no previews: `why` is `method` or `latents`."""
-        self._note(owner.client_id, owner.wire() | {"state": "none", "why": why})
+    def announce_none(self, owner: Owner, why: str, **more: Any) -> None:
+        """Tell a client that its sampler has no previews: `why` is one of `WHY_NONE`."""
+        self._note(owner.client_id, owner.wire() | {"state": "none", "why": why} | more)
 
     def _note(self, client_id: str | None, data: dict[str, Any]) -> None:
         for socket in self._wire.sockets(client_id):
@@ -178,8 +189,11 @@ class Transport:
     async def _tell(self, data: dict[str, Any], socket: Socket) -> None:
         try:
             await self._wire.send_json("sidestream.run", data, socket)
-        except Exception:
-            log.exception("[SideStream] The start or the end of a run could not be sent.")
+        except Exception as error:
+            log.warning(
+                "[SideStream] The start or the end of a run could not be sent (%s).",
+                in_a_line(error),
+            )
         finally:
             with self._lock:
                 self._notes[socket.connection] -= 1
@@ -215,8 +229,10 @@ class Transport:
                 else:
                     message = legacy_message(frame)
                     sent = await self._wire.send_bytes(PREVIEW_IMAGE, message, socket)
-        except Exception:
-            log.exception("[SideStream] A preview could not be sent.")
+        except Exception as error:
+            if not frame.run.warned_of_loss:
+                frame.run.warned_of_loss = True
+                log.warning("[SideStream] A preview could not be sent (%s).", in_a_line(error))
         finally:
             with self._lock:
                 self._busy.discard(socket.connection)

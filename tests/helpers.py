@@ -120,6 +120,9 @@ class FakeSink:
     def ready(self, run: Run) -> bool:
         return not self.hold
 
+    def at_work(self, run: Run) -> bool:
+        return True
+
     def live(self, run: Run) -> bool:
         return self.alive and not run.aborted
 

@@ -5,6 +5,7 @@ Each installs itself as such a pack does when it is loaded, and notes what it wa
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ PICTURE = ("JPEG", Image.new("RGB", (8, 8), "red"), 512)
 
 
 class Neighbour:
-    """A pack beside SideStream. Its name is what its functions have as their module."""
+    """A pack beside SideStream."""
 
     def __init__(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
         self.stage = stage
@@ -36,7 +37,6 @@ class Neighbour:
         *parents, last = name.split(".")
         for parent in parents:
             where = getattr(where, parent)
-        value.__module__ = f"neighbour.{type(self).__name__}"
         self._patch.setattr(where, last, value)
 
 
@@ -82,6 +82,47 @@ class Replaces(Neighbour):
         self.replace("get_previewer", lambda device, latent_format: Own())
 
 
+class Hooks(Neighbour):
+    """Gives animated previews where its switch is on, by a hook that bears ComfyUI's names.
+
+    As VideoHelperSuite does: `functools.update_wrapper` copies `__module__` and `__name__`.
+    """
+
+    switched_on = True
+
+    def load(self) -> None:
+        neighbour, module = self, self.stage.comfy.latent_preview
+        base = module.LatentPreviewer
+
+        class Animated(base):  # type: ignore[misc]
+            def __init__(self, found: Any) -> None:
+                if hasattr(found, "taesd"):
+                    self.taesd = found.taesd
+                else:
+                    self.latent_rgb_factors = found.latent_rgb_factors
+                    self.latent_rgb_factors_bias = found.latent_rgb_factors_bias
+
+            def decode_latent_to_preview_image(self, preview_format: str, x0: Any) -> Any:
+                neighbour.asked += 1
+                server = neighbour.stage.server
+                server.send_sync("animated_preview", {"picture": "..."}, server.client_id)
+
+        def get_animated_previewer(device: Any, latent_format: Any) -> Any:
+            found = hook.__wrapped__(device, latent_format)  # type: ignore[attr-defined]
+            if not neighbour.switched_on or not hasattr(found, "decode_latent_to_preview"):
+                return found
+            return Animated(found)
+
+        hook = functools.update_wrapper(get_animated_previewer, module.get_previewer)
+        self.replace("get_previewer", hook)
+
+
+class SwitchedOff(Hooks):
+    """The same, switched off: it passes on what it finds."""
+
+    switched_on = False
+
+
 class TakesApart(Neighbour):
     """Gives a previewer of its own that decodes with the parts of the one it found.
 
@@ -125,6 +166,74 @@ class OverridesEverybody(Neighbour):
 
         self.replace(
             "LatentPreviewer.decode_latent_to_preview_image", decode_latent_to_preview_image
+        )
+
+
+class Suppresses(Neighbour):
+    """Shows pictures of its own while a model of its samples, and silences all previewers then.
+
+    As KJNodes' Model Preview Override does, for which it patches each class of previewers.
+    """
+
+    def load(self) -> None:
+        self.base = self.stage.comfy.latent_preview.LatentPreviewer
+
+    def model(self, model: Any) -> Any:
+        """What its node makes of `model`."""
+        model = model.clone()
+        kind = self.stage.comfy("comfy.patcher_extension").WrappersMP.OUTER_SAMPLE
+        model.add_wrapper_with_key(kind, "preview_override", self._sample)
+        return model
+
+    def _sample(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        name = "decode_latent_to_preview_image"
+        silenced = [kind for kind in _subclasses(self.base) if name in vars(kind)]
+        before = [vars(kind)[name] for kind in silenced]
+        for kind in silenced:
+            setattr(kind, name, _no_picture)
+        self.asked += 1
+        try:
+            return executor(*args, **kwargs)
+        finally:
+            for kind, method in zip(silenced, before, strict=True):
+                setattr(kind, name, method)
+
+
+def _subclasses(kind: type) -> list[type]:
+    return [kind, *(each for sub in kind.__subclasses__() for each in _subclasses(sub))]
+
+
+def _no_picture(previewer: Any, preview_format: str, x0: Any) -> None:
+    """In the place of a previewer's method."""
+
+
+class HasAMenu(Neighbour):
+    """Has a node whose menu sets ComfyUI's preview method while it samples, as Efficiency Nodes.
+
+    What that puts back in the end is compared as text, and so always none.
+    """
+
+    def load(self) -> None:
+        pass
+
+    def run_node(self, method: str, sample: Callable[[], Any]) -> None:
+        """Its node, inside of ComfyUI's execution of it."""
+        before = self._args.preview_method
+        self._set(method)
+        try:
+            sample()
+        finally:
+            self._set(before)
+
+    @property
+    def _args(self) -> Any:
+        return self.stage.comfy("comfy.cli_args").args
+
+    def _set(self, method: Any) -> None:
+        kind = self.stage.comfy("comfy.cli_args").LatentPreviewMethod
+        known = {m.value: m for m in kind} | {str(m): m for m in kind}
+        self._args.preview_method = next(
+            (value for text, value in known.items() if method == text), kind.NoPreviews
         )
 
 

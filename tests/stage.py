@@ -78,15 +78,19 @@ class Stage:
 
     @contextlib.contextmanager
     def node(
-        self, node: str = "3", client: str | None = "c", extra_data: Mapping[str, Any] | None = None
+        self,
+        node: str = "3",
+        client: str | None = "c",
+        extra_data: Mapping[str, Any] | None = None,
+        prompt: str | None = None,
     ) -> Iterator[str]:
-        """Within it that node of a new prompt is at work, as ComfyUI's executor has it."""
+        """Within it that node of `prompt`, or a new one, is at work, as in ComfyUI's executor."""
         progress = self.comfy("comfy_execution.progress")
         graph = self.comfy("comfy_execution.graph").DynamicPrompt(
             {node: {"class_type": "KSampler", "inputs": {}}}
         )
         self._count += 1
-        prompt = f"prompt-{self._count}"
+        prompt = prompt or f"prompt-{self._count}"
         running = self.server.prompt_queue.currently_running
         running[self._count] = (0, prompt, {}, dict(extra_data or {}), [], {})
         self.server.client_id, self.server.last_prompt_id = client, prompt

@@ -210,7 +210,7 @@ def test_films_and_stills_have_a_share_of_the_budget_each(monkeypatch):
     assert engine._animator.busy
     assert len(engine._animator._film.todo) == FRAMES
     engine.budget.renew()
-    engine.budget.spend(clock[0], 0.21)
+    engine.budget.spend(clock[0], 0.15)
     run.at(4, 20)
     with torch.inference_mode():
         assert engine.capture(run, a_video(4)) is None

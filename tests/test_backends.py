@@ -37,10 +37,15 @@ STEPS = 6
 
 @pytest.fixture(autouse=True)
 def _no_thread_left():
+    before = set(threading.enumerate())  # another test's may have been left
     yield
-    assert wait_until(
-        lambda: not any(t.name.startswith("SideStream cpu") for t in threading.enumerate())
-    )
+    assert wait_until(lambda: not workers(before))
+
+
+def workers(before):
+    """The workers that are there and were not before."""
+    started = set(threading.enumerate()) - before
+    return [thread for thread in started if thread.name.startswith("SideStream cpu")]
 
 
 def side_stream(device: FakeDevice) -> SideStreamBackend:

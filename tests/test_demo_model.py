@@ -285,6 +285,7 @@ def test_a_picture_is_the_same_at_every_size_and_every_time(pictures: Any) -> No
 def test_workflow_and_api_prompt_are_the_same_graph(comfy: HostModules, demo: Any) -> None:
     """The page runs the workflow, `dev.py demo --headless` the prompt."""
     from sidestream.nodes.preview_settings import SideStreamPreview
+    from sidestream.preview.settings import explicit
 
     workflow, prompt = json.loads(WORKFLOW.read_text()), json.loads(API_PROMPT.read_text())
     classes = {
@@ -292,4 +293,9 @@ def test_workflow_and_api_prompt_are_the_same_graph(comfy: HostModules, demo: An
         "SideStreamPreview": SideStreamPreview,
         **{name: comfy.nodes.NODE_CLASS_MAPPINGS[name] for name in ("KSampler", "SaveLatent")},
     }
-    assert to_prompt(workflow, lambda kind: classes[kind].INPUT_TYPES()) == prompt
+    run = to_prompt(workflow, lambda kind: classes[kind].INPUT_TYPES())
+    for node in (*run.values(), *prompt.values()):
+        if node["class_type"] == "SideStreamPreview":
+            inputs = node["inputs"]
+            node["inputs"] = {"model": inputs.pop("model"), **explicit(inputs)}
+    assert run == prompt

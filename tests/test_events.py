@@ -31,17 +31,20 @@ def events(comfy: Any, server: Server) -> Any:
 
 
 def test_results_and_failures_are_remembered(server: Server, events: Any) -> None:
-    told = {"node": "5:3", "display_node": "5", "prompt_id": "p", "output": {"images": []}}
+    told = {"node": "5:3", "display_node": "5", "prompt_id": "p", "output": {"images": [{}]}}
     assert server.send_sync("executed", told, "c") == "as before"
     server.send_sync("executed", {**told, "node": "9", "display_node": "9", "output": None})
+    empty = {**told, "node": "8", "display_node": "8", "output": {"images": []}}
+    server.send_sync("executed", empty)
     server.send_sync("execution_interrupted", {"prompt_id": "q"})
     server.send_sync("execution_error", {"prompt_id": "r"}, sid="c")
     for odd in ("status", 4, "executed"):
         server.send_sync(odd, b"bytes")
-    assert [events.has_shown("p", node) for node in ("5:3", "5", "9")] == [True, True, False]
+    shown = [node for node in ("5:3", "5", "9", "8") if events.has_shown("p", node)]
+    assert shown == ["5:3", "5"]
     assert [events.failed(prompt) for prompt in "pqr"] == [False, True, True]
     assert server.sent[0] == ("executed", told, "c")
-    assert len(server.sent) == 7
+    assert len(server.sent) == 8
 
 
 def test_few_prompts_are_remembered(server: Server, events: Any) -> None:

@@ -108,6 +108,13 @@ def test_i7_a_nodes_own_result_is_not_painted_over(client: ComfyClient, kind: st
     assert client.listen(1.0).frames == []
 
 
+def test_i14_an_output_node_that_shows_nothing_shows_its_last_step(client: ComfyClient) -> None:
+    prompt = demo_graph({"throttle_ms": 0, "method": "latent2rgb"}, steps=3, seconds=0.02)
+    prompt[SAMPLER]["class_type"] = "SampleAndShowNothing"
+    insert(prompt, "9", "ProbeSampling", name="nothing", decoder_seconds=0.2)
+    assert labels(client.run(prompt))[-1] == 3
+
+
 def test_i7_a_decoder_that_is_cold_costs_the_first_frames_not_the_last(
     client: ComfyClient,
 ) -> None:

@@ -75,7 +75,8 @@ def test_i7_an_interrupt_at_any_step_ends_the_run_and_its_frames(client, step):
             break
     rest = client.collect(prompt_id)
     assert rest.outcome in ("interrupted", "success" if step >= 7 else "interrupted")
-    assert client.listen(0.2).frames == []
+    late = client.listen(0.2).frames
+    assert late == [] or rest.outcome == "success"  # it came too late, and the last step is shown
     assert max([shown, *(frame.sidestream["step"] for frame in rest.frames)]) <= step + 2
     assert wait_until(lambda: runs_under_way(client) == 0)
     again = client.run(graph(steps=4))

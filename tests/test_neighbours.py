@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
+import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -85,7 +87,7 @@ def got(client: FakeSocket) -> list[Any]:
 
 BEFORE, AFTER = "before", "after"
 ORDERS = [BEFORE, AFTER]
-WRAPPING = (neighbours.Wraps, neighbours.TakesApart)
+WRAPPING = (neighbours.Wraps, neighbours.TakesApart, neighbours.Hooks)
 
 # What the client gets: where ComfyUI has previews of its own, and where it has none.
 SHOWN = [
@@ -95,6 +97,8 @@ SHOWN = [
     (neighbours.Replaces, AFTER, THEIRS, THEIRS),
     (neighbours.TakesApart, BEFORE, ANIMATED, OURS),
     (neighbours.TakesApart, AFTER, ANIMATED, ANIMATED),
+    (neighbours.Hooks, BEFORE, ANIMATED, OURS),
+    (neighbours.Hooks, AFTER, ANIMATED, ANIMATED),
     (neighbours.PatchesProgressBar, BEFORE, OURS, OURS),
     (neighbours.PatchesProgressBar, AFTER, OURS, OURS),
     (neighbours.ReplacesProgressBar, BEFORE, OURS, OURS),
@@ -121,14 +125,142 @@ def test_i10_every_step_is_shown_once(
     assert neighbour.asked == (STEPS if to_wrap and to_override else 0)
 
 
-@pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("kind", [neighbours.Wraps, neighbours.Replaces, neighbours.TakesApart])
-def test_i10_the_status_names_who_took_the_place(stage, told, meet, kind, order):
+# Whose pictures they were, and who was asked first, as status and report say it.
+OWN = "SideStream"
+CHARGE = [
+    (neighbours.Wraps, BEFORE, True, False),
+    (neighbours.Wraps, AFTER, False, True),
+    (neighbours.Replaces, BEFORE, True, False),
+    (neighbours.Replaces, AFTER, True, True),
+    (neighbours.Hooks, BEFORE, True, False),
+    (neighbours.Hooks, AFTER, True, True),
+    (neighbours.SwitchedOff, BEFORE, False, False),
+    (neighbours.SwitchedOff, AFTER, False, True),
+    (neighbours.OverridesEverybody, BEFORE, True, False),
+    (neighbours.PatchesProgressBar, AFTER, False, False),
+]
+
+
+@pytest.mark.parametrize(("kind", "order", "theirs", "around"), CHARGE)
+def test_i10_a_pack_is_named_where_the_last_samplers_pictures_came_from_it(
+    stage, client, told, meet, kind, order, theirs, around
+):
     told("--preview-method latent2rgb", "latent2rgb")
     _, pack = meet(kind, order)
     sampled(stage, pack)
-    in_charge = pack.status()["provider"]["in_charge"]
-    assert (kind.__name__ if order == AFTER else neighbours.__name__) in in_charge
+    provider = pack.status()["provider"]
+    said = {"in_charge": provider["in_charge"], "around": provider["around"]}
+    names = (neighbours.__name__, "neighbours")  # of a class, of a function
+    assert said["in_charge"] in (names if theirs else (OWN,))
+    assert said["around"] in (names if around else ("",))
+    assert ("asked before SideStream: neighbours" in pack.report()) is around
+    assert "/" not in "".join(said.values())
+
+
+def test_i10_who_suppresses_previews_is_said_with_the_switch(
+    stage, client, told, meet, monkeypatch
+):
+    """And only while it does: the next sampler's previews are ours."""
+    pack, nodes = meet.make_pack(), stage.comfy.nodes
+    neighbour = meet.load(neighbours.Suppresses)
+    monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, "Override", type(neighbour))
+    monkeypatch.setitem(nodes.NODE_DISPLAY_NAME_MAPPINGS, "Override", "Preview Override")
+    monkeypatch.setattr(type(neighbour), "__module__", "neighbours")
+    switch = {"class_type": "Override", "inputs": {"model": ["1", 0], "suppress_preview": True}}
+    with node(stage):
+        graph = stage.comfy("comfy_execution.progress").get_progress_state().dynprompt
+        graph.original_prompt["5"] = switch
+        stage.sample(neighbour.model(with_settings(stage.demo_model())), steps=STEPS)
+        assert all_told(pack)
+    assert client.frames == []
+    assert pack.status()["provider"]["in_charge"] == "neighbours"
+    none = [e["data"] for e in client.events if e["data"].get("state") == "none"]
+    where = {"node_id": "5", "title": "Preview Override", "option": "suppress_preview"}
+    assert [(e["why"], e["who"], e["where"]) for e in none] == [("suppressed", "neighbours", where)]
+    sampled(stage, pack)
+    assert got(client) == OURS
+    assert pack.status()["provider"]["in_charge"] == OWN
+
+
+# Each row: what the command line says, then nodes in one prompt, None for an ordinary sampler and
+# else what the neighbour's menu says; which of them have pictures.
+MENUS = [
+    ("none", ["auto", None, "none", None], [True, True, False, True]),
+    ("none", ["none", None], [False, True]),
+    ("latent2rgb", ["none", None, "taesd", None], [False, True, True, True]),
+]
+
+
+@pytest.mark.parametrize(("chosen", "menus", "shown"), MENUS)
+@pytest.mark.parametrize("prompts", ["one", "many"])
+def test_i9_what_a_menu_chooses_is_for_its_own_node(
+    stage, client, told, meet, chosen, menus, shown, prompts
+):
+    told("" if chosen == "none" else f"--preview-method {chosen}", chosen)
+    neighbour, pack = meet(neighbours.HasAMenu, BEFORE)
+    model = with_settings(stage.demo_model())
+    for number, menu in enumerate(menus):
+        client.frames.clear()
+        place = {"prompt": "one"} if prompts == "one" else {}
+        with stage.node(str(number), **place):
+            if menu is None:
+                stage.sample(model, steps=STEPS)
+            else:
+                neighbour.run_node(menu, lambda: stage.sample(model, steps=STEPS))
+            assert all_told(pack)
+        assert got(client) == (OURS if shown[number] else [])
+
+
+@pytest.mark.parametrize("sent", ["none", "latent2rgb"])
+def test_i9_a_menu_beside_a_method_that_came_with_the_prompt(
+    stage, client, told, meet, sent, monkeypatch
+):
+    """As in ComfyUIs that set the method anew at the start of each prompt."""
+    told()
+    module, args = stage.comfy.latent_preview, stage.comfy("comfy.cli_args").args
+    kind = module.LatentPreviewMethod
+
+    def set_preview_method(override: str) -> None:
+        args.preview_method = kind(override)
+
+    monkeypatch.setattr(module, "set_preview_method", set_preview_method, raising=False)
+    neighbour, pack = meet(neighbours.HasAMenu, AFTER)
+    model = with_settings(stage.demo_model())
+    set_preview_method(sent)
+    others = sent != "none"
+    for menu, shown in (("none", False), (None, others), ("auto", True), (None, others)):
+        client.frames.clear()
+        with stage.node(menu or "other", extra_data={"preview_method": sent}):
+            if menu is None:
+                stage.sample(model, steps=STEPS)
+            else:
+                neighbour.run_node(menu, lambda: stage.sample(model, steps=STEPS))
+            assert all_told(pack)
+        assert got(client) == (OURS if shown else [])
+
+
+def test_i9_a_node_that_sets_the_method_for_those_behind_it_is_followed(
+    stage, client, told, meet
+):
+    told("--preview-method latent2rgb", "latent2rgb")
+    args = stage.comfy("comfy.cli_args").args
+    _, pack = meet(neighbours.PatchesProgressBar, BEFORE)
+    with stage.node("1"):
+        args.preview_method = stage.comfy.latent_preview.LatentPreviewMethod.NoPreviews
+    sampled(stage, pack)
+    assert got(client) == []
+
+
+def test_i10_removing_the_pack_leaves_comfyuis_arguments_as_they_were(stage, told, make_pack):
+    args = stage.comfy("comfy.cli_args").args
+    before = type(args), dict(vars(args))
+    pack = make_pack()
+    assert dict(vars(args)) == before[1]
+    for copied in (copy.copy(args), copy.deepcopy(args), pickle.loads(pickle.dumps(args))):
+        assert (type(copied), dict(vars(copied))) == before
+        assert copied == args
+    pack.close()
+    assert (type(args), dict(vars(args))) == before
 
 
 def test_i9_none_that_a_menu_chooses_after_another_method_is_a_choice(stage, client, told, meet):

@@ -555,15 +555,17 @@ def test_a_decoder_that_was_refused_is_in_the_report(
 
 def test_status_names_a_pack_and_not_where_it_lies(stage, make_pack, told, latent_preview):
     pack = make_pack()
-    beneath = latent_preview.get_previewer
 
-    def get_previewer(*args: Any, **kwargs: Any) -> Any:
-        return beneath(*args, **kwargs)
+    def get_previewer(*args: Any, **kwargs: Any) -> None:
+        """Another pack's."""
 
-    get_previewer.__module__ = "/home/marie/Comfy_x_UI/custom_nodes/ComfyUI-Other_x_1.nodes.preview"
     latent_preview.get_previewer = get_previewer
-    in_charge = pack.status()["provider"]["in_charge"]
-    assert in_charge == "ComfyUI-Other.1, around or instead of SideStream"
+    for place, name in (
+        ("/home/marie/Comfy_x_UI/custom_nodes/ComfyUI-Other.1/nodes/preview.py", "ComfyUI-Other.1"),
+        ("C:\\ComfyUI\\custom_nodes\\other.py", "other"),
+    ):
+        get_previewer.__code__ = get_previewer.__code__.replace(co_filename=place)
+        assert pack.status()["provider"]["around"] == name
 
 
 @pytest.mark.parametrize("server", ["none", "not made yet"])

@@ -91,15 +91,16 @@ def test_every_sampler_node_has_previews(stage, pack, client, told, run_sampler)
     assert wait_until(lambda: client.run_states == ["start", "end"])
 
 
-def test_two_samplings_of_one_node_are_two_runs(stage, pack, client, told):
+def test_two_samplings_of_one_node_are_two_stages_of_one_run(stage, pack, client, told):
     model = with_settings(stage.demo_model())
     with stage.node():
         stage.sample(model, steps=3)
         stage.sample(model, steps=3, seed=2)
         assert all_told(pack)
-    first, second = dict.fromkeys(frame.sidestream["run"] for frame in client.frames)
-    assert first != second
-    assert pack.status()["counters"]["runs"] == 2
+    labels = [(f.sidestream["stage"], f.sidestream["step"]) for f in client.frames]
+    assert labels == [(stage, step) for stage in (1, 2) for step in (1, 2, 3)]
+    assert len({frame.sidestream["run"] for frame in client.frames}) == 1
+    assert pack.status()["counters"]["runs"] == 1
 
 
 def own_callback(stage: Stage, previewer: Any, latents: list[torch.Tensor]) -> list[Any]:
@@ -603,7 +604,9 @@ def test_i10_an_unexpected_comfyui_keeps_its_previews_and_the_pack_says_why(
     stage, make_pack, told, latent_preview, monkeypatch, caplog, kind
 ):
     if kind == "other parameters":
-        monkeypatch.setattr(strange_get_previewer, "__module__", "latent_preview")
+        code = strange_get_previewer.__code__
+        theirs = code.replace(co_filename=latent_preview.__file__, co_name="get_previewer")
+        monkeypatch.setattr(strange_get_previewer, "__code__", theirs)
         monkeypatch.setattr(latent_preview, "get_previewer", strange_get_previewer)
         why = "latent_preview.get_previewer takes (latent_format, somewhere)"
     elif kind == "no function":
@@ -620,7 +623,8 @@ def test_i10_an_unexpected_comfyui_keeps_its_previews_and_the_pack_says_why(
     assert record.levelname == "WARNING"
     assert why in record.getMessage()
     provider = pack.status()["provider"]
-    assert provider == {"installed": False, "problem": why, "in_charge": "ComfyUI"}
+    said = {"installed": False, "problem": why, "in_charge": "ComfyUI", "around": ""}
+    assert provider == said
     assert pack.settings()["defaults"]
     pack.change("c", {"quality": 5})
     assert pack.client("c") == {"paused": False, "prompts": 0, "live": {}, "runs": []}

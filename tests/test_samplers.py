@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import time
 import types
 from itertools import pairwise
 
@@ -82,7 +83,7 @@ def test_several_samplings_through_one_callback_are_all_previewed(stage, pack, c
         del callback
         assert all_told(pack)
     assert client.steps == [1, 2, 3, 4] * 2
-    assert len({frame.sidestream["run"] for frame in client.frames}) == 2
+    assert stages(client) == [1] * 4 + [2] * 4
 
 
 def test_two_passes_of_different_sizes_keep_their_own_aspect(stage, pack, client, told):
@@ -96,18 +97,24 @@ def test_two_passes_of_different_sizes_keep_their_own_aspect(stage, pack, client
             )
         assert all_told(pack)
     assert [size_of(frame) for frame in client.frames] == [(64, 43)] * 3 + [(19, 64)] * 3
-    runs = [frame.sidestream["run"] for frame in client.frames]
-    assert [len(set(runs[:3])), len(set(runs[3:])), len(set(runs))] == [1, 1, 2]
+    assert stages(client) == [1] * 3 + [2] * 3
 
 
-def test_tiles_of_an_upscaler_are_each_a_run_of_one_node(stage, pack, client, told):
+def stages(client):
+    """The stage of each frame, all of one run."""
+    assert len({frame.sidestream["run"] for frame in client.frames}) == 1
+    return [frame.sidestream["stage"] for frame in client.frames]
+
+
+def test_tiles_of_an_upscaler_are_each_a_stage_of_one_run(stage, pack, client, told):
     model = with_settings(stage.demo_model())
     with stage.node():
         for tile in range(6):
             stage.sample(model, steps=2, latent=torch.zeros(1, 4, 4 + tile, 8))
         assert all_told(pack)
     assert client.steps == [1, 2] * 6
-    assert len({frame.sidestream["run"] for frame in client.frames}) == 6
+    assert stages(client) == [tile for tile in range(1, 7) for _ in range(2)]
+    assert pack.status()["counters"]["runs"] == 1
     assert client.run_states == ["start", "end"] * 6
     heights = [frame.sidestream["height"] for frame in client.frames]
     assert heights == [8 * (4 + tile) for tile in range(6) for _ in range(2)]
@@ -144,6 +151,141 @@ def test_every_n_steps_is_exact_in_a_restart(stage, pack, client, told):
         del sampling
         assert all_told(pack)
     assert client.steps == [1, 4, 4, 7, 8]
+
+
+def pictures(client):
+    """Stage and step of each frame."""
+    return [(frame.sidestream["stage"], frame.sidestream["step"]) for frame in client.frames]
+
+
+def test_a_throttle_holds_over_the_samplings_of_a_node(stage, pack, client, told):
+    """As where regions are sampled in turns: a sampling, a previewer and one step each."""
+    with stage.node():
+        for turn in range(38):
+            sampling = Sampling(stage, formats(stage).SD15(), steps=1, throttle_ms=60_000)
+            sampling.callback(0, torch.full((1, 4, SIZE, SIZE), turn / 38), None, 1)
+            time.sleep(0.002)
+    del sampling
+    assert all_told(pack)
+    assert pictures(client) == [(1, 1), (38, 1)]
+    assert len({frame.sidestream["run"] for frame in client.frames}) == 1
+    [last] = {frame.sidestream["dropped"] for frame in client.frames}
+    assert last == 0
+
+
+def test_every_n_steps_counts_on_over_the_samplings_of_a_node(stage, pack, client, told):
+    with stage.node():
+        for _ in range(7):
+            sampling = Sampling(stage, formats(stage).SD15(), steps=2, every_n_steps=5)
+            for step in (0, 1):
+                sampling.callback(step, torch.zeros(1, 4, SIZE, SIZE), None, 2)
+                assert wait_until(lambda: not frames_to_come(pack))
+        # Steps 1, 6 and 11; the first sampling's last step, of which nobody knows what follows.
+        expected = [(1, 1), (1, 2), (3, 2), (6, 1)]
+        assert pictures(client) == expected
+    del sampling
+    assert all_told(pack)
+    assert pictures(client) == [*expected, (7, 2)]
+
+
+def frames_to_come(pack):
+    """Whether a frame is on its way that the throttle lets pass."""
+    waiting = [f for e in pack._engines.all() for f in (e._mailbox._last, e._mailbox._newest)]
+    held = sum(frame is not None and frame.held for frame in waiting)
+    return sum(run._open for run in list(pack._runs._active.values())) > held
+
+
+def test_a_last_step_that_was_held_comes_when_the_throttle_lets_it(stage, pack, client, told):
+    """Where a node goes on without a sampler: it decodes, say."""
+    with stage.node():
+        for _ in range(2):
+            sampling = Sampling(stage, formats(stage).SD15(), steps=1, throttle_ms=300)
+            sampling.callback(0, torch.zeros(1, 4, SIZE, SIZE), None, 1)
+            assert wait_until(lambda: not frames_to_come(pack))
+        assert pictures(client) == [(1, 1)]
+        assert wait_until(lambda: len(client.frames) == 2)
+        del sampling
+        assert all_told(pack)
+    assert pictures(client) == [(1, 1), (2, 1)]
+
+
+def test_i7_a_last_step_that_was_held_is_not_shown_after_an_interrupt(stage, pack, client, told):
+    management = stage.comfy("comfy.model_management")
+    with stage.node():
+        for _ in range(2):
+            sampling = Sampling(stage, formats(stage).SD15(), steps=1, throttle_ms=60_000)
+            sampling.callback(0, torch.zeros(1, 4, SIZE, SIZE), None, 1)
+            assert wait_until(lambda: not frames_to_come(pack))
+        management.interrupt_current_processing()
+        del sampling
+        assert all_told(pack)
+        management.interrupt_current_processing(False)
+    assert pictures(client) == [(1, 1)]
+
+
+def test_the_budget_holds_over_the_samplings_of_a_node(stage, pack, client, told):
+    """And the last step of all is shown: it waits for the end of the node."""
+    with stage.node():
+        for turn in range(20):
+            sampling = Sampling(stage, formats(stage).SD15(), steps=1, budget=1)
+            sampling.callback(0, torch.zeros(1, 4, SIZE, SIZE), None, 1)
+            assert wait_until(lambda: not frames_to_come(pack))
+            if turn == 1:
+                [engine] = pack._engines.all()
+                engine.budget.allows = lambda *_: False
+    del sampling
+    assert all_told(pack)
+    assert pictures(client) == [(1, 1), (2, 1), (20, 1)]
+
+
+def test_what_is_changed_live_holds_for_the_samplings_to_come(stage, pack, client, told):
+    with stage.node(extra_data={"client_id": "c"}):
+        for turn in range(3):
+            sampling = Sampling(stage, formats(stage).SD15(), steps=4)
+            for step in range(1, 5):
+                sampling.step(step, torch.zeros(1, 4, SIZE, SIZE))
+            if turn == 0:
+                pack.change("c", {"every_n_steps": 100})
+        del sampling
+    assert all_told(pack)
+    assert pictures(client) == [(1, 1), (1, 2), (1, 3), (1, 4), (3, 4)]
+
+
+def test_no_label_goes_beyond_its_total(stage, pack, client, told):
+    """As `dpm_adaptive`, which takes the steps that it needs and announces others."""
+    with stage.node():
+        sampling = Sampling(stage, formats(stage).SD15(), steps=6, every_n_steps=4)
+        for step in range(1, 12):
+            sampling.callback(step - 1, torch.zeros(1, 4, SIZE, SIZE), None, 6)
+            assert wait_until(lambda: not frames_to_come(pack))
+    del sampling
+    assert all_told(pack)
+    labels = [(f.sidestream["step"], f.sidestream["total_steps"]) for f in client.frames]
+    assert labels == [(1, 6), (5, 6), (6, 6), (9, 9), (11, 11)]
+
+
+@pytest.mark.parametrize("steps", [3, 9])
+def test_a_script_behind_a_sampler_of_its_node_begins_with_its_own_total(
+    stage, pack, client, told, steps
+):
+    latent_preview = stage.comfy("latent_preview")
+    progress = stage.comfy("comfy_execution.progress")
+    with stage.node():
+        stage.sample(with_settings(stage.demo_model()), steps=5)
+        progress.get_progress_state().update_progress("3", 5, 5, None)
+        client.frames.clear()
+        previewer = latent_preview.get_previewer(CPU, formats(stage).SD15())
+        previewer.run.change({"throttle_ms": 0, "budget": 0})
+        bar = stage.comfy("comfy.utils").ProgressBar(steps)
+        for step in range(steps):
+            x0 = torch.zeros(1, 4, SIZE, SIZE)
+            picture = previewer.decode_latent_to_preview_image("JPEG", x0)
+            bar.update_absolute(step + 1, steps, picture)
+            stage.wait_for_frames()
+        del previewer
+        assert all_told(pack)
+    labels = [(f.sidestream["step"], f.sidestream["total_steps"]) for f in client.frames]
+    assert labels == [(step, steps) for step in range(1, steps + 1)]
 
 
 def test_inpainting(stage, pack, client, told):

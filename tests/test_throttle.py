@@ -17,8 +17,9 @@ def admitted(
     throttle, result = Throttle(), []
     for step in range(1, steps + 1):
         now = 100 + step * seconds_per_step
-        if throttle.admits(step, steps, now, throttle_ms=throttle_ms, every_n_steps=every):
-            throttle.mark(now)
+        last = step == steps
+        if throttle.admits(step, last, now, throttle_ms=throttle_ms, every_n_steps=every):
+            throttle.mark(now, last)
             result.append(step)
     return result
 

@@ -27,7 +27,9 @@ from .places import (
     short_hash,
 )
 
-PASSING_ON = ("test", "check", "host", "bench", "bench-server", "soak", "fuzz", "coverage")
+PASSING_ON = (
+    *("test", "check", "host", "bench", "bench-server", "soak", "fuzz", "coverage", "neighbours"),
+)
 """Commands with arguments that are not ours."""
 
 
@@ -52,7 +54,9 @@ def main(arguments: Sequence[str]) -> int:
         if options.command == "fuzz":
             return _fuzz(rest)
         if options.command == "coverage":
-            return _coverage(rest)
+            return _on_host("tools.coverage", rest)
+        if options.command == "neighbours":
+            return _on_host("tools.neighbours", rest)
         if options.command == "check":
             return check.check(rest)
         return check.test(rest)
@@ -90,6 +94,7 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     commands.add_parser("bench-server", help="the same in a real ComfyUI: bench-server -- MODE")
     commands.add_parser("soak", help="1,000 runs of all kinds: does anything grow?")
     commands.add_parser("fuzz", help="5,000 decoder files that are none: does the worker live?")
+    commands.add_parser("neighbours", help="previews beside other packs, each in a folder")
     commands.add_parser("coverage", help="write docs/coverage.md; also of these ComfyUI trees")
 
     options, rest = parser.parse_known_args(arguments)
@@ -156,10 +161,10 @@ def _fuzz(arguments: Sequence[str]) -> int:
     return _wait(subprocess.Popen(command, cwd=REPO))
 
 
-def _coverage(trees: Sequence[str]) -> int:
+def _on_host(module: str, folders: Sequence[str]) -> int:
     host = get_host()
-    absolute = [str(Path(tree).absolute()) for tree in trees]
-    command = [str(host.python), "-m", "tools.coverage", str(host.tree), *absolute]
+    absolute = [str(Path(folder).absolute()) for folder in folders]
+    command = [str(host.python), "-m", module, str(host.tree), *absolute]
     return _wait(subprocess.Popen(command, cwd=REPO))
 
 

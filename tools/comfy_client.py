@@ -16,6 +16,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
+from collections import deque
 from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -114,6 +115,8 @@ class ComfyClient:
         self.timeout = timeout
         self._compress = 15 if compress else 0  # the size of its window, as a power of two
         self._messages: queue.Queue[Event | Frame] = queue.Queue()
+        self._ahead: deque[Event | Frame] = deque()
+        """What came while the last frames of an earlier prompt were waited for."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -167,23 +170,28 @@ class ComfyClient:
         The last previews may come after that: those of runs that are told are waited for.
         """
         deadline = time.monotonic() + timeout
-        ended, open_runs = False, set[str]()
-        while time.monotonic() < deadline:
+        ended, open_runs, of_others, silent = False, set[Any](), list[Event | Frame](), 0
+        while time.monotonic() < deadline and not (ended and not open_runs):
             try:
-                message = self._messages.get(timeout=min(1.0, timeout))
+                message = self._next(min(1.0, timeout))
             except queue.Empty:
-                if ended:
-                    return
-                # A prompt that was queued without a client id ends without a last event.
-                if self.history(prompt_id) and self._messages.empty():
-                    return
+                silent += 1
+                # A prompt that was queued without a client id ends without a last event. A busy
+                # server is silent for a while before it sends one.
+                if silent > 2 and (ended or self.history(prompt_id)) and self._messages.empty():
+                    ended = True
+                    break
+                continue
+            silent = 0
+            if ended and _prompt_of(message) not in (None, prompt_id):
+                of_others.append(message)
                 continue
             yield message
             _note_run(message, prompt_id, open_runs)
             ended = ended or _ends(message, prompt_id)
-            if ended and not open_runs:
-                return
-        raise Unfinished(f"prompt {prompt_id} did not end within {timeout:.0f} s")
+        self._ahead.extendleft(reversed(of_others))
+        if not ended:
+            raise Unfinished(f"prompt {prompt_id} did not end within {timeout:.0f} s")
 
     def run(
         self,
@@ -295,9 +303,13 @@ class ComfyClient:
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             try:
-                yield self._messages.get(timeout=left)
+                yield self._next(left)
             except queue.Empty:
                 return
+
+    def _next(self, seconds: float) -> Event | Frame:
+        """The next message. Raises queue.Empty where none arrives in so many seconds."""
+        return self._ahead.popleft() if self._ahead else self._messages.get(timeout=seconds)
 
     def _await(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(self.timeout)
@@ -339,12 +351,18 @@ def _ends(message: Event | Frame, prompt_id: str) -> bool:
     )
 
 
-def _note_run(message: Event | Frame, prompt_id: str, open_runs: set[str]) -> None:
-    """Keep `open_runs` to the SideStream runs of a prompt that began and did not end."""
+def _prompt_of(message: Event | Frame) -> str | None:
+    """The prompt that a message is of, where it says so."""
+    told = message.metadata if isinstance(message, Frame) else message.data
+    return told.get("prompt_id")
+
+
+def _note_run(message: Event | Frame, prompt_id: str, open_runs: set[Any]) -> None:
+    """Keep `open_runs` to the stages of SideStream's runs that began and did not end."""
     if not isinstance(message, Event) or message.type != "sidestream.run":
         return
-    run = message.data.get("run")
-    if run is not None and message.data.get("prompt_id") == prompt_id:
+    run = (message.data.get("run"), message.data.get("stage"))
+    if run[0] is not None and message.data.get("prompt_id") == prompt_id:
         (open_runs.add if message.data["state"] == "start" else open_runs.discard)(run)
 
 

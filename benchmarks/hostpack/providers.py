@@ -73,7 +73,7 @@ def change_live(client_id: str, settings: dict[str, Any]) -> None:
     )
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(request, timeout=30) as answer:
-        if json.load(answer)["runs"] < 1:
+        if not json.load(answer)["runs"]:
             raise RuntimeError("SideStream knows of no run whose settings could be changed")
 
 

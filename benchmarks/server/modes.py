@@ -120,7 +120,7 @@ def latents(session: Session, unet: str, runs: int) -> list[str]:
     return found
 
 
-def references(session: Session, unet: str) -> dict[str, Any]:
+def references(session: Session, unet: str, split: bool = False) -> dict[str, Any]:
     """By decoder and step, the right pictures; under `latent`, the hash of the run's latent."""
     asked = session.asked
     with tempfile.TemporaryDirectory(prefix="sidestream-bench-") as folder:
@@ -129,6 +129,7 @@ def references(session: Session, unet: str) -> dict[str, Any]:
             unet,
             asked.size(unet),
             session.nonce(),
+            split,
             steps=asked.steps,
             folder=folder,
         )
@@ -251,6 +252,7 @@ def gpus(asked: Asked) -> Result:
             away = plan.EVERY_STEP | {"device": "1"}
             found[unet] = {"decoded on cuda:1": on_two(session, unet, right, away, split=False)}
             if session.has_node("MultiGPU_WorkUnits"):
+                right = references(session, unet, split=True)  # it rounds otherwise
                 for name, settings in (("CFG split", plan.EVERY_STEP), ("both", away)):
                     found[unet][name] = on_two(session, unet, right, settings, split=True)
         return {"unets": found, "log": session.log()}

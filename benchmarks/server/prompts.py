@@ -42,11 +42,13 @@ def sampled(
     }
 
 
-def measured(kind: str, unet: str, size: int, nonce: int, **given: Any) -> dict[str, Any]:
+def measured(
+    kind: str, unet: str, size: int, nonce: int, split: bool = False, **given: Any
+) -> dict[str, Any]:
     """A run of a sampler node of the helper pack, which tells its result."""
     return {
-        **inputs(unet, size, nonce),
-        SAMPLER: node(kind, **linked(False), seed=SEED, **given),
+        **inputs(unet, size, nonce, split),
+        SAMPLER: node(kind, **linked(split), seed=SEED, **given),
     }
 
 

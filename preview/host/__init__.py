@@ -15,7 +15,9 @@ missing: str | None = None
 
 try:
     # What the settings and the report need first: they are for where something is amiss, too.
-    from .choices import chosen_method, method_of_prompt, preview_size
+    from .choices import chosen_method, preview_size
+    from .choices import unwatch as unwatch_method
+    from .choices import watch as watch_method
     from .formats import (
         decoder_file,
         decoder_name,
@@ -28,7 +30,7 @@ try:
         shows_views,
         video,
     )
-    from .installation import folders, page_version, precision, sampling_device, short_name
+    from .installation import author, folders, page_version, precision, sampling_device
     from .previews import (
         LatentPreviewer,
         is_overridden_for_all,
@@ -36,6 +38,7 @@ try:
         is_own_previewer,
         latent_frame,
         latent_preview,
+        overriding_method,
         own_previewer,
         unpacked,
         views_as_batch,
@@ -44,7 +47,7 @@ try:
     from .progress import expect_progress
     from .progress import install as install_progress
     from .progress import uninstall as uninstall_progress
-    from .prompts import announced_steps, current_owner, extra_data
+    from .prompts import announced_steps, current_owner, extra_data, preview_switch
     from .sampling import watch_sampling
     from .vaes import vae_copy
     from .wire import Server

@@ -1,14 +1,93 @@
-"""What somebody chose in ComfyUI: how to preview, and how large."""
+"""What somebody chose in ComfyUI: how to preview, and how large.
+
+The method is one global value, `args.preview_method`, whose silent default, none, looks like the
+choice of none. Packs with a menu of their own set it for the sampling of one node and put it back,
+at times to something else than it was. So it is noted who set it: by the value alone such a choice
+could not be told from the default, nor from what was left behind.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.cli_args
 import comfy.options
+
+NONE = "none"
+Place = tuple[str, str]
+"""A prompt and a node of it."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """`args.preview_method` was set to `value`."""
+
+    value: str
+    before: str
+    where: Place | None
+    """By the code of this node; None for what is of no node, as a menu of the page."""
+    times: int = 1
+    """How often that node has set it by now."""
+
+
+_last: Setting | None = None
+
+
+def _here() -> Place | None:
+    """The node that is executed on this thread."""
+    # Here, as the report asks for the method where such a module is missing, too.
+    from comfy_execution.utils import get_executing_context
+
+    context = get_executing_context()
+    return None if context is None else (context.prompt_id, context.node_id)
+
+
+def _note(before: Any, value: Any) -> None:
+    global _last
+    where = _here()
+    again = _last is not None and where is not None and _last.where == where
+    times = _last.times + 1 if again and _last is not None else 1
+    _last = Setting(_name(value), _name(before), where, times)
+
+
+def _name(method: Any) -> str:
+    return str(getattr(method, "value", method))
+
+
+def watch() -> tuple[type, type] | None:
+    """Note from now on who sets the method. Returns what `unwatch` needs."""
+    global _last
+    _last = None
+    args = comfy.cli_args.args
+    kind = type(args)
+
+    class Watched(kind):  # type: ignore[misc, valid-type]
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name == "preview_method":
+                _note(getattr(self, name, None), value)
+            super().__setattr__(name, value)
+
+        def __reduce_ex__(self, protocol: Any) -> Any:  # a copy is not watched
+            return kind, (), dict(vars(self))
+
+    try:
+        args.__class__ = Watched
+    except TypeError:  # an object of another build
+        return None
+    return kind, Watched
+
+
+def unwatch(watched: tuple[type, type] | None) -> None:
+    """Note nothing more, unless somebody else has changed the arguments' class since."""
+    if watched is not None:
+        kind, ours = watched
+        args = comfy.cli_args.args
+        if type(args) is ours:
+            args.__class__ = kind
 
 
 def preview_size() -> int:
@@ -17,16 +96,44 @@ def preview_size() -> int:
 
 
 def chosen_method(extra_data: Mapping[str, Any]) -> str | None:
-    """The preview method that somebody chose in ComfyUI; None where nobody did.
+    """The preview method that somebody chose for the node at work; None where nobody did.
 
-    One of none, auto, latent2rgb, taesd. ComfyUI's silent default is none, which is a choice
-    only if it was given on the command line or with the prompt.
+    One of none, auto, latent2rgb, taesd.
     """
-    method = str(comfy.cli_args.args.preview_method.value)
-    if method != "none":
+    method = _name(comfy.cli_args.args.preview_method)
+    if method != NONE:
         return method
-    by_prompt = extra_data.get("preview_method") == "none"
-    return "none" if by_prompt or _given_on_command_line("preview_method") else None
+    said, last = _said(extra_data), _last
+    if last is None or last.value != NONE or last.where is None:
+        # A menu of the page that goes back to none; not the default that ComfyUI or a pack at its
+        # start sets once more.
+        by_menu = last is not None and last.before != NONE and not _knows_prompts()
+        return NONE if said is not None or by_menu else None
+    if last.where == _here():
+        return NONE
+    # Of a node that is over: set once it was meant to stay, more often it was put back.
+    return NONE if last.times == 1 else said
+
+
+def _said(extra_data: Mapping[str, Any]) -> str | None:
+    """The method that came with the prompt or was given at the start; None where none was."""
+    by_prompt = method_of_prompt(extra_data)
+    if by_prompt == NONE or (by_prompt is not None and _knows_prompts()):
+        return by_prompt
+    at_start = _of_command_line()
+    if at_start is None:
+        default = _name(getattr(_latent_preview(), "default_preview_method", NONE))
+        return None if default == NONE else default
+    return at_start
+
+
+def _knows_prompts() -> bool:
+    """Whether this ComfyUI sets the method anew for each prompt."""
+    return hasattr(_latent_preview(), "set_preview_method")
+
+
+def _latent_preview() -> Any:
+    return sys.modules.get("latent_preview")
 
 
 def method_of_prompt(extra_data: Mapping[str, Any]) -> str | None:
@@ -39,11 +146,12 @@ def method_of_prompt(extra_data: Mapping[str, Any]) -> str | None:
     return method if method in known else None
 
 
-def _given_on_command_line(option: str) -> bool:
+def _of_command_line() -> str | None:
+    """The method that was given on the command line."""
     if not comfy.options.args_parsing:
-        return False
+        return None
     absent = object()
     # argparse fills in a default only where the namespace has no value yet.
-    namespace = argparse.Namespace(**{option: absent})
+    namespace = argparse.Namespace(preview_method=absent)
     comfy.cli_args.parser.parse_known_args(sys.argv[1:], namespace)
-    return getattr(namespace, option) is not absent
+    return None if namespace.preview_method is absent else _name(namespace.preview_method)

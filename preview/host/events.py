@@ -74,7 +74,12 @@ class PromptEvents:
             heard = self._prompts.setdefault(prompt_id, Heard())
             if event in FAILURES:
                 heard.failed = True
-            elif data.get("output"):
+            elif _shows(data.get("output")):
                 heard.shown.update(str(data.get(key)) for key in ("node", "display_node"))
             while len(self._prompts) > PROMPTS:
                 self._prompts.popitem(last=False)
+
+
+def _shows(output: Any) -> bool:
+    """Whether there is anything in a node's output: some send lists that are empty."""
+    return any(output.values()) if isinstance(output, Mapping) else bool(output)

@@ -55,6 +55,21 @@ def precision(device: torch.device) -> torch.dtype:
     return torch.float32
 
 
+def author(thing: object) -> str:
+    """Who wrote a function, or the class of an object: the pack's name, for people to read.
+
+    A function goes by the file of its code: a wrapper often bears the names of what it wraps.
+    """
+    code = getattr(thing, "__code__", None)
+    if code is None:
+        kind = thing if isinstance(thing, type) else type(thing)
+        return short_name(kind.__module__)
+    path = code.co_filename.replace("\\", "/")
+    _, found, below = path.rpartition("/custom_nodes/")
+    name = below.split("/") if found else path.split("/")[-1:]
+    return plain(name[0].removesuffix(".py"), NAME)
+
+
 def short_name(module: str) -> str:
     """How to call a module in public: one of a pack by the pack, without the path to it.
 

@@ -30,7 +30,12 @@ def left_settings(model: Any) -> list[LeftSettings]:
     if isinstance(found, Mapping):
         return [LeftSettings("", found)]
     left = found if isinstance(found, list) else []
-    return [each for each in left if isinstance(each, LeftSettings)]
+    # By their shape: a MODEL from ComfyUI's cache may hold those of a pack loaded before this one.
+    return [LeftSettings(*each) for each in left if _is_left(each)]
+
+
+def _is_left(each: object) -> bool:
+    return isinstance(each, tuple) and len(each) == 2 and isinstance(each[1], Mapping)
 
 
 def _options(model: Any) -> Mapping[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,10 @@ REPLACED = {
 """The functions that SideStream replaces, and how their parameters begin."""
 
 
+METHODS = ("decode_latent_to_preview", "decode_latent_to_preview_image")
+"""What previewers are asked."""
+
+
 def unexpected() -> str | None:
     """What is different about the functions in `REPLACED`; None where nothing is."""
     for name, parameters in REPLACED.items():
@@ -27,21 +32,43 @@ def unexpected() -> str | None:
         if not callable(function):
             return f"latent_preview.{name} is missing"
         # Other packs' wrappers often take *args: only ComfyUI's own shape tells.
-        found = list(inspect.signature(inspect.unwrap(function)).parameters)
-        if is_own_function(function) and found[: len(parameters)] != parameters:
+        innermost = inspect.unwrap(function)
+        if not is_own_function(innermost, name):
+            continue
+        found = list(inspect.signature(innermost).parameters)
+        if found[: len(parameters)] != parameters:
             return f"latent_preview.{name} takes ({', '.join(found)})"
     return None
 
 
-def is_own_function(function: object) -> bool:
-    """Whether a function of `latent_preview` is ComfyUI's own, not another pack's."""
-    return getattr(function, "__module__", None) == latent_preview.__name__
+def is_own_function(function: object, name: str) -> bool:
+    """Whether `function` is what ComfyUI's `latent_preview` defines as `name`.
+
+    Told by where its code was written. A wrapper may bear ComfyUI's names, which
+    `functools.update_wrapper` copies.
+    """
+    code = getattr(function, "__code__", None)
+    return (
+        code is not None
+        and not hasattr(function, "__wrapped__")
+        and code.co_name == name
+        and _is_same_file(code.co_filename, latent_preview.__file__)
+    )
+
+
+def _is_same_file(a: str, b: str) -> bool:
+    return os.path.normcase(os.path.abspath(a)) == os.path.normcase(os.path.abspath(b))
 
 
 def is_overridden_for_all() -> bool:
     """Whether another pack has put a method of its own into ComfyUI's base of all previewers."""
-    methods = ("decode_latent_to_preview", "decode_latent_to_preview_image")
-    return not all(is_own_function(getattr(LatentPreviewer, name)) for name in methods)
+    return overriding_method() is not None
+
+
+def overriding_method() -> Any:
+    """The method that another pack has put there; None where none has."""
+    methods = ((name, getattr(LatentPreviewer, name)) for name in METHODS)
+    return next((method for name, method in methods if not is_own_function(method, name)), None)
 
 
 def is_own_previewer(previewer: object) -> bool:

@@ -12,6 +12,8 @@ from server import PromptServer
 import nodes
 
 from ..runs import Owner
+from .installation import author
+from .progress import newest_total
 
 
 def current_owner() -> Owner:
@@ -30,14 +32,7 @@ def current_owner() -> Owner:
         graph.get_parent_node_id(node_id),
         graph.get_real_node_id(node_id),
         server.client_id,
-        _is_output(graph, node_id),
     )
-
-
-def _is_output(graph: Any, node_id: str) -> bool:
-    """Whether it is an output node: what it shows in the end is its result."""
-    kind = nodes.NODE_CLASS_MAPPINGS.get(graph.get_node(node_id).get("class_type"))
-    return bool(getattr(kind, "OUTPUT_NODE", False))
 
 
 def extra_data(prompt_id: str | None) -> Mapping[str, Any]:
@@ -49,6 +44,30 @@ def extra_data(prompt_id: str | None) -> Mapping[str, Any]:
 
 
 def announced_steps(owner: Owner) -> int:
-    """How many steps the node's progress says there are; 0 where it has not said so yet."""
+    """How many steps the node's progress says there are; 0 where it has not said so yet.
+
+    What an earlier sampling of the node said last may still stand there.
+    """
+    newest = newest_total()
+    if newest:
+        return newest
     entry = get_progress_state().nodes.get(owner.node_id)
     return int(entry["max"]) if entry is not None and entry["max"] > 1 else 0
+
+
+def preview_switch(pack: str) -> dict[str, Any] | None:
+    """The node of the running prompt by which `pack` was told to show previews its own way.
+
+    That is one of its nodes with a switch about previews that is on.
+    """
+    graph = get_progress_state().dynprompt
+    for node_id in graph.all_node_ids():
+        node = graph.get_node(node_id)
+        kind = nodes.NODE_CLASS_MAPPINGS.get(node.get("class_type"))
+        if kind is None or author(kind) != pack:
+            continue
+        for option, value in node.get("inputs", {}).items():
+            if value is True and "preview" in option:
+                title = nodes.NODE_DISPLAY_NAME_MAPPINGS.get(node["class_type"])
+                return {"node_id": node_id, "title": title or node["class_type"], "option": option}
+    return None

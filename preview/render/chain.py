@@ -88,6 +88,12 @@ class FallbackChain:
         allowed = (source for source in self._sources if self._failures.allow(source, now))
         return next(allowed, None)
 
+    def after(self, source: Source, now: float) -> Source | None:
+        """The last decoder of those below `source` that may be used: the quickest."""
+        below = self._sources[self._sources.index(source) + 1 :]
+        allowed = (each for each in reversed(below) if self._failures.allow(each, now))
+        return next(allowed, None)
+
     def staging_dtype(self, source: Source, device: torch.device) -> torch.dtype:
         """The type in which to stage latents for `source`, decoding on `device`."""
         known = self._staging

@@ -66,7 +66,7 @@ def test_a_change_holds_for_this_run_and_is_not_stored(panel: PanelPage) -> None
     panel.wait_frames(5)
     throttle = page.locator(f"{PANEL} input[name=throttle_ms]")
     assert throttle.input_value() == "0"  # what the node asked for
-    assert "A 'Side-Stream Preview' node sets some" in text(panel, ".ss-hint")
+    assert "A 'Side-Stream Preview' node sets some" in text(panel, ".ss-hint:not(.ss-grid-hint)")
     body = change(panel, "throttle_ms", 60000)
     assert body == {"client_id": page.evaluate("() => app.api.clientId"), "throttle_ms": 60000}
     wait_for_silence(panel)
@@ -132,7 +132,7 @@ def test_where_nothing_runs_a_change_is_stored(panel: PanelPage) -> None:
     type_into(panel, "throttle_ms", 250)
     panel.wait("() => sidestream.settings.get('throttle_ms') === 250")
     assert panel.page.locator(BAR).is_hidden()
-    assert panel.page.locator(f"{PANEL} .ss-hint").is_hidden()
+    assert panel.page.locator(f"{PANEL} .ss-hint:not(.ss-grid-hint)").is_hidden()
 
 
 def test_a_slider_that_is_dragged_tells_the_server_once(panel: PanelPage) -> None:

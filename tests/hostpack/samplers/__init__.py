@@ -33,6 +33,13 @@ class SampleAsOutput(nodes.KSampler):
     OUTPUT_NODE = True
 
     def run(self, **inputs):
+        return {"ui": {"text": ["done"]}, "result": self.sample(**inputs)}
+
+
+class SampleAndShowNothing(SampleAsOutput):
+    """One whose list of pictures to show is empty, as where a menu says so."""
+
+    def run(self, **inputs):
         return {"ui": {"images": []}, "result": self.sample(**inputs)}
 
 
@@ -65,6 +72,7 @@ class SampleWithNotes(nodes.KSampler):
 
 NODE_CLASS_MAPPINGS = {
     "SampleAndStay": SampleAndStay,
+    "SampleAndShowNothing": SampleAndShowNothing,
     "SampleAsOutput": SampleAsOutput,
     "SampleAndShow": SampleAndShow,
     "SampleWithNotes": SampleWithNotes,
