@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from sidestream.tests.web.streams import deliver, end_run
+from sidestream.tests.web.streams import deliver, end_run, tell
 from sidestream.tests.web.views import (
     OVERFLOWING,
     PANEL,
@@ -390,6 +390,52 @@ def test_why_a_sampler_has_no_previews_is_said(panel: PanelPage, why: str, said:
     deliver(panel, 1)
     wait_shown(panel, 1)
     assert said not in text(panel, ".ss-notice")
+
+
+def test_who_suppresses_previews_is_said_with_the_place_to_switch_it_off(panel: PanelPage) -> None:
+    panel.open_panel()
+    about = {"node_id": "10", "prompt_id": "p", "state": "none", "why": "suppressed"}
+    where = {"node_id": "7", "title": "Override", "option": "suppress"}
+    tell(panel, "sidestream.run", **about, who="APack", where=where)
+    panel.page.locator(f"{PANEL} .ss-notice:visible").wait_for()
+    assert "APack suppresses" in text(panel, ".ss-notice")
+    assert "switch suppress off on its node 'Override'" in text(panel, ".ss-notice")
+    # However much is to be said, its button stays in reach.
+    tell(panel, "sidestream.run", **about, who="x" * 4000, where=None)
+    panel.wait("() => document.querySelector('.ss-notice').innerText.includes('xxxx')")
+    notice = panel.page.locator(f"{PANEL} .ss-notice").bounding_box()
+    button = panel.page.locator(f"{PANEL} .ss-notice button").bounding_box()
+    words = panel.page.locator(f"{PANEL} .ss-notice span").bounding_box()
+    assert notice["height"] < 160
+    assert words["x"] + words["width"] <= button["x"] + 1
+
+
+def test_a_decoder_that_is_too_slow_is_said_with_what_to_set(panel: PanelPage) -> None:
+    panel.open_panel()
+    deliver(panel, 1)
+    slow = {"decoder": "taesd", "decode_ms": 1250.4, "seconds_between": 25.2}
+    tell(panel, "sidestream.run", run="r", prompt_id="p", node_id="10", state="start", slow=slow)
+    panel.wait("() => document.querySelector('.ss-notice').innerText.includes('taesd takes 1250 ms')")
+    assert "one comes every 25 s" in text(panel, ".ss-notice")
+    assert "raise the budget" in text(panel, ".ss-notice")
+
+
+def test_a_nodes_samplings_are_stages_of_one_run(panel: PanelPage) -> None:
+    panel.open_panel()
+    deliver(panel, 3)
+    wait_shown(panel, 3)
+    told = {"run": "r", "prompt_id": "p", "node_id": "10"}
+    tell(panel, "sidestream.run", **told, state="end", dropped=0, outcomes={})
+    panel.wait("() => sidestream.store.runs.every((run) => !run.live)")
+    tell(panel, "sidestream.run", **told, state="start", total_steps=8, stage=2)
+    panel.wait("() => sidestream.store.runs.length === 1 && sidestream.store.runs[0].live")
+    tell(panel, "progress", node="10", prompt_id="p", value=2, max=8)
+    state = panel.page.evaluate(
+        "() => { const [{ stage, step, totalSteps }] = sidestream.store.runs; return [stage, step, totalSteps]; }"
+    )
+    assert state == [2, 2, 8]
+    frames = panel.page.evaluate("() => sidestream.store.runs[0].frames.length")
+    assert frames == 3
 
 
 def test_a_foreign_preview_is_shown_and_named_so(panel: PanelPage) -> None:

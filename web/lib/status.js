@@ -11,7 +11,7 @@ import { t } from "./strings.js";
 const INTERVAL_MS = 2000;
 
 /** What is as somebody chose it, or good enough. */
-const MILD = new Set(["paused", "off", "fallback"]);
+const MILD = new Set(["paused", "off", "fallback", "slow"]);
 
 /** Asks `GET /sidestream/status` while somebody looks and something runs. Tells by `change`. */
 export class ServerStatus extends EventTarget {
@@ -81,8 +81,19 @@ export function notice(status, steering, run) {
     return say("inFront", { who: provider.in_charge });
   }
   if (steering.paused) return say("paused");
-  if (status.store.silence === "method") return say("chosenNone");
-  if (status.store.silence === "latents") return say("noDecoder");
+  const silence = status.store.silence;
+  if (silence?.why === "method") return say("chosenNone");
+  if (silence?.why === "latents") return say("noDecoder");
+  if (silence?.why === "suppressed") {
+    const { title = "", option = "" } = silence.where ?? {};
+    return title
+      ? say("suppressedAt", { who: silence.who, node: title, option })
+      : say("suppressed", { who: silence.who });
+  }
+  if (run?.live && run.slow) {
+    const { decoder, decode_ms: took, seconds_between: seconds } = run.slow;
+    return say("slow", { decoder, ms: String(Math.round(took)), seconds: String(Math.round(seconds)) });
+  }
   const method = run?.settings?.method ?? steering.settings.get("method");
   if (run?.live && method === "off") return say("off");
   const decoder = run?.frames.at(-1)?.decoder;

@@ -8,7 +8,8 @@ import { Thumbnails } from "./thumbnails.js";
  * @typedef {object} Picture What one preview shows, as it arrived.
  * @property {Run} run
  * @property {number} seq counts from 1 within its run
- * @property {number} step from 1
+ * @property {number} stage from 1: which sampling of its node
+ * @property {number} step from 1, within the stage
  * @property {number} totalSteps
  * @property {number} width
  * @property {number} height
@@ -31,7 +32,21 @@ import { Thumbnails } from "./thumbnails.js";
 /** @typedef {Picture} Animation An animated WebP: frames of a video, or images of a batch, in a row. */
 
 /**
- * @typedef {object} Run One sampling.
+ * @typedef {object} Slow
+ * @property {string} decoder
+ * @property {number} decode_ms that a picture takes
+ * @property {number} seconds_between its pictures, at the budget
+ */
+
+/**
+ * @typedef {object} Silence Why a sampler has no previews.
+ * @property {string} why `method`, `latents` or `suppressed`
+ * @property {string} who the pack that suppresses them
+ * @property {{ title?: string, option?: string } | null} where to switch that off
+ */
+
+/**
+ * @typedef {object} Run One node at work: one sampling, or several as its stages.
  * @property {string} id
  * @property {string} promptId
  * @property {string} nodeId the execution id of its node
@@ -40,8 +55,10 @@ import { Thumbnails } from "./thumbnails.js";
  * @property {boolean} foreign whether the previews are ComfyUI's or another pack's
  * @property {Frame[]} frames by age
  * @property {number} bytes
- * @property {number} step
+ * @property {number} stage from 1: which sampling of its node
+ * @property {number} step within the stage
  * @property {number} totalSteps
+ * @property {Slow | null} slow the decoder that cannot keep up with the budget, where one cannot
  * @property {number} dropped
  * @property {Record<string, number>} outcomes what became of its frames, where the server said so
  * @property {Record<string, any> | null} settings the run's own, where the server said so
@@ -76,7 +93,7 @@ export class FrameStore extends EventTarget {
     );
     /** @type {Set<string>} prompts that are over, by age */
     this._ended = new Set();
-    /** @type {string | null} why the newest sampler has no previews: `method`, `latents` */
+    /** @type {Silence | null} why the newest sampler has no previews */
     this.silence = null;
     /** @type {(promptId: string, nodeId: string) => string} */
     this.titleOf = (_, nodeId) => `#${nodeId}`;
@@ -113,8 +130,10 @@ export class FrameStore extends EventTarget {
       foreign,
       frames: [],
       bytes: 0,
+      stage: 1,
       step: 0,
       totalSteps: 0,
+      slow: null,
       dropped: 0,
       outcomes: {},
       settings: null,
@@ -136,6 +155,18 @@ export class FrameStore extends EventTarget {
   runOf(told) {
     const nodeId = told.node_id ?? "";
     return this.run(told.run, { promptId: told.prompt_id ?? "", nodeId, displayNodeId: told.display_node_id ?? nodeId });
+  }
+
+  /**
+   * A node may sample several times: with each its run goes on, from the first step.
+   *
+   * @param {Run} run
+   * @param {number} stage
+   */
+  reachStage(run, stage) {
+    if (stage <= run.stage) return;
+    Object.assign(run, { stage, step: 0, totalSteps: 0, closed: false, live: !this._ended.has(run.promptId) });
+    this._tell("runs");
   }
 
   /**
@@ -175,8 +206,11 @@ export class FrameStore extends EventTarget {
    * @param {Omit<Picture, "run">} picture
    */
   addAnimation(run, picture) {
-    const at = run.frames.findLastIndex((frame) => frame.step <= picture.step);
-    const known = run.frames[at]?.step === picture.step ? run.frames[at] : null;
+    const at = run.frames.findLastIndex(
+      ({ stage, step }) => stage < picture.stage || (stage === picture.stage && step <= picture.step),
+    );
+    const before = run.frames[at];
+    const known = before?.step === picture.step && before.stage === picture.stage ? before : null;
     const weightBefore = known ? weightOf(known) : 0;
     const frame = known ?? { run, ...picture, animation: null };
     if (!known) {

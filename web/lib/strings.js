@@ -29,10 +29,12 @@ export function t(key, values = {}) {
 /**
  * Which step a picture is of.
  *
- * @param {Pick<import("./store.js").Picture, "seq" | "step" | "totalSteps">} picture
+ * @param {Pick<import("./store.js").Picture, "seq" | "stage" | "step" | "totalSteps">} picture
  */
-export function stepText({ seq, step, totalSteps }) {
-  return totalSteps ? t("readouts.stepOf", { step, total: totalSteps }) : t("readouts.frameNumber", { frame: seq });
+export function stepText({ seq, stage, step, totalSteps }) {
+  if (!totalSteps) return t("readouts.frameNumber", { frame: seq });
+  const text = t("readouts.stepOf", { step, total: totalSteps });
+  return stage > 1 ? t("readouts.stageOf", { stage, step: text }) : text;
 }
 
 /**

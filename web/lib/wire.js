@@ -41,7 +41,7 @@ export function listen(store) {
 
     /** @param {any} told */
     "sidestream.run": (told) => {
-      store.silence = told.state === "none" ? told.why : null;
+      store.silence = told.state === "none" ? { why: told.why, who: told.who ?? "", where: told.where ?? null } : null;
       if (told.state === "none") {
         store.dispatchEvent(new CustomEvent("runs"));
         return;
@@ -54,7 +54,9 @@ export function listen(store) {
         return;
       }
       const run = store.runOf(told);
+      store.reachStage(run, told.stage ?? 1);
       run.settings = told.settings ?? run.settings;
+      run.slow = told.slow ?? run.slow;
       run.totalSteps ||= told.total_steps;
       store.dispatchEvent(new CustomEvent("runs"));
     },
@@ -97,10 +99,13 @@ export function listen(store) {
  */
 function addOwn(store, facts, blob) {
   const run = store.runOf(facts);
+  store.reachStage(run, facts.stage ?? 1);
   run.dropped = facts.dropped;
   run.outcomes = facts.outcomes ?? run.outcomes;
+  run.slow = facts.slow ?? run.slow;
   const picture = {
     seq: facts.seq,
+    stage: facts.stage ?? 1,
     step: facts.step,
     totalSteps: facts.total_steps,
     width: facts.width,
@@ -133,6 +138,7 @@ function addForeign(store, detail, promptId, progress) {
   });
   store.add(run, {
     seq: (run.frames.at(-1)?.seq ?? 0) + 1,
+    stage: 1,
     step: progress?.value ?? 0,
     totalSteps: progress?.max ?? 0,
     width: 0,
