@@ -140,6 +140,12 @@ class FakeSink:
         frame.close(runs.SENT)
 
 
+def workers(before: set[threading.Thread]) -> list[threading.Thread]:
+    """The pack's threads that are there and were not `before`, by another test's fault."""
+    started = set(threading.enumerate()) - before
+    return [thread for thread in started if thread.name.startswith("SideStream")]
+
+
 def start_run(
     book: Runs,
     *sources: Any,

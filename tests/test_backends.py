@@ -27,6 +27,7 @@ from sidestream.tests.helpers import (
     capture,
     start_run,
     wait_until,
+    workers,
 )
 from sidestream.tests.helpers import stage as staged
 from sidestream.tests.stage import all_told, with_settings
@@ -37,15 +38,9 @@ STEPS = 6
 
 @pytest.fixture(autouse=True)
 def _no_thread_left():
-    before = set(threading.enumerate())  # another test's may have been left
+    before = set(threading.enumerate())
     yield
     assert wait_until(lambda: not workers(before))
-
-
-def workers(before):
-    """The workers that are there and were not before."""
-    started = set(threading.enumerate()) - before
-    return [thread for thread in started if thread.name.startswith("SideStream cpu")]
 
 
 def side_stream(device: FakeDevice) -> SideStreamBackend:

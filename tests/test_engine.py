@@ -31,6 +31,7 @@ from sidestream.tests.helpers import (
     stage,
     start_run,
     wait_until,
+    workers,
 )
 
 
@@ -328,15 +329,9 @@ def test_the_worker_survives_many_threads():
 
 @pytest.fixture(autouse=True)
 def _no_thread_left():
-    before = set(threading.enumerate())  # another test's may have been left
+    before = set(threading.enumerate())
     yield
     assert wait_until(lambda: not workers(before))
-
-
-def workers(before):
-    """The workers that are there and were not before."""
-    started = set(threading.enumerate()) - before
-    return [thread for thread in started if thread.name.startswith("SideStream")]
 
 
 def test_i6_the_next_rung_takes_what_was_staged_for_the_one_that_failed(tmp_path):
