@@ -117,6 +117,8 @@ class ComfyClient:
         self._messages: queue.Queue[Event | Frame] = queue.Queue()
         self._ahead: deque[Event | Frame] = deque()
         """What came while the last frames of an earlier prompt were waited for."""
+        self._open_runs: dict[str, set[Any]] = {}
+        """By prompt, SideStream's runs that began and did not end."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -170,7 +172,8 @@ class ComfyClient:
         The last previews may come after that: those of runs that are told are waited for.
         """
         deadline = time.monotonic() + timeout
-        ended, open_runs, of_others, silent = False, set[Any](), list[Event | Frame](), 0
+        ended, of_others, silent = False, list[Event | Frame](), 0
+        open_runs = self._open_runs.setdefault(prompt_id, set())
         while time.monotonic() < deadline and not (ended and not open_runs):
             try:
                 message = self._next(min(1.0, timeout))
