@@ -158,7 +158,8 @@ FIELDS: dict[str, Number | Choice] = {
         1000,
         "steps",
         "Every n steps",
-        "Preview only every n-th step, counted from the first: 5 shows steps 1, 6, 11, 16 ...",
+        "Preview only every n-th step, counted from the first: 5 shows steps 1, 6, 11, 16 ... and"
+        " the last one.",
         advanced=False,
     ),
     "method": Choice(
