@@ -329,9 +329,10 @@ def test_the_node_changes_nothing_on_another_branch_or_in_a_later_prompt(client)
 
 def bad_widgets() -> list[tuple[str, Any]]:
     """For each setting, values right outside its range."""
-    found: list[tuple[str, Any]] = [("quality", "high"), ("max_size", 1), ("max_size", -1)]
+    found: list[tuple[str, Any]] = [("quality", "high"), ("max_size", 1)]
     for name, field in FIELDS.items():
-        bad = ("best",) if isinstance(field, Choice) else (field.low - 1, field.high + 1)
+        # -1 says 'as in my settings'.
+        bad = ("best",) if isinstance(field, Choice) else (min(field.low - 1, -2), field.high + 1)
         found += [(name, value) for value in bad]
     return found
 
@@ -342,8 +343,9 @@ def test_a_bad_widget_is_refused_with_the_fields_name(client, widget, value):
         client.queue(demo_graph({widget: value}))
     assert refused.value.status == 400
     assert refused.value.body["node_errors"].keys() == {NODE}
-    [error] = refused.value.body["node_errors"][NODE]["errors"]
-    assert widget in error["details"]
+    errors = refused.value.body["node_errors"][NODE]["errors"]
+    assert errors
+    assert all(widget in error["details"] for error in errors)
 
 
 def test_a_choice_that_is_none_is_refused_by_name_whatever_else_is_set(client):
@@ -355,7 +357,7 @@ def test_a_choice_that_is_none_is_refused_by_name_whatever_else_is_set(client):
 
 def test_a_bad_value_from_another_node_stops_the_prompt_with_the_fields_name(client):
     prompt = demo_graph({"throttle_ms": ["8", 0]})
-    prompt["8"] = {"class_type": "PrimitiveInt", "inputs": {"value": -1}}
+    prompt["8"] = {"class_type": "PrimitiveInt", "inputs": {"value": -7}}
     run = client.run(prompt)
     assert run.outcome == "error"
     [error] = run.events_of("execution_error")
@@ -403,12 +405,12 @@ def test_a_live_change_reaches_that_clients_run_and_nobody_elses(running, client
             shown.append(message.sidestream["step"])
         elif message.type == "progress" and message.data["value"] == 5:
             answer = other.post("/sidestream/live", {"client_id": other.client_id, **FREE})
-            assert answer == {"runs": 0}
+            assert answer["runs"] == []
         elif message.type == "progress" and message.data["value"] == 15:
             answer = client.post(
                 "/sidestream/live", {"client_id": client.client_id, "throttle_ms": 0}
             )
-            assert answer == {"runs": 1}
+            assert len(answer["runs"]) == 1
     assert shown[0] == 1
     assert 15 <= shown[1] <= 20
     assert len(shown) >= 12

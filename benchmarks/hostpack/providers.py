@@ -54,7 +54,8 @@ def comfyui_callback(method: str, model: Any, steps: int) -> Callback:
     """The callback that ComfyUI makes for a preview method."""
     args = comfy.cli_args.args
     wanted = comfy.cli_args.LatentPreviewMethod(method)
-    with mock.patch.object(args, "preview_method", wanted):
+    # Not by assigning it, which would be this node's choice of a method for itself.
+    with mock.patch.dict(vars(args), preview_method=wanted):
         return comfyui.prepare_callback(model, steps)
 
 
