@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -11,6 +13,8 @@ from aiohttp import web
 from .settings import FIELDS, SettingError, checked, shown
 
 MAX_BODY = 16 * 1024  # bytes; a full set of settings is below 1 KB
+
+Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 
 class Answers(Protocol):
@@ -53,36 +57,38 @@ def add_to(table: web.RouteTableDef, current: Current) -> None:
         return web.json_response(current.pack.settings())
 
     @table.get("/sidestream/client")
+    @refusing
     async def client(request: web.Request) -> web.Response:
-        try:
-            client_id = checked_client(request.query.get("client_id"))
-        except SettingError as error:
-            return refusal(error)
+        client_id = checked_client(request.query.get("client_id"))
         return web.json_response(current.pack.client(client_id))
 
     @table.post("/sidestream/live")
+    @refusing
     async def live(request: web.Request) -> web.Response:
-        try:
-            client_id, changes = read_live(await read_limited(request))
-        except SettingError as error:
-            return refusal(error)
+        client_id, changes = read_live(await read_limited(request))
         current.pack.change(client_id, changes)
         return web.json_response(current.pack.client(client_id))
 
     @table.post("/sidestream/pause")
+    @refusing
     async def pause(request: web.Request) -> web.Response:
-        try:
-            client_id, paused = read_pause(await read_limited(request))
-        except SettingError as error:
-            return refusal(error)
+        client_id, paused = read_pause(await read_limited(request))
         current.pack.pause(client_id, paused)
         return web.json_response(current.pack.client(client_id))
 
 
-def refusal(error: SettingError) -> web.Response:
-    """The answer to a request that cannot be followed."""
-    status = 415 if isinstance(error, WrongType) else 400
-    return web.json_response({"error": str(error)}, status=status)
+def refusing(answer: Handler) -> Handler:
+    """`answer`, saying what is wrong with a request where it raises SettingError."""
+
+    @functools.wraps(answer)
+    async def answered(request: web.Request) -> web.Response:
+        try:
+            return await answer(request)
+        except SettingError as error:
+            status = 415 if isinstance(error, WrongType) else 400
+            return web.json_response({"error": str(error)}, status=status)
+
+    return answered
 
 
 class WrongType(SettingError):

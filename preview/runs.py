@@ -161,7 +161,7 @@ class Frame:
             "captured_to_sent_ms": round((now - self.captured_at) * 1000, 1),
             "ready_to_sent_ms": round((now - self.ready_at) * 1000, 1),
             "decode_ms": round(self.decode_ms, 2),
-            "dropped": self.run.execution.dropped,
+            "dropped": self.run.execution.outcomes.dropped,
             "outcomes": dict(self.run.execution.outcomes),
         }
 
@@ -185,6 +185,18 @@ class Frame:
         return special
 
 
+class Outcomes(Counter[str]):
+    """What became of frames, and of how many."""
+
+    @property
+    def sent(self) -> int:
+        return self[SENT]
+
+    @property
+    def dropped(self) -> int:
+        return self.total() - self[SENT]
+
+
 class Execution:
     """One execution of a node, which is one run to clients however often the node samples.
 
@@ -195,7 +207,7 @@ class Execution:
         # Not from a random number generator: the sampler's must stay as they are.
         self.id = os.urandom(6).hex()
         self.throttle = Throttle()
-        self.outcomes: Counter[str] = Counter()
+        self.outcomes = Outcomes()
         self.stages = 0
         """Samplings by now."""
         self.seq = 0
@@ -205,15 +217,6 @@ class Execution:
         self.steps = 0
         """Steps of all samplings by now."""
         self.lock = threading.RLock()  # as all locks that `Run.end` takes: see there
-
-    @property
-    def sent(self) -> int:
-        return self.outcomes[SENT]
-
-    @property
-    def dropped(self) -> int:
-        return sum(self.outcomes.values()) - self.outcomes[SENT]
-
 
 class Run:
     """One sampling, a stage of its node's run: from the making of its previewer to its last frame.
@@ -244,7 +247,7 @@ class Run:
         self._held = False
         self._method = self.settings.method
         """The method that `chain` is of."""
-        self.outcomes: Counter[str] = Counter()
+        self.outcomes = Outcomes()
         self.aborted = False
         self.paused = False
         """Whether its client has stopped previews: steps are counted, no frame is wanted."""
@@ -466,15 +469,6 @@ class Run:
     def max_size(self) -> int:
         """The longer side of the run's previews, in pixels."""
         return self.settings.max_size or self._plan.default_size
-
-    @property
-    def sent(self) -> int:
-        return self.outcomes[SENT]
-
-    @property
-    def dropped(self) -> int:
-        return sum(self.outcomes.values()) - self.outcomes[SENT]
-
 
 class Runs:
     """The runs that are going on, and what became of all frames since the start."""

@@ -164,7 +164,7 @@ def test_the_bytes_of_event_4(wire, transport):
     wire.connect("c")
     run = a_run()
     transport.send(encoded_frame(run, step=7))
-    assert wait_until(lambda: run.sent == 1)
+    assert wait_until(lambda: run.outcomes.sent == 1)
     [sent] = wire.to("c", 4)
     data, picture = header(sent.data)
     assert picture == PICTURE
@@ -200,7 +200,7 @@ def test_the_bytes_of_event_1(wire, transport, kind, number):
     wire.connect("old", metadata=False)
     run = a_run("old")
     transport.send(encoded_frame(run, kind=kind))
-    assert wait_until(lambda: run.sent == 1)
+    assert wait_until(lambda: run.outcomes.sent == 1)
     # Nothing but the picture: such a client knows none of SideStream's events.
     assert wire.sent == [Sent("old", 1, struct.pack(">I", number) + PICTURE)]
 
@@ -209,7 +209,7 @@ def test_the_panel_gets_the_same_object_as_json_before_the_picture(wire, transpo
     wire.connect("c")
     run = a_run()
     transport.send(encoded_frame(run, step=3))
-    assert wait_until(lambda: run.sent == 1)
+    assert wait_until(lambda: run.outcomes.sent == 1)
     first, second = wire.to("c")
     assert (first.event, second.event) == ("sidestream.frame", 4)
     picture_header = header(second.data)[0]
@@ -271,7 +271,7 @@ def test_i8_a_frame_goes_to_the_client_that_queued_and_to_nobody_else(wire, tran
     wire.connect("old", metadata=False)
     run = a_run("b")
     transport.send(encoded_frame(run))
-    assert wait_until(lambda: run.sent == 1)
+    assert wait_until(lambda: run.outcomes.sent == 1)
     wire.settle()
     assert {sent.client for sent in wire.sent} == {"b"}
 
@@ -281,7 +281,7 @@ def test_a_frame_of_nobodys_prompt_goes_to_everybody_in_their_own_form(wire, tra
     wire.connect("old", metadata=False)
     run = a_run(client=None)
     transport.send(encoded_frame(run))
-    assert wait_until(lambda: run.sent == 1)
+    assert wait_until(lambda: run.outcomes.sent == 1)
     assert len(wire.to("new", 4)) == len(wire.to("old", 1)) == 1
     assert run.outcomes == {runs.SENT: 1}
 
@@ -294,7 +294,7 @@ def test_i8_a_client_that_is_gone_leaves_its_frames_to_nobody(wire, transport):
     transport.send(encoded_frame(run))
     wire.settle()
     assert wire.sent == []
-    assert (run.dropped, run._open) == (1, 0)
+    assert (run.outcomes.dropped, run._open) == (1, 0)
 
 
 # I5: back-pressure
@@ -313,10 +313,10 @@ def test_i5_a_client_that_does_not_read_has_one_frame_in_flight(wire, transport)
     assert wire.started == 1
     assert run.outcomes == {runs.BUSY: 98}
     wire.resume(connection)
-    assert wait_until(lambda: run.sent == 1)
+    assert wait_until(lambda: run.outcomes.sent == 1)
     assert transport.ready(run)
     transport.send(encoded_frame(run, step=100))
-    assert wait_until(lambda: run.sent == 2)
+    assert wait_until(lambda: run.outcomes.sent == 2)
     assert wire.steps("c") == [1, 100]
 
 
@@ -328,9 +328,9 @@ def test_i5_a_client_that_does_not_read_costs_the_others_nothing(wire, transport
     for step in range(1, 21):
         assert transport.ready(quick)
         transport.send(encoded_frame(quick, step=step))
-        assert wait_until(lambda step=step: quick.sent == step)
+        assert wait_until(lambda step=step: quick.outcomes.sent == step)
     assert wire.steps("quick") == list(range(1, 21))
-    assert stuck.sent == 0
+    assert stuck.outcomes.sent == 0
 
 
 def test_i5_of_everybodys_frames_a_stuck_client_misses_some_and_the_others_none(wire, transport):
@@ -343,7 +343,7 @@ def test_i5_of_everybodys_frames_a_stuck_client_misses_some_and_the_others_none(
         assert wait_until(lambda step=step: len(wire.steps("quick")) == step)
         wire.settle()
     wire.resume(connection)
-    assert wait_until(lambda: run.sent == 10)
+    assert wait_until(lambda: run.outcomes.sent == 10)
     assert wire.steps("quick") == list(range(1, 11))
     assert wire.steps("stuck") == [1]
     assert run._open == 0
@@ -381,8 +381,8 @@ def test_i6_a_connection_that_raises_costs_its_frame_only(wire, transport, caplo
     run = a_run()
     transport.send(encoded_frame(run, step=1))
     assert wait_until(lambda: run._open == 0)
-    assert run.sent == 0
-    assert run.dropped == 1
+    assert run.outcomes.sent == 0
+    assert run.outcomes.dropped == 1
     assert len(caplog.records) == 1
     connection.raises = False
     assert transport.ready(run)
@@ -444,13 +444,13 @@ def test_i7_nothing_is_shown_after_something_newer_on_its_node(wire, transport):
     book = a_book()
     old, new = (start_run(book, FakeSource()) for _ in range(2))
     transport.send(encoded_frame(new, step=1))
-    assert wait_until(lambda: new.sent == 1)
+    assert wait_until(lambda: new.outcomes.sent == 1)
     assert not transport.live(old)
     transport.send(encoded_frame(old, step=20))
     assert wait_until(lambda: old.outcomes == {runs.LATE: 1})
     other_node = start_run(book, FakeSource(), owner=Owner("p", "2", client_id="c"))
     transport.send(encoded_frame(other_node, step=3))
-    assert wait_until(lambda: other_node.sent == 1)
+    assert wait_until(lambda: other_node.outcomes.sent == 1)
 
 
 def test_i7_of_two_devices_the_slower_ones_older_frame_is_not_shown(wire, transport):
@@ -458,7 +458,7 @@ def test_i7_of_two_devices_the_slower_ones_older_frame_is_not_shown(wire, transp
     run = a_run()
     slow, quick = encoded_frame(run, step=1), encoded_frame(run, step=2)
     transport.send(quick)
-    assert wait_until(lambda: run.sent == 1)
+    assert wait_until(lambda: run.outcomes.sent == 1)
     transport.send(slow)
     assert wait_until(lambda: run.outcomes == {runs.SENT: 1, runs.LATE: 1})
     assert wire.steps("c") == [2]

@@ -396,7 +396,7 @@ def test_i4_nothing_of_another_thread_ever_raises(cuda, engine_of, tmp_path, dec
                 run.at(step, 1000)
                 stage(engine, run, torch.full((1, 4, size, 64), 0.5, device=cuda))
                 assert wait_until(lambda run=run: run._open == 0, 20)
-            sent += run.sent
+            sent += run.outcomes.sent
     finally:
         stop.set()
         for thread in threads:

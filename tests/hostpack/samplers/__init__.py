@@ -54,26 +54,9 @@ class SampleAndShow(nodes.KSampler):
         return {"ui": {"images": shown}, "result": self.sample(**inputs)}
 
 
-class SampleWithNotes(nodes.KSampler):
-    """A KSampler with a text of several lines on its node."""
-
-    CATEGORY = "testing"
-    FUNCTION = "run"
-
-    @classmethod
-    def INPUT_TYPES(cls):
-        types = nodes.KSampler.INPUT_TYPES()
-        types["required"]["notes"] = ("STRING", {"default": "", "multiline": True})
-        return types
-
-    def run(self, notes, **inputs):
-        return self.sample(**inputs)
-
-
 NODE_CLASS_MAPPINGS = {
     "SampleAndStay": SampleAndStay,
     "SampleAndShowNothing": SampleAndShowNothing,
     "SampleAsOutput": SampleAsOutput,
     "SampleAndShow": SampleAndShow,
-    "SampleWithNotes": SampleWithNotes,
 }
