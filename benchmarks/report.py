@@ -145,16 +145,18 @@ def cost(name: str) -> str:
     """The README's sentence about the real server: what previews add to the time of a step."""
     result = load(name)
     [(unet, found)] = result["blocks"]["unets"].items()
-    added = {}
-    for row in found["rows"]:
-        if "ratio" in row:
-            percent = [f"{(ratio - 1) * 100:.1f}" for ratio in (row["ratio"], *row["ratio_95"])]
-            added[row["provider"]] = "{} % ({} to {} %)".format(*percent)
-    theirs, ours, defaults = (added[provider] for provider in IN_SERVER[1:])
+    measured = {row["provider"]: row for row in found["rows"]}
+
+    def added(provider: str) -> str:
+        row = measured[provider]
+        best, low, high = (f"{(r - 1) * 100:.1f}" for r in (row["ratio"], *row["ratio_95"]))
+        return f"{best} % ({low} to {high} %)".replace("-", "−")
+
+    _, comfyui, every_step, defaults = IN_SERVER
     return (
-        f"{MODELS[unet]}, on an {result['devices'][0]}: TAESD previews at every step add {ours} to"
-        f" the step time with SideStream, and {theirs} with ComfyUI. SideStream's defaults add"
-        f" {defaults}. In brackets: 95 % intervals."
+        f"{MODELS[unet]}, on one {result['devices'][0]}: TAESD previews at every step add"
+        f" {added(every_step)} to the step time with SideStream, and {added(comfyui)} with ComfyUI."
+        f" SideStream's defaults add {added(defaults)}. In brackets: 95 % intervals."
     )
 
 

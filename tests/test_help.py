@@ -88,7 +88,8 @@ def test_the_table_of_decoders_is_the_readmes(language: str) -> None:
     def files(text: str) -> list[str]:
         return re.findall(r"^\| .+? \| `(\w+)` \|", text, re.MULTILINE)
 
-    assert files(page("SideStreamPreview", language)) == files((REPO / "README.md").read_text("utf-8"))
+    readme = (REPO / "README.md").read_text("utf-8")
+    assert files(page("SideStreamPreview", language)) == files(readme)
 
 
 @each_node

@@ -79,7 +79,7 @@ def told(path: str, text: str) -> Facts:
     if path.endswith(".json"):
         entries = json.loads(text).items()
         return {key.removeprefix("SideStream_"): (e["name"], e["tooltip"]) for key, e in entries}
-    text = re.sub(r", (or a GPU's number|GPU の番号|GPU 编号)(?=;| \|)", "", text)  # the machine's own
+    text = re.sub(r", (?:or a GPU's number|GPU の番号|GPU 编号)(?=;| \|)", "", text)
     if path.startswith("docs/"):
         rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \|", text, re.MULTILINE)
         return {name: (said, default) for name, said, default in rows}
@@ -88,23 +88,24 @@ def told(path: str, text: str) -> Facts:
 
 
 def wanted(path: str, language: str) -> Facts:
-    """What it has to say. English is in the table; other languages agree with their node's texts."""
-    node: Facts = {name: (field.label, field.tooltip) for name, field in FIELDS.items()}
+    """What it has to say. The table is English; a translation agrees with that of the node."""
+    texts: Facts = {name: (field.label, field.tooltip) for name, field in FIELDS.items()}
     if language != "en":
-        there = told("nodeDefs.json", text_of(f"locales/{language}/nodeDefs.json"))
-        node = {name: there.get(name, ("?", "?")) for name in FIELDS}
-    units = {name: getattr(field, "unit", "") for name, field in FIELDS.items()}
-    defaults = {name: str(field.default) for name, field in FIELDS.items()}
+        node = f"locales/{language}/nodeDefs.json"
+        translated = told(node, text_of(node))
+        texts = {name: translated.get(name, ("", "")) for name in FIELDS}
     if path.endswith("nodeDefs.json"):
-        return node
+        return texts
     if path.endswith(".json"):
-        there, own = told(path, text_of(path)), panels_own()
-        said = {name: f" ({unit})" * (unit not in ("", *COUNTS)) for name, unit in units.items()}
-        dialog: Facts = {name: (node[name][0] + said[name], node[name][1]) for name in FIELDS}
-        return dialog | {name: own[name] if language == "en" else there.get(name, ()) for name in own}
+        units = {name: getattr(field, "unit", "") for name, field in FIELDS.items()}
+        said = {name: f" ({u})" if u not in ("", *COUNTS) else "" for name, u in units.items()}
+        dialog: Facts = {name: (text[0] + said[name], text[1]) for name, text in texts.items()}
+        own, here = panels_own(), told(path, text_of(path))
+        return dialog | (own if language == "en" else {name: here.get(name, ()) for name in own})
+    defaults = {name: str(field.default) for name, field in FIELDS.items()}
     if path.startswith("docs/"):
         return {name: (values(name, " to "), defaults[name]) for name in FIELDS}
-    return {name: (node[name][0], values(name, "–", COUNTS), defaults[name]) for name in FIELDS}
+    return {name: (texts[name][0], values(name, "–", COUNTS), defaults[name]) for name in FIELDS}
 
 
 def differences(path: str, language: str, text: str) -> list[str]:
