@@ -1,8 +1,8 @@
 /** What the server says about itself, and what follows from it for the user. */
 
-import { getJson } from "./comfy.js";
-import { whenEnded } from "./dom.js";
-import { t } from "./strings.js";
+import { getJson } from "../host/comfy.js";
+import { whenEnded } from "../view/dom.js";
+import { t } from "../host/strings.js";
 
 /** @typedef {import("./store.js").FrameStore} FrameStore */
 /** @typedef {import("./store.js").Run} Run */

@@ -1,7 +1,7 @@
 /** What the user does to running samplers: change settings, pause previews, interrupt. */
 
-import { api, app, clientId, getJson, toast } from "./comfy.js";
-import { t } from "./strings.js";
+import { api, app, clientId, getJson, toast } from "../host/comfy.js";
+import { t } from "../host/strings.js";
 
 /** @typedef {import("./store.js").FrameStore} FrameStore */
 /** @typedef {import("./store.js").Run} Run */

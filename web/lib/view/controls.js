@@ -1,11 +1,11 @@
 /** The steering wheel: one control for each setting, pause, interrupt. */
 
 import { elementsOf, iconButton, keepFromPage, setIcon, setText } from "./dom.js";
-import { allows, labelOf, tooltipOf, unitText } from "./settings.js";
-import { t } from "./strings.js";
+import { allows, labelOf, tooltipOf, unitText } from "../data/settings.js";
+import { t } from "../host/strings.js";
 
 /** @typedef {import("./panel.js").Shared} Shared */
-/** @typedef {import("./settings.js").Field} Field */
+/** @typedef {import("../data/settings.js").Field} Field */
 /**
  * @typedef {object} Control
  * @property {HTMLElement} element
@@ -44,7 +44,7 @@ export class Controls {
     this.shared = shared;
     /** @type {Map<string, Control>} */
     this.controls = new Map();
-    /** @type {import("./store.js").Run | null | undefined} whose values are shown */
+    /** @type {import("../data/store.js").Run | null | undefined} whose values are shown */
     this._run = undefined;
     for (const [name, field] of Object.entries(shared.settings.fields)) {
       this.controls.set(name, field.type === "choice" ? this._choice(name, field) : this._number(name, field));

@@ -3,8 +3,8 @@
  * of them (`GET /sidestream/settings`), so that a setting is described in one place.
  */
 
-import { getJson, settingValue, storeSetting } from "./comfy.js";
-import { settingText, t } from "./strings.js";
+import { getJson, settingValue, storeSetting } from "../host/comfy.js";
+import { settingText, t } from "../host/strings.js";
 
 /**
  * @typedef {object} Field A setting as the server describes it.

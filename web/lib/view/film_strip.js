@@ -2,7 +2,7 @@
 
 import { elementsOf, whenEnded } from "./dom.js";
 
-/** @typedef {import("./store.js").Frame} Frame */
+/** @typedef {import("../data/store.js").Frame} Frame */
 
 const HEIGHT = 40;
 const INTERVAL_MS = 250;
@@ -11,7 +11,7 @@ const THUMB_WIDTH = 4; // of the scrubber over it, in CSS pixels
 export class FilmStrip {
   /**
    * @param {Document} document
-   * @param {import("./watching.js").Watching} watching
+   * @param {import("../data/watching.js").Watching} watching
    * @param {AbortSignal} signal
    */
   constructor(document, watching, signal) {

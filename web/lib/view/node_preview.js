@@ -1,16 +1,16 @@
 /** A live thumbnail on the 'Side-Stream Preview' node, of the samplers that use its settings. */
 
-import { api, app, nodeByExecutionId, usesVueNodes } from "./comfy.js";
+import { api, app, nodeByExecutionId, usesVueNodes } from "../host/comfy.js";
 import { elementsOf, setText } from "./dom.js";
-import { FramePainter } from "./pictures.js";
-import { Player } from "./player.js";
-import { rateOf } from "./rates.js";
-import { newestAnimation } from "./store.js";
-import { stepText, t } from "./strings.js";
+import { FramePainter } from "../media/pictures.js";
+import { Player } from "../media/player.js";
+import { rateOf } from "../data/rates.js";
+import { newestAnimation } from "../data/store.js";
+import { stepText, t } from "../host/strings.js";
 
-/** @typedef {import("./prompts.js").Prompts} Prompts */
-/** @typedef {import("./store.js").Frame} Frame */
-/** @typedef {import("./store.js").FrameStore} FrameStore */
+/** @typedef {import("../data/prompts.js").Prompts} Prompts */
+/** @typedef {import("../data/store.js").Frame} Frame */
+/** @typedef {import("../data/store.js").FrameStore} FrameStore */
 /**
  * @typedef {object} Thumbnail
  * @property {FramePainter} painter
@@ -154,7 +154,7 @@ function isOnScreen(node, element) {
 
 /**
  * @param {Thumbnail} thumbnail
- * @param {import("./store.js").Run} run
+ * @param {import("../data/store.js").Run} run
  */
 function draw({ painter, player, caption, element }, run) {
   const animation = newestAnimation(run);

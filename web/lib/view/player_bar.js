@@ -1,10 +1,10 @@
 /** The controls of the stage's player: play, the frame, or the still instead. */
 
 import { elementsOf, iconButton, keepFromPage, setIcon, setText } from "./dom.js";
-import { stepText, t } from "./strings.js";
+import { stepText, t } from "../host/strings.js";
 
-/** @typedef {import("./player.js").Player} Player */
-/** @typedef {import("./watching.js").Watching} Watching */
+/** @typedef {import("../media/player.js").Player} Player */
+/** @typedef {import("../data/watching.js").Watching} Watching */
 
 export class PlayerBar {
   /**

@@ -1,10 +1,10 @@
 /** The samplers of the newest prompt, by the names of their nodes: follow, pin one, or see all. */
 
 import { elementsOf, setText } from "./dom.js";
-import { t } from "./strings.js";
+import { t } from "../host/strings.js";
 
-/** @typedef {import("./store.js").Run} Run */
-/** @typedef {import("./watching.js").Watching} Watching */
+/** @typedef {import("../data/store.js").Run} Run */
+/** @typedef {import("../data/watching.js").Watching} Watching */
 
 export class Strip {
   /**

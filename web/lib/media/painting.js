@@ -2,7 +2,7 @@
 
 import { FramePainter } from "./pictures.js";
 
-/** @typedef {import("./store.js").Frame} Frame */
+/** @typedef {import("../data/store.js").Frame} Frame */
 /** @typedef {{ width: number, height: number }} Size */
 /** @typedef {(frame: Frame, size: Size, at: number) => void} Drawn called after each drawing */
 /**

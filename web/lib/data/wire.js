@@ -7,7 +7,7 @@
  */
 
 import { mosaicOf } from "./cells.js";
-import { api, getJson, promptOf } from "./comfy.js";
+import { api, getJson, promptOf } from "../host/comfy.js";
 
 /** @typedef {import("./store.js").FrameStore} FrameStore */
 

@@ -3,16 +3,16 @@
 import { elementsOf, iconButton, keepFromPage, setText } from "./dom.js";
 import { FilmStrip } from "./film_strip.js";
 import { SaveMenu } from "./save_menu.js";
-import { stepText, t } from "./strings.js";
+import { stepText, t } from "../host/strings.js";
 
-/** @typedef {import("./store.js").Run} Run */
-/** @typedef {import("./watching.js").Watching} Watching */
+/** @typedef {import("../data/store.js").Run} Run */
+/** @typedef {import("../data/watching.js").Watching} Watching */
 
 export class Timeline {
   /**
    * @param {Document} document
    * @param {import("./panel.js").Shared} shared
-   * @param {import("./player.js").Player} player the stage's
+   * @param {import("../media/player.js").Player} player the stage's
    * @param {AbortSignal} signal
    */
   constructor(document, shared, player, signal) {

@@ -1,7 +1,7 @@
 /** On which path each device's previews are made, in plain words, with what is wrong with it. */
 
 import { elementsOf } from "./dom.js";
-import { t } from "./strings.js";
+import { t } from "../host/strings.js";
 
 /** @typedef {{ device: string, path: string, problem: string | null }} Device as the server tells of it */
 
@@ -17,7 +17,7 @@ const PATHS = /** @type {[RegExp, string][]} */ ([
 export class Devices {
   /**
    * @param {Document} document
-   * @param {import("./status.js").ServerStatus} status
+   * @param {import("../data/status.js").ServerStatus} status
    */
   constructor(document, status) {
     this.make = elementsOf(document);

@@ -1,16 +1,16 @@
 /** The menu that saves what is watched: the large picture, its animation, the run. */
 
-import { toast } from "./comfy.js";
+import { toast } from "../host/comfy.js";
 import { elementsOf, setText } from "./dom.js";
-import { saveAnimation, saveFrame, savePlayed, saveRun } from "./saving.js";
-import { isStandIn } from "./store.js";
-import { t } from "./strings.js";
+import { saveAnimation, saveFrame, savePlayed, saveRun } from "../media/saving.js";
+import { isStandIn } from "../data/store.js";
+import { t } from "../host/strings.js";
 
 export class SaveMenu {
   /**
    * @param {Document} document
    * @param {import("./panel.js").Shared} shared
-   * @param {import("./player.js").Player} player the stage's
+   * @param {import("../media/player.js").Player} player the stage's
    * @param {AbortSignal} signal
    */
   constructor(document, { watching, prompts }, player, signal) {

@@ -7,20 +7,20 @@ import { PlayerBar } from "./player_bar.js";
 import { Readouts } from "./readouts.js";
 import { reportButton } from "./report.js";
 import { Stage } from "./stage.js";
-import { notice } from "./status.js";
+import { notice } from "../data/status.js";
 import { Strip } from "./strip.js";
 import { Timeline } from "./timeline.js";
-import { t } from "./strings.js";
+import { t } from "../host/strings.js";
 
 /**
  * @typedef {object} Shared What all panels share.
- * @property {import("./store.js").FrameStore} store
- * @property {import("./watching.js").Watching} watching
- * @property {import("./settings.js").Settings} settings
- * @property {import("./steering.js").Steering} steering
- * @property {import("./status.js").ServerStatus} status
- * @property {import("./rates.js").Rates} rates
- * @property {import("./prompts.js").Prompts} prompts
+ * @property {import("../data/store.js").FrameStore} store
+ * @property {import("../data/watching.js").Watching} watching
+ * @property {import("../data/settings.js").Settings} settings
+ * @property {import("../data/steering.js").Steering} steering
+ * @property {import("../data/status.js").ServerStatus} status
+ * @property {import("../data/rates.js").Rates} rates
+ * @property {import("../data/prompts.js").Prompts} prompts
  * @property {() => void} popOut
  */
 

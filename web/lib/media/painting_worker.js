@@ -3,12 +3,12 @@
  * graph does not hold them up. The page imports this file like every other; there it does nothing.
  */
 
-import { drawPart } from "./cells.js";
+import { drawPart } from "../data/cells.js";
 
 /**
  * @typedef {object} Wanted
  * @property {Blob} blob
- * @property {import("./cells.js").Mosaic | null} mosaic
+ * @property {import("../data/cells.js").Mosaic | null} mosaic
  * @property {number | null} image of the batch, to be shown alone
  * @property {number} number
  */

@@ -4,11 +4,11 @@
  * opened meanwhile; after a reload of the page, from the server's queue.
  */
 
-import { api, getJson, idOf, isOpen, nodeByExecutionId, openWorkflow } from "./comfy.js";
+import { api, getJson, idOf, isOpen, nodeByExecutionId, openWorkflow } from "../host/comfy.js";
 
 /** @typedef {Record<string, { class_type: string, inputs: Record<string, any>, _meta?: { title?: string } }>} Prompt */
 
-/** @typedef {{ nodes: Prompt, workflow: import("./comfy.js").Workflow }} Known */
+/** @typedef {{ nodes: Prompt, workflow: import("../host/comfy.js").Workflow }} Known */
 
 const KEPT = 30;
 const PREVIEW_NODE = "SideStreamPreview";
@@ -38,7 +38,7 @@ export class Prompts {
   /**
    * @param {string} promptId
    * @param {Prompt} nodes
-   * @param {import("./comfy.js").Workflow} workflow from which it was queued
+   * @param {import("../host/comfy.js").Workflow} workflow from which it was queued
    */
   remember(promptId, nodes, workflow) {
     this._known.set(promptId, { nodes, workflow });
@@ -161,7 +161,7 @@ function seedOf(nodes, id, depth = 4) {
  * the request's body, `queued` hears the prompt's id.
  *
  * @param {(body: any) => void} change
- * @param {(promptId: string, prompt: Prompt, workflow: import("./comfy.js").Workflow) => void} queued
+ * @param {(promptId: string, prompt: Prompt, workflow: import("../host/comfy.js").Workflow) => void} queued
  */
 export function joinQueueing(change, queued) {
   const before = /** @type {(...args: any[]) => Promise<Response>} */ (api.fetchApi);

@@ -1,8 +1,8 @@
 /** The server's report on itself, for the clipboard: a text to post where one asks for help. */
 
-import { api, toast } from "./comfy.js";
+import { api, toast } from "../host/comfy.js";
 import { elementsOf } from "./dom.js";
-import { t } from "./strings.js";
+import { t } from "../host/strings.js";
 
 const ROUTE = "/sidestream/report";
 

@@ -1,8 +1,8 @@
 /** Frames decoded to bitmaps, once for all who draw them. */
 
-import { drawPart } from "./cells.js";
+import { drawPart } from "../data/cells.js";
 
-/** @typedef {import("./store.js").Frame} Frame */
+/** @typedef {import("../data/store.js").Frame} Frame */
 
 const KEPT = 6;
 

@@ -1,9 +1,9 @@
 /** Plays animations in a loop on a canvas. */
 
-import { drawPart } from "./cells.js";
+import { drawPart } from "../data/cells.js";
 import { Reel } from "./reel.js";
 
-/** @typedef {import("./store.js").Animation} Animation */
+/** @typedef {import("../data/store.js").Animation} Animation */
 
 const LOOK_AGAIN_MS = 500;
 

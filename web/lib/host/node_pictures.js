@@ -9,11 +9,11 @@
  */
 
 import { api, app, nodeByExecutionId, nodePictures, promptOf, usesVueNodes } from "./comfy.js";
-import { newestAnimation } from "./store.js";
+import { newestAnimation } from "../data/store.js";
 
-/** @typedef {import("./prompts.js").Prompts} Prompts */
-/** @typedef {import("./store.js").FrameStore} FrameStore */
-/** @typedef {import("./store.js").Run} Run */
+/** @typedef {import("../data/prompts.js").Prompts} Prompts */
+/** @typedef {import("../data/store.js").FrameStore} FrameStore */
+/** @typedef {import("../data/store.js").Run} Run */
 
 /** In frames of the screen, until the page has taken a new preview in. */
 const PATIENCE = 120;

@@ -1,12 +1,12 @@
 /** A picture as a PNG file, an animation as it came, a run's stills as an animated WebP or a WebM. */
 
-import { partOf } from "./cells.js";
-import { stepText, t } from "./strings.js";
+import { partOf } from "../data/cells.js";
+import { stepText, t } from "../host/strings.js";
 import { animatedWebp } from "./webp.js";
 
 /** @typedef {import("./player.js").Player} Player */
-/** @typedef {import("./store.js").Animation} Animation */
-/** @typedef {import("./store.js").Frame} Frame */
+/** @typedef {import("../data/store.js").Animation} Animation */
+/** @typedef {import("../data/store.js").Frame} Frame */
 
 const FRAME_MS = 125;
 const LAST_FRAME_MS = 1500;
@@ -184,7 +184,7 @@ function encoded(canvas, type) {
 /**
  * What tells a file from those of other runs: workflow, sampler, seed, and when the run began.
  *
- * @param {import("./store.js").Picture} picture
+ * @param {import("../data/store.js").Picture} picture
  * @param {Wishes} wishes
  */
 function stemOf({ run, mosaic }, { image, burn, origin: { workflow, seed } }) {
@@ -204,7 +204,7 @@ function timeName(time) {
   return local.replace(/[-:.Z]/g, "").replace("T", "-");
 }
 
-/** @param {import("./store.js").Picture} picture */
+/** @param {import("../data/store.js").Picture} picture */
 function stepName(picture) {
   return `step${padded(picture.step)}`;
 }

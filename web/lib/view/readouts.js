@@ -2,11 +2,11 @@
 
 import { Devices } from "./devices.js";
 import { elementsOf, setText, whenEnded } from "./dom.js";
-import { SECONDS } from "./rates.js";
-import { stepText, t } from "./strings.js";
+import { SECONDS } from "../data/rates.js";
+import { stepText, t } from "../host/strings.js";
 
 /** @typedef {import("./panel.js").Shared} Shared */
-/** @typedef {import("./store.js").Run} Run */
+/** @typedef {import("../data/store.js").Run} Run */
 
 const SVG = "http://www.w3.org/2000/svg";
 const NAMES = /** @type {const} */ (["step", "rate", "latency", "dropped", "share", "picture"]);
@@ -101,7 +101,7 @@ export class Readouts {
   }
 }
 
-/** @param {import("./store.js").Frame} frame */
+/** @param {import("../data/store.js").Frame} frame */
 function pictureText(frame) {
   const decoder = frame.decoder === "spectrogram" ? t("readouts.spectrogram") : (DECODERS[frame.decoder] ?? frame.decoder);
   const size = frame.width ? `${frame.width} × ${frame.height}` : "";

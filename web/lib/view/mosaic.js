@@ -1,11 +1,11 @@
 /** The images of a batch in one picture: choose one to see it alone, and go back to all of them. */
 
-import { batchOf } from "./cells.js";
+import { batchOf } from "../data/cells.js";
 import { elementsOf, iconButton, setText } from "./dom.js";
-import { t } from "./strings.js";
+import { t } from "../host/strings.js";
 
-/** @typedef {import("./cells.js").Mosaic} Mosaic */
-/** @typedef {import("./watching.js").Watching} Watching */
+/** @typedef {import("../data/cells.js").Mosaic} Mosaic */
+/** @typedef {import("../data/watching.js").Watching} Watching */
 
 export class MosaicView {
   /**

@@ -1,7 +1,7 @@
 /** The panel in a window that stays on top, where the browser has such windows; else in a plain one. */
 
-import { toast } from "./comfy.js";
-import { t } from "./strings.js";
+import { toast } from "../host/comfy.js";
+import { t } from "../host/strings.js";
 
 const SIZE = { width: 480, height: 720 };
 

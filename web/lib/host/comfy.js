@@ -1,7 +1,7 @@
 /** ComfyUI's page as SideStream sees it: the only module that imports it. */
 
-import { api as pageApi } from "../../../scripts/api.js";
-import { app as pageApp } from "../../../scripts/app.js";
+import { api as pageApi } from "../../../../scripts/api.js";
+import { app as pageApp } from "../../../../scripts/app.js";
 
 export const app = pageApp;
 export const api = pageApi;

@@ -1,10 +1,10 @@
 /** All samplers of the newest prompt side by side. */
 
 import { elementsOf, setText } from "./dom.js";
-import { FramePainter } from "./pictures.js";
-import { stepText, t } from "./strings.js";
+import { FramePainter } from "../media/pictures.js";
+import { stepText, t } from "../host/strings.js";
 
-/** @typedef {import("./watching.js").Watching} Watching */
+/** @typedef {import("../data/watching.js").Watching} Watching */
 /** @typedef {{ element: HTMLElement, caption: HTMLElement, painter: FramePainter }} Tile */
 
 const TILE_SIDE = 768;
@@ -19,7 +19,7 @@ export class Grid {
     this.watching = watching;
     const hint = this.make("p", { class: "ss-hint ss-grid-hint" }, t("strip.notInAll"));
     this.element = this.make("div", { class: "ss-grid", hidden: true }, hint);
-    /** @type {Map<import("./store.js").Run, Tile>} */
+    /** @type {Map<import("../data/store.js").Run, Tile>} */
     this.tiles = new Map();
   }
 
@@ -41,7 +41,7 @@ export class Grid {
   }
 
   /**
-   * @param {import("./store.js").Run} run
+   * @param {import("../data/store.js").Run} run
    * @returns {Tile}
    */
   _add(run) {

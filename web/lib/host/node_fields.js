@@ -15,7 +15,7 @@ const WIDGET_GAP = 4;
 
 /**
  * @param {any} node a LGraphNode that was just made
- * @param {Record<string, import("./settings.js").Field>} fields
+ * @param {Record<string, import("../data/settings.js").Field>} fields
  */
 export function prepareFields(node, fields) {
   const inputs = node.constructor.nodeData?.input?.optional ?? {};

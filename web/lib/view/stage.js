@@ -5,12 +5,12 @@
 
 import { elementsOf, setText, whenEnded } from "./dom.js";
 import { MosaicView } from "./mosaic.js";
-import { painterOf } from "./painting.js";
-import { Player } from "./player.js";
-import { stepText, t } from "./strings.js";
+import { painterOf } from "../media/painting.js";
+import { Player } from "../media/player.js";
+import { stepText, t } from "../host/strings.js";
 
-/** @typedef {import("./store.js").Frame} Frame */
-/** @typedef {import("./watching.js").Watching} Watching */
+/** @typedef {import("../data/store.js").Frame} Frame */
+/** @typedef {import("../data/watching.js").Watching} Watching */
 
 /** Device pixels for each pixel of the picture. */
 const ZOOMS = [1 / 8, 1 / 4, 1 / 2, 1, 2, 3, 4, 6, 8, 12, 16];
@@ -109,7 +109,7 @@ export class Stage {
     this.still = { width: 1, height: 1 };
     this.player = new Player(this.movie);
     this.player.addEventListener("change", () => this._onPlayed(), { signal });
-    /** @type {import("./store.js").Animation | null} the one that covers the still */
+    /** @type {import("../data/store.js").Animation | null} the one that covers the still */
     this.played = null;
     this.movieSize = { width: 1, height: 1 };
     /** @type {Frame | null} the one on the still's canvas */
@@ -210,7 +210,7 @@ export class Stage {
     return Math.min(room.width / picture.width, room.height / picture.height);
   }
 
-  /** @type {import("./painting.js").Drawn} */
+  /** @type {import("../media/painting.js").Drawn} */
   _onDrawn(frame, size, at) {
     const isOtherSize = size.width !== this.still.width || size.height !== this.still.height;
     this.still = size;
