@@ -1,7 +1,7 @@
 /** Several images of a batch in one picture, in cells of equal size: where each one is, and how to draw it alone. */
 
 /**
- * @typedef {object} Mosaic
+ * @typedef {object} Cells
  * @property {number} columns
  * @property {number} rows
  * @property {number[]} images their places in the batch, row by row; the last row may be shorter
@@ -11,25 +11,25 @@
 
 /**
  * @param {any} told a frame's `grid`, as the server sends it
- * @returns {Mosaic | null} null where there is nothing to choose from
+ * @returns {Cells | null} null where there is nothing to choose from
  */
-export function mosaicOf(told) {
+export function cellsOf(told) {
   return told?.images?.length > 1 ? told : null;
 }
 
 /**
  * The part of a picture that shows one image of the batch: all of it where there is no such part.
  *
- * @param {Mosaic | null} mosaic
+ * @param {Cells | null} cells
  * @param {number | null} image its place in the batch
  * @param {number} width of the whole picture
  * @param {number} height
  * @returns {Part}
  */
-export function partOf(mosaic, image, width, height) {
-  const cell = mosaic && image !== null ? mosaic.images.indexOf(image) : -1;
-  if (!mosaic || cell < 0) return { x: 0, y: 0, width, height };
-  const { columns, rows } = mosaic;
+export function partOf(cells, image, width, height) {
+  const cell = cells && image !== null ? cells.images.indexOf(image) : -1;
+  if (!cells || cell < 0) return { x: 0, y: 0, width, height };
+  const { columns, rows } = cells;
   const cellWidth = Math.floor(width / columns);
   const cellHeight = Math.floor(height / rows);
   return {
@@ -45,12 +45,12 @@ export function partOf(mosaic, image, width, height) {
  *
  * @param {HTMLCanvasElement | OffscreenCanvas} canvas
  * @param {ImageBitmap | OffscreenCanvas} picture
- * @param {Mosaic | null} mosaic
+ * @param {Cells | null} cells
  * @param {number | null} image its place in the batch
  * @param {number} [maxSide] where a small picture is enough
  */
-export function drawPart(canvas, picture, mosaic, image, maxSide = Infinity) {
-  const part = partOf(mosaic, image, picture.width, picture.height);
+export function drawPart(canvas, picture, cells, image, maxSide = Infinity) {
+  const part = partOf(cells, image, picture.width, picture.height);
   const shrink = Math.min(1, maxSide / Math.max(part.width, part.height));
   const width = Math.max(1, Math.round(part.width * shrink));
   const height = Math.max(1, Math.round(part.height * shrink));
@@ -63,8 +63,8 @@ export function drawPart(canvas, picture, mosaic, image, maxSide = Infinity) {
 /**
  * How many images the batch has at least.
  *
- * @param {Mosaic} mosaic
+ * @param {Cells} cells
  */
-export function batchOf(mosaic) {
-  return Math.max(...mosaic.images) + 1;
+export function batchSize(cells) {
+  return Math.max(...cells.images) + 1;
 }

@@ -145,7 +145,7 @@ const ZEROS = /** @type {Record<string, string>} */ ({
  * @param {any} value
  */
 export function unitText(name, field, value) {
-  if (value === 0 && ZEROS[name]) return t(`steering.${ZEROS[name]}`);
+  if (value === 0 && ZEROS[name]) return t(`liveSettings.${ZEROS[name]}`);
   const { unit = "" } = field;
   return COUNTS.includes(unit) ? t(`units.${unit}`) : unit;
 }

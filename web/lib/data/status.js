@@ -6,7 +6,7 @@ import { t } from "../host/strings.js";
 
 /** @typedef {import("./store.js").FrameStore} FrameStore */
 /** @typedef {import("./store.js").Run} Run */
-/** @typedef {import("./steering.js").Steering} Steering */
+/** @typedef {import("./live_settings.js").LiveSettings} LiveSettings */
 
 const INTERVAL_MS = 2000;
 
@@ -66,11 +66,11 @@ export class ServerStatus extends EventTarget {
  * What is degraded, and what to do about it: one sentence, or nothing.
  *
  * @param {ServerStatus} status
- * @param {Steering} steering
+ * @param {LiveSettings} liveSettings
  * @param {Run | null} run the watched one
  * @returns {{ key: string, text: string, mild: boolean } | null}
  */
-export function notice(status, steering, run) {
+export function notice(status, liveSettings, run) {
   /** @param {string} key @param {Record<string, string>} [values] */
   const say = (key, values) => ({ key, text: t(`notices.${key}`, values), mild: MILD.has(key) });
   const provider = status.latest?.provider;
@@ -80,7 +80,7 @@ export function notice(status, steering, run) {
   if (provider && provider.in_charge !== "SideStream") {
     return say("inFront", { who: provider.in_charge });
   }
-  if (steering.paused) return say("paused");
+  if (liveSettings.paused) return say("paused");
   const silence = status.store.silence;
   if (silence?.why === "method") return say("chosenNone");
   if (silence?.why === "latents") return say("noDecoder");
@@ -94,7 +94,7 @@ export function notice(status, steering, run) {
     const { decoder, decode_ms: took, seconds_between: seconds } = run.slow;
     return say("slow", { decoder, ms: String(Math.round(took)), seconds: String(Math.round(seconds)) });
   }
-  const method = run?.settings?.method ?? steering.settings.get("method");
+  const method = run?.settings?.method ?? liveSettings.settings.get("method");
   if (run?.live && method === "off") return say("off");
   const decoder = run?.frames.at(-1)?.decoder;
   if (decoder === "latent2rgb" && method === "taesd") return say("noDecoderFile");

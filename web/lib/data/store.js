@@ -2,7 +2,7 @@
 
 import { Thumbnails } from "./thumbnails.js";
 
-/** @typedef {import("./cells.js").Mosaic} Mosaic */
+/** @typedef {import("./cells.js").Cells} Cells */
 
 /**
  * @typedef {object} Picture What one preview shows, as it arrived.
@@ -14,7 +14,7 @@ import { Thumbnails } from "./thumbnails.js";
  * @property {number} width
  * @property {number} height
  * @property {string} decoder
- * @property {Mosaic | null} mosaic where it shows several images of a batch
+ * @property {Cells | null} cells where it shows several images of a batch
  * @property {number} notFinite how many positions of the latent were NaN or infinite
  * @property {number} latencyMs captured to sent
  * @property {number} arrivedAt on the clock of performance.now()

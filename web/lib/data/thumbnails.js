@@ -1,4 +1,4 @@
-/** Small pictures of frames for all film strips: each decoded once, those used last kept. */
+/** Small pictures of frames for all timelines: each decoded once, those used last kept. */
 
 /** @typedef {import("./store.js").Frame} Frame */
 /**

@@ -69,8 +69,8 @@ export class Watching extends EventTarget {
   /** @returns {number | null} the image of the batch that is shown alone */
   get image() {
     const image = this.run && this._images.get(this.run);
-    const mosaic = (this.playing ?? this.frame)?.mosaic;
-    return image != null && mosaic?.images.includes(image) ? image : null;
+    const cells = (this.playing ?? this.frame)?.cells;
+    return image != null && cells?.images.includes(image) ? image : null;
   }
 
   /** @returns {Frame | null} the frame to compare with */

@@ -6,7 +6,7 @@
  * here for the picture of the same node; a picture without facts is another previewer's.
  */
 
-import { mosaicOf } from "./cells.js";
+import { cellsOf } from "./cells.js";
 import { api, getJson, promptOf } from "../host/comfy.js";
 
 /** @typedef {import("./store.js").FrameStore} FrameStore */
@@ -111,7 +111,7 @@ function addOwn(store, facts, blob) {
     width: facts.width,
     height: facts.height,
     decoder: facts.decoder ?? "",
-    mosaic: mosaicOf(facts.grid),
+    cells: cellsOf(facts.grid),
     notFinite: facts.not_finite ?? 0,
     latencyMs: facts.captured_to_sent_ms,
     arrivedAt: performance.now(),
@@ -144,7 +144,7 @@ function addForeign(store, detail, promptId, progress) {
     width: 0,
     height: 0,
     decoder: "",
-    mosaic: null,
+    cells: null,
     notFinite: 0,
     latencyMs: NaN,
     arrivedAt: performance.now(),

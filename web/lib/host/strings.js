@@ -32,9 +32,9 @@ export function t(key, values = {}) {
  * @param {Pick<import("../data/store.js").Picture, "seq" | "stage" | "step" | "totalSteps">} picture
  */
 export function stepText({ seq, stage, step, totalSteps }) {
-  if (!totalSteps) return t("readouts.frameNumber", { frame: seq });
-  const text = t("readouts.stepOf", { step, total: totalSteps });
-  return stage > 1 ? t("readouts.stageOf", { stage, step: text }) : text;
+  if (!totalSteps) return t("stats.frameNumber", { frame: seq });
+  const text = t("stats.stepOf", { step, total: totalSteps });
+  return stage > 1 ? t("stats.stageOf", { stage, step: text }) : text;
 }
 
 /**

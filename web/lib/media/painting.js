@@ -73,8 +73,8 @@ class WorkerPainter {
     if (this.instead) return this.instead.show(frame, image);
     if (frame === null) return this.sent.clear();
     this.sent.set(++this.number, frame);
-    const { blob, mosaic } = frame;
-    worker?.postMessage({ id: this.id, picture: { blob, mosaic, image, number: this.number } });
+    const { blob, cells } = frame;
+    worker?.postMessage({ id: this.id, picture: { blob, cells, image, number: this.number } });
   }
 
   /** @param {Size & { number: number, at: number, failed?: boolean }} told */

@@ -8,7 +8,7 @@ import { drawPart } from "../data/cells.js";
 /**
  * @typedef {object} Wanted
  * @property {Blob} blob
- * @property {import("../data/cells.js").Mosaic | null} mosaic
+ * @property {import("../data/cells.js").Cells | null} cells
  * @property {number | null} image of the batch, to be shown alone
  * @property {number} number
  */
@@ -47,12 +47,12 @@ if (typeof scope.WorkerGlobalScope === "function") {
 async function paint(id, easel) {
   easel.busy = true;
   while (easel.wanted) {
-    const { blob, mosaic, image, number } = easel.wanted;
+    const { blob, cells, image, number } = easel.wanted;
     easel.wanted = null;
     try {
       const bitmap = await createImageBitmap(blob);
       const { canvas } = easel;
-      drawPart(canvas, bitmap, mosaic, image);
+      drawPart(canvas, bitmap, cells, image);
       bitmap.close();
       const { width, height } = canvas;
       scope.postMessage({ id, number, width, height, at: performance.timeOrigin + performance.now() });

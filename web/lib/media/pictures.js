@@ -97,7 +97,7 @@ export class FramePainter {
       const frame = this._wanted;
       await withPicture(frame, (bitmap) => {
         if (!this._wanted) return;
-        drawPart(this.canvas, bitmap, frame.mosaic, this._image, this.maxSide);
+        drawPart(this.canvas, bitmap, frame.cells, this._image, this.maxSide);
         this.drawn(frame);
       });
       this.frame = this._wanted && frame;

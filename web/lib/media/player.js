@@ -1,7 +1,7 @@
 /** Plays animations in a loop on a canvas. */
 
 import { drawPart } from "../data/cells.js";
-import { Reel } from "./reel.js";
+import { AnimationDecoder } from "./animation_decoder.js";
 
 /** @typedef {import("../data/store.js").Animation} Animation */
 
@@ -32,8 +32,8 @@ export class Player extends EventTarget {
     this.index = 0;
     /** @type {Animation | null} what the canvas shows */
     this.shown = null;
-    /** @type {Reel | null} */
-    this._reel = null;
+    /** @type {AnimationDecoder | null} */
+    this._decoder = null;
     /** Where it was at the time `_since`, from 0 to 1. */
     this._place = 0;
     this._since = performance.now();
@@ -45,12 +45,12 @@ export class Player extends EventTarget {
 
   /** How many frames there are. */
   get count() {
-    return this._reel?.count ?? 0;
+    return this._decoder?.count ?? 0;
   }
 
   /** When the shown frame begins, in seconds. */
   get seconds() {
-    return (this._reel?.startOf(this.index) ?? 0) / 1000;
+    return (this._decoder?.startOf(this.index) ?? 0) / 1000;
   }
 
   /**
@@ -76,17 +76,17 @@ export class Player extends EventTarget {
 
   /** @param {number} index of a frame, to stop at */
   seek(index) {
-    if (!this._reel) return;
-    const { count, duration } = this._reel;
+    if (!this._decoder) return;
+    const { count, duration } = this._decoder;
     const at = (index + count) % count;
     this.playing = false;
-    this._goTo((this._reel.startOf(at) + this._reel.endOf(at)) / 2 / duration);
+    this._goTo((this._decoder.startOf(at) + this._decoder.endOf(at)) / 2 / duration);
     void this._draw();
   }
 
   /** @param {number} by this many frames forth, or back */
   step(by) {
-    this.seek((this._reel?.indexAt(this._now() * this._reel.duration) ?? 0) + by);
+    this.seek((this._decoder?.indexAt(this._now() * this._decoder.duration) ?? 0) + by);
   }
 
   close() {
@@ -95,11 +95,11 @@ export class Player extends EventTarget {
 
   /** @param {Animation} animation */
   async _open(animation) {
-    const reel = await Reel.of(animation.blob).catch(complain);
-    if (!reel || this.animation !== animation) return;
+    const decoder = await AnimationDecoder.of(animation.blob).catch(complain);
+    if (!decoder || this.animation !== animation) return;
     // From the beginning, unless it takes the place of another one.
-    this._goTo(this._reel ? this._now() : 0);
-    this._reel = reel;
+    this._goTo(this._decoder ? this._now() : 0);
+    this._decoder = decoder;
     await this._draw();
   }
 
@@ -107,43 +107,43 @@ export class Player extends EventTarget {
   async _draw() {
     this.window.clearTimeout(this._timer);
     this._asked = this._busy;
-    if (this._busy || !this._reel) return;
+    if (this._busy || !this._decoder) return;
     this._busy = true;
     const isSeen = this.canvas.parentElement?.checkVisibility() ?? false;
-    const wait = isSeen ? await this._drawNow(this._reel).catch(complain) : LOOK_AGAIN_MS;
+    const wait = isSeen ? await this._drawNow(this._decoder).catch(complain) : LOOK_AGAIN_MS;
     this._busy = false;
     if (this._asked) void this._draw();
     else if (wait !== undefined) this._timer = this.window.setTimeout(() => void this._draw(), wait);
   }
 
   /**
-   * @param {Reel} reel
+   * @param {AnimationDecoder} decoder
    * @returns {Promise<number | undefined>} in how many milliseconds the next frame is due
    */
-  async _drawNow(reel) {
+  async _drawNow(decoder) {
     const { animation, image } = this;
-    const index = reel.indexAt(this._now() * reel.duration);
-    await reel.compose(index);
-    if (reel !== this._reel || !animation) return undefined;
-    drawPart(this.canvas, reel.canvas, animation.mosaic, image, this.maxSide);
+    const index = decoder.indexAt(this._now() * decoder.duration);
+    await decoder.compose(index);
+    if (decoder !== this._decoder || !animation) return undefined;
+    drawPart(this.canvas, decoder.canvas, animation.cells, image, this.maxSide);
     this.canvas.hidden = false;
     this.index = index;
     this.shown = animation;
     this._tell();
-    return this.playing ? reel.endOf(index) - this._now() * reel.duration : undefined;
+    return this.playing ? decoder.endOf(index) - this._now() * decoder.duration : undefined;
   }
 
   _empty() {
     this.window.clearTimeout(this._timer);
-    this._reel = this.shown = null;
+    this._decoder = this.shown = null;
     this.index = this.canvas.width = this.canvas.height = 0;
     this.canvas.hidden = true;
   }
 
   /** Where it is now, from 0 to 1. */
   _now() {
-    if (!this.playing || !this._reel) return this._place;
-    return (this._place + (performance.now() - this._since) / this._reel.duration) % 1;
+    if (!this.playing || !this._decoder) return this._place;
+    return (this._place + (performance.now() - this._since) / this._decoder.duration) % 1;
   }
 
   /** @param {number} place */

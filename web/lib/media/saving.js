@@ -77,14 +77,14 @@ export async function saveRun(frames, kind, wishes, progress) {
  */
 async function paperFor(frame, { burn, image }) {
   const first = await createImageBitmap(frame.blob);
-  const { width, height } = partOf(frame.mosaic, image, first.width, first.height);
+  const { width, height } = partOf(frame.cells, image, first.width, first.height);
   first.close();
   const { canvas, context } = paper(width, height);
   return {
     canvas,
     async draw(shown) {
       const bitmap = await createImageBitmap(shown.blob);
-      const part = partOf(shown.mosaic, image, bitmap.width, bitmap.height);
+      const part = partOf(shown.cells, image, bitmap.width, bitmap.height);
       context.drawImage(bitmap, part.x, part.y, part.width, part.height, 0, 0, width, height);
       bitmap.close();
       if (burn) writeStep(context, stepText(shown));
@@ -187,8 +187,8 @@ function encoded(canvas, type) {
  * @param {import("../data/store.js").Picture} picture
  * @param {Wishes} wishes
  */
-function stemOf({ run, mosaic }, { image, burn, origin: { workflow, seed } }) {
-  const alone = image !== null && mosaic?.images.includes(image) ? `image${image + 1}` : "";
+function stemOf({ run, cells }, { image, burn, origin: { workflow, seed } }) {
+  const alone = image !== null && cells?.images.includes(image) ? `image${image + 1}` : "";
   const parts = ["sidestream", plain(workflow), plain(run.title) || "run", seed === null ? "" : `seed${seed}`];
   return [...parts, timeName(run.startedAt), alone, burn ? "labelled" : ""].filter(Boolean).join("_");
 }

@@ -1,4 +1,4 @@
-/** The steering wheel: one control for each setting, pause, interrupt. */
+/** The live settings: one control for each, pause, interrupt. */
 
 import { elementsOf, iconButton, keepFromPage, setIcon, setText } from "./dom.js";
 import { allows, labelOf, tooltipOf, unitText } from "../data/settings.js";
@@ -39,7 +39,7 @@ export class Controls {
    */
   constructor(document, shared) {
     const element = elementsOf(document);
-    const { steering } = shared;
+    const { liveSettings } = shared;
     this.make = element;
     this.shared = shared;
     /** @type {Map<string, Control>} */
@@ -49,8 +49,8 @@ export class Controls {
     for (const [name, field] of Object.entries(shared.settings.fields)) {
       this.controls.set(name, field.type === "choice" ? this._choice(name, field) : this._number(name, field));
     }
-    this.pause = iconButton(element, "pause", t("steering.pause"), () => steering.togglePause());
-    this.stop = iconButton(element, "stop-circle", t("steering.interrupt"), () => steering.interrupt(), {
+    this.pause = iconButton(element, "pause", t("liveSettings.pause"), () => liveSettings.togglePause());
+    this.stop = iconButton(element, "stop-circle", t("liveSettings.interrupt"), () => liveSettings.interrupt(), {
       class: "ss-icon-button ss-danger",
     });
     this.hint = element("p", { class: "ss-hint", hidden: true });
@@ -59,13 +59,13 @@ export class Controls {
       "div",
       { class: "ss-changed-bar", hidden: true },
       this.changedText,
-      this._button("always", () => steering.keepAlways()),
-      this._button("reset", () => steering.takeBack()),
+      this._button("always", () => liveSettings.keepAlways()),
+      this._button("reset", () => liveSettings.takeBack()),
     );
     this.element = element(
       "details",
-      { class: "ss-steering", open: true },
-      element("summary", { onkeydown: keepFromPage }, t("steering.label")),
+      { class: "ss-live-settings", open: true },
+      element("summary", { onkeydown: keepFromPage }, t("liveSettings.label")),
       this.hint,
       this.changedBar,
       this._rows(Object.keys(shared.settings.fields).filter((name) => !Object.values(FOLDS).flat().includes(name))),
@@ -73,7 +73,7 @@ export class Controls {
         element(
           "details",
           { class: "ss-fold" },
-          element("summary", { onkeydown: keepFromPage }, t(`steering.${fold}`)),
+          element("summary", { onkeydown: keepFromPage }, t(`liveSettings.${fold}`)),
           this._rows(names),
         ),
       ),
@@ -85,8 +85,8 @@ export class Controls {
    * @param {() => void} act
    */
   _button(name, act) {
-    const title = t(`steering.${name}Tooltip`);
-    return this.make("button", { type: "button", class: "ss-chip", title, onclick: act }, t(`steering.${name}`));
+    const title = t(`liveSettings.${name}Tooltip`);
+    return this.make("button", { type: "button", class: "ss-chip", title, onclick: act }, t(`liveSettings.${name}`));
   }
 
   /** @param {string[]} names */
@@ -97,15 +97,15 @@ export class Controls {
 
   /** Show the settings of the watched run, or the user's own. */
   update() {
-    const { watching, settings, steering, store } = this.shared;
+    const { watching, settings, liveSettings, store } = this.shared;
     const { run } = watching;
     const running = run?.live && !run.foreign ? run : null;
     const isOther = running !== this._run;
     this._run = running;
     const own = settings.values();
-    const { changed, live } = steering;
+    const { changed, changes } = liveSettings;
     for (const [name, control] of this.controls) {
-      const value = running?.settings?.[name] ?? live[name] ?? own[name];
+      const value = running?.settings?.[name] ?? changes[name] ?? own[name];
       control.show(value, isOther);
       const isChanged = changed.includes(name);
       control.element.classList.toggle("ss-changed", isChanged);
@@ -113,15 +113,15 @@ export class Controls {
       if (name === "batch") this.controls.get("batch_images")?.element.toggleAttribute("hidden", !SEVERAL.includes(value));
     }
     this.changedBar.hidden = changed.length === 0;
-    setText(this.changedText, t("steering.changed", { count: changed.length }));
+    setText(this.changedText, t("liveSettings.changed", { count: changed.length }));
     const isSetByNode = Object.keys(own).some((name) => {
       const value = running?.settings?.[name];
-      return value !== undefined && value !== own[name] && !(name in live);
+      return value !== undefined && value !== own[name] && !(name in changes);
     });
     this.hint.hidden = !running;
-    setText(this.hint, [t("steering.forThisRun"), isSetByNode ? t("steering.fromNode") : ""].join(" ").trim());
-    setIcon(this.pause, steering.paused ? "play" : "pause", t(steering.paused ? "steering.resume" : "steering.pause"));
-    this.pause.setAttribute("aria-pressed", String(steering.paused));
+    setText(this.hint, [t("liveSettings.forThisRun"), isSetByNode ? t("liveSettings.fromNode") : ""].join(" ").trim());
+    setIcon(this.pause, liveSettings.paused ? "play" : "pause", t(liveSettings.paused ? "liveSettings.resume" : "liveSettings.pause"));
+    this.pause.setAttribute("aria-pressed", String(liveSettings.paused));
     this.stop.disabled = !store.live;
   }
 
@@ -136,7 +136,7 @@ export class Controls {
       {
         name,
         "aria-label": labelOf(name, field),
-        onchange: () => this.shared.steering.change(name, select.value),
+        onchange: () => this.shared.liveSettings.change(name, select.value),
         onkeydown: keepFromPage,
       },
       ...(field.options ?? []).map((option) => this.make("option", { value: option }, option)),
@@ -189,7 +189,7 @@ export class Controls {
       onchange: () => {
         isDragged = false;
         problem.hidden = true;
-        this.shared.steering.change(name, fit(slider.valueAsNumber));
+        this.shared.liveSettings.change(name, fit(slider.valueAsNumber));
       },
       onkeydown: keepFromPage,
     });
@@ -207,9 +207,9 @@ export class Controls {
         const value = number.valueAsNumber;
         const isRight = allows(field, value) && !(value > min && value < least);
         problem.hidden = isRight;
-        if (isRight) return this.shared.steering.change(name, value);
-        const range = t("steering.range", { min: least, max });
-        setText(problem, least > min ? t("steering.zeroOr", { range }) : range);
+        if (isRight) return this.shared.liveSettings.change(name, value);
+        const range = t("liveSettings.range", { min: least, max });
+        setText(problem, least > min ? t("liveSettings.zeroOr", { range }) : range);
         write(shown);
       },
       onkeydown: keepFromPage,
@@ -231,7 +231,7 @@ export class Controls {
    */
   _row(name, field, ...parts) {
     const label = labelOf(name, field);
-    const undo = iconButton(this.make, "undo", t("steering.undo", { name: label }), () => this.shared.steering.takeBack([name]), {
+    const undo = iconButton(this.make, "undo", t("liveSettings.undo", { name: label }), () => this.shared.liveSettings.takeBack([name]), {
       class: "ss-icon-button ss-undo",
       hidden: true,
     });

@@ -17,7 +17,7 @@ export class Grid {
   constructor(document, watching) {
     this.make = elementsOf(document);
     this.watching = watching;
-    const hint = this.make("p", { class: "ss-hint ss-grid-hint" }, t("strip.notInAll"));
+    const hint = this.make("p", { class: "ss-hint ss-grid-hint" }, t("tabs.notInAll"));
     this.element = this.make("div", { class: "ss-grid", hidden: true }, hint);
     /** @type {Map<import("../data/store.js").Run, Tile>} */
     this.tiles = new Map();

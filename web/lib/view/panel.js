@@ -4,11 +4,11 @@ import { Controls } from "./controls.js";
 import { elementsOf, iconButton, setIcon, setText } from "./dom.js";
 import { Grid } from "./grid.js";
 import { PlayerBar } from "./player_bar.js";
-import { Readouts } from "./readouts.js";
+import { Stats } from "./stats.js";
 import { reportButton } from "./report.js";
-import { Stage } from "./stage.js";
+import { Viewer } from "./viewer.js";
 import { notice } from "../data/status.js";
-import { Strip } from "./strip.js";
+import { SamplerTabs } from "./sampler_tabs.js";
 import { Timeline } from "./timeline.js";
 import { t } from "../host/strings.js";
 
@@ -17,7 +17,7 @@ import { t } from "../host/strings.js";
  * @property {import("../data/store.js").FrameStore} store
  * @property {import("../data/watching.js").Watching} watching
  * @property {import("../data/settings.js").Settings} settings
- * @property {import("../data/steering.js").Steering} steering
+ * @property {import("../data/live_settings.js").LiveSettings} liveSettings
  * @property {import("../data/status.js").ServerStatus} status
  * @property {import("../data/rates.js").Rates} rates
  * @property {import("../data/prompts.js").Prompts} prompts
@@ -51,37 +51,37 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
   const element = elementsOf(document);
   const window = /** @type {Window & typeof globalThis} */ (document.defaultView);
 
-  const stage = new Stage(document, shared.watching, signal);
-  const playerBar = new PlayerBar(document, shared.watching, stage.player, signal);
+  const viewer = new Viewer(document, shared.watching, signal);
+  const playerBar = new PlayerBar(document, shared.watching, viewer.player, signal);
   const grid = new Grid(document, shared.watching);
-  const strip = new Strip(document, shared);
-  const readouts = new Readouts(document, shared, signal);
-  const timeline = new Timeline(document, shared, stage.player, signal);
+  const tabs = new SamplerTabs(document, shared);
+  const stats = new Stats(document, shared, signal);
+  const timeline = new Timeline(document, shared, viewer.player, signal);
   const controls = new Controls(document, shared);
 
-  const fit = iconButton(element, "arrows-alt", t("stage.fit"), () => stage.setZoom(null));
+  const fit = iconButton(element, "arrows-alt", t("viewer.fit"), () => viewer.setZoom(null));
   const exact = element(
     "button",
-    { type: "button", class: "ss-icon-button", title: t("stage.exact"), "aria-label": t("stage.exact"), onclick: () => stage.setZoom(1) },
+    { type: "button", class: "ss-icon-button", title: t("viewer.exact"), "aria-label": t("viewer.exact"), onclick: () => viewer.setZoom(1) },
     "1:1",
   );
   const zoomText = element("span", { class: "ss-zoom", "aria-live": "off" });
   const zooms = element(
     "span",
     { class: "ss-zooms" },
-    iconButton(element, "minus", t("stage.zoomOut"), () => stage.zoomBy(-1)),
+    iconButton(element, "minus", t("viewer.zoomOut"), () => viewer.zoomBy(-1)),
     zoomText,
-    iconButton(element, "plus", t("stage.zoomIn"), () => stage.zoomBy(1)),
+    iconButton(element, "plus", t("viewer.zoomIn"), () => viewer.zoomBy(1)),
   );
-  const fullScreen = iconButton(element, "window-maximize", t("stage.fullScreen"), () => {
+  const fullScreen = iconButton(element, "window-maximize", t("viewer.fullScreen"), () => {
     if (document.fullscreenElement) void document.exitFullscreen();
     else void root.requestFullscreen();
   });
   fullScreen.hidden = !document.fullscreenEnabled; // as on iPhones
-  const popOut = canPopOut ? iconButton(element, "external-link", t("stage.popOut"), shared.popOut) : null;
+  const popOut = canPopOut ? iconButton(element, "external-link", t("viewer.popOut"), shared.popOut) : null;
   const toolbar = element(
     "div",
-    { class: "ss-toolbar", role: "toolbar", "aria-label": t("stage.toolbar") },
+    { class: "ss-toolbar", role: "toolbar", "aria-label": t("viewer.toolbar") },
     controls.pause,
     controls.stop,
     element("span", { class: "ss-space" }),
@@ -108,23 +108,23 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     { type: "button", class: "ss-new-run", hidden: true, onclick: () => shared.watching.goToNewRun() },
     t("timeline.newRun"),
   );
-  stage.element.append(newRun);
+  viewer.element.append(newRun);
   const root = element(
     "section",
     { class: "sidestream", "aria-label": t("panel.title"), onkeydown: keepDeletionFromPage },
-    element("div", { class: "ss-view" }, toolbar, strip.element, stage.element, playerBar.element, grid.element),
-    element("div", { class: "ss-side" }, noticeBar, readouts.element, timeline.element, controls.element, reportButton(document)),
+    element("div", { class: "ss-view" }, toolbar, tabs.element, viewer.element, playerBar.element, grid.element),
+    element("div", { class: "ss-side" }, noticeBar, stats.element, timeline.element, controls.element, reportButton(document)),
   );
 
-  stage.onZoom = () => {
-    fit.setAttribute("aria-pressed", String(stage.zoom === null));
-    exact.setAttribute("aria-pressed", String(stage.zoom === 1));
-    const percent = Math.round(stage.scale * window.devicePixelRatio * 100);
+  viewer.onZoom = () => {
+    fit.setAttribute("aria-pressed", String(viewer.zoom === null));
+    exact.setAttribute("aria-pressed", String(viewer.zoom === 1));
+    const percent = Math.round(viewer.scale * window.devicePixelRatio * 100);
     setText(zoomText, shared.watching.frame && !shared.watching.grid ? `${percent} %` : "");
   };
 
   function showNotice() {
-    const told = notice(shared.status, shared.steering, shared.watching.run);
+    const told = notice(shared.status, shared.liveSettings, shared.watching.run);
     noticeKey = told?.key ?? "";
     noticeBar.hidden = !told || putAway.has(noticeKey);
     noticeBar.classList.toggle("ss-mild", told?.mild ?? false);
@@ -137,40 +137,40 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
   function update() {
     asked = 0;
     if (signal.aborted) return;
-    setText(stage.empty, t(shared.store.live ? "stage.waiting" : "stage.empty"));
-    stage.element.hidden = shared.watching.grid;
+    setText(viewer.empty, t(shared.store.live ? "viewer.waiting" : "viewer.empty"));
+    viewer.element.hidden = shared.watching.grid;
     newRun.hidden = !shared.watching.newRun;
     for (const button of zoomButtons) /** @type {HTMLButtonElement} */ (button).disabled = shared.watching.grid;
-    strip.update();
+    tabs.update();
     grid.update();
     playerBar.update();
-    readouts.update();
+    stats.update();
     timeline.update();
     controls.update();
-    stage.onZoom();
+    viewer.onZoom();
     showNotice();
   }
   // The picture at once; the words around it once for each picture that the screen shows.
   function onChange() {
-    stage.update();
+    viewer.update();
     asked ||= window.requestAnimationFrame(update);
   }
 
   shared.watching.addEventListener("change", onChange, { signal });
-  shared.steering.addEventListener("change", onChange, { signal });
+  shared.liveSettings.addEventListener("change", onChange, { signal });
   shared.status.addEventListener("change", onChange, { signal });
   document.addEventListener(
     "fullscreenchange",
     () => {
       const inside = document.fullscreenElement === root;
-      setIcon(fullScreen, inside ? "window-minimize" : "window-maximize", t(inside ? "stage.leaveFullScreen" : "stage.fullScreen"));
+      setIcon(fullScreen, inside ? "window-minimize" : "window-maximize", t(inside ? "viewer.leaveFullScreen" : "viewer.fullScreen"));
     },
     { signal },
   );
   shared.status.watch(signal);
   container.classList.add("ss-host");
   container.append(root);
-  stage.update();
+  viewer.update();
   update();
 
   return () => {

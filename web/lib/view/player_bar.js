@@ -1,4 +1,4 @@
-/** The controls of the stage's player: play, the frame, or the still instead. */
+/** The controls of the viewer's player: play, the frame, or the still instead. */
 
 import { elementsOf, iconButton, keepFromPage, setIcon, setText } from "./dom.js";
 import { stepText, t } from "../host/strings.js";

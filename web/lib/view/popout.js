@@ -19,7 +19,7 @@ export function popOutOf(fill) {
       return;
     }
     const made = await openWindow();
-    if (!made) return toast("error", t("stage.popOutBlocked"));
+    if (!made) return toast("error", t("viewer.popOutBlocked"));
     opened = made;
     dress(made.document);
     const close = fill(made.document.body);

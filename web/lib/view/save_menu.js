@@ -10,7 +10,7 @@ export class SaveMenu {
   /**
    * @param {Document} document
    * @param {import("./panel.js").Shared} shared
-   * @param {import("../media/player.js").Player} player the stage's
+   * @param {import("../media/player.js").Player} player the viewer's
    * @param {AbortSignal} signal
    */
   constructor(document, { watching, prompts }, player, signal) {

@@ -1,7 +1,7 @@
-/** The kept frames of a run: a film strip with a scrubber on it, earlier runs, compare, save. */
+/** The kept frames of a run: thumbnails with a scrubber on them, earlier runs, compare, save. */
 
 import { elementsOf, iconButton, keepFromPage, setText } from "./dom.js";
-import { FilmStrip } from "./film_strip.js";
+import { ThumbnailStrip } from "./thumbnail_strip.js";
 import { SaveMenu } from "./save_menu.js";
 import { stepText, t } from "../host/strings.js";
 
@@ -12,19 +12,19 @@ export class Timeline {
   /**
    * @param {Document} document
    * @param {import("./panel.js").Shared} shared
-   * @param {import("../media/player.js").Player} player the stage's
+   * @param {import("../media/player.js").Player} player the viewer's
    * @param {AbortSignal} signal
    */
   constructor(document, shared, player, signal) {
     const element = elementsOf(document);
     const { watching } = shared;
     this.make = element;
-    this.steering = shared.steering;
+    this.liveSettings = shared.liveSettings;
     this.watching = watching;
     /** @type {Run[]} those that the list of runs shows */
     this._listed = [];
 
-    this.film = new FilmStrip(document, watching, signal);
+    this.thumbnails = new ThumbnailStrip(document, watching, signal);
     this.scrubber = element("input", {
       type: "range",
       class: "ss-scrubber",
@@ -58,7 +58,7 @@ export class Timeline {
     this.element = element(
       "section",
       { class: "ss-timeline", "aria-label": t("timeline.label") },
-      element("div", { class: "ss-film-box" }, this.film.canvas, this.scrubber),
+      element("div", { class: "ss-scrubber-box" }, this.thumbnails.canvas, this.scrubber),
       element(
         "div",
         { class: "ss-row" },
@@ -85,12 +85,12 @@ export class Timeline {
     this.scrubber.disabled = count < 2 || grid;
     this.scrubber.setAttribute("aria-valuetext", frame ? stepText(frame) : "");
     this.live.setAttribute("aria-pressed", String(watching.isLive));
-    this.live.classList.toggle("ss-on-air", watching.isLive && watching.store.live && !this.steering.paused);
+    this.live.classList.toggle("ss-on-air", watching.isLive && watching.store.live && !this.liveSettings.paused);
     this.compare.setAttribute("aria-pressed", String(watching.against !== null));
     this.compare.disabled = this.back.disabled = this.forth.disabled = !frame || grid;
     this._listRuns();
     this.save.update();
-    this.film.update();
+    this.thumbnails.update();
   }
 
   _listRuns() {

@@ -15,7 +15,7 @@ const NOTHING = "–";
 /** @type {Record<string, string>} */
 const DECODERS = { taesd: "TAESD", latent2rgb: "Latent2RGB", taehv: "TAEHV", vae: "VAE" };
 
-export class Readouts {
+export class Stats {
   /**
    * @param {Document} document
    * @param {Shared} shared
@@ -32,8 +32,8 @@ export class Readouts {
       this.values[name] = element("dd", {}, NOTHING);
       this.tiles[name] = element(
         "div",
-        { class: `ss-readout ss-readout-${name}`, title: t(`readouts.${name}Tooltip`) },
-        element("dt", {}, t(`readouts.${name}`)),
+        { class: `ss-stat ss-stat-${name}`, title: t(`stats.${name}Tooltip`) },
+        element("dt", {}, t(`stats.${name}`)),
         this.values[name],
       );
     }
@@ -45,13 +45,13 @@ export class Readouts {
     chart.setAttribute("preserveAspectRatio", "none");
     chart.setAttribute("aria-hidden", "true");
     chart.append(this.line);
-    this.chart = element("div", { class: "ss-spark", role: "img", title: t("readouts.sparkTooltip") });
+    this.chart = element("div", { class: "ss-spark", role: "img", title: t("stats.sparkTooltip") });
     this.chart.append(chart);
     this.devices = new Devices(document, shared.status);
     this.element = element(
       "div",
-      { class: "ss-readouts" },
-      element("dl", { "aria-label": t("readouts.label") }, ...Object.values(this.tiles)),
+      { class: "ss-stats" },
+      element("dl", { "aria-label": t("stats.label") }, ...Object.values(this.tiles)),
       this.chart,
       this.devices.element,
     );
@@ -61,21 +61,21 @@ export class Readouts {
 
   /** Show the numbers of now. */
   update() {
-    const { watching, rates, status, steering, store } = this.shared;
+    const { watching, rates, status, liveSettings, store } = this.shared;
     const { frame, run } = watching;
     // While previews are paused there is no picture of the step.
-    const going = steering.paused ? store.runs.findLast((one) => one.live && !one.foreign) : null;
+    const going = liveSettings.paused ? store.runs.findLast((one) => one.live && !one.foreign) : null;
     const rate = rates.now();
     const share = status.share;
     const picture = frame ? pictureText(frame) : NOTHING;
     setText(this.values.step, going?.totalSteps ? stepText({ ...going, seq: 0 }) : frame ? stepText(frame) : NOTHING);
-    setText(this.values.rate, rate ? t("readouts.perSecond", { rate: rate.toFixed(1) }) : NOTHING);
+    setText(this.values.rate, rate ? t("stats.perSecond", { rate: rate.toFixed(1) }) : NOTHING);
     setText(this.values.latency, frame && frame.latencyMs >= 0 ? `${Math.round(frame.latencyMs)} ms` : NOTHING);
     setText(this.values.dropped, run && !run.foreign ? String(run.dropped) : NOTHING);
     setText(this.values.share, share === null ? NOTHING : `${(share * 100).toFixed(1)} %`);
     setText(this.values.picture, picture);
     this.tiles.dropped.title = droppedTooltip(run);
-    this.tiles.picture.title = `${picture}\n${t("readouts.pictureTooltip")}`;
+    this.tiles.picture.title = `${picture}\n${t("stats.pictureTooltip")}`;
     this._warn(frame?.notFinite ?? 0);
     this.devices.update();
     this._drawLine();
@@ -85,7 +85,7 @@ export class Readouts {
   _warn(count) {
     this.notFinite.hidden = count === 0;
     if (count === 0) return;
-    const label = t("readouts.notFinite", { count });
+    const label = t("stats.notFinite", { count });
     setText(this.notFinite, `⚠ ${count}`);
     this.notFinite.title = label;
     if (this.notFinite.ariaLabel !== label) this.notFinite.setAttribute("aria-label", label);
@@ -96,14 +96,14 @@ export class Readouts {
     const top = Math.max(4, ...counts);
     const points = counts.map((count, second) => `${second},${(9.5 - (count / top) * 9).toFixed(2)}`);
     this.line.setAttribute("points", points.join(" "));
-    const label = t("readouts.sparkLabel", { most: Math.max(...counts) });
+    const label = t("stats.sparkLabel", { most: Math.max(...counts) });
     if (this.chart.getAttribute("aria-label") !== label) this.chart.setAttribute("aria-label", label);
   }
 }
 
 /** @param {import("../data/store.js").Frame} frame */
 function pictureText(frame) {
-  const decoder = frame.decoder === "spectrogram" ? t("readouts.spectrogram") : (DECODERS[frame.decoder] ?? frame.decoder);
+  const decoder = frame.decoder === "spectrogram" ? t("stats.spectrogram") : (DECODERS[frame.decoder] ?? frame.decoder);
   const size = frame.width ? `${frame.width} × ${frame.height}` : "";
   return [decoder, size].filter(Boolean).join(" · ") || NOTHING;
 }
@@ -113,5 +113,5 @@ function droppedTooltip(run) {
   const reasons = Object.entries(run?.outcomes ?? {})
     .filter(([outcome, count]) => outcome !== "sent" && count > 0)
     .map(([outcome, count]) => t(`outcomes.${outcome}`, { count }));
-  return [t("readouts.droppedTooltip"), ...reasons].join("\n");
+  return [t("stats.droppedTooltip"), ...reasons].join("\n");
 }

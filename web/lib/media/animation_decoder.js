@@ -8,13 +8,13 @@ import { unpackedWebp } from "./webp.js";
 const LEAST_MS = 11;
 const INSTEAD_MS = 100;
 
-export class Reel {
+export class AnimationDecoder {
   /**
    * @param {Blob} blob an animated WebP
-   * @returns {Promise<Reel>}
+   * @returns {Promise<AnimationDecoder>}
    */
   static async of(blob) {
-    return new Reel(unpackedWebp(new Uint8Array(await blob.arrayBuffer())));
+    return new AnimationDecoder(unpackedWebp(new Uint8Array(await blob.arrayBuffer())));
   }
 
   /** @param {{ width: number, height: number, frames: PackedFrame[] }} file */
@@ -38,7 +38,7 @@ export class Reel {
     return this._ends[this._ends.length - 1];
   }
 
-  /** @param {number} ms into the reel */
+  /** @param {number} ms into the decoder */
   indexAt(ms) {
     const index = this._ends.findIndex((end) => ms < end);
     return index < 0 ? this.count - 1 : index;

@@ -1,4 +1,4 @@
-"""Steering says what it does: a change holds for what runs, a pause is the client's, nothing lies."""
+"""Live settings do what they say: a change holds for what runs, a pause is the client's, nothing lies."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def test_fields_follow_the_run_also_while_they_have_the_focus(panel: PanelPage) 
     assert page.evaluate("() => document.activeElement.name") == "throttle_ms"
     # What is being typed stays, as long as it is the same run.
     deliver(panel, 1, run="c", prompt="pc")
-    panel.wait("() => document.querySelector('.ss-readout-step dd').textContent === '1 / 20'")
+    panel.wait("() => document.querySelector('.ss-stat-step dd').textContent === '1 / 20'")
     throttle.fill("12")
     throttle.evaluate("(input) => input.dispatchEvent(new Event('input', { bubbles: true }))")
     deliver(panel, 2, run="c", prompt="pc", first=2)
@@ -218,7 +218,7 @@ def test_previews_are_paused_and_resumed_and_off_is_never_sent(panel: PanelPage)
     assert page.locator("html.sidestream-streams").count() == 0
     assert page.locator(f"{PANEL} .ss-on-air").count() == 0
     # The steps go on counting.
-    step = "() => Number(document.querySelector('.ss-readout-step dd').textContent.split(' / ')[0])"
+    step = "() => Number(document.querySelector('.ss-stat-step dd').textContent.split(' / ')[0])"
     before = page.evaluate(step)
     panel.wait(f"before => ({step})() > before + 3", 10, before)
     page.locator(f"{PANEL} [aria-label='Resume previews']").click()
@@ -270,7 +270,7 @@ def test_a_pause_that_the_server_did_not_take_is_no_pause(panel: PanelPage) -> N
     page.route("**/sidestream/pause", lambda route: route.abort())
     page.locator(f"{PANEL} [aria-label='Pause previews']").click()
     page.get_by_text("The server did not answer").last.wait_for()
-    panel.wait("() => !sidestream.steering.paused")
+    panel.wait("() => !sidestream.liveSettings.paused")
     page.unroute("**/sidestream/pause")
 
 

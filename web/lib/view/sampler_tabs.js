@@ -6,23 +6,23 @@ import { t } from "../host/strings.js";
 /** @typedef {import("../data/store.js").Run} Run */
 /** @typedef {import("../data/watching.js").Watching} Watching */
 
-export class Strip {
+export class SamplerTabs {
   /**
    * @param {Document} document
    * @param {import("./panel.js").Shared} shared
    */
-  constructor(document, { watching, steering }) {
+  constructor(document, { watching, liveSettings }) {
     this.make = elementsOf(document);
-    this.steering = steering;
+    this.liveSettings = liveSettings;
     this.watching = watching;
-    this.follow = this._chip(t("strip.follow"), t("strip.followTooltip"), () => watching.follow());
-    this.all = this._chip(t("strip.all"), t("strip.allTooltip"), () =>
+    this.follow = this._chip(t("tabs.follow"), t("tabs.followTooltip"), () => watching.follow());
+    this.all = this._chip(t("tabs.all"), t("tabs.allTooltip"), () =>
       watching.showGrid(!watching.grid),
     );
     this.samplers = this.make("span", { class: "ss-samplers" });
     this.element = this.make(
       "div",
-      { class: "ss-strip", role: "group", "aria-label": t("strip.label"), hidden: true },
+      { class: "ss-tabs", role: "group", "aria-label": t("tabs.label"), hidden: true },
       this.follow,
       this.samplers,
       this.all,
@@ -52,9 +52,9 @@ export class Strip {
       }
       const total = run.totalSteps;
       setText(chip, total ? `${run.title} ${run.step}/${total}` : run.title);
-      chip.title = t("strip.pinTooltip", { title: run.title });
+      chip.title = t("tabs.pinTooltip", { title: run.title });
       chip.style.setProperty("--progress", String(total ? run.step / total : 0));
-      chip.classList.toggle("ss-live", run.live && !this.steering.paused);
+      chip.classList.toggle("ss-live", run.live && !this.liveSettings.paused);
       chip.classList.toggle("ss-shown", !watching.grid && watching.run?.displayNodeId === node);
       chip.setAttribute("aria-pressed", String(pinnedNode === node));
     }

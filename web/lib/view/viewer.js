@@ -4,7 +4,7 @@
  */
 
 import { elementsOf, setText, whenEnded } from "./dom.js";
-import { MosaicView } from "./mosaic.js";
+import { BatchView } from "./batch_view.js";
 import { painterOf } from "../media/painting.js";
 import { Player } from "../media/player.js";
 import { stepText, t } from "../host/strings.js";
@@ -31,7 +31,7 @@ const INSET_MARGIN = 8;
 const STILLNESS = 3;
 const DOUBLE_CLICK_MS = 600;
 
-export class Stage {
+export class Viewer {
   /**
    * @param {Document} document
    * @param {Watching} watching
@@ -48,13 +48,13 @@ export class Stage {
     this.onZoom = () => {};
 
     this.canvas = element("canvas", { class: "ss-canvas", width: 1, height: 1 });
-    this.movie = element("canvas", { class: "ss-canvas ss-movie", width: 1, height: 1 });
+    this.animation = element("canvas", { class: "ss-canvas ss-animation", width: 1, height: 1 });
     this.leftCanvas = element("canvas", { class: "ss-canvas ss-canvas-left", width: 1, height: 1 });
     this.divider = element("div", {
       class: "ss-divider",
       role: "slider",
       tabindex: 0,
-      "aria-label": t("stage.split"),
+      "aria-label": t("viewer.split"),
       "aria-valuemin": 0,
       "aria-valuemax": 100,
       hidden: true,
@@ -63,7 +63,7 @@ export class Stage {
     });
     this.leftLabel = element("span", { class: "ss-label ss-label-left", hidden: true });
     this.rightLabel = element("span", { class: "ss-label ss-label-right", hidden: true });
-    this.notPicture = element("span", { class: "ss-label ss-label-top", hidden: true }, t("stage.notPicture"));
+    this.notPicture = element("span", { class: "ss-label ss-label-top", hidden: true }, t("viewer.notPicture"));
     this.insetStep = element("span");
     this.inset = element(
       "button",
@@ -71,47 +71,47 @@ export class Stage {
         type: "button",
         class: "ss-inset",
         hidden: true,
-        title: t("stage.inset"),
+        title: t("viewer.inset"),
         onclick: () => watching.showStills(true),
       },
       this.insetStep,
     );
-    this.mosaic = new MosaicView(document, watching);
+    this.batch = new BatchView(document, watching);
     this.empty = element("div", { class: "ss-empty" });
     this.element = element(
       "div",
       {
-        class: "ss-stage",
+        class: "ss-viewer",
         role: "group",
         tabindex: 0,
-        "aria-label": t("stage.empty"),
-        title: t("stage.keys"),
+        "aria-label": t("viewer.empty"),
+        title: t("viewer.keys"),
         ondblclick: (/** @type {MouseEvent} */ event) => this._onDoubleClick(event),
         onkeydown: (/** @type {KeyboardEvent} */ event) => this._onKey(event),
         onpointerdown: (/** @type {PointerEvent} */ event) => this._drag(event),
       },
       this.canvas,
-      this.movie,
+      this.animation,
       this.leftCanvas,
-      this.mosaic.cells,
+      this.batch.cells,
       this.divider,
       this.leftLabel,
       this.rightLabel,
       this.notPicture,
       this.inset,
-      this.mosaic.chosen,
+      this.batch.chosen,
       this.empty,
     );
     this.element.addEventListener("wheel", (event) => this._onWheel(event), { passive: false });
 
     // Kept, since asking the page for sizes makes it lay itself out.
-    this.room = { width: 0, height: 0 };
+    this.viewport = { width: 0, height: 0 };
     this.still = { width: 1, height: 1 };
-    this.player = new Player(this.movie);
+    this.player = new Player(this.animation);
     this.player.addEventListener("change", () => this._onPlayed(), { signal });
     /** @type {import("../data/store.js").Animation | null} the one that covers the still */
     this.played = null;
-    this.movieSize = { width: 1, height: 1 };
+    this.animationSize = { width: 1, height: 1 };
     /** @type {Frame | null} the one on the still's canvas */
     this.drawn = null;
     this._pressedButtonAt = -Infinity;
@@ -122,7 +122,7 @@ export class Stage {
     );
     this.leftPainter = painterOf(this.leftCanvas, () => {}, (canvas) => (this.leftCanvas = canvas));
     const observer = new this.window.ResizeObserver(() => {
-      this.room = { width: this.element.clientWidth, height: this.element.clientHeight };
+      this.viewport = { width: this.element.clientWidth, height: this.element.clientHeight };
       this._lay();
       this.onZoom();
     });
@@ -153,7 +153,7 @@ export class Stage {
       setText(this.rightLabel, stepText(frame));
     }
     this.notPicture.hidden = frame?.decoder !== "spectrogram";
-    this.mosaic.update();
+    this.batch.update();
     this._updateInset();
     this._sayWhatIsShown();
     this._lay();
@@ -200,14 +200,14 @@ export class Stage {
 
   /** The size of the large picture. */
   get picture() {
-    return this.played ? this.movieSize : this.still;
+    return this.played ? this.animationSize : this.still;
   }
 
   /** CSS pixels for each pixel of the picture. */
   get scale() {
     if (this.zoom !== null) return this.zoom / this.window.devicePixelRatio;
-    const { room, picture } = this;
-    return Math.min(room.width / picture.width, room.height / picture.height);
+    const { viewport, picture } = this;
+    return Math.min(viewport.width / picture.width, viewport.height / picture.height);
   }
 
   /** @type {import("../media/painting.js").Drawn} */
@@ -224,10 +224,10 @@ export class Stage {
 
   /** The player drew a picture: of another animation, or of another size, it changes more. */
   _onPlayed() {
-    const { width, height } = this.movie;
-    const isSameSize = width === this.movieSize.width && height === this.movieSize.height;
+    const { width, height } = this.animation;
+    const isSameSize = width === this.animationSize.width && height === this.animationSize.height;
     if (this.player.shown === this.played && isSameSize) return;
-    this.movieSize = { width, height };
+    this.animationSize = { width, height };
     this.update();
     this.onZoom();
   }
@@ -235,27 +235,27 @@ export class Stage {
   _sayWhatIsShown() {
     const shown = this.played ?? this.drawn;
     const values = shown && { title: shown.run.title, step: stepText(shown) };
-    const label = values ? t(this.played ? "stage.plays" : "stage.shows", values) : t("stage.empty");
+    const label = values ? t(this.played ? "viewer.plays" : "viewer.shows", values) : t("viewer.empty");
     if (this.element.ariaLabel !== label) this.element.setAttribute("aria-label", label);
   }
 
   /** Place the canvases, on whole device pixels. */
   _lay() {
-    const { room, picture } = this;
+    const { viewport, picture } = this;
     const ratio = this.window.devicePixelRatio;
     const width = picture.width * this.scale;
     const height = picture.height * this.scale;
     this.pan = {
-      x: within(this.pan.x, (width + room.width) / 2 - KEPT_IN_VIEW),
-      y: within(this.pan.y, (height + room.height) / 2 - KEPT_IN_VIEW),
+      x: within(this.pan.x, (width + viewport.width) / 2 - KEPT_IN_VIEW),
+      y: within(this.pan.y, (height + viewport.height) / 2 - KEPT_IN_VIEW),
     };
-    const left = Math.round(((room.width - width) / 2 + this.pan.x) * ratio) / ratio;
-    const top = Math.round(((room.height - height) / 2 + this.pan.y) * ratio) / ratio;
-    for (const canvas of [this.canvas, this.movie, this.leftCanvas]) {
+    const left = Math.round(((viewport.width - width) / 2 + this.pan.x) * ratio) / ratio;
+    const top = Math.round(((viewport.height - height) / 2 + this.pan.y) * ratio) / ratio;
+    for (const canvas of [this.canvas, this.animation, this.leftCanvas]) {
       place(canvas, left, top, width, height);
       canvas.classList.toggle("ss-pixels", this.zoom !== null && this.zoom >= 1);
     }
-    this.mosaic.cover(this.movie);
+    this.batch.cover(this.animation);
     if (this.played) this._layInset();
     this.leftCanvas.style.clipPath = `inset(0 ${(1 - this.split) * 100}% 0 0)`;
     this.divider.style.left = `${left + width * this.split}px`;
@@ -263,12 +263,12 @@ export class Stage {
   }
 
   _layInset() {
-    const { room, still } = this;
-    const side = Math.min(INSET_SIDE, room.width * 0.3, room.height * 0.3);
+    const { viewport, still } = this;
+    const side = Math.min(INSET_SIDE, viewport.width * 0.3, viewport.height * 0.3);
     const scale = side / Math.max(still.width, still.height);
     const [width, height] = [Math.round(still.width * scale), Math.round(still.height * scale)];
-    const left = room.width - width - INSET_MARGIN;
-    const top = room.height - height - INSET_MARGIN;
+    const left = viewport.width - width - INSET_MARGIN;
+    const top = viewport.height - height - INSET_MARGIN;
     for (const element of [this.canvas, this.inset]) place(element, left, top, width, height);
   }
 
@@ -286,7 +286,7 @@ export class Stage {
     const box = this.element.getBoundingClientRect();
     const x = event.clientX - box.left - box.width / 2;
     const y = event.clientY - box.top - box.height / 2;
-    this._zoomBySome(wheelPixels(event, this.room.height));
+    this._zoomBySome(wheelPixels(event, this.viewport.height));
     const grown = this.scale / before;
     this.pan = { x: x - (x - this.pan.x) * grown, y: y - (y - this.pan.y) * grown };
     this._lay();
@@ -315,7 +315,7 @@ export class Stage {
         ".": () => this.player.step(1),
       });
     }
-    if (watching.image !== null) keys.Escape = () => this.mosaic.back();
+    if (watching.image !== null) keys.Escape = () => this.batch.back();
     const pans = /** @type {Record<string, [number, number]>} */ ({
       ArrowLeft: [PAN_STEP, 0],
       ArrowRight: [-PAN_STEP, 0],

@@ -11,23 +11,23 @@ from statistics import median
 import numpy as np
 import pytest
 from PIL import Image
-from sidestream.tests.web.movies import colour, film, send, send_film, send_still, webp
+from sidestream.tests.web.animations import colour, moving_bar, send, send_animation, send_still, webp
 from sidestream.tests.web.streams import end_run
 from sidestream.tests.web.views import (
     OVERFLOWING,
     PANEL,
-    STAGE,
+    VIEWER,
     heap,
     nameless,
     saved,
     text,
-    wait_until_stage_is_the_frame,
+    wait_until_the_frame_is_shown,
 )
 from sidestream.tools.page import PanelPage, demo_prompt
 
 pytestmark = pytest.mark.browser
 
-MOVIE = f"{STAGE} .ss-movie"
+ANIMATION = f"{VIEWER} .ss-animation"
 PIXELS = """
 (selector) => {
   const canvas = document.querySelector(selector);
@@ -38,7 +38,7 @@ PIXELS = """
 """
 
 
-def pixels(panel: PanelPage, selector: str = MOVIE) -> np.ndarray:
+def pixels(panel: PanelPage, selector: str = ANIMATION) -> np.ndarray:
     width, height, data = panel.page.evaluate(PIXELS, selector)
     return np.array(data, np.uint8).reshape(height, width, 4)[..., :3]
 
@@ -54,7 +54,7 @@ def go_to(panel: PanelPage, frame: int) -> None:
     )
 
 
-def wait_for_picture(panel: PanelPage, expected: Image.Image, selector: str = MOVIE) -> None:
+def wait_for_picture(panel: PanelPage, expected: Image.Image, selector: str = ANIMATION) -> None:
     """Wait until a canvas shows the very pixels of a picture."""
     wanted = np.asarray(expected)
     for _ in range(60):
@@ -71,12 +71,12 @@ def wait_for_frame(panel: PanelPage, number: str) -> None:
     panel.wait("number => document.querySelector('.ss-frame-number').textContent.startsWith(number)", 10, number)
 
 
-def shown_film(panel: PanelPage, frames: Sequence[Image.Image], step: int = 5) -> bytes:
-    """Open the panel and let a film arrive."""
+def show_animation(panel: PanelPage, frames: Sequence[Image.Image], step: int = 5) -> bytes:
+    """Open the panel and let an animation arrive."""
     panel.open_panel()
     send_still(panel, frames[0], step=step)
-    file = send_film(panel, frames, step=step)
-    panel.page.locator(MOVIE).wait_for()
+    file = send_animation(panel, frames, step=step)
+    panel.page.locator(ANIMATION).wait_for()
     return file
 
 
@@ -95,8 +95,8 @@ def is_partial(file: bytes) -> bool:
 
 
 def test_every_frame_is_shown_as_it_was_encoded(panel: PanelPage) -> None:
-    frames = film(8)
-    assert is_partial(shown_film(panel, frames))
+    frames = moving_bar(8)
+    assert is_partial(show_animation(panel, frames))
     pause(panel)
     for i in (0, 3, 7, 2, 6, 0):  # also backwards, which starts from a whole frame again
         go_to(panel, i)
@@ -109,19 +109,19 @@ def test_every_frame_is_shown_as_it_was_encoded(panel: PanelPage) -> None:
 
 def test_transparent_frames_are_laid_over_the_ones_before(panel: PanelPage) -> None:
     frames = []
-    for i, picture in enumerate(film(6)):
+    for i, picture in enumerate(moving_bar(6)):
         seen = picture.convert("RGBA")
         seen.paste((0, 0, 0, 0), (0, 0, 12 + 8 * i, 20))
         frames.append(seen)
     panel.open_panel()
-    send_still(panel, film(1)[0], step=5)
-    send_film(panel, frames, step=5)
-    panel.page.locator(MOVIE).wait_for()
+    send_still(panel, moving_bar(1)[0], step=5)
+    send_animation(panel, frames, step=5)
+    panel.page.locator(ANIMATION).wait_for()
     pause(panel)
     for i in (5, 1, 4):
         go_to(panel, i)
         wait_for_frame(panel, f"{i + 1} / 6")
-        _, _, data = panel.page.evaluate(PIXELS, MOVIE)
+        _, _, data = panel.page.evaluate(PIXELS, ANIMATION)
         assert data == list(frames[i].tobytes())
 
 
@@ -129,9 +129,9 @@ def test_it_plays_in_a_loop_each_frame_in_its_time(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()
     durations = [60, 60, 60, 600, 60, 60]
-    send_still(panel, film(6)[0], step=5)
-    send_film(panel, film(6), step=5, duration=durations)
-    page.locator(MOVIE).wait_for()
+    send_still(panel, moving_bar(6)[0], step=5)
+    send_animation(panel, moving_bar(6), step=5, duration=durations)
+    page.locator(ANIMATION).wait_for()
     seen = page.evaluate(
         """async () => {
           const seen = [];
@@ -154,13 +154,13 @@ def test_it_plays_in_a_loop_each_frame_in_its_time(panel: PanelPage) -> None:
 
 def test_a_newer_animation_goes_on_at_the_same_place_without_a_gap(panel: PanelPage) -> None:
     page = panel.page
-    shown_film(panel, film(8))
+    show_animation(panel, moving_bar(8))
     pause(panel)
     go_to(panel, 5)
-    wait_for_picture(panel, film(8)[5])
+    wait_for_picture(panel, moving_bar(8)[5])
     page.evaluate(
         """() => {
-          const canvas = document.querySelector(".ss-stage .ss-movie");
+          const canvas = document.querySelector(".ss-viewer .ss-animation");
           globalThis.gaps = 0;
           const look = () => {
             const empty = canvas.hidden || !canvas.width ||
@@ -171,78 +171,78 @@ def test_a_newer_animation_goes_on_at_the_same_place_without_a_gap(panel: PanelP
           look();
         }"""
     )
-    other = film(8, first_hue=0.3)
-    send_film(panel, other, step=9)
+    other = moving_bar(8, first_hue=0.3)
+    send_animation(panel, other, step=9)
     wait_for_picture(panel, other[5])
     assert text(panel, ".ss-label-left") == "9 / 20"
-    twice = film(16, first_hue=0.6)
-    send_film(panel, twice, step=11)
-    wait_for_frame(panel, "12 / 16")  # as far into the film as frame 5 of 8
+    twice = moving_bar(16, first_hue=0.6)
+    send_animation(panel, twice, step=11)
+    wait_for_frame(panel, "12 / 16")  # as far into the animation as frame 5 of 8
     assert page.evaluate("() => { cancelAnimationFrame(looking); return gaps; }") == 0
 
 
 def test_stills_of_newer_steps_stand_in_the_corner(panel: PanelPage) -> None:
     page = panel.page
-    shown_film(panel, film(8), step=5)
+    show_animation(panel, moving_bar(8), step=5)
     inset = page.locator(f"{PANEL} .ss-inset")
     assert inset.is_hidden()  # nothing is newer
-    send_still(panel, film(8)[0], step=9)
+    send_still(panel, moving_bar(8)[0], step=9)
     inset.wait_for()
     assert inset.inner_text() == "9 / 20"
     assert text(panel, ".ss-label-left") == "5 / 20"
-    label = page.locator(STAGE).get_attribute("aria-label") or ""
+    label = page.locator(VIEWER).get_attribute("aria-label") or ""
     assert label.startswith("Animated preview")
     assert label.endswith("5 / 20")
-    box, room = inset.bounding_box(), page.locator(STAGE).bounding_box()
+    box, room = inset.bounding_box(), page.locator(VIEWER).bounding_box()
     assert box is not None
     assert room is not None
     assert box["width"] < room["width"] / 2
-    canvas = page.locator(f"{STAGE} .ss-canvas").first.bounding_box()
+    canvas = page.locator(f"{VIEWER} .ss-canvas").first.bounding_box()
     assert canvas == pytest.approx(box, abs=1)
     inset.click()
-    page.locator(MOVIE).wait_for(state="hidden")
-    wait_until_stage_is_the_frame(panel)
-    large = page.locator(f"{STAGE} .ss-canvas").first.bounding_box()
+    page.locator(ANIMATION).wait_for(state="hidden")
+    wait_until_the_frame_is_shown(panel)
+    large = page.locator(f"{VIEWER} .ss-canvas").first.bounding_box()
     assert large is not None
     assert large["width"] == pytest.approx(room["width"], abs=2)
     assert text(panel, ".ss-frame-number") == "Animation of 5 / 20"
     page.locator(f"{PANEL} .ss-player [aria-label=Play]").click()
-    page.locator(MOVIE).wait_for()
+    page.locator(ANIMATION).wait_for()
 
 
 def test_the_timeline_shows_the_animation_of_the_step_that_is_chosen(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()
     for step in (1, 2, 3, 4):
-        send_still(panel, film(1)[0], step=step)
-    first = film(4, first_hue=0.2)
-    send_film(panel, first, step=2)  # late: two stills have come since
-    page.locator(MOVIE).wait_for()
+        send_still(panel, moving_bar(1)[0], step=step)
+    first = moving_bar(4, first_hue=0.2)
+    send_animation(panel, first, step=2)  # late: two stills have come since
+    page.locator(ANIMATION).wait_for()
     assert page.evaluate("() => sidestream.watching.run.frames.map((frame) => frame.step)") == [1, 2, 3, 4]
     page.evaluate("() => sidestream.watching.scrub(2)")
-    page.locator(MOVIE).wait_for(state="hidden")
+    page.locator(ANIMATION).wait_for(state="hidden")
     page.locator(f"{PANEL} .ss-player").wait_for(state="hidden")
     page.evaluate("() => sidestream.watching.scrub(1)")
-    page.locator(MOVIE).wait_for()
+    page.locator(ANIMATION).wait_for()
     pause(panel)
     go_to(panel, 1)
     wait_for_picture(panel, first[1])
     # A step that came as an animation alone has its place as well.
-    send_film(panel, film(4), step=6)
-    send_still(panel, film(1)[0], step=7)
+    send_animation(panel, moving_bar(4), step=6)
+    send_still(panel, moving_bar(1)[0], step=7)
     assert page.evaluate("() => sidestream.watching.run.frames.map((frame) => frame.step)") == [1, 2, 3, 4, 6, 7]
     wait_for_picture(panel, first[1])  # and what was chosen stays
 
 
 def test_keys_play_and_go_through_the_frames(panel: PanelPage) -> None:
     page = panel.page
-    frames = film(8)
-    shown_film(panel, frames)
-    page.locator(STAGE).focus()
+    frames = moving_bar(8)
+    show_animation(panel, frames)
+    page.locator(VIEWER).focus()
     page.keyboard.press("Space")
     page.locator(f"{PANEL} .ss-player [aria-label=Play]").wait_for()
     go_to(panel, 7)
-    page.locator(STAGE).focus()
+    page.locator(VIEWER).focus()
     page.keyboard.press(".")
     wait_for_picture(panel, frames[0])
     page.keyboard.press(",")
@@ -260,8 +260,8 @@ def test_keys_play_and_go_through_the_frames(panel: PanelPage) -> None:
 
 def test_who_wants_little_motion_starts_it_himself(panel: PanelPage) -> None:
     panel.page.emulate_media(reduced_motion="reduce")
-    frames = film(4)
-    shown_film(panel, frames)
+    frames = moving_bar(4)
+    show_animation(panel, frames)
     wait_for_picture(panel, frames[0])
     panel.page.wait_for_timeout(400)
     wait_for_picture(panel, frames[0])
@@ -271,8 +271,8 @@ def test_who_wants_little_motion_starts_it_himself(panel: PanelPage) -> None:
 
 
 def test_its_controls_have_names_and_fit_into_320_pixels(panel: PanelPage) -> None:
-    shown_film(panel, film(96), step=5)
-    send_still(panel, film(1)[0], step=9)
+    show_animation(panel, moving_bar(96), step=5)
+    send_still(panel, moving_bar(1)[0], step=9)
     panel.page.locator(f"{PANEL} .ss-inset").wait_for()
     pause(panel)
     go_to(panel, 95)
@@ -283,12 +283,12 @@ def test_its_controls_have_names_and_fit_into_320_pixels(panel: PanelPage) -> No
 
 def test_it_plays_in_a_window_of_its_own(panel: PanelPage) -> None:
     page = panel.page
-    frames = film(4)
-    shown_film(panel, frames)
+    frames = moving_bar(4)
+    show_animation(panel, frames)
     page.locator(f"{PANEL} [aria-label^='Open in a window']").click()
-    movie = "documentPictureInPicture.window?.document.querySelector('.ss-movie')"
-    panel.wait(f"() => {movie} && !{movie}.hidden")
-    drawn = f"() => {movie}.getContext('2d').getImageData(0, 0, 96, 64).data.join()"
+    animation = "documentPictureInPicture.window?.document.querySelector('.ss-animation')"
+    panel.wait(f"() => {animation} && !{animation}.hidden")
+    drawn = f"() => {animation}.getContext('2d').getImageData(0, 0, 96, 64).data.join()"
     first = page.evaluate(drawn)
     panel.wait(f"first => ({drawn})() !== first", 10, first)
     page.evaluate("() => documentPictureInPicture.window.close()")
@@ -297,18 +297,18 @@ def test_it_plays_in_a_window_of_its_own(panel: PanelPage) -> None:
 
 def test_what_cannot_be_decoded_leaves_the_still(panel: PanelPage) -> None:
     panel.open_panel()
-    send_still(panel, film(1)[0], step=5)
-    file = send_film(panel, film(4), step=5)
-    panel.page.locator(MOVIE).wait_for()
+    send_still(panel, moving_bar(1)[0], step=5)
+    file = send_animation(panel, moving_bar(4), step=5)
+    panel.page.locator(ANIMATION).wait_for()
     panel.page.evaluate("() => sidestream.store.clear()")
     end_run(panel)
-    for number, broken in enumerate((b"no picture", file[: len(file) // 2], webp(film(1), 100))):
+    for number, broken in enumerate((b"no picture", file[: len(file) // 2], webp(moving_bar(1), 100))):
         run = f"broken {number}"
-        send_still(panel, film(1)[0], step=5, run=run)
+        send_still(panel, moving_bar(1)[0], step=5, run=run)
         facts = {"animation": {"frames": 4, "fps": 10, "duration_ms": 400}, "run": run}
         send(panel, broken, "image/webp", step=5, **facts)
         panel.page.wait_for_timeout(150)
-        wait_until_stage_is_the_frame(panel)
+        wait_until_the_frame_is_shown(panel)
 
 
 # On the nodes
@@ -335,24 +335,24 @@ def test_the_samplers_own_picture_plays_on_until_a_newer_animation(panel: PanelP
     page = panel.page
     owner = load_and_pretend_to_queue(panel, "p1")
     address = f"() => app.nodePreviewImages[{SAMPLER}][0]"
-    send_still(panel, film(1)[0], step=1, **owner)
-    file = send_film(panel, film(6), step=1, **owner)
+    send_still(panel, moving_bar(1)[0], step=1, **owner)
+    file = send_animation(panel, moving_bar(6), step=1, **owner)
     wait_for_node_picture(panel, len(file))
     before = page.evaluate(address)
     page.evaluate("() => { globalThis.heard = 0; app.api.addEventListener('b_preview', () => (heard += 1)); }")
     for step in (2, 3, 4):
-        send_still(panel, film(1)[0], step=step, **owner)
+        send_still(panel, moving_bar(1)[0], step=step, **owner)
         page.wait_for_timeout(60)
     assert page.evaluate(address) == before  # the very same picture: it did not begin anew
     assert page.evaluate("() => heard") == 3  # other packs hear of each still
     wait_for_node_picture(panel, len(file))
-    newer = send_film(panel, film(12, first_hue=0.4), step=4, **owner)
+    newer = send_animation(panel, moving_bar(12, first_hue=0.4), step=4, **owner)
     assert len(newer) != len(file)
     wait_for_node_picture(panel, len(newer))
     end_run(panel, **owner)
     # A run without animations has its stills there as ever.
     playing = page.evaluate(address)
-    send_still(panel, film(1)[0], step=1, run="stills", **owner)
+    send_still(panel, moving_bar(1)[0], step=1, run="stills", **owner)
     assert page.evaluate(address) != playing
     page.evaluate("() => app.canvas.setDirty(true, true)")
     panel.wait(
@@ -383,16 +383,16 @@ def wait_for_node_picture(panel: PanelPage, size: int) -> None:
 def test_the_preview_node_plays_it_too(panel: PanelPage) -> None:
     page = panel.page
     owner = load_and_pretend_to_queue(panel, "p2")
-    frames = film(5)
+    frames = moving_bar(5)
     send_still(panel, frames[0], step=1, **owner)
-    send_film(panel, frames, step=1, **owner)
-    movie = ".ss-node .ss-node-movie"
-    page.locator(movie).first.wait_for()
+    send_animation(panel, frames, step=1, **owner)
+    animation = ".ss-node .ss-node-animation"
+    page.locator(animation).first.wait_for()
     for frame in (frames[3], frames[1]):
-        wait_for_picture(panel, frame, movie)
+        wait_for_picture(panel, frame, animation)
     end_run(panel, **owner)
     send_still(panel, frames[0], step=1, run="stills", **owner)
-    page.locator(movie).first.wait_for(state="hidden")
+    page.locator(animation).first.wait_for(state="hidden")
     end_run(panel, run="stills", **owner)
 
 
@@ -402,12 +402,12 @@ def test_the_preview_node_plays_it_too(panel: PanelPage) -> None:
 def test_stills_and_animations_are_saved_apart(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()
-    frames = film(6)
+    frames = moving_bar(6)
     for step in (1, 2, 3):
         send_still(panel, Image.new("RGB", (96, 64), colour(0.6)), step=step)
-    file = send_film(panel, frames, step=2)
-    send_film(panel, frames, step=4)  # which has no still
-    page.locator(MOVIE).wait_for()
+    file = send_animation(panel, frames, step=2)
+    send_animation(panel, frames, step=4)  # which has no still
+    page.locator(ANIMATION).wait_for()
     page.evaluate("() => sidestream.watching.scrub(1)")
     pause(panel)
     go_to(panel, 4)
@@ -428,13 +428,13 @@ def test_stills_and_animations_are_saved_apart(panel: PanelPage) -> None:
 
 def test_animations_count_in_what_is_kept(panel: PanelPage) -> None:
     page = panel.page
-    send_still(panel, film(1)[0], step=1)
+    send_still(panel, moving_bar(1)[0], step=1)
     still = page.evaluate("() => sidestream.store.bytes")
-    file = send_film(panel, film(6), step=1)
+    file = send_animation(panel, moving_bar(6), step=1)
     assert page.evaluate("() => sidestream.store.bytes") == still + len(file)
-    other = send_film(panel, film(9), step=1)  # takes its place
+    other = send_animation(panel, moving_bar(9), step=1)  # takes its place
     assert page.evaluate("() => sidestream.store.bytes") == still + len(other)
-    send_film(panel, film(6), step=2)  # has no still: counted once
+    send_animation(panel, moving_bar(6), step=2)  # has no still: counted once
     assert page.evaluate("() => sidestream.store.bytes") == still + len(other) + len(file)
     assert page.evaluate("() => sidestream.watching.run.bytes") == still + len(other) + len(file)
     end_run(panel)
@@ -450,11 +450,11 @@ def test_many_animations_leave_memory_bounded(panel: PanelPage) -> None:
     panel.open_panel()
     file = webp(frames, 40)
     for step in range(1, 11):
-        send_film(panel, frames, step=step, duration=40, file=file)
-    page.locator(MOVIE).wait_for()
+        send_animation(panel, frames, step=step, duration=40, file=file)
+    page.locator(ANIMATION).wait_for()
     before = heap(panel)
     for step in range(11, 41):
-        send_film(panel, frames, step=step, duration=40, file=file)
+        send_animation(panel, frames, step=step, duration=40, file=file)
         page.wait_for_timeout(20)
     after = heap(panel)
     size = page.evaluate("() => sidestream.store.bytes")

@@ -21,7 +21,7 @@ const ENDINGS = ["execution_success", "execution_error", "execution_interrupted"
  * A change holds for what runs and what waits in the queue; where nothing does it is stored as the
  * user's setting. Tells of changes by the event `change`.
  */
-export class Steering extends EventTarget {
+export class LiveSettings extends EventTarget {
   /**
    * @param {Settings} settings
    * @param {FrameStore} store
@@ -32,11 +32,11 @@ export class Steering extends EventTarget {
     this.store = store;
     this.paused = false;
     /** @type {Record<string, any>} what was changed for the prompts that run or wait */
-    this.live = {};
+    this.changes = {};
     /** @type {Record<string, any>} those of them that are stored as settings, too */
     this._stored = {};
     /** @type {Record<string, any>} not yet told to the server; null takes a change back */
-    this._changes = {};
+    this._unsent = {};
     this._timer = 0;
   }
 
@@ -46,14 +46,14 @@ export class Steering extends EventTarget {
     api.addEventListener("reconnected", () => void (this.paused ? this._pause() : this._ask()));
     for (const name of ENDINGS) {
       api.addEventListener(/** @type {any} */ (name), () => {
-        if (Object.keys(this.live).length) void this._ask();
+        if (Object.keys(this.changes).length) void this._ask();
       });
     }
   }
 
   /** The names of the settings that differ, for what runs, from what they were. */
   get changed() {
-    return Object.keys(this.live).filter((name) => this.live[name] !== this._stored[name]);
+    return Object.keys(this.changes).filter((name) => this.changes[name] !== this._stored[name]);
   }
 
   /**
@@ -61,21 +61,21 @@ export class Steering extends EventTarget {
    * @param {any} value
    */
   change(name, value) {
-    this.live = { ...this.live, [name]: value };
+    this.changes = { ...this.changes, [name]: value };
     for (const run of this.store.runs) if (run.live && run.settings) run.settings[name] = value;
     this._tellServer({ [name]: value });
   }
 
   /** @param {string[]} names go back to what they were */
   takeBack(names = this.changed) {
-    const left = Object.entries(this.live).filter(([name]) => !names.includes(name));
-    this.live = Object.fromEntries(left);
+    const left = Object.entries(this.changes).filter(([name]) => !names.includes(name));
+    this.changes = Object.fromEntries(left);
     this._tellServer(Object.fromEntries(names.map((name) => [name, null])));
   }
 
   /** What was changed is to hold for later prompts, too. */
   keepAlways() {
-    for (const name of this.changed) this._store(name, this.live[name]);
+    for (const name of this.changed) this._store(name, this.changes[name]);
   }
 
   /** Stop making previews, or go on. */
@@ -97,27 +97,27 @@ export class Steering extends EventTarget {
   _store(name, value) {
     this._stored[name] = value;
     const stored = Promise.resolve(this.settings.set(name, value)).catch(() => {
-      toast("error", t("steering.notStored"));
+      toast("error", t("liveSettings.notStored"));
     });
     void stored.then(() => this._tell());
   }
 
   /** @param {Record<string, any>} changes */
   _tellServer(changes) {
-    Object.assign(this._changes, changes);
+    Object.assign(this._unsent, changes);
     clearTimeout(this._timer);
     this._timer = setTimeout(() => void this._send(), SETTLE_MS);
     this._tell();
   }
 
   async _send() {
-    const changes = this._changes;
-    this._changes = {};
+    const changes = this._unsent;
+    this._unsent = {};
     const state = await this._post("/sidestream/live", changes);
     // Nothing runs, or nobody knows: then it is for what comes.
     if (!state?.prompts) {
       for (const [name, value] of Object.entries(changes)) {
-        delete this.live[name];
+        delete this.changes[name];
         if (value !== null) this._store(name, value);
       }
     }
@@ -150,7 +150,7 @@ export class Steering extends EventTarget {
       if (response.ok) return answer;
       toast("error", answer.error);
     } catch {
-      toast("error", t("steering.unreachable"));
+      toast("error", t("liveSettings.unreachable"));
     }
     return null;
   }
@@ -171,8 +171,8 @@ export class Steering extends EventTarget {
    */
   _follow({ paused, live, runs }, isNew = false) {
     this.paused = paused;
-    if (!Object.keys(this._changes).length) this.live = live;
-    if (!Object.keys(this.live).length) this._stored = {};
+    if (!Object.keys(this._unsent).length) this.changes = live;
+    if (!Object.keys(this.changes).length) this._stored = {};
     for (const told of runs) {
       const run = isNew ? this.store.runOf(told) : this.store.runs.find((known) => known.id === told.run);
       if (run) Object.assign(run, { settings: told.settings, totalSteps: run.totalSteps || told.total_steps });

@@ -45,7 +45,7 @@ export function addThumbnail(node) {
   if (thumbnails.has(node)) return;
   const element = elementsOf(document);
   const canvas = element("canvas", { width: 1, height: 1 });
-  const movie = element("canvas", { class: "ss-node-movie" });
+  const animation = element("canvas", { class: "ss-node-animation" });
   const caption = element("span", { class: "ss-node-caption" }, t("node.idle"));
   const more = element(
     "button",
@@ -60,7 +60,7 @@ export function addThumbnail(node) {
   );
   more.hidden = usesVueNodes(); // which have a button of their own for advanced inputs
   const row = element("div", { class: "ss-node-row" }, caption, more);
-  const box = element("div", { class: "ss-node ss-node-idle" }, element("div", { class: "ss-node-picture" }, canvas, movie), row);
+  const box = element("div", { class: "ss-node ss-node-idle" }, element("div", { class: "ss-node-picture" }, canvas, animation), row);
   const widget = node.addDOMWidget("sidestream_thumbnail", "sidestream", box, {
     serialize: false,
     hideOnZoom: false,
@@ -72,7 +72,7 @@ export function addThumbnail(node) {
   widget.serialize = false;
   widget.label = t("node.thumbnail");
   const painter = new FramePainter(canvas, undefined, MAX_SIDE);
-  const player = new Player(movie, MAX_SIDE);
+  const player = new Player(animation, MAX_SIDE);
   thumbnails.set(node, { painter, player, caption, element: box, isOff: false });
   const before = node.onRemoved;
   node.onRemoved = function (/** @type {any[]} */ ...args) {
@@ -163,7 +163,7 @@ function draw({ painter, player, caption, element }, run) {
   player.show(animation);
   if (!animation || !player.shown) painter.show(frame);
   const rate = rateOf(run.frames);
-  const text = [run.title, stepText(frame), rate ? t("readouts.perSecond", { rate: rate.toFixed(1) }) : ""];
+  const text = [run.title, stepText(frame), rate ? t("stats.perSecond", { rate: rate.toFixed(1) }) : ""];
   setText(caption, text.filter(Boolean).join(" · "));
 }
 

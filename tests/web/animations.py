@@ -1,4 +1,4 @@
-"""Animated and mosaic pictures as a server would make them, delivered to the page."""
+"""Animated and batch pictures as a server would make them, delivered to the page."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def colour(hue: float) -> tuple[int, int, int]:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def film(frames: int = 8, size: tuple[int, int] = (96, 64), first_hue: float = 0.0) -> list[Image.Image]:
-    """Frames of a film: a bar that wanders from left to right over a still ground, whose colour says
-    which film it is."""
+def moving_bar(frames: int = 8, size: tuple[int, int] = (96, 64), first_hue: float = 0.0) -> list[Image.Image]:
+    """Frames of an animation: a bar that moves from left to right over a still ground, whose colour says
+    which animation it is."""
     made = []
     for i in range(frames):
         picture = Image.new("RGB", size, colour(first_hue))
@@ -47,7 +47,7 @@ def film(frames: int = 8, size: tuple[int, int] = (96, 64), first_hue: float = 0
     return made
 
 
-def mosaic(images: Sequence[int], columns: int, cell: int = 32) -> Image.Image:
+def cells_picture(images: Sequence[int], columns: int, cell: int = 32) -> Image.Image:
     """Cells of one colour each, by the image's place in a batch of ten; black where there is none."""
     rows = -(-len(images) // columns)
     picture = Image.new("RGB", (columns * cell, rows * cell))
@@ -94,7 +94,7 @@ def send(panel: PanelPage, picture: bytes, kind: str, *, step: int, **facts: Any
     )
 
 
-def send_film(
+def send_animation(
     panel: PanelPage,
     frames: Sequence[Image.Image],
     *,

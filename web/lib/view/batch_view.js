@@ -1,13 +1,13 @@
 /** The images of a batch in one picture: choose one to see it alone, and go back to all of them. */
 
-import { batchOf } from "../data/cells.js";
+import { batchSize } from "../data/cells.js";
 import { elementsOf, iconButton, setText } from "./dom.js";
 import { t } from "../host/strings.js";
 
-/** @typedef {import("../data/cells.js").Mosaic} Mosaic */
+/** @typedef {import("../data/cells.js").Cells} Cells */
 /** @typedef {import("../data/watching.js").Watching} Watching */
 
-export class MosaicView {
+export class BatchView {
   /**
    * @param {Document} document
    * @param {Watching} watching
@@ -16,8 +16,8 @@ export class MosaicView {
     const element = elementsOf(document);
     this.make = element;
     this.watching = watching;
-    /** @type {Mosaic | null} */
-    this.mosaic = null;
+    /** @type {Cells | null} */
+    this.layout = null;
     /** The cell that the Tab key reaches. */
     this.current = 0;
     this._key = "";
@@ -26,15 +26,15 @@ export class MosaicView {
     this.cells = element("div", {
       class: "ss-cells",
       role: "group",
-      "aria-label": t("mosaic.label"),
+      "aria-label": t("batch.label"),
       onkeydown: (/** @type {KeyboardEvent} */ event) => this._onCellKey(event),
     });
     this.name = element("span", { class: "ss-image-name", "aria-live": "polite" });
     this.all = element(
       "button",
-      { type: "button", class: "ss-all-images", title: t("mosaic.allTooltip"), onclick: () => this.back() },
+      { type: "button", class: "ss-all-images", title: t("batch.allTooltip"), onclick: () => this.back() },
       element("i", { class: "pi pi-th-large", "aria-hidden": "true" }),
-      t("mosaic.all"),
+      t("batch.all"),
     );
     /** Stands in a corner while one image is shown. */
     this.chosen = element(
@@ -42,15 +42,15 @@ export class MosaicView {
       {
         class: "ss-chosen",
         role: "group",
-        "aria-label": t("mosaic.label"),
+        "aria-label": t("batch.label"),
         onkeydown: (/** @type {KeyboardEvent} */ event) => this._onChosenKey(event),
         onpointerdown: (/** @type {PointerEvent} */ event) => event.stopPropagation(),
         ondblclick: (/** @type {MouseEvent} */ event) => event.stopPropagation(),
       },
       this.all,
-      iconButton(element, "chevron-left", t("mosaic.previous"), () => this._showOther(-1)),
+      iconButton(element, "chevron-left", t("batch.previous"), () => this._showOther(-1)),
       this.name,
-      iconButton(element, "chevron-right", t("mosaic.next"), () => this._showOther(1)),
+      iconButton(element, "chevron-right", t("batch.next"), () => this._showOther(1)),
     );
   }
 
@@ -58,12 +58,12 @@ export class MosaicView {
   update() {
     const { watching } = this;
     const { image } = watching;
-    this.mosaic = watching.against ? null : ((watching.playing ?? watching.frame)?.mosaic ?? null);
-    this.cells.hidden = !this.mosaic || image !== null;
-    this.chosen.hidden = !this.mosaic || image === null;
-    if (!this.mosaic) return;
-    this._makeCells(this.mosaic);
-    if (image !== null) setText(this.name, nameOf(image, this.mosaic));
+    this.layout = watching.against ? null : ((watching.playing ?? watching.frame)?.cells ?? null);
+    this.cells.hidden = !this.layout || image !== null;
+    this.chosen.hidden = !this.layout || image === null;
+    if (!this.layout) return;
+    this._makeCells(this.layout);
+    if (image !== null) setText(this.name, nameOf(image, this.layout));
   }
 
   /**
@@ -81,12 +81,12 @@ export class MosaicView {
     const { image } = this.watching;
     const hadFocus = this.chosen.contains(this.chosen.ownerDocument.activeElement);
     this.watching.showImage(null);
-    if (hadFocus && image !== null) this._focus(this.mosaic?.images.indexOf(image) ?? 0);
+    if (hadFocus && image !== null) this._focus(this.layout?.images.indexOf(image) ?? 0);
   }
 
-  /** @param {Mosaic} mosaic */
-  _makeCells(mosaic) {
-    const { columns, rows, images } = mosaic;
+  /** @param {Cells} layout */
+  _makeCells(layout) {
+    const { columns, rows, images } = layout;
     const key = `${columns} ${rows} ${images}`;
     if (key === this._key) return;
     this._key = key;
@@ -94,14 +94,14 @@ export class MosaicView {
     this.cells.style.gridTemplate = `repeat(${rows}, 1fr) / repeat(${columns}, 1fr)`;
     this.cells.replaceChildren(
       ...images.map((image, cell) => {
-        const name = nameOf(image, mosaic);
+        const name = nameOf(image, layout);
         return this.make(
           "button",
           {
             type: "button",
             class: "ss-cell",
             tabindex: cell === 0 ? 0 : -1,
-            title: t("mosaic.choose", { name }),
+            title: t("batch.choose", { name }),
             "aria-label": name,
             onclick: () => this._choose(image),
           },
@@ -121,9 +121,9 @@ export class MosaicView {
 
   /** @param {number} by */
   _showOther(by) {
-    const { mosaic, watching } = this;
-    if (!mosaic || watching.image === null) return;
-    const { images } = mosaic;
+    const { layout, watching } = this;
+    if (!layout || watching.image === null) return;
+    const { images } = layout;
     watching.showImage(images[(images.indexOf(watching.image) + by + images.length) % images.length]);
   }
 
@@ -139,9 +139,9 @@ export class MosaicView {
 
   /** @param {KeyboardEvent} event */
   _onCellKey(event) {
-    const { mosaic } = this;
-    if (!mosaic) return;
-    const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -mosaic.columns, ArrowDown: mosaic.columns }[event.key];
+    const { layout } = this;
+    if (!layout) return;
+    const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -layout.columns, ArrowDown: layout.columns }[event.key];
     if (step !== undefined) this._focus(this.current + step);
     else if (!this._chooseByNumber(event) && event.key !== "Enter" && event.key !== " ") return;
     if (step !== undefined) event.preventDefault();
@@ -163,7 +163,7 @@ export class MosaicView {
    */
   _chooseByNumber(event) {
     const image = Number(event.key) - 1;
-    if (event.key === " " || !this.mosaic?.images.includes(image)) return false;
+    if (event.key === " " || !this.layout?.images.includes(image)) return false;
     this._choose(image);
     return true;
   }
@@ -171,8 +171,8 @@ export class MosaicView {
 
 /**
  * @param {number} image
- * @param {Mosaic} mosaic
+ * @param {Cells} layout
  */
-function nameOf(image, mosaic) {
-  return t("mosaic.name", { image: image + 1, count: batchOf(mosaic) });
+function nameOf(image, layout) {
+  return t("batch.name", { image: image + 1, count: batchSize(layout) });
 }

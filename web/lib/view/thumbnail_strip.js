@@ -8,7 +8,7 @@ const HEIGHT = 40;
 const INTERVAL_MS = 250;
 const THUMB_WIDTH = 4; // of the scrubber over it, in CSS pixels
 
-export class FilmStrip {
+export class ThumbnailStrip {
   /**
    * @param {Document} document
    * @param {import("../data/watching.js").Watching} watching
@@ -17,7 +17,7 @@ export class FilmStrip {
   constructor(document, watching, signal) {
     this.watching = watching;
     this.window = /** @type {Window & typeof globalThis} */ (document.defaultView);
-    this.canvas = elementsOf(document)("canvas", { class: "ss-film", "aria-hidden": "true" });
+    this.canvas = elementsOf(document)("canvas", { class: "ss-thumbnails", "aria-hidden": "true" });
     this._timer = 0;
     this._drawn = 0;
     const observer = new this.window.ResizeObserver(() => this.update());
