@@ -167,12 +167,12 @@ def test_a_value_out_of_range_is_said_and_put_back(panel: PanelPage) -> None:
     panel.open_panel()
     type_into(panel, "throttle_ms", 60001)
     problem = page.locator(f"{ROW}throttle_ms] .ss-problem")
-    assert problem.inner_text() == "A whole number from 0 to 60000, please."
+    assert problem.inner_text() == "Enter a whole number from 0 to 60000."
     assert page.locator(f"{PANEL} input[name=throttle_ms]").input_value() == "100"
     assert stored(panel, "throttle_ms") == 100
     type_into(panel, "max_size", 63)
     said = page.locator(f"{ROW}max_size] .ss-problem").inner_text()
-    assert said == "A whole number from 64 to 2048, please. Or 0."
+    assert said == "Enter a whole number from 64 to 2048. 0 is also allowed."
     type_into(panel, "throttle_ms", 101)
     assert problem.is_hidden()
 
