@@ -115,7 +115,7 @@ def _without_half(pack: Any) -> Callable[[], None]:
 
 
 def _with_pillow(pack: Any) -> Callable[[], None]:
-    from sidestream.preview import encode
+    from sidestream.preview.deliver import encode
 
     before = encode.jpeg_encoder
     setattr(encode, "jpeg_encoder", lambda: encode.pillow_jpeg)  # noqa: B010

@@ -31,13 +31,13 @@ from .__main__ import name_the_pack
 
 name_the_pack()
 
-from sidestream.preview import engine as engine_module  # noqa: E402
+from sidestream.preview.capture.runs import Asked, Owner, Plan, Run, Runs, now  # noqa: E402
 from sidestream.preview.decoders.cache import DecoderCache  # noqa: E402
 from sidestream.preview.decoders.errors import DecoderError  # noqa: E402
-from sidestream.preview.engine import Engine  # noqa: E402
+from sidestream.preview.deliver.transport import Socket, Transport  # noqa: E402
+from sidestream.preview.render import worker as engine_module  # noqa: E402
 from sidestream.preview.render.backends import backends_for  # noqa: E402
-from sidestream.preview.runs import Asked, Owner, Plan, Run, Runs, now  # noqa: E402
-from sidestream.preview.transport import Socket, Transport  # noqa: E402
+from sidestream.preview.render.worker import Engine  # noqa: E402
 
 CPU = torch.device("cpu")
 WARM_UP = 0.1

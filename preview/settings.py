@@ -6,6 +6,7 @@ routes and the page are made from it.
 
 from __future__ import annotations
 
+import functools
 import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -135,9 +136,15 @@ class Device(Choice):
 
     @property
     def options(self) -> tuple[str, ...]:
-        from . import devices  # brings torch; GPUs are counted when somebody wants to know
+        return (*self.names, *gpu_numbers())
 
-        return (*self.names, *devices.gpu_numbers())
+
+@functools.cache
+def gpu_numbers() -> tuple[str, ...]:
+    """The CUDA devices of this machine. They are counted when somebody wants to know."""
+    import torch
+
+    return tuple(map(str, range(torch.cuda.device_count())))
 
 
 # Saved workflows hold widget values by position: a new setting goes to the end.
@@ -275,9 +282,7 @@ def checked(values: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in values.items():
         field = FIELDS.get(name)
         if field is None:
-            raise SettingError(
-                f"{shown(name)} is not a setting; there are {', '.join(FIELDS)}"
-            )
+            raise SettingError(f"{shown(name)} is not a setting; there are {', '.join(FIELDS)}")
         result[name] = field.check(name, value)
     return result
 

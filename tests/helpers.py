@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from sidestream.preview import runs
+from sidestream.preview.capture import runs
+from sidestream.preview.capture.runs import Asked, Frame, Owner, Plan, Run, Runs
 from sidestream.preview.decoders.cache import DecoderCache
 from sidestream.preview.decoders.errors import DecoderError
-from sidestream.preview.engine import Engine
 from sidestream.preview.render.backends import StagingError, backends_for
-from sidestream.preview.runs import Asked, Frame, Owner, Plan, Run, Runs
+from sidestream.preview.render.worker import Engine
 
 CPU = torch.device("cpu")
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from sidestream.preview.decoders.painting import Painting
 from sidestream.preview.decoders.taesd import SCALE, STAGES, decoder_layers
+from sidestream.preview.render.job import Painting
 from torch import nn
 
 

@@ -12,11 +12,12 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 from sidestream.benchmarks.weights import WAN, video_decoder
-from sidestream.preview import animator as animator_module
-from sidestream.preview import engine as engine_module
-from sidestream.preview import runs
-from sidestream.preview.decoders.painting import ReelPainting
+from sidestream.preview.capture import runs
 from sidestream.preview.decoders.taehv import TaehvSource
+from sidestream.preview.render import animation as animator_module
+from sidestream.preview.render import worker as engine_module
+from sidestream.preview.render.job import ReelPainting
+from sidestream.preview.render.slots import SLOTS
 from sidestream.tests.helpers import (
     FakeSink,
     FakeSource,
@@ -287,8 +288,8 @@ def test_i7_a_film_whose_node_is_over_is_given_up():
     assert third_waits.calls == 3
     # The slot is free again: all can be had.
     take = engine._station.slots.take
-    slots = [take(a_video(1).shape, torch.float32) for _ in range(engine_module.SLOTS + 1)]
-    assert sum(slot is not None for slot in slots) == engine_module.SLOTS
+    slots = [take(a_video(1).shape, torch.float32) for _ in range(SLOTS + 1)]
+    assert sum(slot is not None for slot in slots) == SLOTS
     engine.close()
 
 
@@ -311,8 +312,8 @@ def test_i6_a_film_that_fails_costs_the_films_and_one_line(caplog):
         " this run goes on with stills."
     ]
     take = engine._station.slots.take
-    slots = [take(a_video(1).shape, torch.float32) for _ in range(engine_module.SLOTS + 1)]
-    assert sum(slot is not None for slot in slots) == engine_module.SLOTS
+    slots = [take(a_video(1).shape, torch.float32) for _ in range(SLOTS + 1)]
+    assert sum(slot is not None for slot in slots) == SLOTS
     engine.close()
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sidestream.preview.batches import STAGED_WHOLE, shown_images, staged
-from sidestream.preview.decoders.painting import Painting, shown_size
+from sidestream.preview.capture.batches import STAGED_WHOLE, shown_images, staged
+from sidestream.preview.render.job import Painting, shown_size
 from sidestream.preview.settings import DEFAULTS
 from sidestream.tests.helpers import FlatDecoder
 

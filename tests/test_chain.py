@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from sidestream.preview import engine as engine_module
-from sidestream.preview import runs
+from sidestream.preview.capture import runs
 from sidestream.preview.decoders.errors import DecoderError
+from sidestream.preview.render import worker as engine_module
 from sidestream.preview.render.chain import Failures, FallbackChain
 from sidestream.tests.helpers import (
     FakeSink,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sidestream.preview.clients import KEPT, Clients
-from sidestream.preview.runs import Owner, Run, Runs
+from sidestream.preview.capture.clients import KEPT, Clients
+from sidestream.preview.capture.runs import Owner, Run, Runs
 from sidestream.tests.helpers import FakeSource, start_run
 
 NOW = 1000.0

@@ -21,15 +21,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageSequence
-from sidestream.preview import animator as animator_module
-from sidestream.preview import engine as engine_module
-from sidestream.preview import runs
-from sidestream.preview.animator import Animator
+from sidestream.preview.capture import runs
+from sidestream.preview.capture.runs import Asked, Frame, Owner, Plan, Run, Runs
 from sidestream.preview.decoders.cache import DecoderCache
-from sidestream.preview.engine import SLOTS, Engine, Mailbox, Slots
+from sidestream.preview.render import animation as animator_module
+from sidestream.preview.render import worker as engine_module
+from sidestream.preview.render.animation import Animator
 from sidestream.preview.render.backends import Slot, backends_for
 from sidestream.preview.render.backends.cpu import CpuBackend
-from sidestream.preview.runs import Asked, Frame, Owner, Plan, Run, Runs
+from sidestream.preview.render.mailbox import Mailbox
+from sidestream.preview.render.slots import SLOTS, Slots
+from sidestream.preview.render.worker import Engine
 from sidestream.tests.helpers import (
     CPU,
     FakeSink,

@@ -19,7 +19,6 @@ from sidestream.preview.decoders import taesd
 from sidestream.preview.decoders.cache import DecoderCache
 from sidestream.preview.decoders.errors import DecoderError
 from sidestream.preview.decoders.latent2rgb import Latent2RGBSource
-from sidestream.preview.decoders.painting import EVERYTHING, Painting, shown_size
 from sidestream.preview.decoders.picture import contained, shrunk, to_uint8
 from sidestream.preview.decoders.taesd import (
     Layout,
@@ -29,6 +28,7 @@ from sidestream.preview.decoders.taesd import (
     left_out,
     unpacked,
 )
+from sidestream.preview.render.job import EVERYTHING, Painting, shown_size
 from sidestream.tests.helpers import CPU, FakeSource, FlatDecoder
 
 FACTORS = [[0.35, 0.2, 0.1], [0.1, -0.3, 0.2], [-0.2, 0.2, 0.3], [-0.1, 0.0, -0.4]]

@@ -372,15 +372,15 @@ def has_function(path: Path, name: str) -> bool:
 
 
 def test_what_is_missing_is_noticed():
-    assert missing_files("`preview/none.py`, `preview/engine.py`, `tests/`") == ["preview/none.py"]
+    assert missing_files("`preview/none.py`, `preview/pack.py`, `tests/`") == ["preview/none.py"]
     gone = ["test_film.py::test_none", "gpu/test_none.py::test_a"]
     there = "test_film.py::test_what_is_no_picture_is_refused"
     assert missing_tests("".join(f"`{name}`" for name in [*gone, there])) == gone
     assert unguarded(text_of(ARCHITECTURE).replace("**I7 ", "**J7 ")) == [7]
-    assert stages("1. `A.b` in `preview/engine.py`: x\n2. none\n") == [("A.b", "preview/engine.py")]
-    engine = REPO / "preview" / "engine.py"
-    names = ("Engine.capture", "give_back", "Engine.give_back", "capture")
-    assert [has_function(engine, name) for name in names] == [True, True, False, False]
+    assert stages("1. `A.b` in `preview/c/d.py`: x\n2. none\n") == [("A.b", "preview/c/d.py")]
+    slots = REPO / "preview" / "render" / "slots.py"
+    names = ("Slots.take", "give_back", "Station.take", "take")
+    assert [has_function(slots, name) for name in names] == [True, True, False, False]
 
 
 @every_document

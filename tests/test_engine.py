@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sidestream.preview import engine as engine_module
-from sidestream.preview import runs
+from sidestream.preview.capture import runs
+from sidestream.preview.capture.runs import Frame
 from sidestream.preview.decoders.cache import DecoderCache
 from sidestream.preview.decoders.errors import DecoderError
 from sidestream.preview.decoders.taesd import TaesdSource, decoder_layers
-from sidestream.preview.engine import SLOTS, Mailbox, Slots
+from sidestream.preview.render import worker as engine_module
 from sidestream.preview.render.backends.cpu import CpuBackend
-from sidestream.preview.runs import Frame
+from sidestream.preview.render.mailbox import Mailbox
+from sidestream.preview.render.slots import SLOTS, Slots
 from sidestream.tests.helpers import (
     CPU,
     FakeSink,

@@ -13,16 +13,21 @@ from typing import Any
 
 import pytest
 import torch
-from sidestream.preview import animator, encode, runs
-from sidestream.preview import engine as engine_module
+from sidestream.preview.capture import runs
+from sidestream.preview.capture.runs import Run
 from sidestream.preview.decoders.cache import DecoderCache
 from sidestream.preview.decoders.taesd import TaesdSource, decoder_layers
-from sidestream.preview.engine import SLOTS, Engine
+from sidestream.preview.deliver import encode
+from sidestream.preview.deliver.transport import Transport
+from sidestream.preview.render import animation
+from sidestream.preview.render import slots as slots_module
+from sidestream.preview.render import worker as engine_module
 from sidestream.preview.render.backends.cpu import CpuBackend
 from sidestream.preview.render.backends.pinned import never_free_of_a_lost_device
 from sidestream.preview.render.chain import FallbackChain
-from sidestream.preview.runs import Run
-from sidestream.preview.transport import Transport
+from sidestream.preview.render.engines import Engines
+from sidestream.preview.render.slots import SLOTS
+from sidestream.preview.render.worker import Engine
 from sidestream.tests.helpers import (
     CPU,
     FakeSink,
@@ -212,7 +217,7 @@ def test_i6_a_film_that_cannot_be_planned_costs_no_still(engine, sink, caplog):
 
 
 def test_i6_a_film_that_cannot_be_put_together_leaves_no_frame_open(engine, sink, monkeypatch):
-    monkeypatch.setattr(animator, "animated_webp", lambda *a: 1 / 0)
+    monkeypatch.setattr(animation, "animated_webp", lambda *a: 1 / 0)
     run = start_run(a_book(), FakeSource(FlatVideoDecoder()))
     run.at(1, 3)
     stage(engine, run, torch.zeros(1, 4, 5, 8, 8))
@@ -281,13 +286,13 @@ def test_i6_without_memory_to_stage_sampling_goes_on_and_asks_seldom(
 
     prove(engine)
     now = [0.0]
-    monkeypatch.setattr(engine_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(slots_module.time, "monotonic", lambda: now[0])
     run = start_run(a_book(), FakeSource())
     with monkeypatch.context() as patch:
         patch.setattr(engine.backend, "slot", none_left)
         sample(engine, run)
         assert len(asked) == 1
-        now[0] += engine_module.REFUSED_SECONDS
+        now[0] += slots_module.REFUSED_SECONDS
         sample(engine, start_run(a_book(), FakeSource()))
     assert len(asked) == 2
     assert run.outcomes == {runs.FAILED: STEPS}  # ComfyUI's own previewer shows them
@@ -296,7 +301,7 @@ def test_i6_without_memory_to_stage_sampling_goes_on_and_asks_seldom(
         "[SideStream] A latent could not be staged (OutOfMemoryError: CUDA out of memory.);"
         " ComfyUI's own previewer shows such steps."
     ] * 2
-    now[0] += engine_module.REFUSED_SECONDS
+    now[0] += slots_module.REFUSED_SECONDS
     sample(engine, start_run(a_book(), FakeSource()))  # there is memory again
     assert steps(sink) == list(range(1, STEPS + 1))
 
@@ -475,7 +480,7 @@ def test_i6_a_worker_that_cannot_even_begin_takes_no_processor(sink, monkeypatch
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_i6_a_worker_that_is_dead_is_replaced_for_the_next_run(sink, monkeypatch):
-    engines = engine_module.Engines(engine_module.DecoderCache(), sink)
+    engines = Engines(DecoderCache(), sink)
     dead = engines.of(CPU)
     monkeypatch.setattr(dead, "_recover", raising_always(SystemExit(3)))
     monkeypatch.setattr(sink, "ready", Failing(sink.ready, 1, SystemExit(3)))

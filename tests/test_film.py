@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageSequence
-from sidestream.preview.encode import encoded
-from sidestream.preview.film import animated_webp, parts
+from sidestream.preview.deliver.encode import encoded
+from sidestream.preview.render.animation import animated_webp, parts
 
 WAN = [range(3, 4), *[range(4)] * 20]  # 21 latent frames, 81 pictures
 

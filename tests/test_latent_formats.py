@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from sidestream.preview.decoders.latent2rgb import Latent2RGBSource
-from sidestream.preview.decoders.painting import Painting, shown_size
 from sidestream.preview.decoders.spectrogram import SpectrogramSource
 from sidestream.preview.decoders.taehv import TaehvSource
 from sidestream.preview.decoders.taesd import FAMILY as TAESD_FAMILY
 from sidestream.preview.decoders.taesd import TaesdSource, decoder_layers
+from sidestream.preview.render.job import Painting, shown_size
 from sidestream.tests.conftest import HostModules
 from sidestream.tests.helpers import CPU
 from sidestream.tests.pictures import decoded, psnr
@@ -72,7 +72,7 @@ def formats(comfy: HostModules) -> dict[str, Any]:
 @pytest.fixture
 def find(comfy: HostModules) -> Find:
     """Which decoders SideStream has for a method and a format."""
-    from sidestream.preview import sources
+    from sidestream.preview.capture import sources
 
     return lambda method, format: sources.find(method, format, lambda level, line: None)
 

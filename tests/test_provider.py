@@ -752,7 +752,7 @@ def test_a_format_with_neither_decoder_nor_factors_has_one_info_line_and_no_prev
 
 
 def test_i5_a_pack_keeps_nothing_of_runs_that_are_over(stage, pack, client, told):
-    from sidestream.preview.runs import Frame, Run
+    from sidestream.preview.capture.runs import Frame, Run
 
     def alive() -> int:
         gc.collect()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sidestream.preview.decoders.painting import Painting, shown_size
 from sidestream.preview.decoders.spectrogram import COLOURS, WIDEST, Spectrogram, SpectrogramSource
+from sidestream.preview.render.job import Painting, shown_size
 from sidestream.tests.helpers import CPU
 from torch._subclasses.fake_tensor import FakeTensorMode
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sidestream.preview.decoders.errors import DecoderError
-from sidestream.preview.decoders.painting import EVERYTHING
 from sidestream.preview.decoders.protocols import VideoDecoder
 from sidestream.preview.decoders.taehv import (
     FAMILY,
@@ -21,6 +20,7 @@ from sidestream.preview.decoders.taehv import (
     needed_of_each,
 )
 from sidestream.preview.decoders.taesd import TaesdSource, decoder_layers
+from sidestream.preview.render.job import EVERYTHING
 from sidestream.tests.helpers import CPU
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode

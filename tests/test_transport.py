@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import pytest
-from sidestream.preview import runs
-from sidestream.preview.runs import Frame, Owner, Run
-from sidestream.preview.transport import Socket, Transport
+from sidestream.preview.capture import runs
+from sidestream.preview.capture.runs import Frame, Owner, Run
+from sidestream.preview.deliver.transport import Socket, Transport
 from sidestream.tests.helpers import FakeSource, a_book, start_run, wait_until
 
 PICTURE = b"\xff\xd8 a picture \xff\xd9"

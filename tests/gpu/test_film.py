@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 from sidestream.benchmarks.weights import WAN, video_decoder
-from sidestream.preview import animator as animator_module
-from sidestream.preview import engine as engine_module
 from sidestream.preview.decoders.cache import DecoderCache
-from sidestream.preview.decoders.painting import ReelPainting
 from sidestream.preview.decoders.taehv import TaehvSource
-from sidestream.preview.engine import Engine
+from sidestream.preview.render import animation as animator_module
+from sidestream.preview.render import worker as engine_module
 from sidestream.preview.render.backends import backends_for
+from sidestream.preview.render.job import ReelPainting
+from sidestream.preview.render.worker import Engine
 from sidestream.tests.helpers import FakeSink, a_book, stage, start_run, wait_until
 
 pytestmark = pytest.mark.gpu

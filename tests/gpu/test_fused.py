@@ -15,9 +15,9 @@ import torch
 from sidestream.preview.decoders import fused, nvrtc
 from sidestream.preview.decoders.fused import FusedTaesd, UnsuitableError
 from sidestream.preview.decoders.nvrtc import KernelError
-from sidestream.preview.decoders.painting import cell_size
 from sidestream.preview.decoders.taesd import Taesd
 from sidestream.preview.render.backends.device import keep_out_of_others_recordings
+from sidestream.preview.render.job import cell_size
 from sidestream.tests.helpers import wait_until
 from sidestream.tests.natural import Forced, natural_layers, painted
 from torch import nn

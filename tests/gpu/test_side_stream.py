@@ -16,16 +16,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sidestream.preview import engine as engine_module
-from sidestream.preview import runs
+from sidestream.preview.capture import runs
 from sidestream.preview.decoders.cache import DecoderCache
-from sidestream.preview.decoders.painting import Painting
 from sidestream.preview.decoders.taesd import TaesdSource, decoder_layers
-from sidestream.preview.engine import Engine, Engines
+from sidestream.preview.render import worker as engine_module
 from sidestream.preview.render.backends import backends_for
 from sidestream.preview.render.backends.device import StreamDevice
 from sidestream.preview.render.backends.host_copy import HostCopyBackend
 from sidestream.preview.render.backends.side_stream import SideStreamBackend
+from sidestream.preview.render.engines import Engines
+from sidestream.preview.render.job import Painting
+from sidestream.preview.render.worker import Engine
 from sidestream.tests.helpers import (
     FakeSink,
     FakeSource,
@@ -483,10 +484,11 @@ import logging, sys, threading, time
 import torch
 sys.path.insert(0, {tests!r})
 import conftest  # names the pack
-from sidestream.preview import runs
+from sidestream.preview.capture import runs
 from sidestream.tests.helpers import FakeSink, FakeSource, a_book, start_run, stage
 from sidestream.preview.decoders.cache import DecoderCache
-from sidestream.preview.engine import Engine, Engines
+from sidestream.preview.render.engines import Engines
+from sidestream.preview.render.worker import Engine
 from sidestream.preview.render.backends import backends_for
 
 logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message)s")

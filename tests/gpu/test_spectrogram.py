@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sidestream.preview.decoders.painting import Painting
 from sidestream.preview.decoders.spectrogram import SpectrogramSource
+from sidestream.preview.render.job import Painting
 
 pytestmark = pytest.mark.gpu
 

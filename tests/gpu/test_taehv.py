@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sidestream.preview.decoders.painting import EVERYTHING
 from sidestream.preview.decoders.taehv import Affine, Layout, Network, Taehv
+from sidestream.preview.render.job import EVERYTHING
 
 pytestmark = pytest.mark.gpu
 

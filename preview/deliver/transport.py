@@ -13,9 +13,9 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple, Protocol
 
-from . import runs
-from .decoders.errors import in_a_line
-from .runs import Frame, Owner, Run
+from ..capture import runs
+from ..capture.runs import Frame, Owner, Run
+from ..plain import in_a_line
 
 log = logging.getLogger(__name__)
 

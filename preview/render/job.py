@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from .errors import DecoderError
-from .picture import (
+from ..decoders.errors import DecoderError
+from ..decoders.picture import (
     contained,
     greyed,
     near_square,
@@ -18,7 +18,7 @@ from .picture import (
     without_holes,
     without_nans,
 )
-from .protocols import Chart, Decoder, DirectDecoder, VideoDecoder
+from ..decoders.protocols import Chart, Decoder, DirectDecoder, VideoDecoder
 
 EVERYTHING = 1 << 30  # more pixels than any picture has
 

@@ -11,18 +11,18 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..plain import in_a_line
+from ..render.chain import Failures, FallbackChain
+from ..settings import Settings, combined
 from .clients import Clients, overlay
-from .decoders.errors import in_a_line
-from .render.chain import Failures, FallbackChain
-from .settings import Settings, combined
 from .throttle import Throttle
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from .decoders.protocols import Source
-    from .quicker import Way
-    from .render.backends import Slot
+    from ..decoders.protocols import Source
+    from ..render.backends import Slot
+    from ..render.quicker import Way
 
 log = logging.getLogger(__name__)
 
@@ -217,6 +217,7 @@ class Execution:
         self.steps = 0
         """Steps of all samplings by now."""
         self.lock = threading.RLock()  # as all locks that `Run.end` takes: see there
+
 
 class Run:
     """One sampling, a stage of its node's run: from the making of its previewer to its last frame.
@@ -469,6 +470,7 @@ class Run:
     def max_size(self) -> int:
         """The longer side of the run's previews, in pixels."""
         return self.settings.max_size or self._plan.default_size
+
 
 class Runs:
     """The runs that are going on, and what became of all frames since the start."""

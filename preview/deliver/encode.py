@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .runs import Frame
+from ..capture.runs import Frame
 
 TYPES = {"jpeg": "image/jpeg", "webp": "image/webp", "png": "image/png"}
 
