@@ -6,9 +6,6 @@ modules beside this one are for this one alone: what others use is what is named
 
 from __future__ import annotations
 
-missing: str | None = None
-"""The import that this ComfyUI does not allow; not all names below are there then."""
-
 try:
     # First what the routes, the settings and the report need: they are for where something is
     # amiss, too.
@@ -40,8 +37,11 @@ try:
         vae_copy,
         video,
     )
+    from .server import Server, prompts_of, register, registered, routes, unexpected_server
 
-    # isort: split
+    missing: str | None = None
+    """The import that this ComfyUI does not allow; not all names below are there then."""
+
     from .prompts import (
         announced_steps,
         current_owner,
@@ -65,7 +65,6 @@ try:
         views_as_batch,
         watch_sampling,
     )
-    from .server import Server, prompts_of, register, registered, routes, unexpected_server
 except ImportError as error:
     missing = str(error)
 
