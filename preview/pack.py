@@ -1,4 +1,4 @@
-"""The rooms put together: what runs in ComfyUI from its start to its end."""
+"""All modules wired together: what runs in ComfyUI from its start to its end."""
 
 from __future__ import annotations
 

@@ -234,7 +234,7 @@ FIELDS: dict[str, Number | Choice] = {
         "Batch",
         "Which images of a batch to show. first: the first one. grid: the first ones side by side."
         " spread: as many, evenly spread over the batch. animation: as the frames of an animation,"
-        " for batches that are a film, such as AnimateDiff's.",
+        " for batches that are an animation, such as AnimateDiff's.",
     ),
     "batch_images": Number(
         9,

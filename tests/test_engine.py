@@ -151,7 +151,7 @@ def test_slots_of_few_kinds_are_kept():
     assert len(slots._free) == Slots.KINDS
 
 
-def test_i6_a_decoder_that_raises_is_left_for_the_next_rung(caplog):
+def test_i6_a_decoder_that_raises_is_left_for_the_next_decoder(caplog):
     def broken():
         raise RuntimeError("out of luck")
 
@@ -335,7 +335,7 @@ def _no_thread_left():
     assert wait_until(lambda: not workers(before))
 
 
-def test_i6_the_next_rung_takes_what_was_staged_for_the_one_that_failed(tmp_path):
+def test_i6_the_next_decoder_takes_what_was_staged_for_the_one_that_failed(tmp_path):
     torch.save(decoder_layers(4, pooled=False).state_dict(), tmp_path / "taesd_decoder.pth")
 
     def broken():
@@ -413,11 +413,11 @@ class Convolutional(FlatDecoder):
         super().__init__()
         self.seconds = seconds
 
-    def __call__(self, latent, enough):
-        end = time.thread_time() + self.seconds * (min(enough, 512) / 512) ** 2
+    def __call__(self, latent, min_side):
+        end = time.thread_time() + self.seconds * (min(min_side, 512) / 512) ** 2
         while time.thread_time() < end:
             pass
-        return super().__call__(latent, enough)
+        return super().__call__(latent, min_side)
 
 
 def sample(engine, run):

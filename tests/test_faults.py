@@ -33,7 +33,7 @@ from sidestream.tests.helpers import (
     FakeSink,
     FakeSource,
     FlatDecoder,
-    FlatReel,
+    FlatStreamingDecoder,
     FlatVideoDecoder,
     Gate,
     a_book,
@@ -145,8 +145,8 @@ class Odd(FlatDecoder):
         super().__init__()
         self._change = change
 
-    def __call__(self, latent: torch.Tensor, enough: int) -> torch.Tensor:
-        return self._change(super().__call__(latent, enough))
+    def __call__(self, latent: torch.Tensor, min_side: int) -> torch.Tensor:
+        return self._change(super().__call__(latent, min_side))
 
 
 @pytest.mark.parametrize(
@@ -184,13 +184,13 @@ def test_i6_a_decoder_that_gives_nan_shows_grey_and_is_counted(engine, sink, cap
     assert lines(caplog) == []
 
 
-def test_i6_a_film_whose_decoder_gives_no_rgb_costs_the_films(engine, sink, caplog):
-    class Mono(FlatReel):
-        def __call__(self, latent: torch.Tensor, enough: int) -> torch.Tensor:
-            return super().__call__(latent, enough)[:, :1]
+def test_i6_an_animation_whose_decoder_gives_no_rgb_costs_the_animations(engine, sink, caplog):
+    class Mono(FlatStreamingDecoder):
+        def __call__(self, latent: torch.Tensor, min_side: int) -> torch.Tensor:
+            return super().__call__(latent, min_side)[:, :1]
 
     decoder = FlatVideoDecoder()
-    decoder.reel = lambda: Mono(decoder)
+    decoder.streaming = lambda: Mono(decoder)
     run = start_run(a_book(), FakeSource(decoder))
     for step in range(1, 4):
         run.at(step, 3)
@@ -202,26 +202,26 @@ def test_i6_a_film_whose_decoder_gives_no_rgb_costs_the_films(engine, sink, capl
     assert all_slots_are_free(engine, (torch.Size((1, 4, 5, 8, 8)), torch.float32))
 
 
-def test_i6_a_film_that_cannot_be_planned_costs_no_still(engine, sink, caplog):
+def test_i6_an_animation_that_cannot_be_planned_costs_no_still(engine, sink, caplog):
     decoder = FlatVideoDecoder()
-    decoder.reel = raising(RuntimeError("no reel"))
+    decoder.streaming = raising(RuntimeError("no streaming"))
     run = start_run(a_book(), FakeSource(decoder))
     for step in range(1, 4):
         run.at(step, 3)
         stage(engine, run, torch.zeros(1, 4, 5, 8, 8))
         assert wait_until(lambda n=step: len(sink.frames) == n)
     assert lines(caplog) == [
-        "[SideStream] Animated previews failed (RuntimeError: no reel);"
+        "[SideStream] Animated previews failed (RuntimeError: no streaming);"
         " this run goes on with stills."
     ]
 
 
-def test_i6_a_film_that_cannot_be_put_together_leaves_no_frame_open(engine, sink, monkeypatch):
+def test_i6_an_animation_that_cannot_be_joined_leaves_no_frame_open(engine, sink, monkeypatch):
     monkeypatch.setattr(animation, "animated_webp", lambda *a: 1 / 0)
     run = start_run(a_book(), FakeSource(FlatVideoDecoder()))
     run.at(1, 3)
     stage(engine, run, torch.zeros(1, 4, 5, 8, 8))
-    assert wait_until(lambda: run.filmless)
+    assert wait_until(lambda: run.animation_failed)
     assert run._open == 0
 
 
@@ -419,8 +419,8 @@ def test_i6_a_run_at_which_the_worker_fails_twice_goes_on_without_previews(
 
 
 @pytest.mark.parametrize("part", [2, 3])
-def test_i6_a_worker_that_fails_at_a_film_gives_its_slot_back(engine, sink, part):
-    """The decoder's first call is for the still picture, the next ones are for the film."""
+def test_i6_a_worker_that_fails_at_an_animation_gives_its_slot_back(engine, sink, part):
+    """The decoder's first call is for the still picture, the next ones are for the animation."""
     calls = []
 
     def fails_once() -> None:

@@ -72,7 +72,7 @@ class Previewer(host.LatentPreviewer):
         self._asked = True
         try:
             if self._counts:
-                self.run.at(self.run.step + 1, host.announced_steps(self.run.owner))
+                self.run.at(self.run.step + 1, host.announced_steps(self.run.context))
             host.expect_progress()
             if self.run.wants(runs.now()) and self._transport.watched(self.run):
                 self._capture(self._picture_of(x0))
@@ -90,7 +90,7 @@ class Previewer(host.LatentPreviewer):
         """For packs that decode on their own: ComfyUI's picture of `x0`, made on the spot."""
         return self._own.decode_latent_to_preview(x0)
 
-    def told_steps(
+    def with_step_tracking(
         self, callback: Callable[..., Any], asks: Callable[[Run, bool], None]
     ) -> Callable[..., Any]:
         """`callback` as it is, telling the run its step before and an exception after.

@@ -22,7 +22,7 @@ from ..render.engines import Engines
 from ..settings import KEY, Settings, of_node, salvaged
 from . import sources
 from .previewer import Previewer
-from .runs import Asked, Plan, Run, Runs
+from .runs import Run, Runs, RunSpec, SettingsLayers
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ class Provider:
                 self._theirs = self.around() or host.author(original)
             return callback
         host.watch_sampling(model, previewer)
-        return previewer.told_steps(callback, self._asks)
+        return previewer.with_step_tracking(callback, self._asks)
 
     def _asks(self, run: Run, asked: bool) -> None:
         """Whether a sampler that has a previewer of ours asks it for pictures."""
@@ -140,34 +140,34 @@ class Provider:
         self._theirs = who = host.author(decodes)
         self._say_once(logging.INFO, f"{who} suppresses the previews of a sampler.")
         where = host.preview_switch(who)
-        self._transport.announce_none(run.owner, "suppressed", who=who, where=where)
+        self._transport.announce_none(run.context, "suppressed", who=who, where=where)
 
     def _get_previewer(
         self,
-        original: Callable[..., Any],
+        get_previewer: Callable[..., Any],
         device: Any,
         latent_format: Any,
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        beneath = functools.cache(
-            functools.partial(original, device, latent_format, *args, **kwargs)
+        original = functools.cache(
+            functools.partial(get_previewer, device, latent_format, *args, **kwargs)
         )
         if not self._active:
-            return beneath()
+            return original()
         sampling = _sampling.get()
         if sampling is not None:
             sampling.asked = True
         try:
-            theirs = self._their_previewer(original, beneath)
+            theirs = self._their_previewer(get_previewer, original)
             if theirs is not None:
                 self._theirs = self._author(theirs)
                 return theirs
-            plan = self._plan(latent_format)
-            if plan is None:
-                return beneath()
-            own = functools.partial(host.own_previewer, beneath, latent_format)
-            start = functools.partial(self._runs.start, plan)
+            spec = self._run_spec(latent_format)
+            if spec is None:
+                return original()
+            own = functools.partial(host.own_previewer, original, latent_format)
+            start = functools.partial(self._runs.start, spec)
             scale = host.picture_scale(latent_format)
             views = host.shows_views(latent_format)
             previewer = Previewer(start, self._engines, self._transport, own, scale, device, views)
@@ -177,7 +177,7 @@ class Provider:
                 in_a_line(error),
                 exc_info=log.isEnabledFor(logging.DEBUG),
             )
-            return beneath()
+            return original()
         if sampling is not None:
             sampling.previewer = previewer
         else:
@@ -190,18 +190,20 @@ class Provider:
             return host.author(type(theirs))
         return host.author(host.overriding_method())
 
-    def _their_previewer(self, original: Callable[..., Any], beneath: Callable[[], Any]) -> Any:
+    def _their_previewer(
+        self, get_previewer: Callable[..., Any], original: Callable[[], Any]
+    ) -> Any:
         """Another pack's previewer, or ComfyUI's own that another pack has changed; else None."""
         overridden = host.is_overridden_for_all()
-        if host.is_own_function(original, "get_previewer") and not overridden:
+        if host.is_own_function(get_previewer, "get_previewer") and not overridden:
             return None
-        theirs = self._contained(beneath)
+        theirs = self._contained(original)
         return theirs if overridden or not host.is_own_previewer(theirs) else None
 
-    def _contained(self, beneath: Callable[[], Any]) -> Any:
-        """What other packs give; None where that, or ComfyUI beneath it, fails."""
+    def _contained(self, original: Callable[[], Any]) -> Any:
+        """What other packs give; None where that, or ComfyUI, fails."""
         try:
-            return beneath()
+            return original()
         except Exception as error:
             self._say_once(
                 logging.WARNING,
@@ -209,15 +211,15 @@ class Provider:
             )
             return None
 
-    def _plan(self, latent_format: Any) -> Plan | None:
+    def _run_spec(self, latent_format: Any) -> RunSpec | None:
         """How to preview this sampling; None to leave it to ComfyUI."""
         sampling = _sampling.get()
-        owner = host.current_owner()
-        extra = host.extra_data(owner.prompt_id)
+        context = host.current_context()
+        extra = host.extra_data(context.prompt_id)
         node = self._node_settings(sampling.model, extra) if sampling else {}
         chosen = host.chosen_method(extra)
         if chosen == "none" and node.get("method", "host") == "host":
-            self._transport.announce_none(owner, "method")
+            self._transport.announce_none(context, "method")
             return None
         left = host.left_vae(sampling.model) if sampling else None
 
@@ -236,11 +238,11 @@ class Provider:
                 f"No previews for {type(latent_format).__name__} latents:"
                 " ComfyUI has neither a decoder nor colour factors for them.",
             )
-            self._transport.announce_none(owner, "latents")
+            self._transport.announce_none(context, "latents")
             return None
-        return Plan(
-            owner,
-            Asked(self._good(*salvaged(extra.get(KEY, {})), "sent with a prompt"), node),
+        return RunSpec(
+            context,
+            SettingsLayers(self._good(*salvaged(extra.get(KEY, {})), "sent with a prompt"), node),
             sources_for,
             host.preview_size(),
             _whole(sampling.steps) if sampling else 0,

@@ -44,7 +44,7 @@ try:
 
     from .prompts import (
         announced_steps,
-        current_owner,
+        current_context,
         expect_progress,
         extra_data,
         install_progress,

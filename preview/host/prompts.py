@@ -14,20 +14,20 @@ from server import PromptServer
 
 import nodes
 
-from ..capture.runs import Owner
+from ..capture.runs import NodeContext
 from .installation import author
 
 
-def current_owner() -> Owner:
+def current_context() -> NodeContext:
     """Who is sampling on this thread, as ComfyUI's own progress hook sees it."""
     server = PromptServer.instance
     context = get_executing_context()
     prompt_id = context.prompt_id if context else getattr(server, "last_prompt_id", None)
     node_id = context.node_id if context else server.last_node_id
     if node_id is None:
-        return Owner(prompt_id, client_id=server.client_id)
+        return NodeContext(prompt_id, client_id=server.client_id)
     graph = get_progress_state().dynprompt
-    return Owner(
+    return NodeContext(
         prompt_id,
         node_id,
         graph.get_display_node_id(node_id),
@@ -45,7 +45,7 @@ def extra_data(prompt_id: str | None) -> Mapping[str, Any]:
     return {}
 
 
-def announced_steps(owner: Owner) -> int:
+def announced_steps(context: NodeContext) -> int:
     """How many steps the node's progress says there are; 0 where it has not said so yet.
 
     What an earlier sampling of the node said last may still stand there.
@@ -53,7 +53,7 @@ def announced_steps(owner: Owner) -> int:
     newest = newest_total()
     if newest:
         return newest
-    entry = get_progress_state().nodes.get(owner.node_id)
+    entry = get_progress_state().nodes.get(context.node_id)
     return int(entry["max"]) if entry is not None and entry["max"] > 1 else 0
 
 

@@ -85,10 +85,10 @@ def is_own_previewer(previewer: object) -> bool:
     )
 
 
-def own_previewer(beneath: Callable[[], Any], latent_format: Any) -> Any:
-    """ComfyUI's own previewer: `beneath()`, or Latent2RGB where that has none or fails."""
+def own_previewer(original: Callable[[], Any], latent_format: Any) -> Any:
+    """ComfyUI's own previewer: `original()`, or Latent2RGB where that has none or fails."""
     try:
-        previewer = beneath()
+        previewer = original()
     except Exception:  # a damaged decoder file, of which the worker speaks
         previewer = None
     if previewer is None and latent_format.latent_rgb_factors is not None:

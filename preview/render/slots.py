@@ -9,7 +9,7 @@ import torch
 
 from .backends import Backend, BackendError, Slot
 
-SLOTS = 5  # one being read, two waiting, one being written, one that a film is made of
+SLOTS = 5  # one being read, two waiting, one being written, one that an animation is made of
 REFUSED_SECONDS = 1.0
 """How long no memory for slots is asked for where there was none. To say no, a device's allocator
 first gives back what it keeps for the sampler, which would have to be fetched anew each time."""

@@ -10,9 +10,10 @@ either.
 
 Why no slot is written while it is read: a slot is in one place at a time, either free, or with the
 sampler's thread that took it, or in the mailbox, or with the worker. The worker has one slot for
-the still picture that it makes, and may leave it to the animator, which keeps it over all parts of
-a film. A slot returns to the free ones from the sampler's thread or the mailbox, where nobody has
-begun to read it, or from the worker or its animator, who have then waited for the end of the
+the still picture that it makes, and may leave it to the animator, which keeps it over all parts
+of an animation. A slot returns to the free ones from the sampler's thread or the mailbox, where
+nobody has begun to read it, or from the worker or its animator, who have then waited for its end
+of the
 reading or, where it failed, show nothing of what was read. The one write that may still be under
 way when a slot is taken again is that of a frame that was dropped unread; `Backend.stage` orders
 the new write after it.
@@ -50,7 +51,7 @@ from .backends import (
     check,
 )
 from .budget import Budget
-from .job import Painting, shown_size
+from .job import RenderJob, shown_size
 from .mailbox import Mailbox, StationError
 from .profile import span
 from .slots import Station, give_back
@@ -111,7 +112,7 @@ class Engine:
         self._source: Source | None = None  # that the worker is at
         self._frame: Frame | None = None  # in work, until it has found its end
         self._faltered = False
-        self._warm: Painting | None = None
+        self._warm: RenderJob | None = None
         self._animator = self._new_animator()
         name = f"SideStream {self._station.backend.device}"
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -459,8 +460,8 @@ class Engine:
         way, settings, max_size = frame.way, frame.run.settings, frame.run.max_size
         full = settings.detail == "full"
         images = 1 if settings.batch == "animation" else len(frame.images)
-        painting = Painting(decoder, max_size if way is None else way.max_size, full, images)
-        (picture, holes), seconds = self.backend.render(slot, painting)
+        painting = RenderJob(decoder, max_size if way is None else way.max_size, full, images)
+        (picture, non_finite), seconds = self.backend.render(slot, painting)
         now = runs.now()
         if way is not None:
             self._quicker.spend(way, painting, seconds, settings.budget, now)
@@ -473,8 +474,8 @@ class Engine:
             self._warm = painting
         frame.ready_at = now - seconds
         frame.picture = picture
-        frame.holes = int(holes)
-        frame.run.not_finite += frame.holes > 0
+        frame.non_finite = int(non_finite)
+        frame.run.not_finite += frame.non_finite > 0
         frame.size = shown_size(decoder, (images, *slot.latent.shape[1:]), max_size)
         frame.grid = near_square(images) if images > 1 else None
         frame.decode_ms = seconds * 1000
