@@ -3,7 +3,7 @@
 import { api, app, nodeByExecutionId, usesVueNodes } from "../host/comfy.js";
 import { elementsOf, setText } from "./dom.js";
 import { Player } from "../media/player.js";
-import { Renderer } from "../media/renderer.js";
+import { PageRenderer } from "../media/renderer.js";
 import { rateOf } from "../data/rates.js";
 import { newestAnimation } from "../data/store.js";
 import { stepText, t } from "../host/strings.js";
@@ -13,7 +13,7 @@ import { stepText, t } from "../host/strings.js";
 /** @typedef {import("../data/store.js").FrameStore} FrameStore */
 /**
  * @typedef {object} Thumbnail
- * @property {Renderer} renderer
+ * @property {PageRenderer} renderer
  * @property {Player} player over what the renderer draws
  * @property {HTMLElement} caption
  * @property {HTMLElement} element
@@ -71,7 +71,7 @@ export function addThumbnail(node) {
   });
   widget.serialize = false;
   widget.label = t("node.thumbnail");
-  const renderer = Renderer.small(canvas, MAX_SIDE);
+  const renderer = new PageRenderer(canvas, undefined, MAX_SIDE);
   const player = new Player(animation, MAX_SIDE);
   thumbnails.set(node, { renderer, player, caption, element: box, isOff: false });
   const before = node.onRemoved;
