@@ -7,15 +7,14 @@
  */
 
 import { cellsOf } from "./cells.js";
-import { api, getJson, promptOf } from "../host/comfy.js";
+import { ENDINGS, getJson, listen, promptOf } from "../host/comfy.js";
 
 /** @typedef {import("./store.js").FrameStore} FrameStore */
 
-const ENDINGS = ["execution_success", "execution_error", "execution_interrupted"];
 const MAX_WAITING = 64;
 
 /** @param {FrameStore} store */
-export function listen(store) {
+export function receive(store) {
   /** @type {Map<string, any>} facts by node, newest only */
   const waiting = new Map();
   /** @type {Map<string, { value: number, max: number }>} by node */
@@ -81,13 +80,11 @@ export function listen(store) {
     },
   };
 
-  for (const [name, handle] of Object.entries(handlers)) {
-    api.addEventListener(/** @type {any} */ (name), (/** @type {any} */ event) => handle(event.detail));
-  }
+  for (const [name, handle] of Object.entries(handlers)) listen(name, handle);
   for (const name of ENDINGS) {
     // What waits stays: the end may come between the facts and the picture of the last step.
-    api.addEventListener(/** @type {any} */ (name), (/** @type {any} */ event) => {
-      if (event.detail?.prompt_id) store.endPrompt(event.detail.prompt_id);
+    listen(name, (detail) => {
+      if (detail?.prompt_id) store.endPrompt(detail.prompt_id);
     });
   }
 }

@@ -1,6 +1,6 @@
 /** A live thumbnail on the 'Side-Stream Preview' node, of the samplers that use its settings. */
 
-import { api, app, nodeByExecutionId, usesVueNodes } from "../host/comfy.js";
+import { app, listen, nodeByExecutionId, usesVueNodes } from "../host/comfy.js";
 import { elementsOf, setText } from "./dom.js";
 import { Player } from "../media/player.js";
 import { PageRenderer } from "../media/renderer.js";
@@ -107,7 +107,7 @@ export function drawThumbnails(store, prompts) {
   }
   store.addEventListener("frame", onPicture);
   store.addEventListener("animation", onPicture);
-  api.addEventListener(/** @type {any} */ ("graphChanged"), sayWhichAreBypassed);
+  listen("graphChanged", sayWhichAreBypassed);
 }
 
 /** A node that is switched off sets nothing, and shows nobody's previews. */
