@@ -6,7 +6,6 @@
  * here for the picture of the same node; a picture without facts is another previewer's.
  */
 
-import { cellsOf } from "./cells.js";
 import { ENDINGS, getJson, listen, promptOf } from "../host/comfy.js";
 
 /** @typedef {import("./store.js").FrameStore} FrameStore */
@@ -108,7 +107,7 @@ function addOwn(store, facts, blob) {
     width: facts.width,
     height: facts.height,
     decoder: facts.decoder ?? "",
-    cells: cellsOf(facts.grid),
+    cells: facts.grid?.images?.length > 1 ? facts.grid : null, // where there is something to choose from
     notFinite: facts.not_finite ?? 0,
     latencyMs: facts.captured_to_sent_ms,
     arrivedAt: performance.now(),

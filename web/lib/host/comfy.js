@@ -34,14 +34,19 @@ export function promptOf(detail) {
   return detail.promptId ?? detail.jobId ?? "";
 }
 
-/**
- * @param {string} route below /api
- * @returns {Promise<any>} parsed JSON
- */
-export async function getJson(route) {
+/** @param {string} route below /api */
+export async function get(route) {
   const response = await api.fetchApi(route, { cache: "no-store" });
   if (!response.ok) throw new Error(`${route}: ${response.status}`);
-  return response.json();
+  return response;
+}
+
+/**
+ * @param {string} route below /api
+ * @returns {Promise<any>}
+ */
+export async function getJson(route) {
+  return (await get(route)).json();
 }
 
 /**

@@ -1,6 +1,6 @@
 /** The server's report on itself, for the clipboard: a text to post where one asks for help. */
 
-import { api, toast } from "../host/comfy.js";
+import { api, get, toast } from "../host/comfy.js";
 import { elementsOf } from "./dom.js";
 import { t } from "../host/strings.js";
 
@@ -26,9 +26,7 @@ async function copyReport({ currentTarget }) {
   const button = /** @type {HTMLElement} */ (currentTarget);
   let text;
   try {
-    const response = await api.fetchApi(ROUTE, { cache: "no-store" });
-    if (!response.ok) throw new Error(`${ROUTE}: ${response.status}`);
-    text = await response.text();
+    text = await (await get(ROUTE)).text();
   } catch {
     toast("error", t("report.unreachable"));
     return;

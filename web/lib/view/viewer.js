@@ -390,7 +390,7 @@ function wheelPixels(event, page) {
 }
 
 /**
- * Follow a pointer until it is let go.
+ * Follow a pointer until it is released.
  *
  * @param {HTMLElement} element
  * @param {PointerEvent} begin
@@ -404,7 +404,7 @@ function track(element, begin, moved, stillness = 0) {
   element.addEventListener(
     "pointermove",
     (event) => {
-      if (!event.buttons) return held.abort(); // let go of elsewhere
+      if (!event.buttons) return held.abort(); // released elsewhere
       const far = Math.hypot(event.clientX - clientX, event.clientY - clientY) > stillness;
       if (far && !element.hasPointerCapture(pointerId)) element.setPointerCapture(pointerId);
       if (element.hasPointerCapture(pointerId)) moved(event);
