@@ -7,6 +7,7 @@ checked against it by `tests/test_settings.py`.
 
 from __future__ import annotations
 
+import functools
 import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -151,9 +152,15 @@ class Device(Choice):
 
     @property
     def options(self) -> tuple[str, ...]:
-        from . import devices  # imports torch; GPUs are counted only when somebody asks
+        return (*self.names, *gpu_numbers())
 
-        return (*self.names, *devices.gpu_numbers())
+
+@functools.cache
+def gpu_numbers() -> tuple[str, ...]:
+    """The CUDA devices of this machine. They are counted when somebody wants to know."""
+    import torch
+
+    return tuple(map(str, range(torch.cuda.device_count())))
 
 
 # Saved workflows hold widget values by position: a new setting goes to the end.

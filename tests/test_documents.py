@@ -302,7 +302,7 @@ def _module_takes(name: str, arguments: list[str]) -> bool:
         "python dev.py demo --loud",
         "python dev.py check ruf",
         "python dev.py test tests/test_none.py",
-        "python dev.py test tests/test_film.py::test_none",
+        "python dev.py test tests/test_animated_webp.py::test_none",
         "python dev.py test tests --no-such-option",
         "python dev.py bench -- --case sd99",
         "python dev.py bench-server -- extraordinary",
@@ -322,11 +322,11 @@ def test_wrong_commands_are_noticed(line, capsys):
 
 def test_right_commands_pass():
     lines = (
-        "COMFYUI_PATH=/path/to/ComfyUI python dev.py test tests/test_film.py  # a comment",
+        "COMFYUI_PATH=/path/to/ComfyUI python dev.py test tests/test_animated_webp.py  # a comment",
         "python dev.py check NAME",
         "python dev.py bench -- --case sdxl --repetitions 3",
         "python dev.py bench-server -- ordinary blocks --unet sd15",
-        "python dev.py test tests/test_film.py -k parts --cov",
+        "python dev.py test tests/test_animated_webp.py -k parts --cov",
     )
     text = "```\n" + "\n".join(lines) + "\n```\n"
     assert [*commands(text)] == [*lines]
@@ -385,15 +385,15 @@ def has_function(path: Path, name: str) -> bool:
 
 
 def test_what_is_missing_is_noticed():
-    assert missing_files("`preview/none.py`, `preview/engine.py`, `tests/`") == ["preview/none.py"]
-    gone = ["test_film.py::test_none", "gpu/test_none.py::test_a"]
-    there = "test_film.py::test_what_is_no_picture_is_refused"
+    assert missing_files("`preview/none.py`, `preview/pack.py`, `tests/`") == ["preview/none.py"]
+    gone = ["test_animated_webp.py::test_none", "gpu/test_none.py::test_a"]
+    there = "test_animated_webp.py::test_what_is_no_picture_is_refused"
     assert missing_tests("".join(f"`{name}`" for name in [*gone, there])) == gone
     assert unguarded(text_of(ARCHITECTURE).replace("**I7 ", "**J7 ")) == [7]
-    assert stages("1. `A.b` in `preview/engine.py`: x\n2. none\n") == [("A.b", "preview/engine.py")]
-    engine = REPO / "preview" / "engine.py"
-    names = ("Engine.capture", "give_back", "Engine.give_back", "capture")
-    assert [has_function(engine, name) for name in names] == [True, True, False, False]
+    assert stages("1. `A.b` in `preview/c/d.py`: x\n2. none\n") == [("A.b", "preview/c/d.py")]
+    slots = REPO / "preview" / "render" / "slots.py"
+    names = ("Slots.take", "give_back", "Station.take", "take")
+    assert [has_function(slots, name) for name in names] == [True, True, False, False]
 
 
 @every_document

@@ -261,7 +261,7 @@ Names = dict[str, str]
 def everything_shown(latent_format: Any) -> tuple[Names, Names, Names]:
     """By method, as things are: ComfyUI's still, SideStream's still, SideStream's animation."""
     import torch
-    from sidestream.preview import sources
+    from sidestream.preview.capture import sources
     from sidestream.preview.decoders.protocols import VideoDecoder
 
     own, ours, animated = {}, {}, {}
