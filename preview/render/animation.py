@@ -186,7 +186,7 @@ class Animator:
 
     def _give_up(self, run: Run, error: Exception) -> None:
         log.warning(
-            "[SideStream] Animated previews failed (%s); this run goes on with stills.",
+            "[SideStream] Animated previews failed (%s); this run continues with stills.",
             in_a_line(error),
         )
         run.animation_failed = True
@@ -308,7 +308,7 @@ def _pixels(webp: bytes) -> bytes:
         if name in (b"VP8 ", b"VP8L"):
             return webp[at:end]
         at = end
-    raise ValueError("no WebP picture")
+    raise ValueError("not a WebP picture")
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:

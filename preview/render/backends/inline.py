@@ -22,7 +22,7 @@ def frame(run: Run, picture: Image.Image | None, latent_shape: Sequence[int], sc
     is no picture.
     """
     if picture is None:
-        raise ValueError("it gave no picture")
+        raise ValueError("it returned no picture")
     pixels = np.asarray(picture.convert("RGB"))
     now = runs.now()
     made = run.capture(now)
