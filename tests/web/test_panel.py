@@ -420,24 +420,6 @@ def test_a_decoder_that_is_too_slow_is_said_with_what_to_set(panel: PanelPage) -
     assert "raise the budget" in text(panel, ".ss-notice")
 
 
-def test_a_nodes_samplings_are_stages_of_one_run(panel: PanelPage) -> None:
-    panel.open_panel()
-    deliver(panel, 3)
-    wait_shown(panel, 3)
-    told = {"run": "r", "prompt_id": "p", "node_id": "10"}
-    tell(panel, "sidestream.run", **told, state="end", dropped=0, outcomes={})
-    panel.wait("() => sidestream.store.runs.every((run) => !run.live)")
-    tell(panel, "sidestream.run", **told, state="start", total_steps=8, stage=2)
-    panel.wait("() => sidestream.store.runs.length === 1 && sidestream.store.runs[0].live")
-    tell(panel, "progress", node="10", prompt_id="p", value=2, max=8)
-    state = panel.page.evaluate(
-        "() => { const [{ stage, step, totalSteps }] = sidestream.store.runs; return [stage, step, totalSteps]; }"
-    )
-    assert state == [2, 2, 8]
-    frames = panel.page.evaluate("() => sidestream.store.runs[0].frames.length")
-    assert frames == 3
-
-
 def test_a_foreign_preview_is_shown_and_named_so(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()

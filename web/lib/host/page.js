@@ -1,4 +1,4 @@
-/** What SideStream does to the document that it shares with the page and with other packs. */
+/** What SideStream changes in, or hears from, the document that it shares with other packs. */
 
 /** @param {string} address of a style sheet for all of the page */
 export function addStyleSheet(address) {
@@ -7,7 +7,7 @@ export function addStyleSheet(address) {
 }
 
 /**
- * Tell style sheets that something is so.
+ * Set or remove a class for style sheets.
  *
  * @param {string} name of a class of the page's root
  * @param {boolean} on
@@ -17,7 +17,7 @@ export function markPage(name, on) {
 }
 
 /**
- * Hand style sheets a text.
+ * Set a text that style sheets show.
  *
  * @param {string} property
  * @param {string} text
@@ -27,7 +27,7 @@ export function setStyleText(property, text) {
 }
 
 /**
- * Hear of presses anywhere else, also of those that the page keeps to itself.
+ * Call `act` on every press outside of an element, even if the page stops the event.
  *
  * @param {HTMLElement} element
  * @param {() => void} act

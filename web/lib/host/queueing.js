@@ -11,7 +11,7 @@ import { api, openWorkflow } from "./comfy.js";
  */
 export function joinQueueing(change, queued) {
   const before = /** @type {(...args: any[]) => Promise<Response>} */ (api.fetchApi);
-  // Whatever comes is handed on, and `this` is not needed: packs around it may leave it out.
+  // All arguments are passed on, and `this` is not needed: wrappers of other packs may omit it.
   api.fetchApi = async function (/** @type {any[]} */ ...args) {
     const [route, options, ...more] = args;
     const isPrompt = /^\/prompt\/?(\?|$)/.test(route) && options?.method?.toUpperCase() === "POST";

@@ -25,7 +25,7 @@ import { t } from "../host/strings.js";
  */
 
 /**
- * Keep what would remove the selected nodes from the graph.
+ * Keep the keys that remove the selected nodes from the page.
  *
  * @param {KeyboardEvent} event
  */
@@ -150,7 +150,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     viewer.onZoom();
     showNotice();
   }
-  // The picture at once; the words around it once for each picture that the screen shows.
+  // The picture is updated at once, the text around it once per animation frame.
   function onChange() {
     viewer.update();
     asked ||= window.requestAnimationFrame(update);

@@ -60,7 +60,7 @@ export class SaveMenu {
     onPressOutside(this.element, () => (this.element.open = false), signal);
   }
 
-  /** Whether there is nothing to save, or nothing alone: of all samplers one is to be chosen. */
+  /** Whether there is nothing to save; with all samplers shown, one must be chosen first. */
   get isEmpty() {
     return !this.watching.frame || this.watching.grid;
   }

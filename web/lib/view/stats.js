@@ -1,4 +1,4 @@
-/** The honest numbers: step, rate, latency, drops, share of the device, decoder and size. */
+/** The numbers: step, rate, latency, drops, share of the device, decoder and size. */
 
 import { Devices } from "./devices.js";
 import { elementsOf, setText, whenEnded } from "./dom.js";
@@ -59,11 +59,11 @@ export class Stats {
     whenEnded(signal, () => clearInterval(timer));
   }
 
-  /** Show the numbers of now. */
+  /** Show the current numbers. */
   update() {
     const { watching, rates, status, liveSettings, store } = this.shared;
     const { frame, run } = watching;
-    // While previews are paused there is no picture of the step.
+    // While previews are paused no picture says which step it is.
     const going = liveSettings.paused ? store.runs.findLast((one) => one.live && !one.foreign) : null;
     const rate = rates.now();
     const share = status.share;
