@@ -1,0 +1,70 @@
+/** Several images of a batch in one picture, in cells of equal size: where each one is, and how to draw it alone. */
+
+/**
+ * @typedef {object} Cells
+ * @property {number} columns
+ * @property {number} rows
+ * @property {number[]} images their places in the batch, row by row; the last row may be shorter
+ */
+
+/** @typedef {{ x: number, y: number, width: number, height: number }} Part in pixels */
+
+/**
+ * @param {any} told a frame's `grid`, as the server sends it
+ * @returns {Cells | null} null where there is nothing to choose from
+ */
+export function cellsOf(told) {
+  return told?.images?.length > 1 ? told : null;
+}
+
+/**
+ * The part of a picture that shows one image of the batch: all of it where there is no such part.
+ *
+ * @param {Cells | null} cells
+ * @param {number | null} image its place in the batch
+ * @param {number} width of the whole picture
+ * @param {number} height
+ * @returns {Part}
+ */
+export function partOf(cells, image, width, height) {
+  const cell = cells && image !== null ? cells.images.indexOf(image) : -1;
+  if (!cells || cell < 0) return { x: 0, y: 0, width, height };
+  const { columns, rows } = cells;
+  const cellWidth = Math.floor(width / columns);
+  const cellHeight = Math.floor(height / rows);
+  return {
+    x: (cell % columns) * cellWidth,
+    y: Math.floor(cell / columns) * cellHeight,
+    width: cellWidth,
+    height: cellHeight,
+  };
+}
+
+/**
+ * Draw one image of a picture, or all of it, into a canvas, which takes its size.
+ *
+ * @param {HTMLCanvasElement | OffscreenCanvas} canvas
+ * @param {ImageBitmap | OffscreenCanvas} picture
+ * @param {Cells | null} cells
+ * @param {number | null} image its place in the batch
+ * @param {number} [maxSide] where a small picture is enough
+ */
+export function drawPart(canvas, picture, cells, image, maxSide = Infinity) {
+  const part = partOf(cells, image, picture.width, picture.height);
+  const shrink = Math.min(1, maxSide / Math.max(part.width, part.height));
+  const width = Math.max(1, Math.round(part.width * shrink));
+  const height = Math.max(1, Math.round(part.height * shrink));
+  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+  const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+  context.globalCompositeOperation = "copy"; // also what is transparent
+  context.drawImage(picture, part.x, part.y, part.width, part.height, 0, 0, width, height);
+}
+
+/**
+ * How many images the batch has at least.
+ *
+ * @param {Cells} cells
+ */
+export function batchSize(cells) {
+  return Math.max(...cells.images) + 1;
+}
