@@ -1,11 +1,12 @@
 /** The entry: puts the parts together and registers them with ComfyUI's page. */
 
-import { app, toast } from "./lib/host/comfy.js";
+import { api, app, toast } from "./lib/host/comfy.js";
 import { isDemo, loadDemo } from "./lib/host/demo.js";
 import { prepareFields } from "./lib/host/node_fields.js";
 import { addThumbnail, drawThumbnails, isPreviewNode } from "./lib/view/node_thumbnail.js";
 import { guardPictures } from "./lib/host/node_pictures.js";
 import { openPanel } from "./lib/view/panel.js";
+import { elementsOf } from "./lib/view/dom.js";
 import { popOutOf } from "./lib/view/popout.js";
 import { Prompts, joinQueueing, takeOutValues } from "./lib/data/prompts.js";
 import { Rates } from "./lib/data/rates.js";
@@ -54,6 +55,7 @@ function showStreaming() {
 store.addEventListener("runs", showStreaming);
 liveSettings.addEventListener("change", showStreaming);
 joinQueueing(
+  api,
   (body) => {
     const nodes = takeOutValues(body.prompt, Object.keys(settings.fields));
     const beside = Object.keys(nodes).length ? { nodes } : {};
@@ -63,10 +65,7 @@ joinQueueing(
   (promptId, prompt, workflow) => prompts.remember(promptId, prompt, workflow),
 );
 
-const style = document.createElement("link");
-style.rel = "stylesheet";
-style.href = new URL("sidestream.css", import.meta.url).href;
-document.head.append(style);
+addStyles(document);
 
 await Promise.all([settings.load(), loadStrings()]);
 liveSettings.listen();
@@ -111,6 +110,12 @@ function tab() {
   };
 }
 
+/** @param {Document} page where nodes, a tab's icon and panels need them: each rule names a class of ours */
+function addStyles(page) {
+  const href = new URL("sidestream.css", import.meta.url).href;
+  page.head.append(elementsOf(page)("link", { rel: "stylesheet", href }));
+}
+
 let demoWanted = isDemo();
 
 /** @param {number} wait for the page to put its own first workflow on the canvas */
@@ -123,7 +128,7 @@ function showDemoAfter(wait) {
 }
 
 app.registerExtension({
-  name: "SideStream",
+  name: "sidestream",
   settings: settings.entries(),
   bottomPanelTabs: [tab()],
   commands: [

@@ -221,7 +221,7 @@ def test_whatever_else_is_given_with_a_request_is_handed_on(panel: PanelPage) ->
           const heard = [];
           const answer = () => new Response(JSON.stringify({ prompt_id: "x" }));
           api.fetchApi = async function (...args) { heard.push([this === api, ...args.slice(2)]); return answer(); };
-          joinQueueing(() => {}, () => {});
+          joinQueueing(api, () => {}, () => {});
           const joined = api.fetchApi;
           const body = JSON.stringify({ prompt: { 1: { class_type: "A", inputs: {} } } });
           await joined("/prompt", { method: "POST", body }, "third", 4);

@@ -133,10 +133,10 @@ function endIdleWorker() {
 function startWorker() {
   const started = new Worker(WORKER, { type: "module" });
   let works = false;
-  started.addEventListener("message", (event) => {
+  started.onmessage = (event) => {
     works = true;
     painters.get(event.data.id)?.onDrawn(event.data);
-  });
+  };
   started.addEventListener("error", () => {
     if (works || isRefused) return; // it goes on after an error
     isRefused = true;

@@ -27,7 +27,7 @@ const easels = new Map();
 const scope = globalThis;
 
 if (typeof scope.WorkerGlobalScope === "function") {
-  scope.addEventListener("message", (/** @type {MessageEvent} */ event) => {
+  scope.onmessage = (/** @type {MessageEvent} */ event) => {
     const { id, canvas, picture, close } = event.data;
     if (canvas) easels.set(id, { canvas, wanted: null, busy: false });
     const easel = easels.get(id);
@@ -35,7 +35,7 @@ if (typeof scope.WorkerGlobalScope === "function") {
     if (!easel || !picture) return;
     easel.wanted = picture;
     if (!easel.busy) void paint(id, easel);
-  });
+  };
 }
 
 /**

@@ -159,7 +159,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
   shared.watching.addEventListener("change", onChange, { signal });
   shared.liveSettings.addEventListener("change", onChange, { signal });
   shared.status.addEventListener("change", onChange, { signal });
-  document.addEventListener(
+  root.addEventListener(
     "fullscreenchange",
     () => {
       const inside = document.fullscreenElement === root;

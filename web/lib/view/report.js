@@ -13,16 +13,17 @@ const ROUTE = "/sidestream/report";
  */
 export function reportButton(document) {
   const element = elementsOf(document);
-  return element(
+  const button = element(
     "button",
-    { type: "button", class: "ss-icon-button ss-report", title: t("report.tooltip"), onclick: () => void copyReport(document) },
+    { type: "button", class: "ss-icon-button ss-report", title: t("report.tooltip"), onclick: () => void copyReport(button) },
     element("i", { class: "pi pi-copy", "aria-hidden": "true" }),
     t("report.label"),
   );
+  return button;
 }
 
-/** @param {Document} document */
-async function copyReport(document) {
+/** @param {HTMLElement} button */
+async function copyReport(button) {
   let text;
   try {
     const response = await api.fetchApi(ROUTE, { cache: "no-store" });
@@ -32,16 +33,17 @@ async function copyReport(document) {
     toast("error", t("report.unreachable"));
     return;
   }
-  if (await put(document, text)) toast("success", t("report.copied"));
+  if (await put(button, text)) toast("success", t("report.copied"));
   else toast("error", t("report.blocked", { address: api.apiURL(ROUTE) }));
 }
 
 /**
- * @param {Document} document
+ * @param {HTMLElement} button
  * @param {string} text
  * @returns {Promise<boolean>} whether it is on the clipboard
  */
-async function put(document, text) {
+async function put(button, text) {
+  const document = button.ownerDocument;
   try {
     await document.defaultView?.navigator.clipboard.writeText(text);
     return true;
@@ -49,7 +51,7 @@ async function put(document, text) {
     // Browsers have no clipboard for a page that came over plain HTTP from another machine.
     const area = elementsOf(document)("textarea", { readonly: true });
     area.value = text;
-    document.body.append(area);
+    button.after(area);
     area.select();
     const copied = document.execCommand("copy");
     area.remove();
