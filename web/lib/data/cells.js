@@ -1,4 +1,4 @@
-/** Several images of a batch in one picture, in cells of equal size: where each one is, and how to draw it alone. */
+/** Several images of a batch in one picture, in cells of equal size: where each one is. */
 
 /**
  * @typedef {object} Cells
@@ -38,26 +38,6 @@ export function partOf(cells, image, width, height) {
     width: cellWidth,
     height: cellHeight,
   };
-}
-
-/**
- * Draw one image of a picture, or all of it, into a canvas, which takes its size.
- *
- * @param {HTMLCanvasElement | OffscreenCanvas} canvas
- * @param {ImageBitmap | OffscreenCanvas} picture
- * @param {Cells | null} cells
- * @param {number | null} image its place in the batch
- * @param {number} [maxSide] where a small picture is enough
- */
-export function drawPart(canvas, picture, cells, image, maxSide = Infinity) {
-  const part = partOf(cells, image, picture.width, picture.height);
-  const shrink = Math.min(1, maxSide / Math.max(part.width, part.height));
-  const width = Math.max(1, Math.round(part.width * shrink));
-  const height = Math.max(1, Math.round(part.height * shrink));
-  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
-  const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
-  context.globalCompositeOperation = "copy"; // also what is transparent
-  context.drawImage(picture, part.x, part.y, part.width, part.height, 0, 0, width, height);
 }
 
 /**

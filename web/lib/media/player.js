@@ -1,6 +1,6 @@
 /** Plays animations in a loop on a canvas. */
 
-import { drawPart } from "../data/cells.js";
+import { drawPart } from "./bitmaps.js";
 import { AnimationDecoder } from "./animation_decoder.js";
 
 /** @typedef {import("../data/store.js").Animation} Animation */

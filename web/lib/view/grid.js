@@ -1,11 +1,11 @@
 /** All samplers of the newest prompt side by side. */
 
 import { elementsOf, setText } from "./dom.js";
-import { FramePainter } from "../media/pictures.js";
+import { Renderer } from "../media/renderer.js";
 import { stepText, t } from "../host/strings.js";
 
 /** @typedef {import("../data/watching.js").Watching} Watching */
-/** @typedef {{ element: HTMLElement, caption: HTMLElement, painter: FramePainter }} Tile */
+/** @typedef {{ element: HTMLElement, caption: HTMLElement, renderer: Renderer }} Tile */
 
 const TILE_SIDE = 768;
 
@@ -35,7 +35,7 @@ export class Grid {
     for (const run of runs) {
       const tile = this.tiles.get(run) ?? this._add(run);
       const newest = run.frames.at(-1) ?? null;
-      tile.painter.show(newest);
+      tile.renderer.show(newest);
       setText(tile.caption, newest ? `${run.title} · ${stepText(newest)}` : run.title);
     }
   }
@@ -54,7 +54,7 @@ export class Grid {
       canvas,
       caption,
     );
-    const tile = { element, caption, painter: new FramePainter(canvas, undefined, TILE_SIDE) };
+    const tile = { element, caption, renderer: Renderer.small(canvas, TILE_SIDE) };
     this.element.append(element);
     this.tiles.set(run, tile);
     return tile;

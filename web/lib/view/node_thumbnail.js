@@ -2,8 +2,8 @@
 
 import { api, app, nodeByExecutionId, usesVueNodes } from "../host/comfy.js";
 import { elementsOf, setText } from "./dom.js";
-import { FramePainter } from "../media/pictures.js";
 import { Player } from "../media/player.js";
+import { Renderer } from "../media/renderer.js";
 import { rateOf } from "../data/rates.js";
 import { newestAnimation } from "../data/store.js";
 import { stepText, t } from "../host/strings.js";
@@ -13,8 +13,8 @@ import { stepText, t } from "../host/strings.js";
 /** @typedef {import("../data/store.js").FrameStore} FrameStore */
 /**
  * @typedef {object} Thumbnail
- * @property {FramePainter} painter
- * @property {Player} player over what the painter draws
+ * @property {Renderer} renderer
+ * @property {Player} player over what the renderer draws
  * @property {HTMLElement} caption
  * @property {HTMLElement} element
  * @property {boolean} isOff
@@ -71,13 +71,13 @@ export function addThumbnail(node) {
   });
   widget.serialize = false;
   widget.label = t("node.thumbnail");
-  const painter = new FramePainter(canvas, undefined, MAX_SIDE);
+  const renderer = Renderer.small(canvas, MAX_SIDE);
   const player = new Player(animation, MAX_SIDE);
-  thumbnails.set(node, { painter, player, caption, element: box, isOff: false });
+  thumbnails.set(node, { renderer, player, caption, element: box, isOff: false });
   const before = node.onRemoved;
   node.onRemoved = function (/** @type {any[]} */ ...args) {
     thumbnails.delete(node);
-    painter.show(null);
+    renderer.show(null);
     player.close();
     box.classList.add("ss-node-idle");
     setText(caption, t("node.idle"));
@@ -132,7 +132,7 @@ function isOff(node) {
  */
 function showState(node, thumbnail) {
   thumbnail.isOff = isOff(node);
-  thumbnail.painter.show(null);
+  thumbnail.renderer.show(null);
   thumbnail.player.show(null);
   thumbnail.element.classList.add("ss-node-idle");
   setText(thumbnail.caption, t(thumbnail.isOff ? "node.bypassed" : "node.idle"));
@@ -156,12 +156,12 @@ function isOnScreen(node, element) {
  * @param {Thumbnail} thumbnail
  * @param {import("../data/store.js").Run} run
  */
-function draw({ painter, player, caption, element }, run) {
+function draw({ renderer, player, caption, element }, run) {
   const animation = newestAnimation(run);
   const frame = run.frames[run.frames.length - 1];
   element.classList.remove("ss-node-idle");
   player.show(animation);
-  if (!animation || !player.shown) painter.show(frame);
+  if (!animation || !player.shown) renderer.show(frame);
   const rate = rateOf(run.frames);
   const text = [run.title, stepText(frame), rate ? t("stats.perSecond", { rate: rate.toFixed(1) }) : ""];
   setText(caption, text.filter(Boolean).join(" · "));

@@ -5,8 +5,8 @@
 
 import { elementsOf, setText, whenEnded } from "./dom.js";
 import { BatchView } from "./batch_view.js";
-import { painterOf } from "../media/painting.js";
 import { Player } from "../media/player.js";
+import { Renderer } from "../media/renderer.js";
 import { stepText, t } from "../host/strings.js";
 
 /** @typedef {import("../data/store.js").Frame} Frame */
@@ -115,12 +115,12 @@ export class Viewer {
     /** @type {Frame | null} the one on the still's canvas */
     this.drawn = null;
     this._pressedButtonAt = -Infinity;
-    this.painter = painterOf(
+    this.renderer = Renderer.large(
       this.canvas,
-      (...drawing) => this._onDrawn(...drawing),
+      (frame, drawing) => this._onDrawn(frame, drawing),
       (canvas) => (this.canvas = canvas),
     );
-    this.leftPainter = painterOf(this.leftCanvas, () => {}, (canvas) => (this.leftCanvas = canvas));
+    this.leftRenderer = Renderer.large(this.leftCanvas, () => {}, (canvas) => (this.leftCanvas = canvas));
     const observer = new this.window.ResizeObserver(() => {
       this.viewport = { width: this.element.clientWidth, height: this.element.clientHeight };
       this._lay();
@@ -129,8 +129,8 @@ export class Viewer {
     observer.observe(this.element);
     whenEnded(signal, () => {
       observer.disconnect();
-      this.painter.close();
-      this.leftPainter.close();
+      this.renderer.close();
+      this.leftRenderer.close();
       this.player.close();
     });
   }
@@ -140,8 +140,8 @@ export class Viewer {
     const { frame, against, image, playing } = this.watching;
     this.player.show(playing, image);
     this.played = this.player.shown;
-    this.painter.show(frame, image);
-    this.leftPainter.show(against, image);
+    this.renderer.show(frame, image);
+    this.leftRenderer.show(against, image);
     if (!frame) this.drawn = null;
     this.empty.hidden = frame !== null;
     this.canvas.hidden = frame === null;
@@ -210,10 +210,10 @@ export class Viewer {
     return Math.min(viewport.width / picture.width, viewport.height / picture.height);
   }
 
-  /** @type {import("../media/painting.js").Drawn} */
-  _onDrawn(frame, size, at) {
-    const isOtherSize = size.width !== this.still.width || size.height !== this.still.height;
-    this.still = size;
+  /** @type {import("../media/renderer.js").Drawn} */
+  _onDrawn(frame, { width, height, at }) {
+    const isOtherSize = width !== this.still.width || height !== this.still.height;
+    this.still = { width, height };
     this.drawn = frame;
     this._sayWhatIsShown();
     this._lay();
