@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
             return _on_host("tools.neighbours", rest)
         if options.command == "check":
             return check.check(rest)
-        return check.test(rest)
+        return check.test(rest, browser=not options.no_browser)
     except SetupError as error:
         sys.stdout.flush()
         print(f"dev.py: {error}", file=sys.stderr)
@@ -83,7 +83,10 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     demo.add_argument("--port", type=int, help="where ComfyUI listens (8188, or a free one)")
     demo.add_argument("--sheet", help="where --headless saves its contact sheet")
 
-    commands.add_parser("test", help="all checks and tests; or pytest with these arguments")
+    tested = commands.add_parser(
+        "test", help="all checks and tests; or pytest with these arguments"
+    )
+    tested.add_argument("--no-browser", action="store_true", help="leave out what needs a browser")
     commands.add_parser("check", help="the static checks alone; or those of these names")
     commands.add_parser("host", help="just ComfyUI with the pack: host -- ARGUMENTS")
 
