@@ -147,7 +147,7 @@ def test_the_registrys_pictures_have_its_shapes(project, tracked, key, ratio, la
 def test_the_archive_is_small_and_asks_for_nothing(archive, project):
     assert archive.stat().st_size < MEGABYTE
     assert project["project"]["dependencies"] == []
-    # No requirements.txt and no install.py, which ComfyUI-Manager would run; nothing to develop with.
+    # Nothing to develop with; no requirements.txt or install.py, which ComfyUI-Manager would run.
     assert {PurePosixPath(name).parts[0] for name in zipfile.ZipFile(archive).namelist()} == {
         *("__init__.py", "nodes", "preview", "web", "locales", "example_workflows"),
         *("pyproject.toml", "LICENSE", "README.md", "CHANGELOG.md"),

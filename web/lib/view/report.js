@@ -1,6 +1,6 @@
 /** The server's report on itself, for the clipboard: a text to post where one asks for help. */
 
-import { api, toast } from "../host/comfy.js";
+import { api, get, toast } from "../host/comfy.js";
 import { elementsOf } from "./dom.js";
 import { t } from "../host/strings.js";
 
@@ -13,27 +13,25 @@ const ROUTE = "/sidestream/report";
  */
 export function reportButton(document) {
   const element = elementsOf(document);
-  const button = element(
+  return element(
     "button",
-    { type: "button", class: "ss-icon-button ss-report", title: t("report.tooltip"), onclick: () => void copyReport(button) },
+    { type: "button", class: "ss-icon-button ss-report", title: t("report.tooltip"), onclick: (/** @type {Event} */ event) => void copyReport(event) },
     element("i", { class: "pi pi-copy", "aria-hidden": "true" }),
     t("report.label"),
   );
-  return button;
 }
 
-/** @param {HTMLElement} button */
-async function copyReport(button) {
+/** @param {Event} event of the button */
+async function copyReport({ currentTarget }) {
+  const button = /** @type {HTMLElement} */ (currentTarget);
   let text;
   try {
-    const response = await api.fetchApi(ROUTE, { cache: "no-store" });
-    if (!response.ok) throw new Error(`${ROUTE}: ${response.status}`);
-    text = await response.text();
+    text = await (await get(ROUTE)).text();
   } catch {
     toast("error", t("report.unreachable"));
     return;
   }
-  if (await put(button, text)) toast("success", t("report.copied"));
+  if (await copied(button, text)) toast("success", t("report.copied"));
   else toast("error", t("report.blocked", { address: api.apiURL(ROUTE) }));
 }
 
@@ -42,7 +40,7 @@ async function copyReport(button) {
  * @param {string} text
  * @returns {Promise<boolean>} whether it is on the clipboard
  */
-async function put(button, text) {
+async function copied(button, text) {
   const document = button.ownerDocument;
   try {
     await document.defaultView?.navigator.clipboard.writeText(text);
@@ -53,8 +51,8 @@ async function put(button, text) {
     area.value = text;
     button.after(area);
     area.select();
-    const copied = document.execCommand("copy");
+    const isCopied = document.execCommand("copy");
     area.remove();
-    return copied;
+    return isCopied;
   }
 }

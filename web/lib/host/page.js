@@ -1,0 +1,32 @@
+/** What SideStream does to the document that it shares with the page and with other packs. */
+
+/**
+ * Each rule of it has to name a class of the pack's own.
+ *
+ * @param {Document} page
+ * @param {string} address of a style sheet for all of the page
+ */
+export function addStyleSheet(page, address) {
+  const link = Object.assign(page.createElement("link"), { rel: "stylesheet", href: address });
+  page.head.append(link);
+}
+
+/**
+ * Tell style sheets that something is so.
+ *
+ * @param {string} name of a class of the page's root
+ * @param {boolean} on
+ */
+export function markPage(name, on) {
+  document.documentElement.classList.toggle(name, on);
+}
+
+/**
+ * Hand style sheets a text.
+ *
+ * @param {string} property
+ * @param {string} text
+ */
+export function setStyleText(property, text) {
+  document.documentElement.style.setProperty(property, JSON.stringify(text));
+}
