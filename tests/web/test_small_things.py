@@ -145,7 +145,8 @@ def test_it_fits_into_220_pixels(panel: PanelPage) -> None:
     page.locator(f"{PANEL} .ss-menu-button").click()
     assert page.evaluate(OVERFLOWING.replace("320", "220")) == []
     menu, view = page.locator(MENU).bounding_box(), page.viewport_size
-    assert menu and view
+    assert menu
+    assert view
     assert 0 <= menu["x"] <= view["width"] - menu["width"]
     assert 0 <= menu["y"] <= view["height"] - menu["height"]
     page.locator(f"{PANEL} .ss-menu-button").click()
