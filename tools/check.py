@@ -39,12 +39,11 @@ def check(names: Sequence[str]) -> int:
 def test(pytest_arguments: Sequence[str], *, browser: bool) -> int:
     """Run everything; with arguments, only pytest, with these. Without `browser`, say so."""
     environment = _prepare()
+    selected = () if browser else ("-m", "not browser")
     if browser:
         get_chromium()
-        selected: tuple[str, ...] = ()
     else:
         say("Tests that need a browser are left out; pytest counts them as deselected.")
-        selected = ("-m", "not browser")
     if pytest_arguments:
         return _pytest(environment, (*selected, *pytest_arguments))
     everything = Stage("pytest", lambda environment: _pytest(environment, (*selected, "tests")))
