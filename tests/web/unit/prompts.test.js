@@ -71,7 +71,7 @@ test("whatever else is given with a request is handed on", async () => {
     return Response.json({ prompt_id: "x" });
   };
   const queued = [];
-  joinQueueing((body) => (body.extra = true), (...told) => queued.push(told));
+  joinQueueing(api, (body) => (body.extra = true), (...told) => queued.push(told));
   const joined = api.fetchApi;
   const prompt = { 1: node("A") };
   await joined("/prompt", { method: "POST", body: JSON.stringify({ prompt }) }, "third", 4);

@@ -1,9 +1,14 @@
 /** What SideStream changes in, or hears from, the document that it shares with other packs. */
 
-/** @param {string} address of a style sheet for all of the page */
-export function addStyleSheet(address) {
-  const link = Object.assign(document.createElement("link"), { rel: "stylesheet", href: address });
-  document.head.append(link);
+/**
+ * Each rule of it has to name a class of the pack's own.
+ *
+ * @param {Document} page
+ * @param {string} address of a style sheet for all of the page
+ */
+export function addStyleSheet(page, address) {
+  const link = Object.assign(page.createElement("link"), { rel: "stylesheet", href: address });
+  page.head.append(link);
 }
 
 /**
@@ -24,18 +29,4 @@ export function markPage(name, on) {
  */
 export function setStyleText(property, text) {
   document.documentElement.style.setProperty(property, JSON.stringify(text));
-}
-
-/**
- * Call `act` on every press outside of an element, even if the page stops the event.
- *
- * @param {HTMLElement} element
- * @param {() => void} act
- * @param {AbortSignal} signal ends it
- */
-export function onPressOutside(element, act, signal) {
-  const onPress = (/** @type {Event} */ event) => {
-    if (!event.composedPath().includes(element)) act();
-  };
-  element.ownerDocument.addEventListener("pointerdown", onPress, { capture: true, signal });
 }
