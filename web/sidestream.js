@@ -49,7 +49,8 @@ listen(store);
 guardPictures(store, prompts);
 drawThumbnails(store, prompts);
 function showStreaming() {
-  document.documentElement.classList.toggle("sidestream-streams", store.live && !liveSettings.paused);
+  const streams = store.runs.some((run) => run.live && !liveSettings.silences(run));
+  document.documentElement.classList.toggle("sidestream-streams", streams);
 }
 store.addEventListener("runs", showStreaming);
 liveSettings.addEventListener("change", showStreaming);

@@ -160,7 +160,7 @@ export class Controls {
     const least = LEAST[name] ?? min;
     const label = labelOf(name, field);
     const text = this.make("span", { class: "ss-unit" });
-    const problem = this.make("span", { class: "ss-problem", role: "alert", hidden: true });
+    const problem = this.make("span", { class: "ss-out-of-range", role: "alert", hidden: true });
     let shown = NaN;
     let isTyped = false;
     let isDragged = false;
@@ -200,7 +200,10 @@ export class Controls {
       max,
       step: 1,
       "aria-label": label,
-      oninput: () => (isTyped = true),
+      oninput: () => {
+        isTyped = true;
+        problem.hidden = true;
+      },
       onblur: () => (isTyped = false),
       onchange: () => {
         isTyped = false;
@@ -217,6 +220,7 @@ export class Controls {
     return {
       ...this._row(name, field, slider, number, text, problem),
       show: (value, isOther) => {
+        if (isOther || value !== shown) problem.hidden = true;
         shown = value;
         if (isOther) isTyped = isDragged = false;
         if (!isTyped && !isDragged) write(value);

@@ -63,8 +63,9 @@ export class Stats {
   update() {
     const { watching, rates, status, liveSettings, store } = this.shared;
     const { frame, run } = watching;
-    // While previews are paused there is no picture of the step.
-    const going = liveSettings.paused ? store.runs.findLast((one) => one.live && !one.foreign) : null;
+    // Where no pictures come there is none of the step.
+    const isGoing = (/** @type {Run} */ one) => one.live && !one.foreign && liveSettings.silences(one);
+    const going = watching.isLive ? store.runs.findLast(isGoing) : null;
     const rate = rates.now();
     const share = status.share;
     const picture = frame ? pictureText(frame) : NOTHING;
