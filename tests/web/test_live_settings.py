@@ -166,13 +166,13 @@ def test_a_value_out_of_range_is_said_and_put_back(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()
     type_into(panel, "throttle_ms", 60001)
-    problem = page.locator(f"{ROW}throttle_ms] .ss-out-of-range")
-    assert problem.inner_text() == "A whole number from 0 to 60000, please."
+    problem = page.locator(f"{ROW}throttle_ms] .ss-problem")
+    assert problem.inner_text() == "Enter a whole number from 0 to 60000."
     assert page.locator(f"{PANEL} input[name=throttle_ms]").input_value() == "100"
     assert stored(panel, "throttle_ms") == 100
     type_into(panel, "max_size", 63)
-    said = page.locator(f"{ROW}max_size] .ss-out-of-range").inner_text()
-    assert said == "A whole number from 64 to 2048, please. Or 0."
+    said = page.locator(f"{ROW}max_size] .ss-problem").inner_text()
+    assert said == "Enter a whole number from 64 to 2048. 0 is also allowed."
     type_into(panel, "throttle_ms", 100)  # what it is already
     assert problem.is_hidden()
 
@@ -269,7 +269,7 @@ def test_a_pause_that_the_server_did_not_take_is_no_pause(panel: PanelPage) -> N
     panel.open_panel()
     page.route("**/sidestream/pause", lambda route: route.abort())
     page.locator(f"{PANEL} [aria-label='Pause previews']").click()
-    page.get_by_text("The server did not answer: previews are as they were.").last.wait_for()
+    page.get_by_text("The server did not respond. Nothing has changed.").last.wait_for()
     panel.wait("() => !sidestream.liveSettings.paused")
     page.unroute("**/sidestream/pause")
 
@@ -282,7 +282,7 @@ def test_where_previews_are_off_nothing_says_that_they_come(panel: PanelPage) ->
     tell(panel, "sidestream.run", **told, state="start", total_steps=20, settings={**values, "method": "off"})
     tell(panel, "progress", node="10", prompt_id="p", value=3, max=20)
     panel.wait("() => document.querySelector('.ss-stat-step dd').textContent === '3 / 20'", 5)
-    assert text(panel, ".ss-empty") == "Previews of this sampler are switched off: choose another method below."
+    assert text(panel, ".ss-empty") == "Previews of this sampler are off. Choose another method below."
     assert page.locator("html.sidestream-streams").count() == 0
     assert page.locator(f"{PANEL} .ss-on-air").count() == 0
     tell(panel, "sidestream.run", **told, state="start", total_steps=20, settings=values)

@@ -297,7 +297,7 @@ def test_what_was_forgotten_is_watched_no_longer(panel: PanelPage) -> None:
     panel.open_panel()
     deliver(panel, 5)
     end_run(panel)
-    forget = page.locator(f"{PANEL} [aria-label='Forget the kept frames']")
+    forget = page.locator(f"{PANEL} [aria-label='Clear the timeline']")
     for look_back in ("scrub(1)", "choose(sidestream.store.runs[0])"):
         page.evaluate(f"() => sidestream.watching.{look_back}")
         assert not page.evaluate("() => sidestream.watching.isLive")

@@ -60,7 +60,7 @@ def test_the_save_menu_closes_by_a_press_elsewhere_and_is_off_with_nothing_to_sa
     page = panel.page
     panel.open_panel()
     button = page.locator(f"{PANEL} .ss-menu-button")
-    forget = page.locator(f"{PANEL} [aria-label='Forget the kept frames']")
+    forget = page.locator(f"{PANEL} [aria-label='Clear the timeline']")
     assert button.get_attribute("aria-disabled") == "true"
     assert forget.is_disabled()
     button.click()

@@ -1,6 +1,6 @@
 /** What the user does to running samplers: change settings, pause previews, interrupt. */
 
-import { api, app, clientId, getJson, toast } from "../host/comfy.js";
+import { ENDINGS, api, app, clientId, getJson, listen, toast } from "../host/comfy.js";
 import { t } from "../host/strings.js";
 
 /** @typedef {import("./store.js").FrameStore} FrameStore */
@@ -15,7 +15,6 @@ import { t } from "../host/strings.js";
  */
 
 const SETTLE_MS = 120;
-const ENDINGS = ["execution_success", "execution_error", "execution_interrupted"];
 
 /**
  * A change holds for what runs and what waits in the queue; where nothing does it is stored as the
@@ -43,13 +42,13 @@ export class LiveSettings extends EventTarget {
   /** Follow what the server remembers, beginning with what it has from before the page was loaded. */
   listen() {
     void this._ask(true);
-    api.addEventListener("reconnected", () => void (this.paused ? this._pause() : this._ask()));
+    listen("reconnected", () => void (this.paused ? this._pause() : this._ask()));
     // A page of the same client, such as a tab's duplicate, may have paused or resumed.
-    api.addEventListener(/** @type {any} */ ("sidestream.run"), ({ detail }) => {
-      if ((detail.paused ?? this.paused) !== this.paused) void this._ask();
+    listen("sidestream.run", ({ paused = this.paused }) => {
+      if (paused !== this.paused) void this._ask();
     });
     for (const name of ENDINGS) {
-      api.addEventListener(/** @type {any} */ (name), () => {
+      listen(name, () => {
         if (Object.keys(this.changes).length) void this._ask();
       });
     }

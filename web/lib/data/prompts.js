@@ -4,7 +4,7 @@
  * opened meanwhile; after a reload of the page, from the server's queue.
  */
 
-import { api, getJson, idOf, isOpen, nodeByExecutionId, openWorkflow } from "../host/comfy.js";
+import { getJson, idOf, isOpen, nodeByExecutionId } from "../host/comfy.js";
 
 /** @typedef {Record<string, { class_type: string, inputs: Record<string, any>, _meta?: { title?: string } }>} Prompt */
 
@@ -157,32 +157,6 @@ function seedOf(nodes, id, depth = 4) {
 }
 
 /**
- * Take part in the queueing of prompts, keeping whatever other packs do there: `change` may add to
- * the request's body, `queued` hears the prompt's id.
- *
- * @param {(body: any) => void} change
- * @param {(promptId: string, prompt: Prompt, workflow: import("../host/comfy.js").Workflow) => void} queued
- */
-export function joinQueueing(change, queued) {
-  const before = /** @type {(...args: any[]) => Promise<Response>} */ (api.fetchApi);
-  // Whatever comes is handed on, and `this` is not needed: packs around it may leave it out.
-  api.fetchApi = async function (/** @type {any[]} */ ...args) {
-    const [route, options, ...more] = args;
-    const isPrompt = /^\/prompt\/?(\?|$)/.test(route) && options?.method?.toUpperCase() === "POST";
-    const body = isPrompt && typeof options.body === "string" ? parsed(options.body) : null;
-    if (!body?.prompt) return before.apply(api, args);
-    const workflow = openWorkflow();
-    change(body);
-    const response = await before.call(api, route, { ...options, body: JSON.stringify(body) }, ...more);
-    if (response.ok) {
-      const { prompt_id } = await response.clone().json();
-      if (prompt_id) queued(prompt_id, body.prompt, workflow);
-    }
-    return response;
-  };
-}
-
-/**
  * Take the values that preview nodes hold out of a prompt: where they stand as inputs, ComfyUI
  * computes everything behind them anew when one is changed.
  *
@@ -203,13 +177,4 @@ export function takeOutValues(prompt, names) {
     }
   }
   return taken;
-}
-
-/** @param {string} text */
-function parsed(text) {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return null;
-  }
 }

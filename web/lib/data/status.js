@@ -1,7 +1,6 @@
 /** What the server says about itself, and what follows from it for the user. */
 
 import { getJson } from "../host/comfy.js";
-import { whenEnded } from "../view/dom.js";
 import { t } from "../host/strings.js";
 
 /** @typedef {import("./store.js").FrameStore} FrameStore */
@@ -45,7 +44,7 @@ export class ServerStatus extends EventTarget {
         if (this.store.live || !this.reached || !this.latest) void this._ask();
       }, INTERVAL_MS);
     }
-    whenEnded(signal, () => {
+    signal.addEventListener("abort", () => {
       this._watchers -= 1;
       if (this._watchers === 0) clearInterval(this._timer);
     });

@@ -4,6 +4,7 @@
  */
 
 import { usesVueNodes } from "./comfy.js";
+import { setStyleText } from "./page.js";
 import { t } from "./strings.js";
 
 /** What a number holds that sets nothing; choices have a word for it. */
@@ -15,7 +16,7 @@ const WIDGET_GAP = 4;
 
 /**
  * @param {any} node a LGraphNode that was just made
- * @param {Record<string, import("../data/settings.js").Field>} fields
+ * @param {Record<string, { min?: number }>} fields
  */
 export function prepareFields(node, fields) {
   const inputs = node.constructor.nodeData?.input?.optional ?? {};
@@ -25,7 +26,7 @@ export function prepareFields(node, fields) {
     if (type === "INT") sayInherited(widget, fields[widget.name]?.min ?? 0);
   }
   // Nodes 2.0 take the words from the style sheet.
-  document.documentElement.style.setProperty("--ss-inherited", JSON.stringify(t("node.inherited")));
+  setStyleText("--ss-inherited", t("node.inherited"));
 }
 
 /**

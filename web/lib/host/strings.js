@@ -29,7 +29,7 @@ export function t(key, values = {}) {
 /**
  * Which step a picture is of.
  *
- * @param {Pick<import("../data/store.js").Picture, "seq" | "stage" | "step" | "totalSteps">} picture
+ * @param {{ seq: number, stage: number, step: number, totalSteps: number }} picture
  */
 export function stepText({ seq, stage, step, totalSteps }) {
   if (!totalSteps) return t("stats.frameNumber", { frame: seq });

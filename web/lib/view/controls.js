@@ -160,7 +160,7 @@ export class Controls {
     const least = LEAST[name] ?? min;
     const label = labelOf(name, field);
     const text = this.make("span", { class: "ss-unit" });
-    const problem = this.make("span", { class: "ss-out-of-range", role: "alert", hidden: true });
+    const problem = this.make("span", { class: "ss-problem", role: "alert", hidden: true });
     let shown = NaN;
     let isTyped = false;
     let isDragged = false;

@@ -33,8 +33,8 @@ function keepDeletionFromPage(event) {
   if (event.key === "Delete" || event.key === "Backspace") event.stopPropagation();
 }
 
-/** @type {Set<string>} notices that the user has put away */
-const putAway = new Set();
+/** @type {Set<string>} notices that the user has dismissed */
+const dismissed = new Set();
 
 /**
  * Fill `container` with a panel.
@@ -99,7 +99,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     element("i", { class: "pi pi-info-circle", "aria-hidden": "true" }),
     noticeText,
     iconButton(element, "times", t("notices.putAway"), () => {
-      putAway.add(noticeKey);
+      dismissed.add(noticeKey);
       showNotice();
     }),
   );
@@ -126,7 +126,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
   function showNotice() {
     const told = notice(shared.status, shared.liveSettings, shared.watching.run);
     noticeKey = told?.key ?? "";
-    noticeBar.hidden = !told || putAway.has(noticeKey);
+    noticeBar.hidden = !told || dismissed.has(noticeKey);
     noticeBar.classList.toggle("ss-mild", told?.mild ?? false);
     setText(noticeText, told?.text ?? "");
     return noticeText.textContent;
@@ -162,14 +162,10 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
   shared.watching.addEventListener("change", onChange, { signal });
   shared.liveSettings.addEventListener("change", onChange, { signal });
   shared.status.addEventListener("change", onChange, { signal });
-  document.addEventListener(
-    "fullscreenchange",
-    () => {
-      const inside = document.fullscreenElement === root;
-      setIcon(fullScreen, inside ? "window-minimize" : "window-maximize", t(inside ? "viewer.leaveFullScreen" : "viewer.fullScreen"));
-    },
-    { signal },
-  );
+  root.addEventListener("fullscreenchange", () => {
+    const inside = document.fullscreenElement === root;
+    setIcon(fullScreen, inside ? "window-minimize" : "window-maximize", t(inside ? "viewer.leaveFullScreen" : "viewer.fullScreen"));
+  });
   shared.status.watch(signal);
   container.classList.add("ss-host");
   container.append(root);

@@ -1,6 +1,7 @@
 /** The menu that saves what is watched: the large picture, its animation, the run. */
 
 import { toast } from "../host/comfy.js";
+import { onPressOutside } from "../host/page.js";
 import { elementsOf, setText } from "./dom.js";
 import { saveAnimation, saveFrame, savePlayed, saveRun } from "../media/saving.js";
 import { isStandIn } from "../data/store.js";
@@ -56,8 +57,7 @@ export class SaveMenu {
         element("label", { class: "ss-menu-item" }, this.burn, t("timeline.save.burn")),
       ),
     );
-    // A press anywhere else closes it, also one that the page keeps to itself.
-    document.addEventListener("pointerdown", (event) => this._onPress(event), { capture: true, signal });
+    onPressOutside(this.element, () => (this.element.open = false), signal);
   }
 
   /** Whether there is nothing to save, or nothing alone: of all samplers one is to be chosen. */
@@ -106,11 +106,6 @@ export class SaveMenu {
       toast("error", t("timeline.save.failed", { why: String(error) }));
     }
     setText(this.label, t("timeline.save.label"));
-  }
-
-  /** @param {PointerEvent} event */
-  _onPress(event) {
-    if (!event.composedPath().includes(this.element)) this.element.open = false;
   }
 
   /** @param {KeyboardEvent} event */

@@ -6,7 +6,7 @@
 import { elementsOf, setText, whenEnded } from "./dom.js";
 import { BatchView } from "./batch_view.js";
 import { Player } from "../media/player.js";
-import { Renderer } from "../media/renderer.js";
+import { rendererOf } from "../media/renderer.js";
 import { stepText, t } from "../host/strings.js";
 
 /** @typedef {import("../data/store.js").Frame} Frame */
@@ -115,12 +115,12 @@ export class Viewer {
     /** @type {Frame | null} the one on the still's canvas */
     this.drawn = null;
     this._pressedButtonAt = -Infinity;
-    this.renderer = Renderer.large(
+    this.renderer = rendererOf(
       this.canvas,
       (frame, drawing) => this._onDrawn(frame, drawing),
       (canvas) => (this.canvas = canvas),
     );
-    this.leftRenderer = Renderer.large(this.leftCanvas, () => {}, (canvas) => (this.leftCanvas = canvas));
+    this.leftRenderer = rendererOf(this.leftCanvas, () => {}, (canvas) => (this.leftCanvas = canvas));
     const observer = new this.window.ResizeObserver(() => {
       this.viewport = { width: this.element.clientWidth, height: this.element.clientHeight };
       this._lay();
@@ -395,7 +395,7 @@ function wheelPixels(event, page) {
 }
 
 /**
- * Follow a pointer until it is let go.
+ * Follow a pointer until it is released.
  *
  * @param {HTMLElement} element
  * @param {PointerEvent} begin
@@ -409,7 +409,7 @@ function track(element, begin, moved, stillness = 0) {
   element.addEventListener(
     "pointermove",
     (event) => {
-      if (!event.buttons) return held.abort(); // let go of elsewhere
+      if (!event.buttons) return held.abort(); // released elsewhere
       const far = Math.hypot(event.clientX - clientX, event.clientY - clientY) > stillness;
       if (far && !element.hasPointerCapture(pointerId)) element.setPointerCapture(pointerId);
       if (element.hasPointerCapture(pointerId)) moved(event);

@@ -11,18 +11,18 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..plain import in_a_line
+from ..render.chain import Failures, FallbackChain
+from ..settings import Settings, combined
 from .clients import Clients, overlay
-from .decoders.errors import in_a_line
-from .render.chain import Failures, FallbackChain
-from .settings import Settings, combined
 from .throttle import Throttle
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from .decoders.protocols import Source
-    from .quicker import Way
-    from .render.backends import Slot
+    from ..decoders.protocols import Source
+    from ..render.backends import Slot
+    from ..render.quicker import Way
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ FAILED = "failed"  # no decoder or encoder could make a picture of it
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
+class NodeContext:
     """The node of the prompt that is sampling. `client_id` None stands for everybody."""
 
     prompt_id: str | None = None
@@ -59,7 +59,7 @@ class Owner:
 
 
 @dataclass(slots=True)
-class Asked:
+class SettingsLayers:
     """What each party asked of a run. See `settings.combined` for who wins."""
 
     client: Mapping[str, Any] = field(default_factory=dict)
@@ -80,11 +80,11 @@ class Video:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class RunSpec:
     """All that a run is made from."""
 
-    owner: Owner
-    asked: Asked
+    context: NodeContext
+    layers: SettingsLayers
     sources_for: Callable[[Settings], Sequence[Source]]
     """The decoders that settings ask for, best first."""
     default_size: int
@@ -112,7 +112,7 @@ class Frame:
     """Columns and rows, where several images are shown side by side."""
     animation: tuple[int, int] | None = None
     """Frames and milliseconds, where it plays."""
-    holes: int = 0
+    non_finite: int = 0
     """Positions of the latent that were not finite, and pixels that the decoder gave as NaN."""
     decoder: str = ""
     decode_ms: float = 0.0
@@ -180,8 +180,8 @@ class Frame:
             }
         if self.way is not None and self.run.slow is not None:
             special["slow"] = self.run.slow
-        if self.holes:
-            special["not_finite"] = self.holes
+        if self.non_finite:
+            special["not_finite"] = self.non_finite
         return special
 
 
@@ -218,6 +218,7 @@ class Execution:
         """Steps of all samplings by now."""
         self.lock = threading.RLock()  # as all locks that `Run.end` takes: see there
 
+
 class Run:
     """One sampling, a stage of its node's run: from the making of its previewer to its last frame.
 
@@ -225,16 +226,16 @@ class Run:
     """
 
     def __init__(
-        self, plan: Plan, number: int, execution: Execution, on_closed: Callable[[Run], None]
+        self, spec: RunSpec, number: int, execution: Execution, on_closed: Callable[[Run], None]
     ) -> None:
         """`number` is higher than that of all runs before."""
         self.execution = execution
         execution.stages += 1
         self.id, self.stage = execution.id, execution.stages
-        self._plan = plan
+        self._spec = spec
         self.number = number
-        self.owner = plan.owner
-        self.settings = plan.asked.settings()
+        self.context = spec.context
+        self.settings = spec.layers.settings()
         self._failures = Failures()
         self.chain = self._chain_for(self.settings)
         self.left_to_host = False
@@ -242,7 +243,7 @@ class Run:
         self.host_failed = False
         """Whether ComfyUI's own previewer, the last of all, failed too."""
         self.step = 0
-        self.total_steps = self._announced = plan.steps
+        self.total_steps = self._announced = spec.steps
         self._steps_before: int | None = None
         self._held = False
         self._method = self.settings.method
@@ -251,7 +252,7 @@ class Run:
         self.aborted = False
         self.paused = False
         """Whether its client has stopped previews: steps are counted, no frame is wanted."""
-        self.filmless = False
+        self.animation_failed = False
         """Whether animated previews failed, and are left off."""
         self.warned_of_loss = False
         """Whether it was said that frames were lost."""
@@ -363,12 +364,13 @@ class Run:
     def another(self, frame: Frame) -> Frame:
         """A new frame of the step of `frame`. Whoever takes it must `close` it."""
         made = Frame(self, self._next(), frame.step, frame.total_steps, frame.captured_at)
-        made.ready_at, made.decoder, made.holes = frame.ready_at, frame.decoder, frame.holes
+        made.ready_at, made.decoder = frame.ready_at, frame.decoder
+        made.non_finite = frame.non_finite
         return made
 
     def latent_rate(self) -> float:
         """Latent frames of a video that are played in a second."""
-        video = self._plan.video
+        video = self._spec.video
         return (self.settings.fps or video.fps) / video.frames_each
 
     def _next(self) -> int:
@@ -380,8 +382,8 @@ class Run:
 
     def change(self, live: Mapping[str, Any]) -> None:
         """Lay live changes over the run's settings; None takes one back."""
-        overlay(self._plan.asked.live, live)
-        self.settings = self._plan.asked.settings()
+        overlay(self._spec.layers.live, live)
+        self.settings = self._spec.layers.settings()
 
     def _follow_method(self) -> None:
         """Make the decoders of a method that was changed; where that fails all stays as it was.
@@ -396,8 +398,8 @@ class Run:
             self.chain = self._chain_for(settings)
             self._method = settings.method
         except Exception as error:
-            self._plan.asked.live["method"] = self._method
-            self.settings = self._plan.asked.settings()
+            self._spec.layers.live["method"] = self._method
+            self.settings = self._spec.layers.settings()
             log.warning(
                 "[SideStream] Previews stay with the method %s (%s).",
                 self._method,
@@ -405,15 +407,15 @@ class Run:
             )
 
     def _chain_for(self, settings: Settings) -> FallbackChain:
-        sources = self._plan.sources_for(settings)
-        for source in filter(self._plan.is_broken, sources):
+        sources = self._spec.sources_for(settings)
+        for source in filter(self._spec.is_broken, sources):
             self._failures.leave(source)
         return FallbackChain(sources, self._failures)
 
     @property
     def live(self) -> dict[str, Any]:
         """The settings that were changed for this run, and those to come of its prompt."""
-        return dict(self._plan.asked.live)
+        return dict(self._spec.layers.live)
 
     @property
     def ended(self) -> bool:
@@ -468,7 +470,8 @@ class Run:
     @property
     def max_size(self) -> int:
         """The longer side of the run's previews, in pixels."""
-        return self.settings.max_size or self._plan.default_size
+        return self.settings.max_size or self._spec.default_size
+
 
 class Runs:
     """The runs that are going on, and what became of all frames since the start."""
@@ -492,26 +495,26 @@ class Runs:
         self._on_end = on_end
         self._lock = threading.RLock()
 
-    def start(self, plan: Plan) -> Run:
+    def start(self, spec: RunSpec) -> Run:
         with self._lock:
             self._samplings += 1
-            number, execution = self._samplings, self._execution(plan.owner)
-        run = Run(plan, number, execution, self._close)  # outside the lock: it may look for files
+            number, execution = self._samplings, self._execution(spec.context)
+        run = Run(spec, number, execution, self._close)  # outside the lock: it may look for files
         with self._lock:
             self._active[run.number] = run
-        # Asked when the run is known, so that what comes meanwhile reaches it either way.
-        owner = plan.owner
-        if live := self._clients.live(owner.client_id, owner.prompt_id):
+        # SettingsLayers when the run is known, so that what comes meanwhile reaches it either way.
+        context = spec.context
+        if live := self._clients.live(context.client_id, context.prompt_id):
             run.change(live)
-        run.paused = self._clients.paused(owner.client_id)
+        run.paused = self._clients.paused(context.client_id)
         _tell(self._on_start, run)
         return run
 
-    def _execution(self, owner: Owner) -> Execution:
-        """That in which `owner` samples."""
-        key = (owner.client_id, owner.prompt_id, owner.node_id)
+    def _execution(self, context: NodeContext) -> Execution:
+        """That in which `context` samples."""
+        key = (context.client_id, context.prompt_id, context.node_id)
         found = self._executions.get(key)
-        if found is None or owner.prompt_id is None or owner.node_id is None:
+        if found is None or context.prompt_id is None or context.node_id is None:
             self._count += 1
             found = self._executions[key] = Execution()
         self._executions.move_to_end(key)
@@ -540,7 +543,7 @@ class Runs:
         """For a client: what it asked for, and its runs."""
         return self._clients.state(client_id) | {
             "runs": [
-                run.owner.wire()
+                run.context.wire()
                 | {
                     "run": run.id,
                     "stage": run.stage,
@@ -554,7 +557,7 @@ class Runs:
     def _of(self, client_id: str) -> list[Run]:
         with self._lock:
             active = list(self._active.values())
-        return [run for run in active if run.owner.client_id == client_id]
+        return [run for run in active if run.context.client_id == client_id]
 
     def counters(self) -> dict[str, Any]:
         with self._lock:

@@ -1,4 +1,4 @@
-"""Films on a GPU: I2 ordered, I3 true, I11 light."""
+"""Animations on a GPU: I2 ordered, I3 true, I11 light."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 from sidestream.benchmarks.weights import WAN, video_decoder
-from sidestream.preview import animator as animator_module
-from sidestream.preview import engine as engine_module
 from sidestream.preview.decoders.cache import DecoderCache
-from sidestream.preview.decoders.painting import ReelPainting
 from sidestream.preview.decoders.taehv import TaehvSource
-from sidestream.preview.engine import Engine
+from sidestream.preview.render import animation as animation_module
+from sidestream.preview.render import worker as engine_module
 from sidestream.preview.render.backends import backends_for
+from sidestream.preview.render.job import StreamingRenderJob
+from sidestream.preview.render.worker import Engine
 from sidestream.tests.helpers import FakeSink, a_book, stage, start_run, wait_until
 
 pytestmark = pytest.mark.gpu
@@ -53,25 +53,25 @@ def random_video(seed, device):
     return torch.randn(1, 16, FRAMES, 20, 30, generator=generator).to(device)
 
 
-def films(sink):
+def animations(sink):
     return [frame for frame in sink.frames if frame.animation is not None]
 
 
 def pictures_of(frame):
-    film = Image.open(io.BytesIO(frame.image))
-    return [np.asarray(each.convert("RGB")) for each in ImageSequence.Iterator(film)]
+    animation = Image.open(io.BytesIO(frame.image))
+    return [np.asarray(each.convert("RGB")) for each in ImageSequence.Iterator(animation)]
 
 
 def reference(source, video):
     """Every picture of the video, decoded in float32 on the CPU without haste."""
     cpu = torch.device("cpu")
     decoder = TaehvSource.of(source.path, 16).load(cpu)
-    reel = ReelPainting(decoder, 512, full=True)
-    reel.rewind()
+    streaming = StreamingRenderJob(decoder, 512, full=True)
+    streaming.rewind()
     made = []
     for i in range(FRAMES):
-        pictures, _ = reel(video[:, :, i : i + 1].cpu())
-        made += [pictures[kept].numpy() for kept in decoder.kept(i)]
+        pictures, _ = streaming(video[:, :, i : i + 1].cpu())
+        made += [pictures[kept].numpy() for kept in decoder.visible_frames(i)]
     return made
 
 
@@ -80,8 +80,8 @@ def psnr(one, other):
     return 99.0 if error == 0 else 10 * np.log10(255**2 / error)
 
 
-def test_i2_i3_films_are_of_their_step_on_any_stream(cuda, sink, engine, source, monkeypatch):
-    monkeypatch.setattr(animator_module, "ENCODING_SHARE", 1e9)
+def test_i2_i3_animations_are_of_their_step_on_any_stream(cuda, sink, engine, source, monkeypatch):
+    monkeypatch.setattr(animation_module, "ENCODING_SHARE", 1e9)
     run = start_run(a_book(), source, video_frames=0, quality=100, detail="full")
     steps = range(1, 5)
     with torch.cuda.stream(torch.cuda.Stream(cuda)):
@@ -90,17 +90,17 @@ def test_i2_i3_films_are_of_their_step_on_any_stream(cuda, sink, engine, source,
             run.at(step, 4)
             stage(engine, run, latent)
             latent.fill_(-9)
-            assert wait_until(lambda n=step: len(films(sink)) == n, 30)
-    assert [film.step for film in films(sink)] == list(steps)
-    for step, film in zip(steps, films(sink), strict=True):
+            assert wait_until(lambda n=step: len(animations(sink)) == n, 30)
+    assert [animation.step for animation in animations(sink)] == list(steps)
+    for step, animation in zip(steps, animations(sink), strict=True):
         expected = reference(source, random_video(step, cuda))
-        shown = pictures_of(film)
+        shown = pictures_of(animation)
         assert len(shown) == len(expected) == 4 * FRAMES - 3
         # Random weights give noise, of which WebP keeps little: other frames are near 10 dB.
         assert min(map(psnr, shown, expected)) > 20
 
 
-def test_i11_a_film_leaves_no_memory_behind(cuda, sink, engine, source, monkeypatch):
+def test_i11_an_animation_leaves_no_memory_behind(cuda, sink, engine, source, monkeypatch):
     monkeypatch.setattr(engine_module, "IDLE_SECONDS", 0.3)
     engine._decoders.get(source, cuda)
     gc.collect()
@@ -109,7 +109,7 @@ def test_i11_a_film_leaves_no_memory_behind(cuda, sink, engine, source, monkeypa
     run = start_run(a_book(), source)
     latent = random_video(1, cuda)
     stage(engine, run, latent)
-    assert wait_until(lambda: len(films(sink)) == 1, 30)
+    assert wait_until(lambda: len(animations(sink)) == 1, 30)
     del latent
     assert wait_until(lambda: torch.cuda.memory_allocated(cuda) <= weights)
     torch.cuda.empty_cache()  # what is idle is the sampler's to take

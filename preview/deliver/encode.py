@@ -1,4 +1,4 @@
-"""From RGB to the bytes of a picture, stealing as little of Python's lock as possible.
+"""From RGB to the bytes of a picture, stealing as little of the GIL as possible.
 
 Pillow's JPEG encoder holds the lock while it works, and the sampler's thread stands still for as
 long. torchvision's, which ComfyUI ships, does not; Pillow is what remains where it is missing.
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .runs import Frame
+from ..capture.runs import Frame
 
 TYPES = {"jpeg": "image/jpeg", "webp": "image/webp", "png": "image/png"}
 
@@ -49,7 +49,7 @@ def jpeg_encoder() -> JpegEncoder:
         return pillow_jpeg
 
     def torchvision_jpeg(picture: np.ndarray, quality: int) -> bytes:
-        # Turned by numpy, which keeps Python's lock: a switch to the sampler and back costs more.
+        # Turned by numpy, which keeps the GIL: a switch to the sampler and back costs more.
         channels_first = torch.from_numpy(picture.transpose(2, 0, 1))
         return encode_jpeg(channels_first, quality=quality).numpy().tobytes()
 

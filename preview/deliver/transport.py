@@ -13,9 +13,9 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple, Protocol
 
-from . import runs
-from .decoders.errors import in_a_line
-from .runs import Frame, Owner, Run
+from ..capture import runs
+from ..capture.runs import Frame, NodeContext, Run
+from ..plain import in_a_line
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Wire(Protocol):
         """The connections of a client; of everybody for None."""
 
     def connected(self, client_id: str | None) -> bool:
-        """Whether a client is there; anybody for None. Asked in the sampler's callback."""
+        """Whether a client is there; anybody for None. SettingsLayers in the sampler's callback."""
 
     def is_running(self, prompt_id: str | None, node_id: str | None) -> bool:
         """Whether that node of that prompt is at work and nobody has interrupted it."""
@@ -74,7 +74,7 @@ class Wire(Protocol):
 
 def metadata_message(frame: Frame, info: dict[str, Any]) -> bytes:
     """ComfyUI's binary event 4: length, JSON with SideStream's own `info`, picture."""
-    header = frame.run.owner.wire() | {"image_type": frame.image_type, "sidestream": info}
+    header = frame.run.context.wire() | {"image_type": frame.image_type, "sidestream": info}
     encoded = json.dumps(header).encode()
     return struct.pack(">I", len(encoded)) + encoded + frame.image
 
@@ -100,32 +100,32 @@ class Transport:
         self._lock = threading.RLock()  # a run may end, and be announced, within it
 
     def watched(self, run: Run) -> bool:
-        return self._wire.connected(run.owner.client_id)
+        return self._wire.connected(run.context.client_id)
 
     def ready(self, run: Run) -> bool:
-        sockets = self._wire.sockets(run.owner.client_id)
+        sockets = self._wire.sockets(run.context.client_id)
         # Where nobody is left the frame is dropped at once, which needs no socket.
         return not sockets or any(socket.connection not in self._busy for socket in sockets)
 
     def animates(self, run: Run) -> bool:
         """Whether a client of the run knows WebP, in which animated frames come."""
-        return any(socket.metadata for socket in self._wire.sockets(run.owner.client_id))
+        return any(socket.metadata for socket in self._wire.sockets(run.context.client_id))
 
     def live(self, run: Run) -> bool:
         """Whether frames of `run` may still be shown: it went well, and nothing newer is there."""
-        owner = run.owner
-        newest_run, _ = self._newest.get((owner.client_id, owner.node_id), NEVER)
+        context = run.context
+        newest_run, _ = self._newest.get((context.client_id, context.node_id), NEVER)
         if run.aborted or newest_run > run.number:
             return False
-        if self._wire.is_running(owner.prompt_id, owner.node_id):
+        if self._wire.is_running(context.prompt_id, context.node_id):
             return True
         if run.ended_for(runs.now()) > LATE_SECONDS:
             return False
-        return self._wire.may_show_late(owner.prompt_id, owner.node_id)
+        return self._wire.may_show_late(context.prompt_id, context.node_id)
 
     def at_work(self, run: Run) -> bool:
         """Whether the node of `run` goes on, and may sample again."""
-        return self._wire.is_running(run.owner.prompt_id, run.owner.node_id)
+        return self._wire.is_running(run.context.prompt_id, run.context.node_id)
 
     def quiet(self) -> bool:
         return self._wire.is_idle()
@@ -134,7 +134,7 @@ class Transport:
         """The picture format for a run: what was asked, or JPEG where a client knows no other."""
         wanted = run.settings.format
         if wanted == "webp" and not all(
-            s.metadata for s in self._wire.sockets(run.owner.client_id)
+            s.metadata for s in self._wire.sockets(run.context.client_id)
         ):
             return "jpeg"
         return wanted
@@ -144,7 +144,7 @@ class Transport:
         with self._lock:
             free = [
                 socket
-                for socket in self._wire.sockets(frame.run.owner.client_id)
+                for socket in self._wire.sockets(frame.run.context.client_id)
                 if socket.connection not in self._busy
                 and (socket.metadata or frame.animation is None)
             ]
@@ -158,7 +158,7 @@ class Transport:
 
     def announce(self, run: Run, state: str) -> None:
         """Tell the run's client that it has started or ended, with its counters."""
-        data = run.owner.wire() | {
+        data = run.context.wire() | {
             "run": run.id,
             "stage": run.stage,
             "state": state,
@@ -172,11 +172,11 @@ class Transport:
         }
         if run.slow is not None:
             data["slow"] = run.slow
-        self._note(run.owner.client_id, data)
+        self._note(run.context.client_id, data)
 
-    def announce_none(self, owner: Owner, why: str, **more: Any) -> None:
+    def announce_none(self, context: NodeContext, why: str, **more: Any) -> None:
         """Tell a client that its sampler has no previews: `why` is one of `WHY_NONE`."""
-        self._note(owner.client_id, owner.wire() | {"state": "none", "why": why} | more)
+        self._note(context.client_id, context.wire() | {"state": "none", "why": why} | more)
 
     def _note(self, client_id: str | None, data: dict[str, Any]) -> None:
         for socket in self._wire.sockets(client_id):
@@ -202,11 +202,11 @@ class Transport:
     def _is_newest(self, frame: Frame, socket: Socket) -> bool:
         """Whether `frame` may be shown, and none after it was: two devices may have made them."""
         run = frame.run
-        newest = self._newest.get((socket.id, run.owner.node_id), NEVER)
+        newest = self._newest.get((socket.id, run.context.node_id), NEVER)
         return self.live(run) and (run.number, frame.seq) >= newest
 
     def _remember(self, frame: Frame, socket: Socket) -> None:
-        place = (socket.id, frame.run.owner.node_id)
+        place = (socket.id, frame.run.context.node_id)
         self._newest[place] = (frame.run.number, frame.seq)
         self._newest.move_to_end(place)
         while len(self._newest) > PLACES:
@@ -220,7 +220,7 @@ class Transport:
                 self._remember(frame, socket)
                 if socket.metadata:
                     info = frame.info(runs.now())
-                    facts = frame.run.owner.wire() | info
+                    facts = frame.run.context.wire() | info
                     await self._wire.send_json("sidestream.frame", facts, socket)
                     if not self._is_newest(frame, socket):  # that may have taken long
                         return

@@ -10,9 +10,10 @@ either.
 
 Why no slot is written while it is read: a slot is in one place at a time, either free, or with the
 sampler's thread that took it, or in the mailbox, or with the worker. The worker has one slot for
-the still picture that it makes, and may leave it to the animator, which keeps it over all parts of
-a film. A slot returns to the free ones from the sampler's thread or the mailbox, where nobody has
-begun to read it, or from the worker or its animator, who have then waited for the end of the
+the still picture that it makes, and may leave it to the animator, which keeps it over all parts
+of an animation. A slot returns to the free ones from the sampler's thread or the mailbox, where
+nobody has begun to read it, or from the worker or its animator, who have then waited for its end
+of the
 reading or, where it failed, show nothing of what was read. The one write that may still be under
 way when a slot is taken again is that of a frame that was dropped unread; `Backend.stage` orders
 the new write after it.
@@ -26,51 +27,40 @@ why, and previews are left to ComfyUI's own previewer.
 from __future__ import annotations
 
 import logging
-import queue
 import threading
-import time
-from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import Any, Protocol
 
 import torch
 
-from . import encode, quicker, runs
-from .animator import BUDGET_SHARE, Animator
-from .decoders.cache import DecoderCache
-from .decoders.errors import in_a_line
-from .decoders.painting import Painting, shown_size
-from .decoders.picture import near_square
-from .decoders.protocols import Decoder, Source
-from .profile import span
-from .render.backends import (
+from ..capture import runs
+from ..capture.runs import FIRST_IMAGE, Frame, Run
+from ..decoders.cache import DecoderCache
+from ..decoders.picture import near_square
+from ..decoders.protocols import Decoder, Source
+from ..deliver import encode
+from ..plain import in_a_line
+from . import quicker
+from .animation import BUDGET_SHARE, Animator
+from .backends import (
     Backend,
     BackendError,
     Slot,
     StagingError,
-    backends_for,
     check,
-    decoding_device,
 )
-from .render.backends.cpu import CpuBackend
-from .runs import FIRST_IMAGE, Frame, Run
-from .throttle import Budget
+from .budget import Budget
+from .job import RenderJob, shown_size
+from .mailbox import Mailbox, StationError
+from .profile import span
+from .slots import Station, give_back
 
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 8.0
-SLOTS = 5  # one being read, two waiting, one being written, one that a film is made of
-REFUSED_SECONDS = 1.0
-"""How long no memory for slots is asked for where there was none. To say no, a device's allocator
-first gives back what it keeps for the sampler, which would have to be fetched anew each time."""
-HELD_SECONDS = 0.05
-"""How often it is looked whether the node of a frame that is held has ended."""
 HANG_SECONDS = 60.0
 """After so long in one piece of work a worker is given up. To load a large file may take long."""
-MOST_HUNG = 2
-"""Workers of one device that are given up before ComfyUI's own previewer serves there."""
 
 
 class Sink(Protocol):
@@ -101,189 +91,6 @@ class Sink(Protocol):
         """Take over an encoded frame, and close it in the end. Raises nothing."""
 
 
-class StationError(Exception):
-    """Staging failed at a station, which the worker may have left since."""
-
-    def __init__(self, station: Station, reason: BackendError) -> None:
-        super().__init__(str(reason))
-        self.station, self.reason = station, reason
-
-
-class Mailbox:
-    """Room for the newest frame, and for the last one of a run that has ended.
-
-    A newer frame replaces the one that waits, unless that is the last of its run: nothing would
-    come after it in its place. So one of these waits beside a newer run's frame, and goes first.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._last: Frame | None = None
-        self._newest: Frame | None = None
-        self._error: StationError | None = None
-        self._closed = False
-        # Wakes the taker up; to notify a Condition takes the sampler four times as long.
-        self._changes: queue.SimpleQueue[None] = queue.SimpleQueue()
-
-    def put(self, frame: Frame) -> Frame | None:
-        """Leave `frame`; returns the one that it replaces, or `frame` itself once closed."""
-        with self._lock:
-            if self._closed:
-                return frame
-            replaced, self._newest = self._newest, frame
-            if replaced is not None and replaced.ends_another_run_than(frame):
-                replaced, self._last = self._last, replaced
-            elif replaced is not None and replaced.run.execution is frame.run.execution:
-                frame.held &= replaced.held  # it comes in the place of one that was to be shown
-        self._wake()
-        return replaced
-
-    def take(self, wanted: Callable[[Frame], bool], timeout: float) -> Frame | None:
-        """Wait up to `timeout` seconds for a frame for which `wanted` holds.
-
-        Raises what was left by `fail`.
-        """
-        end = time.monotonic() + timeout
-        while not self._closed:
-            error, self._error = self._error, None
-            if error is not None:
-                raise error
-            frame = self.remove(wanted)
-            if frame is not None:
-                return frame
-            left = end - time.monotonic()
-            if not self.pause(min(left, HELD_SECONDS) if self.holds else left) and left <= 0:
-                return None
-        return None
-
-    def pause(self, seconds: float) -> bool:
-        """Wait for a change; False where there was none in so many seconds."""
-        try:
-            self._changes.get(timeout=max(0.0, seconds))
-        except queue.Empty:
-            return False
-        return True
-
-    def remove(self, wanted: Callable[[Frame], bool]) -> Frame | None:
-        """Take out a waiting frame for which `wanted` holds: the older one first."""
-        for waiting in (self._last, self._newest):
-            if waiting is None or not wanted(waiting):
-                continue
-            with self._lock:
-                if waiting is self._last:
-                    self._last = None
-                    return waiting
-                if waiting is self._newest:
-                    self._newest = None
-                    return waiting
-                # Replaced meanwhile, by a `put` that wakes the taker again.
-        return None
-
-    @property
-    def holds(self) -> bool:
-        """Whether a frame waits for the end of its node."""
-        return any(frame is not None and frame.held for frame in (self._last, self._newest))
-
-    def fail(self, error: StationError) -> None:
-        """Let the taker know that staging failed, so that it goes on with another backend."""
-        self._error = error
-        self._wake()
-
-    def notify(self) -> None:
-        """Make the taker look again at what waits. Without need it would cost the sampler time."""
-        if self._newest is not None or self._last is not None:
-            self._wake()
-
-    def _wake(self) -> None:
-        if self._changes.empty():
-            self._changes.put(None)
-
-    def close(self) -> list[Frame]:
-        """Take and give nothing more; returns the frames that were left."""
-        with self._lock:
-            self._closed = True
-            left = [frame for frame in (self._last, self._newest) if frame is not None]
-            self._last = self._newest = None
-        self._wake()
-        return left
-
-    @property
-    def closed(self) -> bool:
-        return self._closed
-
-
-class Slots:
-    """The staging slots of a device, `SLOTS` for each kind of latent that came by."""
-
-    KINDS = 4
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-        self._free: dict[tuple[torch.Size, torch.dtype], list[Slot]] = {}
-        self._refused_until = float("-inf")
-        self._lock = threading.Lock()
-
-    def take(self, shape: torch.Size, dtype: torch.dtype) -> Slot | None:
-        """A free slot, or None where all are in use.
-
-        Raises what the device says where it has no memory, for `REFUSED_SECONDS` without asking it.
-        """
-        kind = (shape, dtype)
-        with self._lock:
-            free = self._free.get(kind)
-            if free is not None:
-                return free.pop() if free else None
-        if time.monotonic() < self._refused_until:
-            raise torch.cuda.OutOfMemoryError("there was no memory for it a moment ago")
-        try:
-            made = [self._new(shape, dtype) for _ in range(SLOTS)]
-        except BackendError:
-            raise
-        except Exception:
-            self._refused_until = time.monotonic() + REFUSED_SECONDS
-            raise
-        with self._lock:
-            free = self._free.setdefault(kind, made)  # another sampler may have been first
-            taken = free.pop() if free else None
-            self._trim(keep=self.KINDS)
-        return taken
-
-    def give_back(self, slot: Slot) -> None:
-        with self._lock:
-            self._free[slot.latent.shape, slot.latent.dtype].append(slot)
-
-    def _new(self, shape: torch.Size, dtype: torch.dtype) -> Slot:
-        slot = self._backend.slot(shape, dtype)
-        slot.owner = self
-        return slot
-
-    def clear(self) -> None:
-        with self._lock:
-            self._trim(keep=0)
-
-    def _trim(self, keep: int) -> None:
-        # Oldest first; memory that a copy is on its way to stays, and a kind that is in use.
-        for kind in list(self._free)[: max(0, len(self._free) - keep)]:
-            free = self._free[kind]
-            if len(free) == SLOTS and all(self._backend.settled(slot) for slot in free):
-                del self._free[kind]
-
-
-def give_back(slot: Slot) -> None:
-    """Let the next frame have `slot`."""
-    slot.owner.give_back(slot)
-
-
-class Station:
-    """A backend with its staging slots, which belong together: both are replaced at once."""
-
-    def __init__(self, backend: Backend) -> None:
-        self.backend = backend
-        self.slots = Slots(backend)
-        self.proven = False
-        """Whether the backend was tried on a tiny latent."""
-
-
 class Engine:
     """The worker of one way from a sampler's device to a decoder's."""
 
@@ -305,7 +112,7 @@ class Engine:
         self._source: Source | None = None  # that the worker is at
         self._frame: Frame | None = None  # in work, until it has found its end
         self._faltered = False
-        self._warm: Painting | None = None
+        self._warm: RenderJob | None = None
         self._animator = self._new_animator()
         name = f"SideStream {self._station.backend.device}"
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -653,8 +460,8 @@ class Engine:
         way, settings, max_size = frame.way, frame.run.settings, frame.run.max_size
         full = settings.detail == "full"
         images = 1 if settings.batch == "animation" else len(frame.images)
-        painting = Painting(decoder, max_size if way is None else way.max_size, full, images)
-        (picture, holes), seconds = self.backend.render(slot, painting)
+        painting = RenderJob(decoder, max_size if way is None else way.max_size, full, images)
+        (picture, non_finite), seconds = self.backend.render(slot, painting)
         now = runs.now()
         if way is not None:
             self._quicker.spend(way, painting, seconds, settings.budget, now)
@@ -667,112 +474,8 @@ class Engine:
             self._warm = painting
         frame.ready_at = now - seconds
         frame.picture = picture
-        frame.holes = int(holes)
-        frame.run.not_finite += frame.holes > 0
+        frame.non_finite = int(non_finite)
+        frame.run.not_finite += frame.non_finite > 0
         frame.size = shown_size(decoder, (images, *slot.latent.shape[1:]), max_size)
         frame.grid = near_square(images) if images > 1 else None
         frame.decode_ms = seconds * 1000
-
-
-Way = tuple[torch.device, torch.device]
-"""Where latents are sampled, and where they are decoded."""
-
-
-class Engines:
-    """The engines, one for each way from a sampler's device to a decoder's, made when needed."""
-
-    def __init__(self, decoders: DecoderCache, sink: Sink) -> None:
-        self._decoders = decoders
-        self._sink = sink
-        self._engines: dict[Way, Engine] = {}
-        self._courier: Engine | None = None
-        self._refused: dict[Way, str] = {}
-        self._hung: Counter[Way] = Counter()
-        self._closed = False
-        self._lock = threading.Lock()
-
-    def of(self, source: torch.device, wanted: str = "auto") -> Engine:
-        """The engine for what is sampled on `source`, decoding where the setting `device` says.
-
-        Raises BackendError where previews of that device cannot be decoded.
-        """
-        if source.type == "meta":
-            raise BackendError("latents on the meta device hold nothing")
-        key = (source, decoding_device(wanted, source))
-        refusal = self._refused.get(key)
-        if refusal is not None:
-            raise BackendError(refusal)
-        engine = self._serving(key)
-        if engine.problem is not None:
-            raise BackendError(engine.problem)
-        return engine
-
-    def courier(self) -> Engine:
-        """The engine that encodes and sends pictures which others made."""
-        if self._courier is None or not self._serves(self._courier):
-            with self._lock:
-                if self._courier is None or not self._serves(self._courier):
-                    backend = partial(CpuBackend, torch.device("cpu"))
-                    self._courier = Engine([backend], self._decoders, self._sink)
-                    if self._closed:
-                        self._courier.shut()
-        return self._courier
-
-    def _serving(self, key: Way) -> Engine:
-        """The engine of this way, which works or has said why it cannot. Raises BackendError."""
-        engine = self._engines.get(key)
-        if engine is None or not self._serves(engine):
-            with self._lock:
-                engine = self._engines.get(key)
-                if engine is None or not self._serves(engine):
-                    engine = self._engines[key] = self._made(key, engine)
-        return engine
-
-    def _serves(self, engine: Engine) -> bool:
-        """Whether it works, or has said why it cannot."""
-        return engine.problem is not None or (engine.alive and not engine.hangs(runs.now()))
-
-    def _made(self, key: Way, before: Engine | None) -> Engine:
-        source, device = key
-        if before is not None and before.alive and before.hangs(runs.now()):
-            before.give_up()
-            self._hung[key] += 1
-            if self._hung[key] >= MOST_HUNG:
-                before.problem = "its workers did not return"
-                return before
-        try:
-            engine = Engine(backends_for(device, source), self._decoders, self._sink)
-        except BackendError as error:
-            self._refused[key] = str(error)
-            log.warning(
-                "[SideStream] Latents on %s cannot be decoded on %s: %s. ComfyUI's own previews"
-                " serve there.",
-                source,
-                device,
-                str(error),  # a log that keeps the error would keep the sampler's frames
-            )
-            raise
-        if self._closed:  # a sampler that began before: its frames are dropped
-            engine.shut()
-        return engine
-
-    def all(self) -> list[Engine]:
-        """Those that decode."""
-        return list(self._engines.values())
-
-    def notify(self) -> None:
-        for engine in self._with_courier():
-            engine.notify()
-
-    def _with_courier(self) -> list[Engine]:
-        return [*self.all(), *([] if self._courier is None else [self._courier])]
-
-    def close(self) -> None:
-        with self._lock:
-            self._closed = True
-        engines = self._with_courier()
-        for engine in engines:
-            engine.shut()
-        end = time.monotonic() + 1.0  # for all together
-        for engine in engines:
-            engine.close(max(0.0, end - time.monotonic()))

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
-from .settings import FIELDS, SettingError, checked, shown
+from ..settings import FIELDS, SettingError, checked, shown
 
 MAX_BODY = 16 * 1024  # bytes; a full set of settings is below 1 KB
 

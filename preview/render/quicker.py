@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from .throttle import Budget
+from .budget import Budget
 
 if TYPE_CHECKING:
-    from .decoders.protocols import Source
-    from .runs import Run
+    from ..capture.runs import Run
+    from ..decoders.protocols import Source
 
 SHARE = 0.5
 """Of the setting `budget`, once a decoder is too slow for it; the rest is the slow one's."""

@@ -7,24 +7,24 @@ from dataclasses import dataclass
 
 import torch
 
-from .errors import DecoderError
-from .picture import (
+from ..decoders.errors import DecoderError
+from ..decoders.picture import (
     contained,
     greyed,
     near_square,
     shrunk,
     tiled,
     to_uint8,
-    without_holes,
     without_nans,
+    without_non_finite,
 )
-from .protocols import Chart, Decoder, DirectDecoder, VideoDecoder
+from ..decoders.protocols import Chart, Decoder, DirectDecoder, VideoDecoder
 
 EVERYTHING = 1 << 30  # more pixels than any picture has
 
 
 @dataclass(frozen=True)
-class Painting:
+class RenderJob:
     """The work from a staged latent to a preview picture, as a backend's `Job`.
 
     The picture's longer side is at most `max_size`; a decoder of few pixels gives a small one,
@@ -42,22 +42,23 @@ class Painting:
         """The picture, uint8 [H, W, 3], and of how many positions or pixels nothing is known."""
         shown = latent[: self.images]
         width, height = cell_size(self.decoder, shown.shape, self.max_size)
-        enough = EVERYTHING if self.full else max(width, height)
+        min_side = EVERYTHING if self.full else max(width, height)
         if len(shown) == 1 and isinstance(self.decoder, DirectDecoder):
-            painted = self.decoder.paint(shown, enough, width, height)
+            painted = self.decoder.to_picture(shown, min_side, width, height)
             if painted is not None:
                 return painted
-        whole, holes = without_holes(shown)
+        whole, non_finite = without_non_finite(shown)
         cells = []
-        unknown = holes.sum()
+        unknown = non_finite.sum()
         for i in range(len(whole)):
-            rgb, nans = without_nans(checked(self.decoder(whole[i : i + 1], enough), (3,)))
-            cells.append(shrunk(greyed(rgb, on_picture(self.decoder, holes[i])), width, height))
+            rgb, nans = without_nans(checked(self.decoder(whole[i : i + 1], min_side), (3,)))
+            grey = on_picture(self.decoder, non_finite[i])
+            cells.append(shrunk(greyed(rgb, grey), width, height))
             unknown = unknown + nans
         return to_uint8(tiled(cells)), unknown
 
 
-class ReelPainting:
+class StreamingRenderJob:
     """The work from the next frame of a video latent to pictures, as a backend's `Job`.
 
     It goes on where its last call ended, so it compares by identity.
@@ -67,21 +68,21 @@ class ReelPainting:
         self._decoder = decoder
         self._max_size = max_size
         self._full = full
-        self._reel = decoder.reel()
+        self._streaming = decoder.streaming()
 
     def rewind(self) -> None:
         """The next call is for a first frame."""
-        self._reel.rewind()
+        self._streaming.rewind()
 
     def __call__(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of a frame [1, C, 1, h, w] pictures, uint8 [n, H, W, 3], else as `Painting`."""
+        """Of a frame [1, C, 1, h, w] pictures, uint8 [n, H, W, 3], else as `RenderJob`."""
         decoder = self._decoder
-        whole, holes = without_holes(latent)
+        whole, non_finite = without_non_finite(latent)
         width, height = cell_size(decoder, whole.shape, self._max_size)
-        rgb = self._reel(whole, EVERYTHING if self._full else max(width, height))
+        rgb = self._streaming(whole, EVERYTHING if self._full else max(width, height))
         rgb, nans = without_nans(checked(rgb, (decoder.frames_each, 3)))
-        rgb = greyed(rgb, on_picture(decoder, holes[0]))
-        return to_uint8(shrunk(rgb, width, height)), holes.sum() + nans
+        rgb = greyed(rgb, on_picture(decoder, non_finite[0]))
+        return to_uint8(shrunk(rgb, width, height)), non_finite.sum() + nans
 
 
 def checked(rgb: torch.Tensor, channels: tuple[int, ...]) -> torch.Tensor:

@@ -6,16 +6,15 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from . import host
-from .decoders import taehv, taesd
-from .decoders.errors import file_name, in_a_line
-from .decoders.latent2rgb import Latent2RGBSource
-from .decoders.protocols import Source
-from .decoders.spectrogram import SpectrogramSource
-from .decoders.taehv import TaehvSource
-from .decoders.taesd import TaesdSource
-from .decoders.vae import VaeCopy, VaeSource
-from .plain import plain
+from .. import host
+from ..decoders import taehv, taesd
+from ..decoders.latent2rgb import Latent2RGBSource
+from ..decoders.protocols import Source
+from ..decoders.spectrogram import SpectrogramSource
+from ..decoders.taehv import TaehvSource
+from ..decoders.taesd import TaesdSource
+from ..decoders.vae import VaeCopy, VaeSource
+from ..plain import file_name, in_a_line, plain
 
 Say = Callable[[int, str], None]
 """Logs a line at a level."""

@@ -1,4 +1,4 @@
-"""Which pictures a film shows and for how long, and the file that it makes."""
+"""Which pictures an animation shows and for how long, and the file that it makes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageSequence
-from sidestream.preview.encode import encoded
-from sidestream.preview.film import animated_webp, parts
+from sidestream.preview.deliver.encode import encoded
+from sidestream.preview.render.animation import animated_webp, parts
 
 WAN = [range(3, 4), *[range(4)] * 20]  # 21 latent frames, 81 pictures
 
@@ -68,10 +68,10 @@ def test_the_file_plays_every_picture_for_its_time(quality):
         for level in levels
     ]
     durations = [40, 62, 63, 1000]
-    film = Image.open(io.BytesIO(animated_webp(stills, durations, (47, 33))))
-    assert (film.size, film.n_frames, film.info["loop"]) == ((47, 33), 4, 0)
+    animation = Image.open(io.BytesIO(animated_webp(stills, durations, (47, 33))))
+    assert (animation.size, animation.n_frames, animation.info["loop"]) == ((47, 33), 4, 0)
     played = []
-    for frame in ImageSequence.Iterator(film):
+    for frame in ImageSequence.Iterator(animation):
         pixels = np.asarray(frame.convert("RGB"))
         played.append(frame.info["duration"])
         assert abs(int(pixels.mean()) - levels[len(played) - 1]) <= 2

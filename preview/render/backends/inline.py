@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from . import runs
-from .decoders.picture import contained
-from .runs import Frame, Run
+from ...capture import runs
+from ...capture.runs import Frame, Run
+from ...decoders.picture import contained
 
 NAME = "comfyui"
 """What such frames say of their decoder."""
