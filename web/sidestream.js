@@ -56,7 +56,7 @@ receive(store);
 guardPictures(store, prompts);
 drawThumbnails(store, prompts);
 function showStreaming() {
-  markPage("sidestream-streams", store.live && !liveSettings.paused);
+  markPage("sidestream-streams", store.runs.some((run) => run.live && !liveSettings.silences(run)));
 }
 store.addEventListener("runs", showStreaming);
 liveSettings.addEventListener("change", showStreaming);

@@ -413,6 +413,12 @@ def test_stills_and_animations_are_saved_apart(panel: PanelPage) -> None:
     go_to(panel, 4)
     wait_for_picture(panel, frames[4])
     assert saved(panel, "animation", "webp") == file
+    burn = page.locator(f"{PANEL} .ss-menu input")
+    burn.evaluate("(box) => { box.checked = true; }")
+    with page.expect_download() as download:
+        page.locator(f"{PANEL} [data-save=animation]").evaluate("(button) => button.click()")
+    assert "labelled" not in download.value.suggested_filename  # nothing is written into it
+    burn.evaluate("(box) => { box.checked = false; }")
     picture = Image.open(io.BytesIO(saved(panel, "png"))).convert("RGB")
     assert (np.asarray(picture) == np.asarray(frames[4])).all()
     run = Image.open(io.BytesIO(saved(panel, "webp")))

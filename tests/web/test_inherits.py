@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sidestream.tests.web.views import SEEDS
+from sidestream.tests.web.views import SEEDS, start_run
 from sidestream.tools.page import PanelPage, demo_prompt
 
 pytestmark = pytest.mark.browser
@@ -228,3 +228,14 @@ def test_a_bypassed_node_says_that_it_sets_nothing(panel: PanelPage) -> None:
             mode,
         )
         panel.wait("(said) => document.querySelector('.ss-node-caption').textContent === said", 5, said)
+    # Also while a run goes on that still has its settings.
+    start_run(panel, steps=1000, seconds=0.03)
+    panel.wait("() => document.querySelector('.ss-node-caption').textContent.startsWith('KSampler')")
+    page.evaluate(
+        f"() => {{ {NODE}.mode = 4; app.extensionManager.workflow.activeWorkflow.changeTracker.checkState(); }}"
+    )
+    panel.wait("() => document.querySelector('.ss-node-caption').textContent.startsWith('Bypassed')")
+    panel.wait_frames(int(page.evaluate("() => sidestream.store.frameCount")) + 4)
+    assert page.locator(".ss-node-caption").first.inner_text() == "Bypassed: sets nothing"
+    page.evaluate("() => app.api.interrupt()")
+    panel.wait_idle()

@@ -48,6 +48,26 @@ def test_a_new_run_says_that_it_is_there_and_is_gone_to(panel: PanelPage) -> Non
     assert page.locator(CHIP).is_hidden()
 
 
+def test_who_has_pinned_a_sampler_stays_there(panel: PanelPage) -> None:
+    page = panel.page
+    panel.open_panel()
+    deliver(panel, 6, run="a", prompt="pa")
+    page.evaluate("() => sidestream.watching.pin('10')")
+    page.evaluate("() => sidestream.watching.scrub(1)")
+    end_run(panel, run="a", prompt="pa")
+    deliver(panel, 3, run="b", prompt="pb", node="11")
+    page.locator(CHIP).wait_for()
+    assert watched(panel) == "a"
+    page.locator(f"{PANEL} .ss-live-button").click()
+    wait_shown(panel, 6)
+    assert page.locator(f"{PANEL} .ss-on-air").count() == 0  # what is shown is over
+    page.evaluate("() => sidestream.watching.scrub(1)")
+    page.locator(CHIP).click()
+    wait_shown(panel, 3)
+    assert watched(panel) == "b"
+    page.locator(f"{PANEL} .ss-on-air").wait_for()
+
+
 # All samplers
 
 
@@ -92,6 +112,24 @@ def test_the_zooms_number_is_true_after_a_resize(panel: PanelPage) -> None:
             }""",
             5,
         )
+
+
+def test_the_zoom_has_no_number_before_the_first_picture_is_drawn(panel: PanelPage) -> None:
+    deliver(panel, 3)
+    panel.page.evaluate(
+        """() => {
+          globalThis.zooms = new Set();
+          globalThis.looking = new MutationObserver(() => {
+            for (const zoom of document.querySelectorAll(".ss-zoom")) zooms.add(zoom.textContent);
+          });
+          looking.observe(document.body, { childList: true, subtree: true, characterData: true });
+        }"""
+    )
+    panel.open_panel()
+    wait_shown(panel, 3)
+    panel.wait("() => document.querySelector('.ss-zoom').textContent.endsWith('%')")
+    zooms = panel.page.evaluate("() => { looking.disconnect(); return [...zooms].filter(Boolean); }")
+    assert max(float(zoom.split()[0]) for zoom in zooms) < 2000
 
 
 def test_the_wheel_zooms_by_how_far_it_is_turned(panel: PanelPage) -> None:

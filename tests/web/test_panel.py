@@ -191,6 +191,7 @@ def test_the_bottom_panel_full_screen_and_a_window_show_it_too(panel: PanelPage)
     window.wait_for_selector(".sidestream .ss-viewer")
     window.wait_for_function("() => document.querySelector('.ss-canvas').width === 64")
     assert window.locator("[aria-label^='Open in a window']").count() == 0
+    assert window.title() == "Live Preview"
     deliver(panel, 1, first=3)
     window.wait_for_function("() => document.querySelector('.ss-viewer').ariaLabel.endsWith('3 / 20')")
     window.close()
@@ -221,6 +222,27 @@ def test_the_timeline_goes_back_while_the_run_goes_on(panel: PanelPage) -> None:
     wait_shown(panel, 15)
     middle = "() => { const f = document.querySelector('.ss-thumbnails'); const d = f.getContext('2d')"
     panel.wait(f"{middle}.getImageData(f.width / 2, 20, 1, 1).data; return d[3] === 255; }}")
+
+
+def test_thumbnails_that_are_slow_to_make_are_of_the_last_frame_in_the_end(panel: PanelPage) -> None:
+    panel.open_panel()
+    panel.page.evaluate(
+        """() => {
+          const { thumbnails } = sidestream.store;
+          globalThis.asked = [];
+          thumbnails.of = async (frame, height) => {
+            asked.push(frame.step);
+            await new Promise((done) => setTimeout(done, 500));
+            return Object.getPrototypeOf(thumbnails).of.call(thumbnails, frame, height);
+          };
+        }"""
+    )
+    deliver(panel, 1)
+    panel.wait("() => asked.length === 1")
+    deliver(panel, 1, first=2)
+    end_run(panel)
+    panel.wait("() => asked.includes(2)", 5)
+    panel.page.evaluate("() => { delete sidestream.store.thumbnails.of; }")
 
 
 def test_two_frames_are_compared_with_a_slider(panel: PanelPage) -> None:
@@ -275,7 +297,7 @@ def test_what_was_forgotten_is_watched_no_longer(panel: PanelPage) -> None:
     panel.open_panel()
     deliver(panel, 5)
     end_run(panel)
-    forget = page.locator(f"{PANEL} [aria-label='Forget the kept frames']")
+    forget = page.locator(f"{PANEL} [aria-label='Clear the timeline']")
     for look_back in ("scrub(1)", "choose(sidestream.store.runs[0])"):
         page.evaluate(f"() => sidestream.watching.{look_back}")
         assert not page.evaluate("() => sidestream.watching.isLive")

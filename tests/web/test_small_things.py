@@ -60,11 +60,14 @@ def test_the_save_menu_closes_by_a_press_elsewhere_and_is_off_with_nothing_to_sa
     page = panel.page
     panel.open_panel()
     button = page.locator(f"{PANEL} .ss-menu-button")
+    forget = page.locator(f"{PANEL} [aria-label='Clear the timeline']")
     assert button.get_attribute("aria-disabled") == "true"
+    assert forget.is_disabled()
     button.click(force=True)
     assert page.locator(f"{MENU}:popover-open").count() == 0
     deliver(panel, 2)
     wait_shown(panel, 2)
+    assert forget.is_enabled()
     for elsewhere in (f"{PANEL} .ss-stats", "canvas#graph-canvas"):
         button.click()
         assert page.locator(f"{MENU}:popover-open").count() == 1

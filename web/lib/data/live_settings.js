@@ -43,11 +43,23 @@ export class LiveSettings extends EventTarget {
   listen() {
     void this._ask(true);
     listen("reconnected", () => void (this.paused ? this._pause() : this._ask()));
+    // A page of the same client, such as a tab's duplicate, may have paused or resumed.
+    listen("sidestream.run", ({ paused = this.paused }) => {
+      if (paused !== this.paused) void this._ask();
+    });
     for (const name of ENDINGS) {
       listen(name, () => {
         if (Object.keys(this.changes).length) void this._ask();
       });
     }
+  }
+
+  /**
+   * @param {Run | null | undefined} run
+   * @returns {boolean} whether no pictures come of it, because previews are paused or switched off
+   */
+  silences(run) {
+    return this.paused || run?.settings?.method === "off";
   }
 
   /** The names of the settings that differ, for what runs, from what they were. */
@@ -112,7 +124,7 @@ export class LiveSettings extends EventTarget {
   async _send() {
     const changes = this._unsent;
     this._unsent = {};
-    const state = await this._post("/sidestream/live", changes);
+    const state = await this._post("/sidestream/live", changes, "unreachable");
     // Nothing runs or waits, or the server is silent: store it for later prompts.
     if (!state?.prompts) {
       for (const [name, value] of Object.entries(changes)) {
@@ -125,7 +137,7 @@ export class LiveSettings extends EventTarget {
 
   async _pause() {
     const { paused } = this;
-    const state = await this._post("/sidestream/pause", { paused });
+    const state = await this._post("/sidestream/pause", { paused }, "notPaused");
     if (state) this._follow(state);
     else if (this.paused === paused) {
       this.paused = !paused;
@@ -136,9 +148,10 @@ export class LiveSettings extends EventTarget {
   /**
    * @param {string} route
    * @param {Record<string, any>} what
+   * @param {string} failed what to say where the server does not answer
    * @returns {Promise<State | null>} null where it was refused, or the server did not answer
    */
-  async _post(route, what) {
+  async _post(route, what, failed) {
     try {
       const response = await api.fetchApi(route, {
         method: "POST",
@@ -149,7 +162,7 @@ export class LiveSettings extends EventTarget {
       if (response.ok) return answer;
       toast("error", answer.error);
     } catch {
-      toast("error", t("liveSettings.unreachable"));
+      toast("error", t(`liveSettings.${failed}`));
     }
     return null;
   }

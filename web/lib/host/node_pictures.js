@@ -104,6 +104,7 @@ async function markAnimated(node, before) {
     if (isInView(node)) waited += 1;
     await (isInView(node) ? drawn(node) : new Promise((done) => setTimeout(done, LOOK_AGAIN_MS)));
   }
+  if (!showsPictures(node)) return;
   const [picture] = node.imgs;
   node.animatedImages = true;
   // Older pages make the element in one drawing, and put it where it belongs in the next.
@@ -118,6 +119,16 @@ async function markAnimated(node, before) {
  */
 function isRead(node) {
   return Boolean(node.preview?.[0]) && node.imgs?.[0]?.src === node.preview[0];
+}
+
+/**
+ * Newer pages draw no picture on the classic node of a subgraph, though it has one: an element for
+ * it would only make the node higher.
+ *
+ * @param {any} node
+ */
+function showsPictures(node) {
+  return !node.subgraph || node.widgets?.some((/** @type {any} */ { name }) => String(name).startsWith("$$"));
 }
 
 /** @param {any} node */

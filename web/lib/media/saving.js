@@ -46,11 +46,13 @@ export async function savePlayed(player, wishes) {
 }
 
 /**
+ * As it came: with all images of its batch, and nothing written into it.
+ *
  * @param {Animation} animation
  * @param {Wishes} wishes
  */
 export function saveAnimation(animation, wishes) {
-  download(animation.blob, `${stemOf(animation, { ...wishes, image: null })}_${stepName(animation)}.webp`);
+  download(animation.blob, `${stemOf(animation, { ...wishes, burn: false, image: null })}_${stepName(animation)}.webp`);
 }
 
 /**

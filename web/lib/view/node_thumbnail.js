@@ -102,7 +102,7 @@ export function drawThumbnails(store, prompts) {
     for (const id of ids) {
       const node = nodeByExecutionId(id);
       const thumbnail = node && thumbnails.get(node);
-      if (thumbnail && isOnScreen(node, thumbnail.element)) draw(thumbnail, frame.run);
+      if (thumbnail && !thumbnail.isOff && isOnScreen(node, thumbnail.element)) draw(thumbnail, frame.run);
     }
   }
   store.addEventListener("frame", onPicture);

@@ -56,9 +56,9 @@ async function openWindow() {
  * @param {Document} target
  */
 function dress(target) {
-  target.title = t("panel.title");
   target.head.replaceChildren();
   target.body.replaceChildren();
+  target.title = t("panel.title");
   for (const sheet of document.querySelectorAll('link[rel="stylesheet"], style')) {
     const copy = /** @type {HTMLElement} */ (target.importNode(sheet, true));
     // The empty document has another base address.

@@ -63,8 +63,9 @@ export class Stats {
   update() {
     const { watching, rates, status, liveSettings, store } = this.shared;
     const { frame, run } = watching;
-    // While previews are paused no picture says which step it is.
-    const going = liveSettings.paused ? store.runs.findLast((one) => one.live && !one.foreign) : null;
+    // Where no picture comes, none says which step it is.
+    const isGoing = (/** @type {Run} */ one) => one.live && !one.foreign && liveSettings.silences(one);
+    const going = watching.isLive ? store.runs.findLast(isGoing) : null;
     const rate = rates.now();
     const share = status.share;
     const picture = frame ? pictureText(frame) : NOTHING;

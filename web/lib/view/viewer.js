@@ -198,6 +198,11 @@ export class Viewer {
     this.setZoom(Math.min(most, Math.max(least, now * 2 ** (-pixels / WHEEL_DOUBLES))));
   }
 
+  /** Whether one was drawn of what is watched. */
+  get hasPicture() {
+    return this.played !== null || this.drawn !== null;
+  }
+
   /** The size of the large picture. */
   get picture() {
     return this.played ? this.animationSize : this.still;
