@@ -174,7 +174,7 @@ def report(status: Mapping[str, Any], warnings: Warnings) -> str:
         try:
             found = list(made())
         except Exception as error:  # a report on a broken installation is still a report
-            found = [private(f"not known ({type(error).__name__}: {error})")]
+            found = [private(f"unknown ({type(error).__name__}: {error})")]
         lines += ["", title, *(f"  {line}" for line in found or ["none"])]
     return encodable("\n".join(lines) + "\n")
 
@@ -224,7 +224,7 @@ def _previews(provider: Mapping[str, Any], private: Private) -> Iterable[str]:
     yield private(f"in charge: {provider['in_charge']}")
     if provider["around"]:
         yield private(f"asked before SideStream: {provider['around']}")
-    yield f"ComfyUI's preview method: {host.chosen_method({}) or 'not chosen'}"
+    yield f"ComfyUI's preview method: {host.chosen_method({}) or 'unset'}"
     yield f"ComfyUI's preview size: {host.preview_size()}"
 
 
@@ -232,13 +232,13 @@ def _decoder_files(private: Private) -> Iterable[str]:
     for name, formats in host.decoder_names().items():
         file = host.decoder_file(name)
         found = _found(name) if file is None else f"{_name(file)}, {_size(file)}"
-        whose = "" if name in OUR_DECODERS else "; not used: only ComfyUI's own previews know it"
+        whose = "" if name in OUR_DECODERS else "; not used: only for ComfyUI's own previews"
         yield private(f"{name}: {found} (for {', '.join(formats)}{whose})")
     others = host.other_decoder_files()
     for file in others[:OTHERS]:
-        yield private(f"{_name(file)}: not used, nothing here is called so")
+        yield private(f"{_name(file)}: not used: unknown name")
     if len(others) > OTHERS:
-        yield f"{len(others) - OTHERS} more that are not used"
+        yield f"{len(others) - OTHERS} more unused files"
 
 
 def _found(name: str) -> str:

@@ -37,7 +37,7 @@ def test_i6_odd_names_on_a_narrow_console_cost_their_decoders_and_nothing_else(
     assert run.outcome == "success"
     assert {frame.sidestream["decoder"] for frame in run.frames} == {"latent2rgb"}
     report = client.get_bytes("/sidestream/report").decode("utf-8")
-    assert "a pointer of Git LFS" in report
+    assert "a Git LFS pointer" in report
     assert "taesd_decoder\\udcff.pth" in report
     assert "taef1_decoder\\nforged.pth" in report or "taef1_decoder forged.pth" in report
     [refused] = client.get("/sidestream/status")["refused"]

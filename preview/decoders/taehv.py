@@ -67,7 +67,7 @@ class Layout:
             patch=math.isqrt(last[0] // 3),
         )
         if max(found.widths) > WIDEST or not (0 < found.patch <= MOST_PATCH) or found.grows_wild:
-            raise DecoderError(f"its layers make no sense: {found}")
+            raise DecoderError(f"its layers are inconsistent: {found}")
         return found
 
     @property
@@ -227,9 +227,9 @@ class Affine:
         probe = torch.linspace(-3, 3, channels).reshape(shape)
         expected, probed = probe * factor + offset, process_out(probe)
         if probed.shape != shape or not probed.isfinite().all():
-            raise ValueError("they become no finite latents of as many channels")
+            raise ValueError("process_out gives other shapes or infinite values")
         if not torch.allclose(probed, expected, rtol=1e-4, atol=1e-4):
-            raise ValueError("they take more than a factor and an offset for each channel")
+            raise ValueError("process_out is more than a factor and an offset per channel")
         return cls(factor[:, :, 0], offset[:, :, 0])
 
     def to(self, device: torch.device) -> Affine:
@@ -414,7 +414,7 @@ class TaehvSource:
             layout = Layout.of(stored)
             if self.latent_channels != layout.channels:
                 raise DecoderError(
-                    f"it takes latents of {layout.channels} channels,"
+                    f"it expects latents with {layout.channels} channels,"
                     f" this model's have {self.latent_channels}"
                 )
             space = self._space(layout, stored)

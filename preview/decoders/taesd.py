@@ -240,7 +240,7 @@ class TaesdSource:
             packed = layout.pooled and self.latent_channels == 4 * layout.channels
             if not packed and self.latent_channels != layout.channels:
                 raise DecoderError(
-                    f"it takes latents of {layout.channels} channels,"
+                    f"it expects latents with {layout.channels} channels,"
                     f" this model's have {self.latent_channels}"
                 )
             with UNFILLED:

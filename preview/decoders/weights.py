@@ -62,7 +62,7 @@ def fill(layers: nn.Module, stored: Mapping[str, Stored], dtype: torch.dtype) ->
         raise DecoderError(f"it also has {surplus}")
     numbers = sum(math.prod(shape) for shape in expected.values())
     if numbers > LARGEST:
-        raise DecoderError(f"it has {numbers:,} weights, more than any")
+        raise DecoderError(f"it has {numbers:,} weights, more than any decoder")
     # One at a time: of what is read in another type only one is there.
     filled = {name: stored[name].read().to(dtype) for name in expected}
     layers.load_state_dict(filled, assign=True)

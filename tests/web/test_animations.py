@@ -285,7 +285,7 @@ def test_it_plays_in_a_window_of_its_own(panel: PanelPage) -> None:
     page = panel.page
     frames = moving_bar(4)
     show_animation(panel, frames)
-    page.locator(f"{PANEL} [aria-label^='Open in a window']").click()
+    page.locator(f"{PANEL} [aria-label^='Open in a separate']").click()
     animation = "documentPictureInPicture.window?.document.querySelector('.ss-animation')"
     panel.wait(f"() => {animation} && !{animation}.hidden")
     drawn = f"() => {animation}.getContext('2d').getImageData(0, 0, 96, 64).data.join()"

@@ -219,7 +219,7 @@ def test_a_bypassed_node_says_that_it_sets_nothing(panel: PanelPage) -> None:
     caption = page.locator(".ss-node-caption").first
     caption.wait_for()
     idle = caption.inner_text()
-    for mode, said in ((4, "Bypassed: sets nothing"), (0, idle), (2, "Bypassed: sets nothing"), (0, idle)):
+    for mode, said in ((4, "Bypassed: no effect"), (0, idle), (2, "Bypassed: no effect"), (0, idle)):
         page.evaluate(
             f"""(mode) => {{
               {NODE}.mode = mode;

@@ -77,8 +77,8 @@ def test_all_ends_where_one_sampler_is_left_and_says_what_it_does_not_do(panel: 
     for node, run in (("10", "a"), ("11", "b")):
         deliver(panel, 3, run=run, node=node, prompt="two")
     page.locator(f"{PANEL} .ss-tabs >> text=All").click()
-    assert "Choose one sampler" in text(panel, ".ss-grid-hint")
-    for control in (".ss-scrubber", "[aria-label^='Compare']", "[aria-label='Zoom in']", "[aria-label^='One frame']"):
+    assert "Select one sampler" in text(panel, ".ss-grid-hint")
+    for control in (".ss-scrubber", "[aria-label^='Compare']", "[aria-label='Zoom in']", "[aria-label^='Previous f']"):
         page.locator(f"{PANEL} {control}:disabled").first.wait_for(state="attached")
     assert page.locator(f"{PANEL} .ss-menu-button").get_attribute("aria-disabled") == "true"
     for node, run in (("10", "a"), ("11", "b")):

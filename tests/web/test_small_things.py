@@ -160,7 +160,7 @@ def test_a_window_of_its_own_follows_the_theme(panel: PanelPage) -> None:
     deliver(panel, 2)
     panel.open_panel()
     on_top = "documentPictureInPicture.window"
-    page.locator(f"{PANEL} [aria-label^='Open in a window']").click()
+    page.locator(f"{PANEL} [aria-label^='Open in a separate']").click()
     panel.wait(f"() => {on_top}?.document.querySelector('.ss-viewer')")
     colour = f"() => {on_top}.getComputedStyle({on_top}.document.querySelector('.sidestream')).backgroundColor"
     before = page.evaluate(colour)
