@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageSequence
 from sidestream.preview.deliver.encode import encoded
-from sidestream.preview.render.animation import animated_webp, parts
+from sidestream.preview.deliver.webp import animated_webp
+from sidestream.preview.render.animation import parts
 
 WAN = [range(3, 4), *[range(4)] * 20]  # 21 latent frames, 81 pictures
 

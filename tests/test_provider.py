@@ -752,11 +752,12 @@ def test_a_format_with_neither_decoder_nor_factors_has_one_info_line_and_no_prev
 
 
 def test_i5_a_pack_keeps_nothing_of_runs_that_are_over(stage, pack, client, told):
-    from sidestream.preview.capture.runs import Frame, Run
+    from sidestream.preview.capture.runs import Run
+    from sidestream.preview.records import Label
 
     def alive() -> int:
         gc.collect()
-        return sum(type(thing) in (Run, Frame) for thing in gc.get_objects())
+        return sum(type(thing) in (Run, Label) for thing in gc.get_objects())
 
     before = alive()  # of other tests
     stage.waits_for = None

@@ -22,16 +22,14 @@ from sidestream.preview.decoders.vae import (
     MB,
     RESERVE,
     SHARED,
-    SMALLEST,
     Memory,
     NotEnoughMemory,
     Vae,
-    VaeCopy,
     VaeSource,
-    copied,
     feathers,
     places,
 )
+from sidestream.preview.vae_copy import SMALLEST, VaeCopy, copied
 from sidestream.tests.helpers import CPU
 from sidestream.tests.stage import all_told
 from torch import nn

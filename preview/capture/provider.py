@@ -44,7 +44,11 @@ class Sampling:
 _sampling: ContextVar[Sampling | None] = ContextVar("sidestream_sampling", default=None)
 
 
-_DECODES = Previewer.decode_latent_to_preview_image
+class SideStreamPreviewer(Previewer, host.LatentPreviewer):
+    """What a sampler holds in the place of ComfyUI's previewer."""
+
+
+_DECODES = SideStreamPreviewer.decode_latent_to_preview_image
 
 
 class Provider:
@@ -133,7 +137,7 @@ class Provider:
         if asked:
             self._theirs = ""
             return
-        decodes = Previewer.decode_latent_to_preview_image
+        decodes = SideStreamPreviewer.decode_latent_to_preview_image
         if decodes is _DECODES:  # something wraps the previewer, and makes pictures of its own
             self._theirs = self.around() or "another pack"
             return
@@ -170,7 +174,9 @@ class Provider:
             start = functools.partial(self._runs.start, spec)
             scale = host.picture_scale(latent_format)
             views = host.shows_views(latent_format)
-            previewer = Previewer(start, self._engines, self._transport, own, scale, device, views)
+            previewer = SideStreamPreviewer(
+                start, self._engines, self._transport, own, scale, device, views
+            )
         except Exception as error:
             log.warning(
                 "[SideStream] Previews could not be set up (%s); ComfyUI's own are used instead.",

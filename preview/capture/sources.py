@@ -13,8 +13,9 @@ from ..decoders.protocols import Source
 from ..decoders.spectrogram import SpectrogramSource
 from ..decoders.taehv import TaehvSource
 from ..decoders.taesd import TaesdSource
-from ..decoders.vae import VaeCopy, VaeSource
+from ..decoders.vae import VaeSource
 from ..plain import file_name, in_a_line, plain
+from ..vae_copy import VaeCopy
 
 Say = Callable[[int, str], None]
 """Logs a line at a level."""

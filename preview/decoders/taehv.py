@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn import Conv2d
 
 from .convolution import conv_relu
 from .errors import DecoderError
@@ -89,9 +90,9 @@ class Layout:
         return H3_CYCLE if self.channels == MINIMAX_H3 else 0
 
 
-def conv3x3(channels: int, out: int, bias: bool = True) -> nn.Conv2d:
+def conv3x3(channels: int, out: int, bias: bool = True) -> Conv2d:
     """A convolution that keeps the size."""
-    return nn.Conv2d(channels, out, 3, padding=1, bias=bias)
+    return Conv2d(channels, out, 3, padding=1, bias=bias)
 
 
 class MemoryBlock(nn.Module):
@@ -112,7 +113,7 @@ class MemoryBlock(nn.Module):
 
     def forward(self, x: torch.Tensor, before: torch.Tensor | None) -> torch.Tensor:
         """`x` and the frame before, each [1, width, h, w], to the same shape; None is zeros."""
-        first, second, third = (layer for layer in self.conv if isinstance(layer, nn.Conv2d))
+        first, second, third = (layer for layer in self.conv if isinstance(layer, Conv2d))
         past = None if before is None else self.past(before)
         y = conv_relu(x, first, past, self.leak)
         return conv_relu(conv_relu(y, second, leak=self.leak), third, x, self.leak)
@@ -123,7 +124,7 @@ class Growth(nn.Module):
 
     def __init__(self, width: int, stride: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(width, width * stride, 1, bias=False)
+        self.conv = Conv2d(width, width * stride, 1, bias=False)
         self.stride = stride
 
     def forward(self, x: torch.Tensor, step: int) -> torch.Tensor:

@@ -15,10 +15,10 @@ import comfy.model_management
 import folder_paths
 import torch
 
-from ..capture.runs import Video
-from ..decoders.vae import SMALLEST, VaeCopy, copied, weights
 from ..plain import in_a_line
+from ..records import Video
 from ..settings import KEY, VAE_KEY
+from ..vae_copy import SMALLEST, VaeCopy, copied, weights
 
 log = logging.getLogger(__name__)
 

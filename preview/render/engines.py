@@ -10,11 +10,12 @@ from functools import partial
 
 import torch
 
-from ..capture import runs
+from .. import records
 from ..decoders.cache import DecoderCache
 from .backends import BackendError, backends_for, decoding_device
 from .backends.cpu import CpuBackend
-from .worker import Engine, Sink
+from .protocols import Sink
+from .worker import Engine
 
 log = logging.getLogger(__name__)
 
@@ -78,11 +79,11 @@ class Engines:
 
     def _serves(self, engine: Engine) -> bool:
         """Whether it works, or has said why it cannot."""
-        return engine.problem is not None or (engine.alive and not engine.hangs(runs.now()))
+        return engine.problem is not None or (engine.alive and not engine.hangs(records.now()))
 
     def _made(self, key: Way, before: Engine | None) -> Engine:
         source, device = key
-        if before is not None and before.alive and before.hangs(runs.now()):
+        if before is not None and before.alive and before.hangs(records.now()):
             before.give_up()
             self._hung[key] += 1
             if self._hung[key] >= MOST_HUNG:

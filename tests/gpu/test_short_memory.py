@@ -38,9 +38,9 @@ def previewed(cuda, sources, steps):
     for step in range(1, steps + 1):
         run.at(step, steps)
         stage(engine, run, latent)
-        assert wait_until(lambda: run._open == 0, 30)
+        assert wait_until(lambda: run.open_frames == 0, 30)
     engine.close(5)
-    return [frame.decoder for frame in sink.frames]
+    return [frame.info.decoder for frame in sink.frames]
 
 
 def test_i6_with_1_gb_free_a_smaller_decoder_takes_over_with_one_line(cuda, sources, caplog):

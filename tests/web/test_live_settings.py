@@ -173,7 +173,7 @@ def test_a_value_out_of_range_is_said_and_put_back(panel: PanelPage) -> None:
     type_into(panel, "max_size", 63)
     said = page.locator(f"{ROW}max_size] .ss-problem").inner_text()
     assert said == "Enter a whole number from 64 to 2048. 0 is also allowed."
-    type_into(panel, "throttle_ms", 101)
+    type_into(panel, "throttle_ms", 100)  # what it is already
     assert problem.is_hidden()
 
 
@@ -272,6 +272,38 @@ def test_a_pause_that_the_server_did_not_take_is_no_pause(panel: PanelPage) -> N
     page.get_by_text("The server did not respond").last.wait_for()
     panel.wait("() => !sidestream.liveSettings.paused")
     page.unroute("**/sidestream/pause")
+
+
+def test_where_previews_are_off_nothing_says_that_they_come(panel: PanelPage) -> None:
+    page = panel.page
+    panel.open_panel()
+    told = {"run": "a", "node_id": "10", "display_node_id": "10", "prompt_id": "p"}
+    values = page.evaluate("() => sidestream.settings.values()")
+    tell(panel, "sidestream.run", **told, state="start", total_steps=20, settings={**values, "method": "off"})
+    tell(panel, "progress", node="10", prompt_id="p", value=3, max=20)
+    panel.wait("() => document.querySelector('.ss-stat-step dd').textContent === '3 / 20'", 5)
+    assert text(panel, ".ss-empty") == "Previews of this sampler are off. Choose another method below."
+    assert page.locator("html.sidestream-streams").count() == 0
+    assert page.locator(f"{PANEL} .ss-on-air").count() == 0
+    tell(panel, "sidestream.run", **told, state="start", total_steps=20, settings=values)
+    page.locator(f"{PANEL} .ss-on-air").wait_for()
+    assert text(panel, ".ss-empty").startswith("Waiting")
+    end_run(panel, run="a")
+
+
+def test_a_pause_by_another_page_of_the_client_is_noticed(panel: PanelPage) -> None:
+    page = panel.page
+    panel.open_panel()
+    page.evaluate(
+        """() => app.api.fetchApi("/sidestream/pause", {
+          method: "POST",
+          headers: { "Content-Type": "application/json" },
+          body: JSON.stringify({ client_id: app.api.clientId, paused: true }),
+        })"""
+    )
+    start_run(panel, steps=20, seconds=0.05)
+    page.locator(f"{PANEL} [aria-label='Resume previews']").wait_for()
+    interrupt(panel)
 
 
 def test_the_steps_of_a_run_of_one_step_are_those_of_comfyui(panel: PanelPage) -> None:

@@ -191,6 +191,7 @@ def test_the_bottom_panel_full_screen_and_a_window_show_it_too(panel: PanelPage)
     window.wait_for_selector(".sidestream .ss-viewer")
     window.wait_for_function("() => document.querySelector('.ss-canvas').width === 64")
     assert window.locator("[aria-label^='Open in a separate']").count() == 0
+    assert window.title() == "Live Preview"
     deliver(panel, 1, first=3)
     window.wait_for_function("() => document.querySelector('.ss-viewer').ariaLabel.endsWith('3 / 20')")
     window.close()
@@ -221,6 +222,27 @@ def test_the_timeline_goes_back_while_the_run_goes_on(panel: PanelPage) -> None:
     wait_shown(panel, 15)
     middle = "() => { const f = document.querySelector('.ss-thumbnails'); const d = f.getContext('2d')"
     panel.wait(f"{middle}.getImageData(f.width / 2, 20, 1, 1).data; return d[3] === 255; }}")
+
+
+def test_thumbnails_that_are_slow_to_make_are_of_the_last_frame_in_the_end(panel: PanelPage) -> None:
+    panel.open_panel()
+    panel.page.evaluate(
+        """() => {
+          const { thumbnails } = sidestream.store;
+          globalThis.asked = [];
+          thumbnails.of = async (frame, height) => {
+            asked.push(frame.step);
+            await new Promise((done) => setTimeout(done, 500));
+            return Object.getPrototypeOf(thumbnails).of.call(thumbnails, frame, height);
+          };
+        }"""
+    )
+    deliver(panel, 1)
+    panel.wait("() => asked.length === 1")
+    deliver(panel, 1, first=2)
+    end_run(panel)
+    panel.wait("() => asked.includes(2)", 5)
+    panel.page.evaluate("() => { delete sidestream.store.thumbnails.of; }")
 
 
 def test_two_frames_are_compared_with_a_slider(panel: PanelPage) -> None:
@@ -418,24 +440,6 @@ def test_a_decoder_that_is_too_slow_is_said_with_what_to_set(panel: PanelPage) -
     panel.wait("() => document.querySelector('.ss-notice').innerText.includes('taesd takes 1250 ms')")
     assert "one every 25 s" in text(panel, ".ss-notice")
     assert "Raise the budget" in text(panel, ".ss-notice")
-
-
-def test_a_nodes_samplings_are_stages_of_one_run(panel: PanelPage) -> None:
-    panel.open_panel()
-    deliver(panel, 3)
-    wait_shown(panel, 3)
-    told = {"run": "r", "prompt_id": "p", "node_id": "10"}
-    tell(panel, "sidestream.run", **told, state="end", dropped=0, outcomes={})
-    panel.wait("() => sidestream.store.runs.every((run) => !run.live)")
-    tell(panel, "sidestream.run", **told, state="start", total_steps=8, stage=2)
-    panel.wait("() => sidestream.store.runs.length === 1 && sidestream.store.runs[0].live")
-    tell(panel, "progress", node="10", prompt_id="p", value=2, max=8)
-    state = panel.page.evaluate(
-        "() => { const [{ stage, step, totalSteps }] = sidestream.store.runs; return [stage, step, totalSteps]; }"
-    )
-    assert state == [2, 2, 8]
-    frames = panel.page.evaluate("() => sidestream.store.runs[0].frames.length")
-    assert frames == 3
 
 
 def test_a_foreign_preview_is_shown_and_named_so(panel: PanelPage) -> None:

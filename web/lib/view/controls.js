@@ -183,7 +183,10 @@ export class Controls {
       max,
       step: 1,
       "aria-label": label,
-      oninput: () => (isTyped = true),
+      oninput: () => {
+        isTyped = true;
+        problem.hidden = true;
+      },
       onblur: () => (isTyped = false),
       onchange: () => {
         isTyped = false;
@@ -200,6 +203,7 @@ export class Controls {
     return {
       ...this._row(name, field, slider, number, text, problem),
       show: (value, isOther) => {
+        if (isOther || value !== shown) problem.hidden = true;
         shown = value;
         if (isOther) isTyped = isDragged = false;
         if (!isTyped && !isDragged) write(value);
