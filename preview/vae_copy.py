@@ -97,4 +97,4 @@ def copied(
     # As ordinary tensors, also where ComfyUI calls in inference mode: what is made there is of
     # no use elsewhere.
     with torch.inference_mode(False), torch.no_grad():
-        return copy_of(model).eval()
+        return copy_of(model).train(False)

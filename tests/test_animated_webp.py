@@ -81,5 +81,5 @@ def test_the_file_plays_every_picture_for_its_time(quality):
 
 
 def test_what_is_no_picture_is_refused():
-    with pytest.raises(ValueError, match="no WebP picture"):
+    with pytest.raises(ValueError, match="not a WebP picture"):
         animated_webp([b"RIFF\4\0\0\0WEBP"], [40], (8, 8))

@@ -309,7 +309,7 @@ def test_i6_an_animation_that_fails_costs_the_animations_and_one_line(caplog):
     assert animations(sink) == []
     assert [r.getMessage() for r in caplog.records] == [
         "[SideStream] Animated previews failed (RuntimeError: no animation today);"
-        " this run goes on with stills."
+        " this run continues with stills."
     ]
     acquire = engine._station.slots.acquire
     slots = [acquire(a_video(1).shape, torch.float32) for _ in range(SLOTS + 1)]

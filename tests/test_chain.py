@@ -58,8 +58,8 @@ def test_each_decoder_is_spoken_of_once_a_run(caplog):
         for source in (best, next_best):
             chain.failed(source, PASSING, float(now))
     assert [record.getMessage() for record in caplog.records] == [
-        f"[SideStream] {name} previews failed (RuntimeError: {PASSING}); this run goes on with"
-        f" {after} and tries them again later."
+        f"[SideStream] {name} previews failed (RuntimeError: {PASSING}); this run continues with"
+        f" {after} and retries them later."
         for name, after in (("best", "next previews"), ("next", "ComfyUI's own previews"))
     ]
 

@@ -134,8 +134,8 @@ def test_i6_a_decoder_that_raises(engine, sink, caplog, error, said):
     assert steps(sink) == list(range(1, STEPS + 1))
     assert {frame.info.decoder for frame in sink.frames} == {"flat"}
     assert lines(caplog) == [
-        f"[SideStream] bad previews failed ({said}); this run goes on with flat previews and tries"
-        " them again later."
+        f"[SideStream] bad previews failed ({said}); this run continues with flat previews and"
+        " retries them later."
     ]
     assert all_slots_are_free(engine)
 
@@ -165,8 +165,8 @@ def test_i6_a_decoder_that_gives_no_rgb(engine, sink, caplog, change, given):
     sample(engine, start_run(a_book(), FakeSource(Odd(change), name="odd"), FakeSource()))
     assert {frame.info.decoder for frame in sink.frames} == {"flat"}
     assert lines(caplog) == [
-        f"[SideStream] odd previews failed (the decoder gave {given}, not [3, H, W] of floats);"
-        " this run goes on with flat previews."
+        f"[SideStream] odd previews failed (the decoder returned {given}, not [3, H, W] of floats);"
+        " this run continues with flat previews."
     ]
 
 
@@ -200,7 +200,7 @@ def test_i6_an_animation_whose_decoder_gives_no_rgb_costs_the_animations(engine,
         assert wait_until(lambda n=step: len(sink.frames) == n and not engine._animator.busy)
     assert [frame.info.animation for frame in sink.frames] == [None] * 3
     assert len(lines(caplog)) == 1
-    assert "the decoder gave [2, 1, 8, 8] of torch.float32, not [2, 3, H, W]" in caplog.text
+    assert "the decoder returned [2, 1, 8, 8] of torch.float32, not [2, 3, H, W]" in caplog.text
     assert all_slots_are_free(engine, (torch.Size((1, 4, 5, 8, 8)), torch.float32))
 
 
@@ -214,7 +214,7 @@ def test_i6_an_animation_that_cannot_be_planned_costs_no_still(engine, sink, cap
         assert wait_until(lambda n=step: len(sink.frames) == n)
     assert lines(caplog) == [
         "[SideStream] Animated previews failed (RuntimeError: no streaming);"
-        " this run goes on with stills."
+        " this run continues with stills."
     ]
 
 
@@ -257,7 +257,7 @@ def test_i6_a_disk_that_fails_while_a_decoder_loads(engine, sink, caplog, tmp_pa
         sample(engine, start_run(a_book(), source, FakeSource()))
     assert lines(caplog) == [
         "[SideStream] taesd previews failed (taesd_decoder.pth cannot be read: Input/output"
-        " error); this run goes on with flat previews and tries them again later."
+        " error); this run continues with flat previews and retries them later."
     ]
     assert len(sink.frames) == STEPS
     sample(engine, start_run(a_book(), source, every_n_steps=STEPS))  # the disk is well again
@@ -329,7 +329,7 @@ def test_i6_a_device_that_fails_at_every_decode(engine, sink, caplog, monkeypatc
     sample(engine, start_run(a_book(), FakeSource()))
     assert sink.frames == []
     assert len(lines(caplog)) == 1
-    assert "CUDA error: out of memory); this run goes on with ComfyUI's own" in caplog.text
+    assert "CUDA error: out of memory); this run continues with ComfyUI's own" in caplog.text
     assert all_slots_are_free(engine)
 
 
@@ -345,8 +345,8 @@ def test_i6_an_encoder_that_raises_is_told_once_a_run(engine, sink, caplog, monk
     assert (
         lines(caplog)
         == [
-            "[SideStream] A preview failed (OSError: no encoder); sampling goes on."
-            " More such failures of this run are not logged."
+            "[SideStream] A preview failed (OSError: no encoder); sampling continues."
+            " Further failures in this run are not logged."
         ]
         * 2
     )
@@ -391,7 +391,7 @@ class Failing:
 
 
 ANYWHERE = ["ready", "live", "watched", "format", "send"]
-BEGINS_ANEW = "[SideStream] The worker failed (SystemExit: 3) and begins anew; this run goes on"
+BEGINS_ANEW = "[SideStream] The worker failed (SystemExit: 3) and restarts; this run continues"
 
 
 @pytest.mark.parametrize("where", ANYWHERE)

@@ -401,6 +401,6 @@ def test_what_has_six_dimensions_has_one_line_and_no_preview(stage, pack, client
         assert all_told(pack)
     assert client.frames == []
     assert [r.getMessage() for r in caplog.records if "SideStream" in r.getMessage()] == [
-        "[SideStream] No previews of a latent with 6 dimensions: nothing is known of it."
+        "[SideStream] Latents with 6 dimensions are not supported; this run has no previews."
     ]
     assert no_frame_is_open(pack)

@@ -1,21 +1,28 @@
-/** The entry: puts the parts together and registers them with ComfyUI's page. */
+/**
+ * The entry: puts the parts together and registers them with ComfyUI's page.
+ *
+ * The folders of lib/ import in one direction: view (what people see) → media (pictures drawn, played
+ * and saved) → data (what is known) → host (ComfyUI's page).
+ */
 
-import { app, toast } from "./lib/host/comfy.js";
+import { api, app, toast } from "./lib/host/comfy.js";
 import { isDemo, loadDemo } from "./lib/host/demo.js";
 import { prepareFields } from "./lib/host/node_fields.js";
-import { addThumbnail, drawThumbnails, isPreviewNode } from "./lib/view/node_thumbnail.js";
-import { guardPictures } from "./lib/host/node_pictures.js";
-import { openPanel } from "./lib/view/panel.js";
-import { popOutOf } from "./lib/view/popout.js";
-import { Prompts, joinQueueing, takeOutValues } from "./lib/data/prompts.js";
+import { addStyleSheet, markPage } from "./lib/host/page.js";
+import { joinQueueing } from "./lib/host/queueing.js";
+import { loadStrings, t } from "./lib/host/strings.js";
+import { LiveSettings } from "./lib/data/live_settings.js";
+import { guardPictures } from "./lib/data/node_guard.js";
+import { Prompts, takeOutValues } from "./lib/data/prompts.js";
 import { Rates } from "./lib/data/rates.js";
 import { Settings } from "./lib/data/settings.js";
 import { ServerStatus } from "./lib/data/status.js";
-import { LiveSettings } from "./lib/data/live_settings.js";
 import { FrameStore } from "./lib/data/store.js";
-import { loadStrings, t } from "./lib/host/strings.js";
 import { Watching } from "./lib/data/watching.js";
-import { listen } from "./lib/data/wire.js";
+import { receive } from "./lib/data/wire.js";
+import { addThumbnail, drawThumbnails, isPreviewNode } from "./lib/view/node_thumbnail.js";
+import { openPanel } from "./lib/view/panel.js";
+import { popOutOf } from "./lib/view/popout.js";
 
 const TAB = "sidestream";
 const PACK = decodeURIComponent(new URL(import.meta.url).pathname.split("/").at(-2) ?? "");
@@ -45,15 +52,16 @@ const popOut = popOutOf((container) => openPanel(container, shared, { canPopOut:
 
 store.titleOf = (/** @type {string} */ promptId, /** @type {string} */ nodeId) => prompts.titleOf(promptId, nodeId);
 prompts.learnt = () => store.nameRuns();
-listen(store);
+receive(store);
 guardPictures(store, prompts);
 drawThumbnails(store, prompts);
 function showStreaming() {
-  document.documentElement.classList.toggle("sidestream-streams", store.live && !liveSettings.paused);
+  markPage("sidestream-streams", store.runs.some((run) => run.live && !liveSettings.silences(run)));
 }
 store.addEventListener("runs", showStreaming);
 liveSettings.addEventListener("change", showStreaming);
 joinQueueing(
+  api,
   (body) => {
     const nodes = takeOutValues(body.prompt, Object.keys(settings.fields));
     const beside = Object.keys(nodes).length ? { nodes } : {};
@@ -63,10 +71,7 @@ joinQueueing(
   (promptId, prompt, workflow) => prompts.remember(promptId, prompt, workflow),
 );
 
-const style = document.createElement("link");
-style.rel = "stylesheet";
-style.href = new URL("sidestream.css", import.meta.url).href;
-document.head.append(style);
+addStyleSheet(document, new URL("sidestream.css", import.meta.url).href);
 
 await Promise.all([settings.load(), loadStrings()]);
 liveSettings.listen();
@@ -123,7 +128,7 @@ function showDemoAfter(wait) {
 }
 
 app.registerExtension({
-  name: "SideStream",
+  name: "sidestream",
   settings: settings.entries(),
   bottomPanelTabs: [tab()],
   commands: [

@@ -82,7 +82,7 @@ class Previewer:
                 self._capture(self._picture_of(x0))
         except Exception as error:
             log.warning(
-                "[SideStream] A preview failed (%s); sampling goes on without previews.",
+                "[SideStream] A preview failed (%s); sampling continues without previews.",
                 in_a_line(error),
                 exc_info=log.isEnabledFor(logging.DEBUG),
             )
@@ -139,7 +139,10 @@ class Previewer:
                 run = self.run = self._started()
             except Exception as error:
                 run.abort()
-                log.warning("[SideStream] No previews of this sampling (%s).", in_a_line(error))
+                log.warning(
+                    "[SideStream] Previews could not be set up (%s); this sampling has none.",
+                    in_a_line(error),
+                )
         run.at(number, total)
 
     def _end_step(self) -> None:
@@ -167,7 +170,8 @@ class Previewer:
         settings = self.run.settings
         if not 3 <= latent.ndim <= 5:
             log.info(
-                "[SideStream] No previews of a latent with %d dimensions: nothing is known of it.",
+                "[SideStream] Latents with %d dimensions are not supported; this run has no"
+                " previews.",
                 latent.ndim,
             )
             self.run.abort()
@@ -219,7 +223,7 @@ class Previewer:
         except Exception as error:
             run.host_failed = True
             log.warning(
-                "[SideStream] ComfyUI's own previewer failed too (%s); this run goes on with no"
+                "[SideStream] ComfyUI's own previewer failed too (%s); this run continues without"
                 " previews.",
                 in_a_line(error),
             )
@@ -240,7 +244,10 @@ class Previewer:
             try:
                 engine.publish(frame)
             except Exception as error:
-                log.warning("[SideStream] A preview was lost (%s).", in_a_line(error))
+                log.warning(
+                    "[SideStream] A preview was lost (%s); this run continues without previews.",
+                    in_a_line(error),
+                )
                 self.run.abort()
 
     def __deepcopy__(self, memo: object) -> Previewer:

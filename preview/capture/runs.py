@@ -130,7 +130,7 @@ class Run:
         if not self.left_to_host and not self.warned_of_loss:
             log.warning(
                 "[SideStream] A latent could not be staged (%s); ComfyUI's own previewer shows %s.",
-                in_a_line(error) if error is not None else "no reason is known",
+                in_a_line(error) if error is not None else "unknown reason",
                 "such steps" if passes else "this run",
             )
         self.warned_of_loss = True
@@ -206,9 +206,9 @@ class Run:
         """A decoder that takes `seconds` has pictures only every so many seconds `between`."""
         if self.slow is None:
             log.info(
-                "[SideStream] %s previews take %.2f s each, which the budget of %d %% allows every"
-                " %.0f s. A quicker decoder serves between them. A larger budget, 0 for none, or a"
-                " smaller max_size brings more of them.",
+                "[SideStream] %s previews take %.2f s each, so the budget of %d %% allows one every"
+                " %.0f s; a faster decoder fills the gaps. To get more, raise the budget (0 sets"
+                " no limit) or reduce max_size.",
                 decoder,
                 seconds,
                 self.settings.budget,
@@ -254,7 +254,7 @@ class Run:
             self._spec.layers.live["method"] = self._method
             self.settings = self._spec.layers.settings()
             log.warning(
-                "[SideStream] Previews stay with the method %s (%s).",
+                "[SideStream] Previews keep the method %s, because the new one failed (%s).",
                 self._method,
                 in_a_line(error),
             )
@@ -447,5 +447,6 @@ def _tell(listener: Callable[[Run], None], run: Run) -> None:
         listener(run)
     except Exception as error:
         log.warning(
-            "[SideStream] The start or the end of a run could not be told (%s).", in_a_line(error)
+            "[SideStream] The start or end of a run could not be announced (%s); clients miss it.",
+            in_a_line(error),
         )

@@ -41,8 +41,8 @@ class NotEnoughMemory(DecoderError):
 
     def __init__(self, what: str, wanted: float, room: float) -> None:
         super().__init__(
-            f"{what} needs {wanted / MB:.0f} MB, {max(0, room) / MB:.0f} MB are free"
-            f" beside the {RESERVE // MB} MB that are left to the sampler"
+            f"{what} needs {wanted / MB:.0f} MB, but only {max(0, room) / MB:.0f} MB are free"
+            f" besides the {RESERVE // MB} MB reserved for the sampler"
         )
 
 
@@ -113,7 +113,7 @@ class NothingRandom(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         if draws(func, args) and kwargs.get("generator") is None:
-            raise DecoderError(f"this VAE draws random numbers to decode, by {func.name()}")
+            raise DecoderError(f"this VAE draws random numbers while decoding, with {func.name()}")
         return func(*args, **kwargs)
 
 
@@ -182,7 +182,7 @@ class Vae:
             latent = latent[:, :, None]
         if latent.shape[1] != self._source.channels:
             raise DecoderError(
-                f"this VAE takes latents of {self._source.channels} channels,"
+                f"this VAE expects latents with {self._source.channels} channels,"
                 f" this model's have {latent.shape[1]}"
             )
         return latent.to(self._dtype)
@@ -198,8 +198,8 @@ class Vae:
         height, width = (self.scale * length for length in latent.shape[-2:])
         if rgb.ndim != 3 or rgb.shape[0] < 3 or rgb.shape[1:] != (height, width):
             raise DecoderError(
-                f"this VAE makes {tuple(decoded.shape)} of a latent {tuple(latent.shape)},"
-                f" which is no picture of {width}x{height} pixels"
+                f"this VAE decodes a latent {tuple(latent.shape)} to {tuple(decoded.shape)},"
+                f" which is not a picture of {width}x{height} pixels"
             )
         self._is_proven = True
         return rgb[:3]

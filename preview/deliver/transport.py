@@ -154,7 +154,7 @@ class Transport:
             await self._wire.send_json("sidestream.run", data, socket)
         except Exception as error:
             log.warning(
-                "[SideStream] The start or the end of a run could not be sent (%s).",
+                "[SideStream] The start or end of a run could not be sent (%s) and is lost.",
                 in_a_line(error),
             )
         finally:
@@ -196,7 +196,9 @@ class Transport:
         except Exception as error:
             if not run.warned_of_loss:
                 run.warned_of_loss = True
-                log.warning("[SideStream] A preview could not be sent (%s).", in_a_line(error))
+                log.warning(
+                    "[SideStream] A preview could not be sent (%s) and is lost.", in_a_line(error)
+                )
         finally:
             with self._lock:
                 self._busy.discard(socket.connection)

@@ -185,7 +185,7 @@ class Animator:
 
     def _give_up(self, run: Run, error: Exception) -> None:
         log.warning(
-            "[SideStream] Animated previews failed (%s); this run goes on with stills.",
+            "[SideStream] Animated previews failed (%s); this run continues with stills.",
             in_a_line(error),
         )
         run.animation_failed = True

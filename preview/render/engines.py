@@ -46,7 +46,7 @@ class Engines:
         Raises BackendError where previews of that device cannot be decoded.
         """
         if source.type == "meta":
-            raise BackendError("latents on the meta device hold nothing")
+            raise BackendError("latents on the meta device hold no data")
         key = (source, decoding_device(wanted, source))
         refusal = self._refused.get(key)
         if refusal is not None:
@@ -94,8 +94,8 @@ class Engines:
         except BackendError as error:
             self._refused[key] = str(error)
             log.warning(
-                "[SideStream] Latents on %s cannot be decoded on %s: %s. ComfyUI's own previews"
-                " serve there.",
+                "[SideStream] Latents on %s cannot be decoded on %s: %s. ComfyUI's own previewer is"
+                " used instead.",
                 source,
                 device,
                 str(error),  # a log that keeps the error would keep the sampler's frames

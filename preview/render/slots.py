@@ -88,7 +88,7 @@ class Slots:
             if free is not None:
                 return Lease(self, free.pop()) if free else None
         if time.monotonic() < self._refused_until:
-            raise torch.cuda.OutOfMemoryError("there was no memory for it a moment ago")
+            raise torch.cuda.OutOfMemoryError("it ran out of memory a moment ago")
         try:
             made = [self._backend.slot(shape, dtype) for _ in range(SLOTS)]
         except BackendError:

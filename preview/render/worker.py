@@ -163,7 +163,7 @@ class Engine:
         )
         problem = self.problem
         if problem is None and self.hangs(now):
-            problem = f"the worker has been at one piece of work for over {HANG_SECONDS:.0f} s"
+            problem = f"the worker has been busy with one task for over {HANG_SECONDS:.0f} s"
         return {
             "device": str(self.backend.source),
             "path": "ComfyUI's own previewer" if self.problem else self.backend.name,
@@ -192,7 +192,7 @@ class Engine:
         if source is not None:
             self._decoders.leave(source, f"it did not return within {HANG_SECONDS:.0f} s")
         log.warning(
-            "[SideStream] %s did not return within %.0f s; previews go on without it.",
+            "[SideStream] %s did not return within %.0f s; previews continue without it.",
             "The worker" if source is None else f"The {source.name} decoder",
             HANG_SECONDS,
         )
@@ -248,7 +248,7 @@ class Engine:
             self._animator = self._new_animator()
             serves = self.backend.name
         log.warning(
-            "[SideStream] Previews by way of the %s do not work here: %s. They go on by %s.",
+            "[SideStream] Previews via the %s do not work here: %s. Falling back to %s.",
             left,
             str(error),
             serves,
@@ -261,7 +261,7 @@ class Engine:
                 return Station(make())
             except BackendError as reason:
                 error = error or reason
-        raise error or BackendError("there is no way to decode previews on this device")
+        raise error or BackendError("no backend can decode previews on this device")
 
     def _new_animator(self) -> Animator:
         return Animator(self.backend, self._sink)
@@ -274,14 +274,17 @@ class Engine:
                 return
             if not self._faltered:
                 self._faltered = True
-                log.error("[SideStream] The worker failed while idle (%s).", in_a_line(error))
+                log.error(
+                    "[SideStream] The worker failed while idle (%s); it keeps running.",
+                    in_a_line(error),
+                )
             self._mailbox.pause(IDLE_SECONDS)
             return
         run.strikes += 1
         if run.strikes > 1:
             run.abort()
         log.error(
-            "[SideStream] The worker failed (%s) and begins anew; this run goes on %s previews.",
+            "[SideStream] The worker failed (%s) and restarts; this run continues %s previews.",
             in_a_line(error),
             "without" if run.aborted else "with",
             exc_info=log.isEnabledFor(logging.DEBUG),
@@ -465,7 +468,7 @@ def say_what_is_lost(run: records.Run, error: BaseException) -> None:
     if not run.warned_of_loss:
         run.warned_of_loss = True
         log.warning(
-            "[SideStream] A preview failed (%s); sampling goes on. More such failures of this"
+            "[SideStream] A preview failed (%s); sampling continues. Further failures in this"
             " run are not logged.",
             in_a_line(error),
             exc_info=log.isEnabledFor(logging.DEBUG),

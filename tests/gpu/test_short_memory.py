@@ -56,7 +56,7 @@ def test_i6_with_1_gb_free_a_smaller_decoder_takes_over_with_one_line(cuda, sour
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 1
     assert lines[0].startswith("[SideStream] vae previews failed (")
-    assert lines[0].endswith("this run goes on with taesd previews and tries them again later.")
+    assert lines[0].endswith("this run continues with taesd previews and retries them later.")
 
 
 def test_with_room_the_vae_is_shown(cuda, sources):

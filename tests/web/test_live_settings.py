@@ -66,7 +66,7 @@ def test_a_change_holds_for_this_run_and_is_not_stored(panel: PanelPage) -> None
     panel.wait_frames(5)
     throttle = page.locator(f"{PANEL} input[name=throttle_ms]")
     assert throttle.input_value() == "0"  # what the node asked for
-    assert "A 'Side-Stream Preview' node sets some" in text(panel, ".ss-hint:not(.ss-grid-hint)")
+    assert "set by a Side-Stream Preview node" in text(panel, ".ss-hint:not(.ss-grid-hint)")
     body = change(panel, "throttle_ms", 60000)
     assert body == {"client_id": page.evaluate("() => app.api.clientId"), "throttle_ms": 60000}
     wait_for_silence(panel)
@@ -167,13 +167,13 @@ def test_a_value_out_of_range_is_said_and_put_back(panel: PanelPage) -> None:
     panel.open_panel()
     type_into(panel, "throttle_ms", 60001)
     problem = page.locator(f"{ROW}throttle_ms] .ss-problem")
-    assert problem.inner_text() == "A whole number from 0 to 60000, please."
+    assert problem.inner_text() == "Enter a whole number from 0 to 60000."
     assert page.locator(f"{PANEL} input[name=throttle_ms]").input_value() == "100"
     assert stored(panel, "throttle_ms") == 100
     type_into(panel, "max_size", 63)
     said = page.locator(f"{ROW}max_size] .ss-problem").inner_text()
-    assert said == "A whole number from 64 to 2048, please. Or 0."
-    type_into(panel, "throttle_ms", 101)
+    assert said == "Enter a whole number from 64 to 2048. 0 is also allowed."
+    type_into(panel, "throttle_ms", 100)  # what it is already
     assert problem.is_hidden()
 
 
@@ -269,9 +269,41 @@ def test_a_pause_that_the_server_did_not_take_is_no_pause(panel: PanelPage) -> N
     panel.open_panel()
     page.route("**/sidestream/pause", lambda route: route.abort())
     page.locator(f"{PANEL} [aria-label='Pause previews']").click()
-    page.get_by_text("The server did not answer").last.wait_for()
+    page.get_by_text("The server did not respond").last.wait_for()
     panel.wait("() => !sidestream.liveSettings.paused")
     page.unroute("**/sidestream/pause")
+
+
+def test_where_previews_are_off_nothing_says_that_they_come(panel: PanelPage) -> None:
+    page = panel.page
+    panel.open_panel()
+    told = {"run": "a", "node_id": "10", "display_node_id": "10", "prompt_id": "p"}
+    values = page.evaluate("() => sidestream.settings.values()")
+    tell(panel, "sidestream.run", **told, state="start", total_steps=20, settings={**values, "method": "off"})
+    tell(panel, "progress", node="10", prompt_id="p", value=3, max=20)
+    panel.wait("() => document.querySelector('.ss-stat-step dd').textContent === '3 / 20'", 5)
+    assert text(panel, ".ss-empty") == "Previews of this sampler are off. Choose another method below."
+    assert page.locator("html.sidestream-streams").count() == 0
+    assert page.locator(f"{PANEL} .ss-on-air").count() == 0
+    tell(panel, "sidestream.run", **told, state="start", total_steps=20, settings=values)
+    page.locator(f"{PANEL} .ss-on-air").wait_for()
+    assert text(panel, ".ss-empty").startswith("Waiting")
+    end_run(panel, run="a")
+
+
+def test_a_pause_by_another_page_of_the_client_is_noticed(panel: PanelPage) -> None:
+    page = panel.page
+    panel.open_panel()
+    page.evaluate(
+        """() => app.api.fetchApi("/sidestream/pause", {
+          method: "POST",
+          headers: { "Content-Type": "application/json" },
+          body: JSON.stringify({ client_id: app.api.clientId, paused: true }),
+        })"""
+    )
+    start_run(panel, steps=20, seconds=0.05)
+    page.locator(f"{PANEL} [aria-label='Resume previews']").wait_for()
+    interrupt(panel)
 
 
 def test_the_steps_of_a_run_of_one_step_are_those_of_comfyui(panel: PanelPage) -> None:

@@ -111,4 +111,4 @@ def check(backend: Backend) -> None:
     except Exception as error:
         raise BackendError(f"{in_a_line(error)}") from error
     if not np.array_equal(given, (values + 1).numpy()):
-        raise BackendError("a copy through a side stream gave other values than it was given")
+        raise BackendError("a copy through a side stream changed the values")

@@ -25,7 +25,7 @@ def frame(
     is no picture.
     """
     if picture is None:
-        raise ValueError("it gave no picture")
+        raise ValueError("it returned no picture")
     rgb = np.asarray(picture.convert("RGB"))
     now = records.now()
     height, width = latent_shape[-2:]

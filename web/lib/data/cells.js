@@ -10,14 +10,6 @@
 /** @typedef {{ x: number, y: number, width: number, height: number }} Part in pixels */
 
 /**
- * @param {any} told a frame's `grid`, as the server sends it
- * @returns {Cells | null} null where there is nothing to choose from
- */
-export function cellsOf(told) {
-  return told?.images?.length > 1 ? told : null;
-}
-
-/**
  * The part of a picture that shows one image of the batch: all of it where there is no such part.
  *
  * @param {Cells | null} cells
@@ -38,13 +30,4 @@ export function partOf(cells, image, width, height) {
     width: cellWidth,
     height: cellHeight,
   };
-}
-
-/**
- * How many images the batch has at least.
- *
- * @param {Cells} cells
- */
-export function batchSize(cells) {
-  return Math.max(...cells.images) + 1;
 }

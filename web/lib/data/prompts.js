@@ -1,10 +1,10 @@
 /**
  * What the queued prompts look like: names of nodes, and which 'Side-Stream Preview' each sampler
- * hangs on. Learnt from the request that queues a prompt, so that it holds when another workflow is
+ * hangs on. Read from the request that queues a prompt, so that it stays right when another workflow is
  * opened meanwhile; after a reload of the page, from the server's queue.
  */
 
-import { api, getJson, idOf, isOpen, nodeByExecutionId, openWorkflow } from "../host/comfy.js";
+import { getJson, idOf, isOpen, nodeByExecutionId } from "../host/comfy.js";
 
 /** @typedef {Record<string, { class_type: string, inputs: Record<string, any>, _meta?: { title?: string } }>} Prompt */
 
@@ -26,7 +26,7 @@ export class Prompts {
     /** @type {Map<string, Record<string, any>>} output types of node classes */
     this._definitions = new Map();
     this._asking = false;
-    /** Called when a prompt was learnt late. */
+    /** Called when a prompt became known later than its runs. */
     this.learnt = () => {};
   }
 
@@ -129,7 +129,7 @@ export class Prompts {
       this.remember(promptId, item?.[2] ?? {}, { opened: null, name: "", id });
       if (item) this.learnt();
     } catch {
-      // The names stay numbers.
+      // The names remain node ids.
     } finally {
       this._asking = false;
     }
@@ -157,34 +157,8 @@ function seedOf(nodes, id, depth = 4) {
 }
 
 /**
- * Take part in the queueing of prompts, keeping whatever other packs do there: `change` may add to
- * the request's body, `queued` hears the prompt's id.
- *
- * @param {(body: any) => void} change
- * @param {(promptId: string, prompt: Prompt, workflow: import("../host/comfy.js").Workflow) => void} queued
- */
-export function joinQueueing(change, queued) {
-  const before = /** @type {(...args: any[]) => Promise<Response>} */ (api.fetchApi);
-  // Whatever comes is handed on, and `this` is not needed: packs around it may leave it out.
-  api.fetchApi = async function (/** @type {any[]} */ ...args) {
-    const [route, options, ...more] = args;
-    const isPrompt = /^\/prompt\/?(\?|$)/.test(route) && options?.method?.toUpperCase() === "POST";
-    const body = isPrompt && typeof options.body === "string" ? parsed(options.body) : null;
-    if (!body?.prompt) return before.apply(api, args);
-    const workflow = openWorkflow();
-    change(body);
-    const response = await before.call(api, route, { ...options, body: JSON.stringify(body) }, ...more);
-    if (response.ok) {
-      const { prompt_id } = await response.clone().json();
-      if (prompt_id) queued(prompt_id, body.prompt, workflow);
-    }
-    return response;
-  };
-}
-
-/**
- * Take the values that preview nodes hold out of a prompt: where they stand as inputs, ComfyUI
- * computes everything behind them anew when one is changed.
+ * Take the values that preview nodes hold out of a prompt: as inputs they would make
+ * ComfyUI recompute everything downstream whenever one changes.
  *
  * @param {Prompt} prompt loses them
  * @param {Iterable<string>} names of settings
@@ -203,13 +177,4 @@ export function takeOutValues(prompt, names) {
     }
   }
   return taken;
-}
-
-/** @param {string} text */
-function parsed(text) {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return null;
-  }
 }

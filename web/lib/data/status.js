@@ -1,7 +1,6 @@
 /** What the server says about itself, and what follows from it for the user. */
 
 import { getJson } from "../host/comfy.js";
-import { whenEnded } from "../view/dom.js";
 import { t } from "../host/strings.js";
 
 /** @typedef {import("./store.js").FrameStore} FrameStore */
@@ -10,10 +9,10 @@ import { t } from "../host/strings.js";
 
 const INTERVAL_MS = 2000;
 
-/** What is as somebody chose it, or good enough. */
+/** Notices about a choice of the user's, or about something good enough. */
 const MILD = new Set(["paused", "off", "fallback", "slow"]);
 
-/** Asks `GET /sidestream/status` while somebody looks and something runs. Tells by `change`. */
+/** Asks `GET /sidestream/status` while a panel is open and something runs. Tells by `change`. */
 export class ServerStatus extends EventTarget {
   /** @param {FrameStore} store */
   constructor(store) {
@@ -33,7 +32,7 @@ export class ServerStatus extends EventTarget {
   }
 
   /**
-   * Somebody looks, until `signal` ends it.
+   * Ask regularly until `signal` ends it.
    *
    * @param {AbortSignal} signal
    */
@@ -45,7 +44,7 @@ export class ServerStatus extends EventTarget {
         if (this.store.live || !this.reached || !this.latest) void this._ask();
       }, INTERVAL_MS);
     }
-    whenEnded(signal, () => {
+    signal.addEventListener("abort", () => {
       this._watchers -= 1;
       if (this._watchers === 0) clearInterval(this._timer);
     });

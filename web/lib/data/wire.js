@@ -1,21 +1,19 @@
 /**
- * ComfyUI's events made into frames of the store.
+ * Turns ComfyUI's events into frames of the store.
  *
  * The page drops what it does not know of a preview's metadata, so a frame comes in two events:
  * `sidestream.frame` with the facts, then ComfyUI's own preview event with the picture. Facts wait
  * here for the picture of the same node; a picture without facts is another previewer's.
  */
 
-import { cellsOf } from "./cells.js";
-import { api, getJson, promptOf } from "../host/comfy.js";
+import { ENDINGS, getJson, listen, promptOf } from "../host/comfy.js";
 
 /** @typedef {import("./store.js").FrameStore} FrameStore */
 
-const ENDINGS = ["execution_success", "execution_error", "execution_interrupted"];
 const MAX_WAITING = 64;
 
 /** @param {FrameStore} store */
-export function listen(store) {
+export function receive(store) {
   /** @type {Map<string, any>} facts by node, newest only */
   const waiting = new Map();
   /** @type {Map<string, { value: number, max: number }>} by node */
@@ -81,13 +79,11 @@ export function listen(store) {
     },
   };
 
-  for (const [name, handle] of Object.entries(handlers)) {
-    api.addEventListener(/** @type {any} */ (name), (/** @type {any} */ event) => handle(event.detail));
-  }
+  for (const [name, handle] of Object.entries(handlers)) listen(name, handle);
   for (const name of ENDINGS) {
-    // What waits stays: the end may come between the facts and the picture of the last step.
-    api.addEventListener(/** @type {any} */ (name), (/** @type {any} */ event) => {
-      if (event.detail?.prompt_id) store.endPrompt(event.detail.prompt_id);
+    // Facts keep waiting: the prompt may end between the facts and the picture of its last step.
+    listen(name, (detail) => {
+      if (detail?.prompt_id) store.endPrompt(detail.prompt_id);
     });
   }
 }
@@ -111,7 +107,7 @@ function addOwn(store, facts, blob) {
     width: facts.width,
     height: facts.height,
     decoder: facts.decoder ?? "",
-    cells: cellsOf(facts.grid),
+    cells: facts.grid?.images?.length > 1 ? facts.grid : null, // where there is something to choose from
     notFinite: facts.not_finite ?? 0,
     latencyMs: facts.captured_to_sent_ms,
     arrivedAt: performance.now(),

@@ -6,13 +6,26 @@ import { app as pageApp } from "../../../../scripts/app.js";
 export const app = pageApp;
 export const api = pageApi;
 
+/**
+ * Hear the server's messages and the page's own events about it.
+ *
+ * @param {string} event
+ * @param {(detail: any) => void} hear
+ */
+export function listen(event, hear) {
+  api.addEventListener(/** @type {any} */ (event), (/** @type {any} */ { detail }) => hear(detail));
+}
+
+/** The events that end a prompt. */
+export const ENDINGS = ["execution_success", "execution_error", "execution_interrupted"];
+
 /** The id under which the server knows this page. */
 export function clientId() {
   return api.clientId ?? api.initialClientId ?? "";
 }
 
 /**
- * What the page knows about a prompt's id differs by its version.
+ * The id of a preview's prompt, whose key differs by the page's version.
  *
  * @param {Record<string, any>} detail of the event `b_preview_with_metadata`
  * @returns {string}
@@ -21,14 +34,19 @@ export function promptOf(detail) {
   return detail.promptId ?? detail.jobId ?? "";
 }
 
-/**
- * @param {string} route below /api
- * @returns {Promise<any>} parsed JSON
- */
-export async function getJson(route) {
+/** @param {string} route below /api */
+export async function get(route) {
   const response = await api.fetchApi(route, { cache: "no-store" });
   if (!response.ok) throw new Error(`${route}: ${response.status}`);
-  return response.json();
+  return response;
+}
+
+/**
+ * @param {string} route below /api
+ * @returns {Promise<any>}
+ */
+export async function getJson(route) {
+  return (await get(route)).json();
 }
 
 /**
@@ -76,17 +94,6 @@ export function isOpen({ opened, id }) {
   if (id !== null && now.id !== null && id !== now.id) return false;
   const workflows = /** @type {any} */ (app.extensionManager).workflow;
   return opened === null || opened === now.opened || !workflows?.isOpen?.(opened);
-}
-
-/**
- * The page's own store of the pictures on its nodes; null before it has any, and on pages that keep
- * them elsewhere.
- *
- * @returns {any}
- */
-export function nodePictures() {
-  const root = /** @type {any} */ (document.querySelector("#vue-app"));
-  return root?.__vue_app__?.config.globalProperties.$pinia?._s?.get("nodeOutput") ?? null;
 }
 
 /** Whether the page draws nodes with Vue, not on the classic canvas. */

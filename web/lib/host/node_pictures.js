@@ -1,109 +1,21 @@
-/**
- * ComfyUI's own pictures on nodes: which of the pack's previews the page may put there.
- *
- * The page puts every preview on its node, whenever it comes, and before the node's own output. Held
- * back are those of a node that has shown its output, or is at work on a newer prompt; those of a
- * prompt from another workflow than the one on the canvas; and, once a node plays an animation, the
- * stills that would take its place. All listeners hear of all previews as before, only the page's
- * own store of pictures does not take these.
- */
+/** ComfyUI's own pictures on nodes: the page's store of them, and the elements that show them. */
 
-import { api, app, nodeByExecutionId, nodePictures, promptOf, usesVueNodes } from "./comfy.js";
-import { newestAnimation } from "../data/store.js";
+import { app, nodeByExecutionId } from "./comfy.js";
 
-/** @typedef {import("../data/prompts.js").Prompts} Prompts */
-/** @typedef {import("../data/store.js").FrameStore} FrameStore */
-/** @typedef {import("../data/store.js").Run} Run */
-
-/** In frames of the screen, until the page has taken a new preview in. */
+/** In animation frames, for the page to read a new preview. */
 const PATIENCE = 120;
-/** The page takes none in for nodes that are out of view. */
+/** The page reads no previews of nodes that are out of view. */
 const LOOK_AGAIN_MS = 500;
-const MAX_NODES = 2000;
 
-/** Kinds of output that nodes show as pictures. */
-const PICTURES = ["images", "gifs", "video", "a_images", "b_images"];
-
-/**
- * Listens behind `wire.listen`, which has put the picture into the store, and before the page.
- *
- * @param {FrameStore} store
- * @param {Prompts} prompts
- */
-export function guardPictures(store, prompts) {
-  /** @type {Map<string, string>} the prompt that is or was last at work, by node */
-  const atWork = new Map();
-  /** @type {Map<string, string>} the prompt whose output a node has shown, by node */
-  const outputs = new Map();
-  /** @type {Map<string, Run>} whose preview the page shows, by node */
-  const shown = new Map();
-  const page = new PagePictures();
-
-  /** @param {any} detail of a preview */
-  function onPreview(detail) {
-    const promptId = promptOf(detail);
-    const run = store.runs.findLast((one) => one.nodeId === detail.nodeId && one.promptId === promptId);
-    if (!run || run.foreign) return;
-    const animation = newestAnimation(run);
-    const isStill = detail.blob !== animation?.blob;
-    const node = detail.displayNodeId;
-    const isElsewhere = !prompts.isOnCanvas(promptId);
-    const isLate = outputs.get(detail.nodeId) === promptId || (atWork.get(node) ?? promptId) !== promptId;
-    if (isElsewhere || isLate || (animation && isStill)) page.holdBack();
-    else {
-      remember(shown, node, run);
-      if (!isStill && !usesVueNodes()) void playOnCanvas(node);
-    }
-    // The last one may have come while the page was changing the workflow.
-    if (isElsewhere && shown.get(node) === run && shown.delete(node)) page.clear(node);
-  }
-
-  listen("b_preview_with_metadata", onPreview);
-  // Follows the other at once, when all who listen have heard of it.
-  listen("b_preview", () => page.letPass());
-  listen("progress_state", ({ prompt_id: promptId, nodes }) => {
-    for (const [id, node] of Object.entries(nodes ?? {})) {
-      if (node.state === "running") remember(atWork, node.display_node_id ?? id, promptId);
-    }
-  });
-  listen("executed", ({ node, display_node: display, prompt_id: promptId, output }) => {
-    if (!PICTURES.some((kind) => output?.[kind]?.length)) return;
-    remember(outputs, String(node), promptId);
-    const on = String(display ?? node);
-    if (shown.get(on)?.promptId === promptId) page.clear(on);
-  });
-}
-
-/**
- * @param {string} event
- * @param {(detail: any) => void} hear
- */
-function listen(event, hear) {
-  api.addEventListener(/** @type {any} */ (event), (/** @type {any} */ { detail }) => hear(detail));
-}
-
-/**
- * @template T
- * @param {Map<string, T>} map
- * @param {string} key
- * @param {T} value
- */
-function remember(map, key, value) {
-  map.delete(key);
-  map.set(key, value);
-  const [oldest] = map.keys();
-  if (map.size > MAX_NODES) map.delete(oldest);
-}
-
-/** The page's store of pictures, with a say in what it takes. On pages that have none it takes all. */
-class PagePictures {
+/** The page's store of pictures, filtered. Pages without one show every picture. */
+export class NodePictures {
   constructor() {
     /** @type {any} */
     this._store = null;
     this._holds = false;
   }
 
-  /** The preview that is being told of is not for the page. */
+  /** Keep the preview that is being announced from the page. */
   holdBack() {
     this._holds = this._open();
     queueMicrotask(() => this.letPass());
@@ -126,7 +38,7 @@ class PagePictures {
 
   /** @returns {boolean} whether there is such a store */
   _open() {
-    this._store ??= this._joined(nodePictures());
+    this._store ??= this._joined(pagesStore());
     return this._store !== null;
   }
 
@@ -146,7 +58,18 @@ class PagePictures {
 }
 
 /**
- * Newer pages forget the address of a picture when nobody uses it any more.
+ * The page's own store of the pictures on its nodes; null before it has any, and on pages that keep
+ * them elsewhere.
+ *
+ * @returns {any}
+ */
+function pagesStore() {
+  const root = /** @type {any} */ (document.querySelector("#vue-app"));
+  return root?.__vue_app__?.config.globalProperties.$pinia?._s?.get("nodeOutput") ?? null;
+}
+
+/**
+ * Newer pages count the uses of a picture's address and revoke it themselves.
  *
  * @param {any} store
  */
@@ -160,7 +83,7 @@ function countsUses(store) {
  *
  * @param {string} executionId of the node that shows the preview; the subgraphs around it do, too
  */
-async function playOnCanvas(executionId) {
+export async function playOnCanvas(executionId) {
   const parts = executionId.split(":");
   const nodes = parts.map((_, i) => nodeByExecutionId(parts.slice(0, i + 1).join(":"))).filter(Boolean);
   await Promise.all(nodes.map((node) => markAnimated(node, node.preview)));
@@ -181,6 +104,7 @@ async function markAnimated(node, before) {
     if (isInView(node)) waited += 1;
     await (isInView(node) ? drawn(node) : new Promise((done) => setTimeout(done, LOOK_AGAIN_MS)));
   }
+  if (!showsPictures(node)) return;
   const [picture] = node.imgs;
   node.animatedImages = true;
   // Older pages make the element in one drawing, and put it where it belongs in the next.
@@ -195,6 +119,16 @@ async function markAnimated(node, before) {
  */
 function isRead(node) {
   return Boolean(node.preview?.[0]) && node.imgs?.[0]?.src === node.preview[0];
+}
+
+/**
+ * Newer pages draw no picture on the classic node of a subgraph, though it has one: an element for
+ * it would only make the node higher.
+ *
+ * @param {any} node
+ */
+function showsPictures(node) {
+  return !node.subgraph || node.widgets?.some((/** @type {any} */ { name }) => String(name).startsWith("$$"));
 }
 
 /** @param {any} node */

@@ -10,7 +10,7 @@ export async function loadStrings() {
   try {
     byLanguage = /** @type {Record<string, any>} */ (await api.getCustomNodesI18n());
   } catch (error) {
-    console.warn("[SideStream] The translations could not be loaded.", error);
+    console.warn("[SideStream] The translations could not be loaded, so keys are shown instead.", error);
   }
 }
 
@@ -29,7 +29,7 @@ export function t(key, values = {}) {
 /**
  * Which step a picture is of.
  *
- * @param {Pick<import("../data/store.js").Picture, "seq" | "stage" | "step" | "totalSteps">} picture
+ * @param {{ seq: number, stage: number, step: number, totalSteps: number }} picture
  */
 export function stepText({ seq, stage, step, totalSteps }) {
   if (!totalSteps) return t("stats.frameNumber", { frame: seq });

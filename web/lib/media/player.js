@@ -1,6 +1,7 @@
 /** Plays animations in a loop on a canvas. */
 
 import { drawPart } from "./bitmaps.js";
+import { newestOnly } from "./newest.js";
 import { AnimationDecoder } from "./animation_decoder.js";
 
 /** @typedef {import("../data/store.js").Animation} Animation */
@@ -38,8 +39,7 @@ export class Player extends EventTarget {
     this._place = 0;
     this._since = performance.now();
     this._timer = 0;
-    this._busy = false;
-    this._asked = false;
+    this._next = newestOnly(() => this._drawAndWait());
     canvas.hidden = true;
   }
 
@@ -64,13 +64,13 @@ export class Player extends EventTarget {
     this.image = image;
     if (!animation) this._empty();
     else if (isOther) void this._open(animation);
-    else void this._draw();
+    else this._draw();
   }
 
   toggle() {
     this._goTo(this._now());
     this.playing = !this.playing;
-    void this._draw();
+    this._draw();
     this._tell();
   }
 
@@ -81,7 +81,7 @@ export class Player extends EventTarget {
     const at = (index + count) % count;
     this.playing = false;
     this._goTo((this._decoder.startOf(at) + this._decoder.endOf(at)) / 2 / duration);
-    void this._draw();
+    this._draw();
   }
 
   /** @param {number} by this many frames forth, or back */
@@ -100,20 +100,20 @@ export class Player extends EventTarget {
     // From the beginning, unless it takes the place of another one.
     this._goTo(this._decoder ? this._now() : 0);
     this._decoder = decoder;
-    await this._draw();
+    this._draw();
   }
 
   /** Draw the frame of now, and the others in their time. */
-  async _draw() {
+  _draw() {
+    this._next(undefined);
+  }
+
+  async _drawAndWait() {
     this.window.clearTimeout(this._timer);
-    this._asked = this._busy;
-    if (this._busy || !this._decoder) return;
-    this._busy = true;
+    if (!this._decoder) return;
     const isSeen = this.canvas.parentElement?.checkVisibility() ?? false;
     const wait = isSeen ? await this._drawNow(this._decoder).catch(complain) : LOOK_AGAIN_MS;
-    this._busy = false;
-    if (this._asked) void this._draw();
-    else if (wait !== undefined) this._timer = this.window.setTimeout(() => void this._draw(), wait);
+    if (wait !== undefined) this._timer = this.window.setTimeout(() => this._draw(), wait);
   }
 
   /**
@@ -159,6 +159,6 @@ export class Player extends EventTarget {
 
 /** @param {unknown} error */
 function complain(error) {
-  console.info("[SideStream] An animation could not be decoded.", error);
+  console.info("[SideStream] An animation could not be decoded, so it is not played.", error);
   return undefined;
 }

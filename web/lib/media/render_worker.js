@@ -4,37 +4,43 @@
  */
 
 import { drawPart } from "./bitmaps.js";
+import { newestOnly } from "./newest.js";
 
 /**
  * @typedef {object} Wanted
  * @property {Blob} blob
  * @property {import("../data/cells.js").Cells | null} cells
  * @property {number | null} image of the batch, to be shown alone
+ * @property {number} number
  */
 
-/** @type {Map<number, OffscreenCanvas>} */
-const canvases = new Map();
+/** @type {Map<number, (picture: Wanted) => void>} what draws into the canvas of that id */
+const drawers = new Map();
 
 /** @type {any} */
 const scope = globalThis;
 
 if (typeof scope.WorkerGlobalScope === "function") {
-  scope.onmessage = async (/** @type {MessageEvent} */ { data }) => {
-    const { id, canvas, picture, close } = data;
-    if (canvas) canvases.set(id, canvas);
-    if (close) canvases.delete(id);
-    if (picture) scope.postMessage({ id, drawing: await draw(canvases.get(id), picture).catch(() => null) });
+  scope.onmessage = (/** @type {MessageEvent} */ { data: { id, canvas, picture, close } }) => {
+    if (canvas) drawers.set(id, newestOnly((wanted) => draw(id, canvas, wanted)));
+    if (picture) drawers.get(id)?.(picture);
+    if (close) drawers.delete(id);
   };
 }
 
 /**
- * @param {OffscreenCanvas | undefined} canvas
- * @param {Wanted} picture
- * @returns its size, and when it was drawn, on the clock that the page shares
+ * @param {number} id
+ * @param {OffscreenCanvas} canvas
+ * @param {Wanted} wanted
  */
-async function draw(canvas, { blob, cells, image }) {
-  const bitmap = await createImageBitmap(blob);
-  if (canvas) drawPart(canvas, bitmap, cells, image);
-  bitmap.close();
-  return { width: canvas?.width, height: canvas?.height, at: performance.timeOrigin + performance.now() };
+async function draw(id, canvas, { blob, cells, image, number }) {
+  try {
+    const bitmap = await createImageBitmap(blob);
+    drawPart(canvas, bitmap, cells, image);
+    bitmap.close();
+    const { width, height } = canvas;
+    scope.postMessage({ id, number, width, height, at: performance.timeOrigin + performance.now() });
+  } catch {
+    scope.postMessage({ id, number, failed: true }); // the last picture stays
+  }
 }

@@ -1,66 +1,46 @@
-/** Frames into canvases, the newest only; large canvases on a worker where the browser can hand them over. */
+/** Frames into canvases; into the large ones on a worker, where the browser can hand canvases over. */
 
 import { drawPart, withBitmap } from "./bitmaps.js";
+import { newestOnly } from "./newest.js";
 
 /** @typedef {import("../data/store.js").Frame} Frame */
 /** @typedef {{ width: number, height: number, at: number }} Drawing size of what was drawn, and when */
 /** @typedef {(frame: Frame, drawing: Drawing) => void} Drawn called after each drawing */
-/**
- * @typedef {object} Target A canvas, and who draws into it.
- * @property {(frame: Frame, image: number | null) => Promise<Drawing | null>} draw null where the
- *   picture could not be decoded: then the last one stays
- * @property {() => void} clear
- * @property {() => void} [close]
- */
 
 const WORKER = new URL("render_worker.js", import.meta.url);
 
 /** @type {Worker | null} alive while any canvas is its own */
 let worker = null;
-/** Whether the browser said that there is no worker to be had, as a page's rules may. */
+/** Whether the browser refused the worker, as a page's security policy may make it. */
 let isRefused = false;
-/** @type {Map<number, WorkerCanvas>} */
-const handedOver = new Map();
+/** @type {Map<number, WorkerRenderer>} */
+const renderers = new Map();
 let lastId = 0;
 
-/** Draws one frame at a time: what comes meanwhile replaces what waits. */
-export class Renderer {
-  /**
-   * Draws on the page, where a small picture is enough.
-   *
-   * @param {HTMLCanvasElement} canvas takes the size of the picture
-   * @param {number} maxSide
-   */
-  static small(canvas, maxSide) {
-    return new Renderer(new PageCanvas(canvas, maxSide));
+/**
+ * A renderer on the worker if possible.
+ *
+ * @param {HTMLCanvasElement} canvas takes the size of the picture
+ * @param {Drawn} drawn
+ * @param {(canvas: HTMLCanvasElement) => void} replaced told of a canvas that has taken its place
+ * @returns {Renderer}
+ */
+export function rendererOf(canvas, drawn, replaced) {
+  try {
+    if (!isRefused) return new WorkerRenderer(canvas, drawn, replaced);
+  } catch {
+    endIdleWorker();
   }
+  return new PageRenderer(canvas, drawn);
+}
 
-  /**
-   * Draws on the worker if possible.
-   *
-   * @param {HTMLCanvasElement} canvas takes the size of the picture
-   * @param {Drawn} drawn
-   * @param {(canvas: HTMLCanvasElement) => void} replaced told of a canvas that has taken its place
-   */
-  static large(canvas, drawn, replaced) {
-    try {
-      if (!isRefused) return new Renderer(new WorkerCanvas(canvas, replaced), drawn);
-    } catch {
-      endIdleWorker();
-    }
-    return new Renderer(new PageCanvas(canvas), drawn);
-  }
-
-  /**
-   * @param {Target} target
-   * @param {Drawn} [drawn]
-   */
-  constructor(target, drawn = () => {}) {
-    this._target = target;
-    this._drawn = drawn;
-    /** @type {{ frame: Frame, image: number | null } | null} */
-    this._wanted = null;
-    this._busy = false;
+/** Draws the newest of the frames shown to it. */
+class Renderer {
+  constructor() {
+    /** @type {Frame | null} */
+    this.frame = null;
+    /** @type {number | null} */
+    this.image = null;
   }
 
   /**
@@ -68,108 +48,118 @@ export class Renderer {
    * @param {number | null} [image] of the batch, to be shown alone
    */
   show(frame, image = null) {
-    const now = this._wanted;
-    if (frame === (now?.frame ?? null) && (!now || image === now.image)) return;
-    this._wanted = frame && { frame, image };
-    if (!this._busy) void this._work();
+    if (frame === this.frame && image === this.image) return;
+    this.frame = frame;
+    this.image = image;
+    if (frame) this._draw(frame, image);
+    else this._clear();
   }
 
   close() {
     this.show(null);
-    this._target.close?.();
   }
 
-  async _work() {
-    this._busy = true;
-    let /** @type {Renderer["_wanted"]} */ done;
-    do {
-      done = this._wanted;
-      const drawing = done && (await this._target.draw(done.frame, done.image));
-      if (done && drawing && this._wanted) this._drawn(done.frame, drawing);
-    } while (this._wanted !== done);
-    if (!done) this._target.clear();
-    this._busy = false;
-  }
+  /** @abstract @param {Frame} _frame @param {number | null} _image */
+  _draw(_frame, _image) {}
+
+  /** @abstract */
+  _clear() {}
 }
 
-/** @implements {Target} */
-class PageCanvas {
+/** Draws on the page. */
+export class PageRenderer extends Renderer {
   /**
-   * @param {HTMLCanvasElement} canvas
-   * @param {number} [maxSide]
+   * @param {HTMLCanvasElement} canvas takes the size of the picture
+   * @param {Drawn} [drawn]
+   * @param {number} [maxSide] where a small picture is enough
    */
-  constructor(canvas, maxSide = Infinity) {
+  constructor(canvas, drawn = () => {}, maxSide = Infinity) {
+    super();
     this.canvas = canvas;
-    this.maxSide = maxSide;
+    this._next = newestOnly(async (/** @type {{ frame: Frame, image: number | null }} */ { frame, image }) => {
+      await withBitmap(frame, (bitmap) => {
+        if (!this.frame) return;
+        drawPart(canvas, bitmap, frame.cells, image, maxSide);
+        drawn(frame, { width: canvas.width, height: canvas.height, at: performance.now() });
+      });
+    });
   }
 
-  /** @type {Target["draw"]} */
-  async draw(frame, image) {
-    const { canvas, maxSide } = this;
-    const isDrawn = await withBitmap(frame, (bitmap) => drawPart(canvas, bitmap, frame.cells, image, maxSide));
-    return isDrawn ? { width: canvas.width, height: canvas.height, at: performance.now() } : null;
+  /** @type {Renderer["_draw"]} */
+  _draw(frame, image) {
+    this._next({ frame, image });
   }
 
-  clear() {
+  _clear() {
     this.canvas.width = this.canvas.height = 1;
   }
 }
 
-/** @implements {Target} */
-class WorkerCanvas {
+/** Hands its canvas over to the worker, which keeps its last picture until the next one. */
+class WorkerRenderer extends Renderer {
   /**
    * @param {HTMLCanvasElement} canvas
+   * @param {Drawn} drawn
    * @param {(canvas: HTMLCanvasElement) => void} replaced
    */
-  constructor(canvas, replaced) {
-    worker ??= startWorker(); // before the canvas is given away: one that is given away cannot be drawn on
-    const offscreen = canvas.transferControlToOffscreen();
+  constructor(canvas, drawn, replaced) {
+    super();
+    worker ??= startWorker(); // first, since a transferred canvas cannot be drawn on here
+    const handedOver = canvas.transferControlToOffscreen();
     this.canvas = canvas;
+    this.drawn = drawn;
     this.replaced = replaced;
-    /** @type {PageCanvas | null} where the worker could not be had after all */
+    /** @type {PageRenderer | null} if the browser refused the worker after all */
     this.instead = null;
     this.id = ++lastId;
-    /** Does on the page what the worker was asked for. */
-    this.drawInstead = () => {};
-    /** @type {(drawing: Drawing | null) => void} */
-    this.answer = () => {};
-    handedOver.set(this.id, this);
-    worker.postMessage({ id: this.id, canvas: offscreen }, [offscreen]);
+    /** @type {Map<number, Frame>} with the worker, by number */
+    this.sent = new Map();
+    this.number = 0;
+    renderers.set(this.id, this);
+    worker.postMessage({ id: this.id, canvas: handedOver }, [handedOver]);
   }
 
-  /** @type {Target["draw"]} */
-  draw(frame, image) {
-    const { id, instead } = this;
-    if (instead) return instead.draw(frame, image);
-    return new Promise((resolve) => {
-      this.answer = resolve;
-      this.drawInstead = () => resolve(this.draw(frame, image));
-      worker?.postMessage({ id, picture: { blob: frame.blob, cells: frame.cells, image } });
-    });
+  /** @type {Renderer["_draw"]} */
+  _draw(frame, image) {
+    if (this.instead) return this.instead.show(frame, image);
+    this.sent.set(++this.number, frame);
+    const { blob, cells } = frame;
+    worker?.postMessage({ id: this.id, picture: { blob, cells, image, number: this.number } });
   }
 
-  /** Go on without the worker, on another canvas: one that is given away does not come back. */
+  _clear() {
+    this.instead?.show(null);
+    this.sent.clear();
+  }
+
+  /** @param {Drawing & { number: number, failed?: boolean }} told */
+  onDrawn({ number, width, height, at, failed }) {
+    const frame = this.sent.get(number);
+    // Earlier ones were drawn or replaced.
+    for (const older of this.sent.keys()) if (older <= number) this.sent.delete(older);
+    if (frame && !failed) this.drawn(frame, { width, height, at: at - performance.timeOrigin });
+  }
+
+  /** Go on without the worker, on another canvas: a transferred one cannot be taken back. */
   giveUp() {
     const canvas = /** @type {HTMLCanvasElement} */ (this.canvas.cloneNode());
     this.canvas.replaceWith(canvas);
     this.replaced(canvas);
-    this.instead = new PageCanvas(canvas);
-    this.drawInstead();
-  }
-
-  clear() {
-    this.instead?.clear(); // the worker's keeps its last picture until the next one
+    this.sent.clear();
+    this.instead = new PageRenderer(canvas, this.drawn);
+    this.instead.show(this.frame, this.image);
   }
 
   close() {
-    handedOver.delete(this.id);
+    super.close();
+    renderers.delete(this.id);
     worker?.postMessage({ id: this.id, close: true });
     endIdleWorker();
   }
 }
 
 function endIdleWorker() {
-  if (handedOver.size > 0) return;
+  if (renderers.size > 0) return;
   worker?.terminate();
   worker = null;
 }
@@ -177,15 +167,15 @@ function endIdleWorker() {
 function startWorker() {
   const started = new Worker(WORKER, { type: "module" });
   let works = false;
-  started.onmessage = ({ data: { id, drawing } }) => {
+  started.onmessage = ({ data }) => {
     works = true;
-    handedOver.get(id)?.answer(drawing && { ...drawing, at: drawing.at - performance.timeOrigin });
+    renderers.get(data.id)?.onDrawn(data);
   };
   started.onerror = () => {
     if (works || isRefused) return; // it goes on after an error
     isRefused = true;
-    for (const canvas of handedOver.values()) canvas.giveUp();
-    handedOver.clear();
+    for (const renderer of renderers.values()) renderer.giveUp();
+    renderers.clear();
     endIdleWorker();
   };
   return started;

@@ -24,9 +24,9 @@ const QUALITY = 0.92;
  * @param {Wishes} wishes
  */
 export async function saveFrame(frame, wishes) {
-  const page = await paperFor(frame, wishes);
-  await page.draw(frame);
-  download(await encoded(page.canvas, "image/png"), `${stemOf(frame, wishes)}_${stepName(frame)}.png`);
+  const sheet = await sheetFor(frame, wishes);
+  await sheet.draw(frame);
+  download(await encoded(sheet.canvas, "image/png"), `${stemOf(frame, wishes)}_${stepName(frame)}.png`);
 }
 
 /**
@@ -38,7 +38,7 @@ export async function saveFrame(frame, wishes) {
 export async function savePlayed(player, wishes) {
   const { shown, index } = player;
   if (!shown) return;
-  const { canvas, context } = paper(player.canvas.width, player.canvas.height);
+  const { canvas, context } = emptyCanvas(player.canvas.width, player.canvas.height);
   context.drawImage(player.canvas, 0, 0);
   if (wishes.burn) writeStep(context, stepText(shown));
   const name = `${stemOf(shown, wishes)}_${stepName(shown)}_frame${padded(index + 1)}.png`;
@@ -46,11 +46,13 @@ export async function savePlayed(player, wishes) {
 }
 
 /**
+ * As it came: with all images of its batch, and nothing written into it.
+ *
  * @param {Animation} animation
  * @param {Wishes} wishes
  */
 export function saveAnimation(animation, wishes) {
-  download(animation.blob, `${stemOf(animation, { ...wishes, image: null })}_${stepName(animation)}.webp`);
+  download(animation.blob, `${stemOf(animation, { ...wishes, burn: false, image: null })}_${stepName(animation)}.webp`);
 }
 
 /**
@@ -61,25 +63,25 @@ export function saveAnimation(animation, wishes) {
  */
 export async function saveRun(frames, kind, wishes, progress) {
   const newest = frames[frames.length - 1];
-  const page = await paperFor(newest, wishes);
+  const sheet = await sheetFor(newest, wishes);
   const make = kind === "webp" ? makeWebp : makeWebm;
-  download(await make(page, frames, progress), `${stemOf(newest, wishes)}_${frames.length}frames.${kind}`);
+  download(await make(sheet, frames, progress), `${stemOf(newest, wishes)}_${frames.length}frames.${kind}`);
 }
 
-/** @typedef {{ canvas: HTMLCanvasElement, draw: (frame: Frame) => Promise<void> }} Paper */
+/** @typedef {{ canvas: HTMLCanvasElement, draw: (frame: Frame) => Promise<void> }} Sheet */
 
 /**
  * A canvas of the frame's size, onto which frames of any size are drawn.
  *
  * @param {Frame} frame
  * @param {Wishes} wishes
- * @returns {Promise<Paper>}
+ * @returns {Promise<Sheet>}
  */
-async function paperFor(frame, { burn, image }) {
+async function sheetFor(frame, { burn, image }) {
   const first = await createImageBitmap(frame.blob);
   const { width, height } = partOf(frame.cells, image, first.width, first.height);
   first.close();
-  const { canvas, context } = paper(width, height);
+  const { canvas, context } = emptyCanvas(width, height);
   return {
     canvas,
     async draw(shown) {
@@ -96,7 +98,7 @@ async function paperFor(frame, { burn, image }) {
  * @param {number} width
  * @param {number} height
  */
-function paper(width, height) {
+function emptyCanvas(width, height) {
   const canvas = Object.assign(document.createElement("canvas"), { width, height });
   return { canvas, context: /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d")) };
 }
@@ -118,33 +120,33 @@ function writeStep(context, text) {
 }
 
 /**
- * @param {Paper} page
+ * @param {Sheet} sheet
  * @param {Frame[]} frames
  * @param {(done: number) => void} progress
  */
-async function makeWebp(page, frames, progress) {
+async function makeWebp(sheet, frames, progress) {
   const pictures = [];
   for (const [i, frame] of frames.entries()) {
-    await page.draw(frame);
-    const picture = await encoded(page.canvas, "image/webp");
+    await sheet.draw(frame);
+    const picture = await encoded(sheet.canvas, "image/webp");
     if (picture.type !== "image/webp") throw new Error(t("timeline.save.noWebp"));
     pictures.push(new Uint8Array(await picture.arrayBuffer()));
     progress(i + 1);
   }
   const durations = frames.map((_, i) => (i === frames.length - 1 ? LAST_FRAME_MS : FRAME_MS));
-  const { width, height } = page.canvas;
+  const { width, height } = sheet.canvas;
   return new Blob([animatedWebp(pictures, durations, width, height)], { type: "image/webp" });
 }
 
 /**
- * Recorded in real time, which is the only way that browsers offer.
+ * Recorded in real time: browsers offer no other way.
  *
- * @param {Paper} page
+ * @param {Sheet} sheet
  * @param {Frame[]} frames
  * @param {(done: number) => void} progress
  */
-async function makeWebm(page, frames, progress) {
-  const stream = page.canvas.captureStream();
+async function makeWebm(sheet, frames, progress) {
+  const stream = sheet.canvas.captureStream();
   const recorder = new MediaRecorder(stream, { mimeType: "video/webm", videoBitsPerSecond: 8e6 });
   /** @type {Blob[]} */
   const parts = [];
@@ -153,21 +155,16 @@ async function makeWebm(page, frames, progress) {
   recorder.start();
   for (const [i, frame] of frames.entries()) {
     progress(i + 1);
-    // What is not drawn anew is not recorded: the last picture would end at once.
+    // A picture is recorded only when it is drawn again: otherwise the last one would end at once.
     for (let left = i === frames.length - 1 ? LAST_FRAME_MS : FRAME_MS; left > 0; left -= FRAME_MS) {
-      await page.draw(frame);
-      await pause(FRAME_MS);
+      await sheet.draw(frame);
+      await new Promise((resolve) => setTimeout(resolve, FRAME_MS));
     }
   }
   recorder.stop();
   await stopped;
   for (const track of stream.getTracks()) track.stop();
   return new Blob(parts, { type: "video/webm" });
-}
-
-/** @param {number} ms */
-function pause(ms) {
-  return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
 /**
@@ -182,7 +179,7 @@ function encoded(canvas, type) {
 }
 
 /**
- * What tells a file from those of other runs: workflow, sampler, seed, and when the run began.
+ * What sets a file apart from those of other runs: workflow, sampler, seed, and when the run began.
  *
  * @param {import("../data/store.js").Picture} picture
  * @param {Wishes} wishes
@@ -224,6 +221,6 @@ function download(blob, name) {
   link.href = address;
   link.download = name;
   link.click();
-  // The browser has taken the file when the click's task is over.
+  // By then the browser has taken the file.
   setTimeout(() => URL.revokeObjectURL(address), 1000);
 }

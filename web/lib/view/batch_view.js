@@ -1,6 +1,5 @@
 /** The images of a batch in one picture: choose one to see it alone, and go back to all of them. */
 
-import { batchSize } from "../data/cells.js";
 import { elementsOf, iconButton, setText } from "./dom.js";
 import { t } from "../host/strings.js";
 
@@ -171,8 +170,8 @@ export class BatchView {
 
 /**
  * @param {number} image
- * @param {Cells} layout
+ * @param {Cells} layout of which the batch has the last image at least
  */
 function nameOf(image, layout) {
-  return t("batch.name", { image: image + 1, count: batchSize(layout) });
+  return t("batch.name", { image: image + 1, count: Math.max(...layout.images) + 1 });
 }

@@ -1,11 +1,11 @@
 /** All samplers of the newest prompt side by side. */
 
 import { elementsOf, setText } from "./dom.js";
-import { Renderer } from "../media/renderer.js";
+import { PageRenderer } from "../media/renderer.js";
 import { stepText, t } from "../host/strings.js";
 
 /** @typedef {import("../data/watching.js").Watching} Watching */
-/** @typedef {{ element: HTMLElement, caption: HTMLElement, renderer: Renderer }} Tile */
+/** @typedef {{ element: HTMLElement, caption: HTMLElement, renderer: PageRenderer }} Tile */
 
 const TILE_SIDE = 768;
 
@@ -54,7 +54,7 @@ export class Grid {
       canvas,
       caption,
     );
-    const tile = { element, caption, renderer: Renderer.small(canvas, TILE_SIDE) };
+    const tile = { element, caption, renderer: new PageRenderer(canvas, undefined, TILE_SIDE) };
     this.element.append(element);
     this.tiles.set(run, tile);
     return tile;

@@ -1,9 +1,9 @@
 /** A live thumbnail on the 'Side-Stream Preview' node, of the samplers that use its settings. */
 
-import { api, app, nodeByExecutionId, usesVueNodes } from "../host/comfy.js";
+import { app, listen, nodeByExecutionId, usesVueNodes } from "../host/comfy.js";
 import { elementsOf, setText } from "./dom.js";
 import { Player } from "../media/player.js";
-import { Renderer } from "../media/renderer.js";
+import { PageRenderer } from "../media/renderer.js";
 import { rateOf } from "../data/rates.js";
 import { newestAnimation } from "../data/store.js";
 import { stepText, t } from "../host/strings.js";
@@ -13,7 +13,7 @@ import { stepText, t } from "../host/strings.js";
 /** @typedef {import("../data/store.js").FrameStore} FrameStore */
 /**
  * @typedef {object} Thumbnail
- * @property {Renderer} renderer
+ * @property {PageRenderer} renderer
  * @property {Player} player over what the renderer draws
  * @property {HTMLElement} caption
  * @property {HTMLElement} element
@@ -24,7 +24,7 @@ const NODE = "SideStreamPreview";
 const MAX_SIDE = 512;
 const MIN_HEIGHT = 160;
 
-// Modes of a node that does not take part.
+// Modes of nodes that are switched off.
 const NEVER = 2;
 const BYPASS = 4;
 
@@ -71,7 +71,7 @@ export function addThumbnail(node) {
   });
   widget.serialize = false;
   widget.label = t("node.thumbnail");
-  const renderer = Renderer.small(canvas, MAX_SIDE);
+  const renderer = new PageRenderer(canvas, undefined, MAX_SIDE);
   const player = new Player(animation, MAX_SIDE);
   thumbnails.set(node, { renderer, player, caption, element: box, isOff: false });
   const before = node.onRemoved;
@@ -102,15 +102,15 @@ export function drawThumbnails(store, prompts) {
     for (const id of ids) {
       const node = nodeByExecutionId(id);
       const thumbnail = node && thumbnails.get(node);
-      if (thumbnail && isOnScreen(node, thumbnail.element)) draw(thumbnail, frame.run);
+      if (thumbnail && !thumbnail.isOff && isOnScreen(node, thumbnail.element)) draw(thumbnail, frame.run);
     }
   }
   store.addEventListener("frame", onPicture);
   store.addEventListener("animation", onPicture);
-  api.addEventListener(/** @type {any} */ ("graphChanged"), sayWhichAreBypassed);
+  listen("graphChanged", sayWhichAreBypassed);
 }
 
-/** A node that is switched off sets nothing, and shows nobody's previews. */
+/** A node that is switched off sets nothing and shows no previews. */
 function sayWhichAreBypassed() {
   const root = /** @type {any} */ (app).rootGraph ?? app.graph;
   for (const graph of [root, ...(root?.subgraphs?.values() ?? [])]) {

@@ -25,7 +25,7 @@ import { t } from "../host/strings.js";
  */
 
 /**
- * Keep what would remove the selected nodes from the graph.
+ * Keep the keys that remove the selected nodes from the page.
  *
  * @param {KeyboardEvent} event
  */
@@ -33,8 +33,8 @@ function keepDeletionFromPage(event) {
   if (event.key === "Delete" || event.key === "Backspace") event.stopPropagation();
 }
 
-/** @type {Set<string>} notices that the user has put away */
-const putAway = new Set();
+/** @type {Set<string>} notices that the user has dismissed */
+const dismissed = new Set();
 
 /**
  * Fill `container` with a panel.
@@ -99,7 +99,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     element("i", { class: "pi pi-info-circle", "aria-hidden": "true" }),
     noticeText,
     iconButton(element, "times", t("notices.putAway"), () => {
-      putAway.add(noticeKey);
+      dismissed.add(noticeKey);
       showNotice();
     }),
   );
@@ -120,15 +120,16 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     fit.setAttribute("aria-pressed", String(viewer.zoom === null));
     exact.setAttribute("aria-pressed", String(viewer.zoom === 1));
     const percent = Math.round(viewer.scale * window.devicePixelRatio * 100);
-    setText(zoomText, shared.watching.frame && !shared.watching.grid ? `${percent} %` : "");
+    setText(zoomText, viewer.hasPicture && !shared.watching.grid ? `${percent} %` : "");
   };
 
   function showNotice() {
     const told = notice(shared.status, shared.liveSettings, shared.watching.run);
     noticeKey = told?.key ?? "";
-    noticeBar.hidden = !told || putAway.has(noticeKey);
+    noticeBar.hidden = !told || dismissed.has(noticeKey);
     noticeBar.classList.toggle("ss-mild", told?.mild ?? false);
     setText(noticeText, told?.text ?? "");
+    return noticeText.textContent;
   }
 
   const zoomButtons = [fit, exact, ...zooms.querySelectorAll("button")];
@@ -137,7 +138,6 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
   function update() {
     asked = 0;
     if (signal.aborted) return;
-    setText(viewer.empty, t(shared.store.live ? "viewer.waiting" : "viewer.empty"));
     viewer.element.hidden = shared.watching.grid;
     newRun.hidden = !shared.watching.newRun;
     for (const button of zoomButtons) /** @type {HTMLButtonElement} */ (button).disabled = shared.watching.grid;
@@ -148,9 +148,12 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     timeline.update();
     controls.update();
     viewer.onZoom();
-    showNotice();
+    const said = showNotice();
+    const { store, liveSettings, watching } = shared;
+    const waiting = liveSettings.silences(watching.run) ? said : t("viewer.waiting");
+    setText(viewer.empty, store.live ? waiting : t("viewer.empty"));
   }
-  // The picture at once; the words around it once for each picture that the screen shows.
+  // The picture is updated at once, the text around it once per animation frame.
   function onChange() {
     viewer.update();
     asked ||= window.requestAnimationFrame(update);
@@ -159,14 +162,10 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
   shared.watching.addEventListener("change", onChange, { signal });
   shared.liveSettings.addEventListener("change", onChange, { signal });
   shared.status.addEventListener("change", onChange, { signal });
-  document.addEventListener(
-    "fullscreenchange",
-    () => {
-      const inside = document.fullscreenElement === root;
-      setIcon(fullScreen, inside ? "window-minimize" : "window-maximize", t(inside ? "viewer.leaveFullScreen" : "viewer.fullScreen"));
-    },
-    { signal },
-  );
+  root.addEventListener("fullscreenchange", () => {
+    const inside = document.fullscreenElement === root;
+    setIcon(fullScreen, inside ? "window-minimize" : "window-maximize", t(inside ? "viewer.leaveFullScreen" : "viewer.fullScreen"));
+  });
   shared.status.watch(signal);
   container.classList.add("ss-host");
   container.append(root);

@@ -1,6 +1,6 @@
-/** The server's report on itself, for the clipboard: a text to post where one asks for help. */
+/** Copies the server's report on itself: a text to post when asking for help. */
 
-import { api, toast } from "../host/comfy.js";
+import { api, get, toast } from "../host/comfy.js";
 import { elementsOf } from "./dom.js";
 import { t } from "../host/strings.js";
 
@@ -15,44 +15,44 @@ export function reportButton(document) {
   const element = elementsOf(document);
   return element(
     "button",
-    { type: "button", class: "ss-icon-button ss-report", title: t("report.tooltip"), onclick: () => void copyReport(document) },
+    { type: "button", class: "ss-icon-button ss-report", title: t("report.tooltip"), onclick: (/** @type {Event} */ event) => void copyReport(event) },
     element("i", { class: "pi pi-copy", "aria-hidden": "true" }),
     t("report.label"),
   );
 }
 
-/** @param {Document} document */
-async function copyReport(document) {
+/** @param {Event} event of the button */
+async function copyReport({ currentTarget }) {
+  const button = /** @type {HTMLElement} */ (currentTarget);
   let text;
   try {
-    const response = await api.fetchApi(ROUTE, { cache: "no-store" });
-    if (!response.ok) throw new Error(`${ROUTE}: ${response.status}`);
-    text = await response.text();
+    text = await (await get(ROUTE)).text();
   } catch {
     toast("error", t("report.unreachable"));
     return;
   }
-  if (await put(document, text)) toast("success", t("report.copied"));
+  if (await copied(button, text)) toast("success", t("report.copied"));
   else toast("error", t("report.blocked", { address: api.apiURL(ROUTE) }));
 }
 
 /**
- * @param {Document} document
+ * @param {HTMLElement} button
  * @param {string} text
  * @returns {Promise<boolean>} whether it is on the clipboard
  */
-async function put(document, text) {
+async function copied(button, text) {
+  const document = button.ownerDocument;
   try {
     await document.defaultView?.navigator.clipboard.writeText(text);
     return true;
   } catch {
-    // Browsers have no clipboard for a page that came over plain HTTP from another machine.
+    // Over plain HTTP from another machine browsers offer no clipboard API.
     const area = elementsOf(document)("textarea", { readonly: true });
     area.value = text;
-    document.body.append(area);
+    button.after(area);
     area.select();
-    const copied = document.execCommand("copy");
+    const isCopied = document.execCommand("copy");
     area.remove();
-    return copied;
+    return isCopied;
   }
 }
