@@ -51,7 +51,7 @@ class Pack:
             self.problem = plain(str(error) or type(error).__name__)
             self._provider = None
             log.warning(
-                "[SideStream] Previews are left to ComfyUI %s, which is not built as expected: %s.",
+                "[SideStream] ComfyUI %s is incompatible, so previews are left to it: %s.",
                 host.version(),
                 self.problem,
             )

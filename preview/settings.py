@@ -57,9 +57,11 @@ class Number:
     advanced: bool = True
     """Whether the node folds it away."""
     slider: tuple[int, int] | None = None
-    """How far the panel's slider reaches, and its step; None for the whole range by ones."""
+    """How far the panel's slider reaches, and its step; None for the whole range in steps of 1."""
+    needs: tuple[str, tuple[str, ...]] | None = None
+    """A setting and its values without which this one has no effect."""
     zero: str = ""
-    """What 0 means, where it is no number like the others: a key of the page's texts."""
+    """The key of the page's text for 0, if 0 has a special meaning."""
 
     def check(self, name: str, value: Any) -> int:
         """The value as an int. Raises SettingError for another type or a value out of range."""
@@ -75,8 +77,9 @@ class Number:
         return f"a whole number from {self.low} to {self.high}"
 
     def describe(self) -> dict[str, Any]:
-        """As `GET /sidestream/settings` says it; `least` is the least number other than `min`."""
+        """For `GET /sidestream/settings`; `least` is the least allowed number other than `min`."""
         reach, step = self.slider or (self.high, 1)
+        needs = {"name": self.needs[0], "values": list(self.needs[1])} if self.needs else None
         return {
             "type": "number",
             "default": self.default,
@@ -89,6 +92,7 @@ class Number:
             "label": self.label,
             "tooltip": self.tooltip,
             "group": self.group,
+            "needs": needs,
         }
 
 
@@ -281,6 +285,7 @@ FIELDS: dict[str, Number | Choice] = {
         "Maximum number of batch images shown side by side.",
         group="media",
         slider=(25, 1),
+        needs=("batch", ("grid", "spread")),
     ),
 }
 

@@ -106,7 +106,7 @@ pack = Pack()
 pack.install()
 assert sys.argv[2] in pack.problem, pack.problem
 assert not pack.status()["provider"]["installed"]
-assert pack.report().count("not known") == 0, pack.report()
+assert pack.report().count("unknown (") == 0, pack.report()
 assert pack.settings()["preview_size"] == 512
 """
 

@@ -262,7 +262,7 @@ def test_i6_a_plan_that_fails_leaves_comfyuis_own_previews(
         previewer = latent_preview.get_previewer(CPU, sd15(stage))
         stage.sample(stage.demo_model())
     assert type(previewer) is latent_preview.Latent2RGBPreviewer
-    assert "Could not set up previews" in caplog.text
+    assert "Previews could not be set up" in caplog.text
 
 
 def test_i6_a_capture_that_fails_costs_the_runs_previews_and_one_line(
@@ -746,17 +746,18 @@ def test_a_format_with_neither_decoder_nor_factors_has_one_info_line_and_no_prev
         assert latent_preview.get_previewer(CPU, format) is None
     [record] = [r for r in caplog.records if "SideStream" in r.getMessage()]
     assert record.levelname == "INFO"
-    assert "No previews for HunyuanImage21Refiner latents" in record.getMessage()
+    assert "HunyuanImage21Refiner latents have no previews" in record.getMessage()
     assert wait_until(lambda: client.run_states == ["none", "none"])
     assert client.frames == []
 
 
 def test_i5_a_pack_keeps_nothing_of_runs_that_are_over(stage, pack, client, told):
-    from sidestream.preview.capture.runs import Frame, Run
+    from sidestream.preview.capture.runs import Run
+    from sidestream.preview.records import Label
 
     def alive() -> int:
         gc.collect()
-        return sum(type(thing) in (Run, Frame) for thing in gc.get_objects())
+        return sum(type(thing) in (Run, Label) for thing in gc.get_objects())
 
     before = alive()  # of other tests
     stage.waits_for = None

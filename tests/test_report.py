@@ -185,7 +185,7 @@ def test_a_pack_that_is_not_installed_says_why(
         "because: latent_preview.get_previewer is missing",
         "in charge: ComfyUI",
     ]
-    assert "not built as expected" in section(text, "Last warnings")[0]
+    assert "is incompatible" in section(text, "Last warnings")[0]
 
 
 def test_a_section_that_fails_leaves_the_others(
@@ -198,7 +198,7 @@ def test_a_section_that_fails_leaves_the_others(
         monkeypatch.setattr(report.host, name, fail)
     text = pack.report()
     for title in ("Devices", "Decoder files in models/vae_approx"):
-        assert section(text, title) == ["not known (FileNotFoundError: [Errno 2] gone: '<path>')"]
+        assert section(text, title) == ["unknown (FileNotFoundError: [Errno 2] gone: '<path>')"]
     assert "in charge: SideStream" in section(text, "Previews")
 
 

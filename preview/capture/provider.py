@@ -44,7 +44,11 @@ class Sampling:
 _sampling: ContextVar[Sampling | None] = ContextVar("sidestream_sampling", default=None)
 
 
-_DECODES = Previewer.decode_latent_to_preview_image
+class SideStreamPreviewer(Previewer, host.LatentPreviewer):
+    """What a sampler holds in the place of ComfyUI's previewer."""
+
+
+_DECODES = SideStreamPreviewer.decode_latent_to_preview_image
 
 
 class Provider:
@@ -133,12 +137,12 @@ class Provider:
         if asked:
             self._theirs = ""
             return
-        decodes = Previewer.decode_latent_to_preview_image
+        decodes = SideStreamPreviewer.decode_latent_to_preview_image
         if decodes is _DECODES:  # something wraps the previewer, and makes pictures of its own
             self._theirs = self.around() or "another pack"
             return
         self._theirs = who = host.author(decodes)
-        self._say_once(logging.INFO, f"{who} suppresses the previews of a sampler.")
+        self._say_once(logging.INFO, f"{who} suppresses this sampler's previews.")
         where = host.preview_switch(who)
         self._transport.announce_none(run.context, "suppressed", who=who, where=where)
 
@@ -170,10 +174,12 @@ class Provider:
             start = functools.partial(self._runs.start, spec)
             scale = host.picture_scale(latent_format)
             views = host.shows_views(latent_format)
-            previewer = Previewer(start, self._engines, self._transport, own, scale, device, views)
+            previewer = SideStreamPreviewer(
+                start, self._engines, self._transport, own, scale, device, views
+            )
         except Exception as error:
             log.warning(
-                "[SideStream] Could not set up previews (%s); ComfyUI's own are used.",
+                "[SideStream] Previews could not be set up (%s); ComfyUI's own are used instead.",
                 in_a_line(error),
                 exc_info=log.isEnabledFor(logging.DEBUG),
             )
@@ -207,7 +213,7 @@ class Provider:
         except Exception as error:
             self._say_once(
                 logging.WARNING,
-                f"Another pack's previewer failed ({in_a_line(error)}); SideStream's is used.",
+                f"Another pack's previewer failed ({in_a_line(error)}); using SideStream's.",
             )
             return None
 
@@ -235,7 +241,7 @@ class Provider:
         if not others and (left is None or host.vae_copy(left) is None):
             self._say_once(
                 logging.INFO,
-                f"No previews for {type(latent_format).__name__} latents:"
+                f"{type(latent_format).__name__} latents have no previews:"
                 " ComfyUI has neither a decoder nor colour factors for them.",
             )
             self._transport.announce_none(context, "latents")
@@ -254,7 +260,7 @@ class Provider:
         """What the nodes on a MODEL set: as inputs, or beside the prompt that runs now."""
         settings: dict[str, Any] = {}
         for left in host.left_settings(model):
-            settings |= self._good(*salvaged(left.settings), "left on a MODEL")
+            settings |= self._good(*salvaged(left.settings), "attached to a MODEL")
             settings |= self._good(*of_node(extra.get(KEY), left.node_id), "sent with a prompt")
         return settings
 

@@ -13,8 +13,9 @@ from ..decoders.protocols import Source
 from ..decoders.spectrogram import SpectrogramSource
 from ..decoders.taehv import TaehvSource
 from ..decoders.taesd import TaesdSource
-from ..decoders.vae import VaeCopy, VaeSource
+from ..decoders.vae import VaeSource
 from ..plain import file_name, in_a_line, plain
+from ..vae_copy import VaeCopy
 
 Say = Callable[[int, str], None]
 """Logs a line at a level."""
@@ -42,7 +43,8 @@ def _tiny_decoder(latent_format: Any, say: Say, wanted: bool) -> Source | None:
     try:
         path = host.decoder_file(name)
     except OSError as error:  # the folder went away, or a disk
-        say(logging.WARNING, f"models/vae_approx cannot be read ({in_a_line(error)}).")
+        reason = in_a_line(error)
+        say(logging.WARNING, f"models/vae_approx cannot be read ({reason}), so it is ignored.")
         return None
     if path is None:
         _say_what_is_missing(name, say, wanted)
@@ -55,8 +57,8 @@ def _tiny_decoder(latent_format: Any, say: Say, wanted: bool) -> Source | None:
         return TaehvSource.of(path, channels, host.precision, space, latent_format.process_out)
     say(
         logging.WARNING,
-        f"models/vae_approx/{file_name(path)} is there and not used: SideStream knows no decoders"
-        f" called {name}. ComfyUI's own previews use it where its preview method is taesd.",
+        f"models/vae_approx/{file_name(path)} is ignored: SideStream does not support decoders"
+        f" named {name}. ComfyUI's own previews use it if its preview method is taesd.",
     )
     return None
 
@@ -66,14 +68,13 @@ def _say_what_is_missing(name: str, say: Say, wanted: bool) -> None:
     if place is not None:
         say(
             logging.WARNING,
-            f"{plain(place)} is there and not used: decoders of previews belong into"
-            " models/vae_approx.",
+            f"{plain(place)} is ignored: preview decoders belong in models/vae_approx.",
         )
     elif wanted:
         say(
             logging.WARNING,
-            f"TAESD previews want the file models/vae_approx/{name}, which is not there;"
-            " Latent2RGB previews are used.",
+            f"TAESD previews need the file models/vae_approx/{name}, which is missing; Latent2RGB"
+            " is used instead.",
         )
 
 

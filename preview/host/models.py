@@ -15,10 +15,10 @@ import comfy.model_management
 import folder_paths
 import torch
 
-from ..capture.runs import Video
-from ..decoders.vae import SMALLEST, VaeCopy, copied, weights
 from ..plain import in_a_line
+from ..records import Video
 from ..settings import KEY, VAE_KEY
+from ..vae_copy import SMALLEST, VaeCopy, copied, weights
 
 log = logging.getLogger(__name__)
 
@@ -247,7 +247,7 @@ def vae_copy(vae: Any) -> VaeCopy | None:
         return _vae_copies[vae]
     except Exception as error:  # it may be any pack's
         log.warning(
-            "[SideStream] This VAE cannot show previews (%s); they go on without it.",
+            "[SideStream] This VAE cannot decode previews (%s); they continue without it.",
             in_a_line(error),
         )
         return None
@@ -257,11 +257,11 @@ def _copy_of_vae(vae: Any) -> VaeCopy:
     """Raises ValueError where it makes no pictures; something else where it is built otherwise."""
     model = getattr(vae, "first_stage_model", None)
     if model is None:
-        raise ValueError("it holds no weights")
+        raise ValueError("it has no weights")
     dimensions = vae.latent_dim
     is_audio = getattr(vae, "extra_1d_channel", None) is not None
     if is_audio or dimensions not in (2, 3) or getattr(vae, "output_channels", 3) < 3:
-        raise ValueError("it makes no pictures")
+        raise ValueError("it does not decode to pictures")
     if any(weight.is_meta for weight in weights(model)):
         raise ValueError("its weights are not loaded")
     types = getattr(vae, "working_dtypes", [torch.bfloat16])

@@ -184,7 +184,11 @@ def _tell(listener: Callable[[Any], None], what: object) -> None:
     try:
         listener(what)
     except Exception as error:
-        log.warning("[SideStream] A sampling's course was lost (%s).", in_a_line(error))
+        log.warning(
+            "[SideStream] The course of a sampling could not be followed (%s); its last preview may"
+            " be missing.",
+            in_a_line(error),
+        )
 
 
 def watch_sampling(model: Any, listener: Listener) -> bool:

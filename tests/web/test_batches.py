@@ -90,10 +90,10 @@ def test_a_double_click_on_a_cell_does_not_zoom_and_dragging_chooses_nothing(pan
     page.mouse.move(x + 60, y + 30, steps=4)
     page.mouse.up()
     assert page.evaluate("() => sidestream.watching.image") is None
-    page.locator(f"{PANEL} [aria-label='Fit the picture in']").click()
+    page.locator(f"{PANEL} [aria-label='Fit to view']").click()
     page.mouse.dblclick(x, y)
     wait_for_image(panel, 1)
-    assert page.locator(f"{PANEL} [aria-label='Fit the picture in']").get_attribute("aria-pressed") == "true"
+    assert page.locator(f"{PANEL} [aria-label='Fit to view']").get_attribute("aria-pressed") == "true"
 
 
 def test_keys_choose_an_image(panel: PanelPage) -> None:
@@ -169,7 +169,7 @@ def test_a_map_of_a_sound_says_that_it_is_no_picture(panel: PanelPage) -> None:
     panel.open_panel()
     send_still(panel, cells_picture([0], 1), step=1, decoder="spectrogram")
     wait_shown(panel, 1)
-    said = page.get_by_text("Audio latent, not a picture")
+    said = page.get_by_text("Not an image: audio latent")
     assert said.is_visible()
     panel.wait("() => document.querySelector('.ss-stat-picture dd').textContent === 'Spectrogram · 32 × 32'")
     send_still(panel, cells_picture([0], 1), step=2, decoder="vae")

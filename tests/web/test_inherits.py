@@ -213,34 +213,13 @@ def test_packs_that_wrap_the_queueing_lose_nothing_and_make_us_lose_nothing(
 
 
 
-def test_whatever_else_is_given_with_a_request_is_handed_on(panel: PanelPage) -> None:
-    heard = panel.page.evaluate(
-        """async () => {
-          const { joinQueueing } = await import("/extensions/ComfyUI-SideStream/lib/host/queueing.js");
-          const { api } = app, ours = api.fetchApi;
-          const heard = [];
-          const answer = () => new Response(JSON.stringify({ prompt_id: "x" }));
-          api.fetchApi = async function (...args) { heard.push([this === api, ...args.slice(2)]); return answer(); };
-          joinQueueing(() => {}, () => {});
-          const joined = api.fetchApi;
-          const body = JSON.stringify({ prompt: { 1: { class_type: "A", inputs: {} } } });
-          await joined("/prompt", { method: "POST", body }, "third", 4);
-          await joined("/queue", {}, "third");
-          await joined("/queue");
-          api.fetchApi = ours;
-          return heard;
-        }"""
-    )
-    assert heard == [[True, "third", 4], [True, "third"], [True]]
-
-
 def test_a_bypassed_node_says_that_it_sets_nothing(panel: PanelPage) -> None:
     page = panel.page
     panel.load(demo_prompt())
     caption = page.locator(".ss-node-caption").first
     caption.wait_for()
     idle = caption.inner_text()
-    for mode, said in ((4, "Bypassed: sets nothing"), (0, idle), (2, "Bypassed: sets nothing"), (0, idle)):
+    for mode, said in ((4, "Bypassed: no effect"), (0, idle), (2, "Bypassed: no effect"), (0, idle)):
         page.evaluate(
             f"""(mode) => {{
               {NODE}.mode = mode;

@@ -48,39 +48,6 @@ def test_a_new_run_says_that_it_is_there_and_is_gone_to(panel: PanelPage) -> Non
     assert page.locator(CHIP).is_hidden()
 
 
-def test_a_new_run_is_followed_when_the_old_one_is_over(panel: PanelPage) -> None:
-    page = panel.page
-    panel.open_panel()
-    deliver(panel, 6, run="a", prompt="pa")
-    page.evaluate("() => sidestream.watching.scrub(1)")
-    deliver(panel, 3, run="b", prompt="pb")
-    assert watched(panel) == "a"
-    end_run(panel, run="a", prompt="pa")
-    wait_shown(panel, 3)
-    assert watched(panel) == "b"
-    # Also where it was over before.
-    end_run(panel, run="b", prompt="pb")
-    page.evaluate("() => sidestream.watching.scrub(0)")
-    deliver(panel, 4, run="c", prompt="pc")
-    wait_shown(panel, 4)
-    assert watched(panel) == "c"
-
-
-def test_who_goes_back_to_an_old_run_while_a_new_one_goes_on_stays_there(panel: PanelPage) -> None:
-    page = panel.page
-    panel.open_panel()
-    deliver(panel, 6, run="a", prompt="pa")
-    end_run(panel, run="a", prompt="pa")
-    deliver(panel, 3, run="b", prompt="pb")
-    page.evaluate("() => sidestream.watching.choose(sidestream.store.runs[0])")
-    page.locator(CHIP).wait_for()
-    deliver(panel, 3, run="b", prompt="pb", first=4)
-    assert watched(panel) == "a"
-    page.evaluate("() => sidestream.watching.scrub(2)")
-    deliver(panel, 3, run="b", prompt="pb", first=7)
-    assert watched(panel) == "a"
-
-
 def test_who_has_pinned_a_sampler_stays_there(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()
@@ -110,8 +77,8 @@ def test_all_ends_where_one_sampler_is_left_and_says_what_it_does_not_do(panel: 
     for node, run in (("10", "a"), ("11", "b")):
         deliver(panel, 3, run=run, node=node, prompt="two")
     page.locator(f"{PANEL} .ss-tabs >> text=All").click()
-    assert "Choose one sampler" in text(panel, ".ss-grid-hint")
-    for control in (".ss-scrubber", "[aria-label^='Compare']", "[aria-label='Zoom in']", "[aria-label^='One frame']"):
+    assert "Select one sampler" in text(panel, ".ss-grid-hint")
+    for control in (".ss-scrubber", "[aria-label^='Compare']", "[aria-label='Zoom in']", "[aria-label^='Previous f']"):
         page.locator(f"{PANEL} {control}:disabled").first.wait_for(state="attached")
     assert page.locator(f"{PANEL} .ss-menu-button").get_attribute("aria-disabled") == "true"
     for node, run in (("10", "a"), ("11", "b")):
@@ -183,19 +150,3 @@ def test_the_wheel_zooms_by_how_far_it_is_turned(panel: PanelPage) -> None:
     for _ in range(30):
         page.mouse.wheel(0, -100)
     assert zoom(panel) == 1600
-
-
-def test_a_comparison_is_left_alone_when_a_new_run_begins(panel: PanelPage) -> None:
-    page = panel.page
-    panel.open_panel()
-    deliver(panel, 4, run="old", prompt="o")
-    for act in ("scrub(1)", "compare(true)", "scrub(2)"):
-        page.evaluate(f"() => sidestream.watching.{act}")
-    end_run(panel, run="old", prompt="o")
-    deliver(panel, 2, run="new", prompt="n")
-    steps = page.evaluate("() => [sidestream.watching.against.step, sidestream.watching.frame.step]")
-    assert steps == [2, 3]
-    assert watched(panel) == "old"
-    page.locator(CHIP).click()
-    assert watched(panel) == "new"
-    end_run(panel, run="new", prompt="n")

@@ -136,11 +136,11 @@ def test_a_window_that_the_browser_blocks_and_a_setting_that_is_not_stored_are_t
           };
         }"""
     )
-    page.locator(f"{PANEL} [aria-label^='Open in a window']").click()
-    page.get_by_text("The browser has blocked the window").last.wait_for()
+    page.locator(f"{PANEL} [aria-label^='Open in a separate']").click()
+    page.get_by_text("The browser blocked the window").last.wait_for()
     page.locator(f"{PANEL} input[name=throttle_ms]").fill("300")
     page.locator(f"{PANEL} input[name=throttle_ms]").press("Tab")
-    page.get_by_text("The setting could not be stored").last.wait_for()
+    page.get_by_text("The setting could not be saved").last.wait_for()
     page.evaluate("() => restore()")
 
 
@@ -174,23 +174,23 @@ def test_the_bottom_panel_full_screen_and_a_window_show_it_too(panel: PanelPage)
     bottom = page.locator(".bottom-panel .sidestream, .sidestream")
     bottom.first.wait_for()
     wait_shown(panel, 2)
-    page.locator(".sidestream [aria-label='Full screen']").click()
+    page.locator(".sidestream [aria-label='Enter full screen']").click()
     panel.wait("() => document.fullscreenElement?.classList.contains('sidestream')")
-    page.locator(".sidestream [aria-label='Leave full screen']").click()
+    page.locator(".sidestream [aria-label='Exit full screen']").click()
     panel.wait("() => !document.fullscreenElement")
     on_top = "documentPictureInPicture.window"
-    page.locator(".sidestream [aria-label^='Open in a window']").click()
+    page.locator(".sidestream [aria-label^='Open in a separate']").click()
     panel.wait(f"() => {on_top}?.document.querySelector('.ss-viewer')?.ariaLabel.endsWith('2 / 20')")
     page.evaluate(f"() => {on_top}.close()")
     panel.wait(f"() => !{on_top}")
     # And where the browser has no such windows.
     page.evaluate("() => Object.defineProperty(window, 'documentPictureInPicture', { value: undefined })")
     with page.context.expect_page() as opening:
-        page.locator(".sidestream [aria-label^='Open in a window']").click()
+        page.locator(".sidestream [aria-label^='Open in a separate']").click()
     window = opening.value
     window.wait_for_selector(".sidestream .ss-viewer")
     window.wait_for_function("() => document.querySelector('.ss-canvas').width === 64")
-    assert window.locator("[aria-label^='Open in a window']").count() == 0
+    assert window.locator("[aria-label^='Open in a separate']").count() == 0
     assert window.title() == "Live Preview"
     deliver(panel, 1, first=3)
     window.wait_for_function("() => document.querySelector('.ss-viewer').ariaLabel.endsWith('3 / 20')")
@@ -378,7 +378,7 @@ def test_the_numbers_are_those_of_the_frames(panel: PanelPage) -> None:
     [
         ({"installed": False, "problem": "get_previewer is missing"}, "get_previewer is missing"),
         ({"installed": True, "in_charge": "other_pack"}, "other_pack"),
-        (None, "does not answer"),
+        (None, "not responding"),
     ],
 )
 def test_what_is_degraded_is_said(panel: PanelPage, answer: dict[str, Any] | None, said: str) -> None:
@@ -397,7 +397,7 @@ def test_what_is_degraded_is_said(panel: PanelPage, answer: dict[str, Any] | Non
 
 
 @pytest.mark.parametrize(
-    ("why", "said"), [("method", "told to show no previews"), ("latents", "no decoder")]
+    ("why", "said"), [("method", "turned off in ComfyUI"), ("latents", "not supported")]
 )
 def test_why_a_sampler_has_no_previews_is_said(panel: PanelPage, why: str, said: str) -> None:
     panel.open_panel()
@@ -421,7 +421,7 @@ def test_who_suppresses_previews_is_said_with_the_place_to_switch_it_off(panel: 
     tell(panel, "sidestream.run", **about, who="APack", where=where)
     panel.page.locator(f"{PANEL} .ss-notice:visible").wait_for()
     assert "APack suppresses" in text(panel, ".ss-notice")
-    assert "switch suppress off on its node 'Override'" in text(panel, ".ss-notice")
+    assert "Turn off suppress on its node 'Override'" in text(panel, ".ss-notice")
     # However much is to be said, its button stays in reach.
     tell(panel, "sidestream.run", **about, who="x" * 4000, where=None)
     panel.wait("() => document.querySelector('.ss-notice').innerText.includes('xxxx')")
@@ -438,26 +438,8 @@ def test_a_decoder_that_is_too_slow_is_said_with_what_to_set(panel: PanelPage) -
     slow = {"decoder": "taesd", "decode_ms": 1250.4, "seconds_between": 25.2}
     tell(panel, "sidestream.run", run="r", prompt_id="p", node_id="10", state="start", slow=slow)
     panel.wait("() => document.querySelector('.ss-notice').innerText.includes('taesd takes 1250 ms')")
-    assert "one comes every 25 s" in text(panel, ".ss-notice")
-    assert "raise the budget" in text(panel, ".ss-notice")
-
-
-def test_a_nodes_samplings_are_stages_of_one_run(panel: PanelPage) -> None:
-    panel.open_panel()
-    deliver(panel, 3)
-    wait_shown(panel, 3)
-    told = {"run": "r", "prompt_id": "p", "node_id": "10"}
-    tell(panel, "sidestream.run", **told, state="end", dropped=0, outcomes={})
-    panel.wait("() => sidestream.store.runs.every((run) => !run.live)")
-    tell(panel, "sidestream.run", **told, state="start", total_steps=8, stage=2)
-    panel.wait("() => sidestream.store.runs.length === 1 && sidestream.store.runs[0].live")
-    tell(panel, "progress", node="10", prompt_id="p", value=2, max=8)
-    state = panel.page.evaluate(
-        "() => { const [{ stage, step, totalSteps }] = sidestream.store.runs; return [stage, step, totalSteps]; }"
-    )
-    assert state == [2, 2, 8]
-    frames = panel.page.evaluate("() => sidestream.store.runs[0].frames.length")
-    assert frames == 3
+    assert "one every 25 s" in text(panel, ".ss-notice")
+    assert "Raise the budget" in text(panel, ".ss-notice")
 
 
 def test_a_foreign_preview_is_shown_and_named_so(panel: PanelPage) -> None:

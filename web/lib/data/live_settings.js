@@ -39,7 +39,7 @@ export class LiveSettings extends EventTarget {
     this._timer = 0;
   }
 
-  /** Follow what the server remembers, beginning with what it has from before the page was loaded. */
+  /** Follow the server's state, beginning with what it kept from before the page was loaded. */
   listen() {
     void this._ask(true);
     listen("reconnected", () => void (this.paused ? this._pause() : this._ask()));
@@ -84,19 +84,19 @@ export class LiveSettings extends EventTarget {
     this._tellServer(Object.fromEntries(names.map((name) => [name, null])));
   }
 
-  /** What was changed is to hold for later prompts, too. */
+  /** Store the changes as the user's settings. */
   keepAlways() {
     for (const name of this.changed) this._store(name, this.changes[name]);
   }
 
-  /** Stop making previews, or go on. */
+  /** Pause or resume previews. */
   togglePause() {
     this.paused = !this.paused;
     void this._pause();
     this._tell();
   }
 
-  /** Stop the run. */
+  /** Interrupt the run. */
   interrupt() {
     void app.extensionManager.command.execute("Comfy.Interrupt");
   }
@@ -125,7 +125,7 @@ export class LiveSettings extends EventTarget {
     const changes = this._unsent;
     this._unsent = {};
     const state = await this._post("/sidestream/live", changes, "unreachable");
-    // Nothing runs, or nobody knows: then it is for what comes.
+    // Nothing runs or waits, or the server is silent: store it for later prompts.
     if (!state?.prompts) {
       for (const [name, value] of Object.entries(changes)) {
         delete this.changes[name];
@@ -173,7 +173,7 @@ export class LiveSettings extends EventTarget {
     try {
       this._follow(await getJson(`/sidestream/client?client_id=${encodeURIComponent(clientId())}`), isNew);
     } catch {
-      // As before, until the server answers again.
+      // Keep the last state until the server answers again.
     }
   }
 

@@ -25,7 +25,7 @@ import { t } from "../host/strings.js";
  */
 
 /**
- * Keep what would remove the selected nodes from the graph.
+ * Keep the keys that remove the selected nodes from the page.
  *
  * @param {KeyboardEvent} event
  */
@@ -153,7 +153,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     const waiting = liveSettings.silences(watching.run) ? said : t("viewer.waiting");
     setText(viewer.empty, store.live ? waiting : t("viewer.empty"));
   }
-  // The picture at once; the words around it once for each picture that the screen shows.
+  // The picture is updated at once, the text around it once per animation frame.
   function onChange() {
     viewer.update();
     asked ||= window.requestAnimationFrame(update);

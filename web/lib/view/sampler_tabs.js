@@ -31,7 +31,7 @@ export class SamplerTabs {
     this.chips = new Map();
   }
 
-  /** Show the samplers of now. */
+  /** Show the current samplers. */
   update() {
     const { watching } = this;
     const runs = newestOfEachNode(watching.store.current);

@@ -1,4 +1,4 @@
-/** The honest numbers: step, rate, latency, drops, share of the device, decoder and size. */
+/** The numbers: step, rate, latency, drops, share of the device, decoder and size. */
 
 import { Devices } from "./devices.js";
 import { elementsOf, setText, whenEnded } from "./dom.js";
@@ -59,11 +59,11 @@ export class Stats {
     whenEnded(signal, () => clearInterval(timer));
   }
 
-  /** Show the numbers of now. */
+  /** Show the current numbers. */
   update() {
     const { watching, rates, status, liveSettings, store } = this.shared;
     const { frame, run } = watching;
-    // Where no pictures come there is none of the step.
+    // Where no picture comes, none says which step it is.
     const isGoing = (/** @type {Run} */ one) => one.live && !one.foreign && liveSettings.silences(one);
     const going = watching.isLive ? store.runs.findLast(isGoing) : null;
     const rate = rates.now();

@@ -69,7 +69,7 @@ export class ThumbnailStrip {
  * @param {number} count
  * @returns {Frame[]} at most `count` of them, evenly, with the first and the last
  */
-function spread(frames, count) {
+export function spread(frames, count) {
   if (frames.length <= count) return [...frames];
   if (count === 1) return [frames[frames.length - 1]];
   return Array.from({ length: count }, (_, i) => frames[Math.round((i * (frames.length - 1)) / (count - 1))]);

@@ -53,7 +53,7 @@ export class Timeline {
     const step = (/** @type {number} */ by) => () => watching.scrub(watching.index + by);
     this.back = iconButton(element, "step-backward", t("timeline.back"), step(-1));
     this.forth = iconButton(element, "step-forward", t("timeline.forth"), step(1));
-    this.save = new SaveMenu(document, shared, player, signal);
+    this.save = new SaveMenu(document, shared, player);
     this.forget = iconButton(element, "trash", t("timeline.forget"), () => watching.store.clear());
     this.element = element(
       "section",
