@@ -459,7 +459,7 @@ def test_i6_a_worker_that_fails_at_rest_says_so_once_and_serves_the_next_run(
     assert len(sink.frames) == 2 * STEPS
     assert lines(caplog) == [
         "[SideStream] The worker failed while idle (RuntimeError: CUDA error: device-side assert"
-        " triggered)."
+        " triggered); it keeps running."
     ]
 
 
