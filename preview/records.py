@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .settings import Settings
@@ -51,13 +51,7 @@ class NodeContext:
 
     def wire(self) -> dict[str, Any]:
         """The keys that ComfyUI gives with a preview."""
-        return {
-            "node_id": self.node_id,
-            "prompt_id": self.prompt_id,
-            "display_node_id": self.display_node_id,
-            "parent_node_id": self.parent_node_id,
-            "real_node_id": self.real_node_id,
-        }
+        return {key: value for key, value in asdict(self).items() if key != "client_id"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,7 +148,7 @@ def _private() -> Private:
         folders[str(home)] = "/home"
         names.add(home.name)
     with contextlib.suppress(Exception):  # of a host of which little is known
-        folders |= host.folders()
+        folders |= host.installation.folders()
     names |= {os.environ.get(name, "") for name in ("USER", "LOGNAME", "USERNAME")}
     with contextlib.suppress(OSError, KeyError, ImportError):  # the system knows no name
         names.add(getpass.getuser())
@@ -181,7 +181,7 @@ def report(status: Mapping[str, Any], warnings: Warnings) -> str:
 
 def _versions(status: Mapping[str, Any], private: Private) -> Iterable[str]:
     yield f"SideStream {status['version']}"
-    yield f"ComfyUI {status['comfyui']}, page {host.page_version()}"
+    yield f"ComfyUI {status['comfyui']}, page {host.installation.page_version()}"
     yield f"Python {platform.python_version()}, torch {torch.__version__}"
     if torch.version.cuda:
         yield f"CUDA {torch.version.cuda}, NVIDIA driver {_nvidia_driver() or 'not found'}"
@@ -205,7 +205,7 @@ def _nvidia_driver() -> str | None:
 
 
 def _devices(status: Mapping[str, Any]) -> Iterable[str]:
-    yield f"models sample on {host.sampling_device()}"
+    yield f"models sample on {host.installation.sampling_device()}"
     for number in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(number)
         yield f"cuda:{number}: {device.name}, {device.total_memory / 2**30:.1f} GiB"
@@ -224,17 +224,17 @@ def _previews(provider: Mapping[str, Any], private: Private) -> Iterable[str]:
     yield private(f"in charge: {provider['in_charge']}")
     if provider["around"]:
         yield private(f"asked before SideStream: {provider['around']}")
-    yield f"ComfyUI's preview method: {host.chosen_method({}) or 'unset'}"
-    yield f"ComfyUI's preview size: {host.preview_size()}"
+    yield f"ComfyUI's preview method: {host.installation.chosen_method({}) or 'unset'}"
+    yield f"ComfyUI's preview size: {host.installation.preview_size()}"
 
 
 def _decoder_files(private: Private) -> Iterable[str]:
-    for name, formats in host.decoder_names().items():
-        file = host.decoder_file(name)
+    for name, formats in host.models.decoder_names().items():
+        file = host.models.decoder_file(name)
         found = _found(name) if file is None else f"{_name(file)}, {_size(file)}"
         whose = "" if name in OUR_DECODERS else "; not used: only for ComfyUI's own previews"
         yield private(f"{name}: {found} (for {', '.join(formats)}{whose})")
-    others = host.other_decoder_files()
+    others = host.models.other_decoder_files()
     for file in others[:OTHERS]:
         yield private(f"{_name(file)}: not used: unknown name")
     if len(others) > OTHERS:
@@ -243,7 +243,7 @@ def _decoder_files(private: Private) -> Iterable[str]:
 
 def _found(name: str) -> str:
     """What to say of a decoder that ComfyUI does not find."""
-    place = host.misplaced_decoder(name)
+    place = host.models.misplaced_decoder(name)
     return "missing" if place is None else f"missing; wrong folder: {one_line(place)}"
 
 

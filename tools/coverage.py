@@ -233,11 +233,11 @@ def row_of(latent_format: Any, folder: Path) -> Row:
     """The row of a format, where decoder files are looked for in `folder`."""
     from sidestream.preview import host
 
-    name = host.decoder_name(latent_format)
+    name = host.models.decoder_name(latent_format)
     states = [everything_shown(latent_format)]
     if name is not None:
         file = folder / f"{name}.pth"
-        write_decoder(file, name, host.latent_channels(latent_format))
+        write_decoder(file, name, host.models.latent_channels(latent_format))
         states.append(everything_shown(latent_format))
         file.unlink()
     own, ours, animated = (

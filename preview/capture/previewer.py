@@ -76,8 +76,8 @@ class Previewer:
         is_step = not self._in_step
         try:
             if is_step:
-                self._begin_step(self.run.step, host.announced_steps(self.run.context))
-            host.expect_progress()
+                self._begin_step(self.run.step, host.prompts.announced_steps(self.run.context))
+            host.prompts.expect_progress()
             if self.run.wants(records.now()) and self._transport.watched(self.run):
                 self._capture(self._picture_of(x0))
         except Exception as error:
@@ -163,8 +163,8 @@ class Previewer:
 
     def _picture_of(self, x0: Any) -> torch.Tensor:
         """The part of `x0` that is shown: [B, C, ...]."""
-        latent = host.unpacked(host.latent_frame(x0), self._shapes)
-        return host.views_as_batch(latent) if self._views else latent
+        latent = host.sampling.unpacked(host.sampling.latent_frame(x0), self._shapes)
+        return host.sampling.views_as_batch(latent) if self._views else latent
 
     def _capture(self, latent: torch.Tensor) -> None:
         settings = self.run.settings

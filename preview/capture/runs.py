@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+
 @dataclass(slots=True)
 class SettingsLayers:
     """What each party asked of a run. See `settings.combined` for who wins."""

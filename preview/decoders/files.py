@@ -32,12 +32,7 @@ HEADER = 1 << 20
 SIP = 1 << 20
 """Bytes that are read at a time."""
 
-TYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-}
+TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """By the names in .safetensors files, the types that weights of decoders are stored in."""
 
 STORAGES = {

@@ -254,9 +254,7 @@ class FusedTaesd:
 
     PLANS = 8
 
-    def __init__(
-        self, kernels: Kernels, channels: int, weights: Sequence[torch.Tensor]
-    ) -> None:
+    def __init__(self, kernels: Kernels, channels: int, weights: Sequence[torch.Tensor]) -> None:
         self._channels = channels
         self._loaded = kernels.loaded
         self._context = kernels.context

@@ -123,18 +123,11 @@ def decoder_layers(latent_channels: int, pooled: bool) -> nn.Sequential:
 def layers_of(layout: Layout) -> nn.Sequential:
     """The decoder: [B, channels, h, w] to [B, colours · patch², 8 h, 8 w] in 0 to 1."""
     first, *narrower = layout.widths
-    layers: list[nn.Module] = [
-        SoftClamp(),
-        Conv2d(layout.channels, first, 3, padding=1),
-        nn.ReLU(),
-    ]
+    layers: list[nn.Module] = [SoftClamp(), Conv2d(layout.channels, first, 3, padding=1), nn.ReLU()]
     for stage, (width, next_width) in enumerate(zip(layout.widths, narrower, strict=False)):
         pooled = layout.pooled and stage == 0
         layers += [ResidualBlock(width, pooled) for _ in range(BLOCKS)]
-        layers += [
-            nn.Upsample(scale_factor=2),
-            Conv2d(width, next_width, 3, padding=1, bias=False),
-        ]
+        layers += [nn.Upsample(scale_factor=2), Conv2d(width, next_width, 3, padding=1, bias=False)]
     last = layout.widths[-1]
     layers += [ResidualBlock(last, False)]
     layers += [Conv2d(last, layout.colours * layout.patch**2, 3, padding=1)]

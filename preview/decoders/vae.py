@@ -34,6 +34,7 @@ RAMP = SHARED - 2 * UNUSED  # over which one tile fades into the next
 SHRINKABLE = (8, 4, 2, 1)
 """How far a tile may be averaged down as soon as it is decoded."""
 
+
 class NotEnoughMemory(DecoderError):
     """The device has too little free memory for a VAE now."""
 

@@ -80,13 +80,9 @@ def left_vae(model: Any) -> Any:
 
 
 DECODERS = {
-    "Flux2": "taef2_decoder",
-    "HunyuanVideo": "taehv",
-    "Wan21": "lighttaew2_1",
-    "Wan22": "lighttaew2_2",
-    "LTXAV": "taeltx_2",
-    "QwenImage21": "taeqi2_1_decoder",
-}
+    "Flux2": "taef2_decoder", "HunyuanVideo": "taehv", "Wan21": "lighttaew2_1",
+    "Wan22": "lighttaew2_2", "LTXAV": "taeltx_2", "QwenImage21": "taeqi2_1_decoder",
+}  # fmt: skip
 """By latent format, decoders that there are and that some versions of ComfyUI do not name."""
 
 
@@ -162,18 +158,10 @@ def latent_channels(latent_format: Any) -> int:
 
 
 SCALES = {
-    "SC_Prior": 42,
-    "SC_B": 4,
-    "SD_X4": 4,
-    "Flux2": 16,
-    "QwenImage21": 16,
-    "LTXV": 32,
-    "Wan22": 16,
-    "HunyuanImage21": 32,
-    "HunyuanImage21Refiner": 16,
-    "HunyuanVideo15": 16,
+    "SC_Prior": 42, "SC_B": 4, "SD_X4": 4, "Flux2": 16, "QwenImage21": 16, "LTXV": 32,
+    "Wan22": 16, "HunyuanImage21": 32, "HunyuanImage21Refiner": 16, "HunyuanVideo15": 16,
     "ChromaRadiance": 1,
-}
+}  # fmt: skip
 """By latent format, pixels for each latent pixel where that is not `SCALE`: ComfyUI says it of
 some, in its newer versions."""
 
@@ -190,17 +178,11 @@ def picture_scale(latent_format: Any) -> int:
 
 
 VIDEOS = {
-    "Wan21": Video(16, 4),
-    "Wan22": Video(24, 4),
-    "HunyuanVideo": Video(24, 4),
-    "HunyuanVideo15": Video(24, 4),
-    "LTXV": Video(25, 8),
-    "Mochi": Video(24, 6),
-    "Cosmos1CV8x8x8": Video(24, 8),
-    "CogVideoX": Video(8, 4),
-    "CogVideoX1_5": Video(16, 4),
+    "Wan21": Video(16, 4), "Wan22": Video(24, 4), "HunyuanVideo": Video(24, 4),
+    "HunyuanVideo15": Video(24, 4), "LTXV": Video(25, 8), "Mochi": Video(24, 6),
+    "Cosmos1CV8x8x8": Video(24, 8), "CogVideoX": Video(8, 4), "CogVideoX1_5": Video(16, 4),
     "MiniMaxH3Video": Video(24, 4),
-}
+}  # fmt: skip
 """By latent format, the frame rate that its models are made for: ComfyUI does not say."""
 
 

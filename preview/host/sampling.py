@@ -21,10 +21,7 @@ log = logging.getLogger(__name__)
 
 OWN_PREVIEWERS = ("TAESDPreviewerImpl", "TAEHVPreviewerImpl", "Latent2RGBPreviewer")
 
-REPLACED = {
-    "get_previewer": ["device", "latent_format"],
-    "prepare_callback": ["model", "steps"],
-}
+REPLACED = {"get_previewer": ["device", "latent_format"], "prepare_callback": ["model", "steps"]}
 """The functions that SideStream replaces, and how their parameters begin."""
 
 
