@@ -4,6 +4,7 @@ import { Controls } from "./controls.js";
 import { elementsOf, iconButton, setIcon, setText } from "./dom.js";
 import { Grid } from "./grid.js";
 import { PlayerBar } from "./player_bar.js";
+import { waitingText } from "./progress.js";
 import { Stats } from "./stats.js";
 import { reportButton } from "./report.js";
 import { Viewer } from "./viewer.js";
@@ -21,6 +22,7 @@ import { t } from "../host/strings.js";
  * @property {import("../data/status.js").ServerStatus} status
  * @property {import("../data/rates.js").Rates} rates
  * @property {import("../data/prompts.js").Prompts} prompts
+ * @property {import("../data/results.js").Results} results
  * @property {() => void} popOut
  */
 
@@ -113,7 +115,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     "section",
     { class: "sidestream", "aria-label": t("panel.title"), onkeydown: keepDeletionFromPage },
     element("div", { class: "ss-view" }, toolbar, tabs.element, viewer.element, playerBar.element, grid.element),
-    element("div", { class: "ss-side" }, noticeBar, stats.element, timeline.element, controls.element, reportButton(document)),
+    element("div", { class: "ss-side" }, noticeBar, timeline.element, stats.element, controls.element, reportButton(document)),
   );
 
   viewer.onZoom = () => {
@@ -138,6 +140,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
   function update() {
     asked = 0;
     if (signal.aborted) return;
+    void shared.results.load(shared.watching.run);
     viewer.element.hidden = shared.watching.grid;
     newRun.hidden = !shared.watching.newRun;
     for (const button of zoomButtons) /** @type {HTMLButtonElement} */ (button).disabled = shared.watching.grid;
@@ -149,8 +152,9 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     controls.update();
     viewer.onZoom();
     const said = showNotice();
-    const { store, liveSettings, watching } = shared;
-    const waiting = liveSettings.silences(watching.run) ? said : t("viewer.waiting");
+    const { store, liveSettings } = shared;
+    const { run } = timeline.progress;
+    const waiting = liveSettings.silences(run) ? said : (run && waitingText(shared, run)) || t("viewer.waiting");
     setText(viewer.empty, store.live ? waiting : t("viewer.empty"));
   }
   // The picture is updated at once, the text around it once per animation frame.

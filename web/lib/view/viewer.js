@@ -49,6 +49,11 @@ export class Viewer {
 
     this.canvas = element("canvas", { class: "ss-canvas", width: 1, height: 1 });
     this.animation = element("canvas", { class: "ss-canvas ss-animation", width: 1, height: 1 });
+    // A video that came of the prompt; it covers its own still.
+    this.video = element("video", { class: "ss-canvas ss-video", controls: true, loop: true, playsinline: true, hidden: true });
+    this.video.muted = true;
+    /** @type {Blob | null} the one that it has */
+    this.file = null;
     this.leftCanvas = element("canvas", { class: "ss-canvas ss-canvas-left", width: 1, height: 1 });
     this.divider = element("div", {
       class: "ss-divider",
@@ -92,6 +97,7 @@ export class Viewer {
       },
       this.canvas,
       this.animation,
+      this.video,
       this.leftCanvas,
       this.batch.cells,
       this.divider,
@@ -132,6 +138,7 @@ export class Viewer {
       this.renderer.close();
       this.leftRenderer.close();
       this.player.close();
+      this._showVideo(null);
     });
   }
 
@@ -153,6 +160,7 @@ export class Viewer {
       setText(this.rightLabel, stepText(frame));
     }
     this.notPicture.hidden = frame?.decoder !== "spectrogram";
+    this._showVideo(comparing || this.watching.grid ? null : (frame?.video ?? null));
     this.batch.update();
     this._updateInset();
     this._sayWhatIsShown();
@@ -170,6 +178,20 @@ export class Viewer {
       setText(this.leftLabel, stepText(played));
       setText(this.insetStep, stepText(frame));
     }
+  }
+
+  /** @param {Blob | null} file */
+  _showVideo(file) {
+    if (file === this.file) return;
+    this.file = file;
+    this.video.hidden = !file;
+    URL.revokeObjectURL(this.video.src);
+    if (!file) {
+      this.video.removeAttribute("src");
+      return this.video.load(); // nothing
+    }
+    this.video.autoplay = this.player.playing;
+    this.video.src = URL.createObjectURL(file);
   }
 
   /** @param {number | null} zoom null fits the picture in */
@@ -240,7 +262,8 @@ export class Viewer {
   _sayWhatIsShown() {
     const shown = this.played ?? this.drawn;
     const values = shown && { title: shown.run.title, step: stepText(shown) };
-    const label = values ? t(this.played ? "viewer.plays" : "viewer.shows", values) : t("viewer.empty");
+    const key = shown?.outputNode ? "viewer.result" : this.played ? "viewer.plays" : "viewer.shows";
+    const label = values ? t(key, values) : t("viewer.empty");
     if (this.element.ariaLabel !== label) this.element.setAttribute("aria-label", label);
   }
 
@@ -256,7 +279,7 @@ export class Viewer {
     };
     const left = Math.round(((viewport.width - width) / 2 + this.pan.x) * ratio) / ratio;
     const top = Math.round(((viewport.height - height) / 2 + this.pan.y) * ratio) / ratio;
-    for (const canvas of [this.canvas, this.animation, this.leftCanvas]) {
+    for (const canvas of [this.canvas, this.animation, this.video, this.leftCanvas]) {
       place(canvas, left, top, width, height);
       canvas.classList.toggle("ss-pixels", this.zoom !== null && this.zoom >= 1);
     }
