@@ -53,6 +53,7 @@ async () => {
   watching.compare(false);
   watching.follow();
   store.clear();
+  localStorage.removeItem("SideStream.details");
   for (const [name, field] of Object.entries(settings.fields)) {
     if (settings.get(name) !== field.default) await settings.set(name, field.default);
   }

@@ -13,6 +13,7 @@ from sidestream.tests.web.views import (
     PANEL,
     VIEWER,
     nameless,
+    open_details,
     saved,
     start_run,
     text,
@@ -359,6 +360,7 @@ def test_the_panel_opens_though_the_server_did_not_say_what_can_be_set(panel: Pa
 
 def test_the_numbers_are_those_of_the_frames(panel: PanelPage) -> None:
     panel.open_panel()
+    open_details(panel)
     deliver(panel, 12)
     wait_shown(panel, 12)
     panel.wait("() => document.querySelector('.ss-stat-step dd').textContent === '12 / 20'")

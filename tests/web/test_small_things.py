@@ -68,7 +68,7 @@ def test_the_save_menu_closes_by_a_press_elsewhere_and_is_off_with_nothing_to_sa
     deliver(panel, 2)
     wait_shown(panel, 2)
     assert forget.is_enabled()
-    for elsewhere in (f"{PANEL} .ss-stats", "canvas#graph-canvas"):
+    for elsewhere in (f"{PANEL} .ss-progress", "canvas#graph-canvas"):
         button.click()
         assert page.locator(f"{MENU}:popover-open").count() == 1
         page.locator(elsewhere).first.click(position={"x": 5, "y": 5}, force=True)

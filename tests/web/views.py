@@ -68,6 +68,12 @@ def text(panel: PanelPage, selector: str) -> str:
     return panel.page.locator(f"{PANEL} {selector}").first.inner_text()
 
 
+def open_details(panel: PanelPage) -> None:
+    details = panel.page.locator(f"{PANEL} .ss-details")
+    if details.get_attribute("open") is None:
+        details.locator("summary").click()
+
+
 def shown_step(panel: PanelPage) -> int:
     return int(panel.page.evaluate("() => sidestream.watching.frame?.step ?? 0"))
 

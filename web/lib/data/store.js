@@ -388,6 +388,15 @@ export function picturesOf(run) {
   return [...run.frames, ...run.results];
 }
 
+/**
+ * @param {Run} run
+ * @returns {Frame | null} the newest frame; once the sampler has ended, the first picture of what came last
+ */
+export function endOf(run) {
+  const last = run.live ? undefined : run.results.at(-1);
+  return run.results.find(({ outputNode }) => outputNode === last?.outputNode) ?? run.frames.at(-1) ?? null;
+}
+
 /** @param {Run} run */
 function isSpent(run) {
   return !run.live && run.closed && run.frames.length === 0;

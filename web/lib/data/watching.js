@@ -3,7 +3,7 @@
  * animated, which image of its batch, against which.
  */
 
-import { newestAnimation, picturesOf } from "./store.js";
+import { endOf, newestAnimation, picturesOf } from "./store.js";
 
 /** @typedef {import("./store.js").Animation} Animation */
 /** @typedef {import("./store.js").Frame} Frame */
@@ -205,15 +205,6 @@ export class Watching extends EventTarget {
     if (!this.grid && !this.store.live) this._grid = false;
     this.dispatchEvent(new CustomEvent("change"));
   }
-}
-
-/**
- * @param {Run} run
- * @returns {Frame | null} the newest frame; once the sampler has ended, the first picture of what came last
- */
-function endOf(run) {
-  const last = run.live ? undefined : run.results.at(-1);
-  return run.results.find(({ outputNode }) => outputNode === last?.outputNode) ?? run.frames.at(-1) ?? null;
 }
 
 /**

@@ -140,7 +140,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
   function update() {
     asked = 0;
     if (signal.aborted) return;
-    void shared.results.load(shared.watching.run);
+    for (const run of shared.watching.grid ? shared.store.current : [shared.watching.run]) void shared.results.load(run);
     viewer.element.hidden = shared.watching.grid;
     newRun.hidden = !shared.watching.newRun;
     for (const button of zoomButtons) /** @type {HTMLButtonElement} */ (button).disabled = shared.watching.grid;

@@ -21,21 +21,23 @@ export class Progress {
     this.shared = shared;
     /** @type {Record<string, HTMLElement>} */
     this.values = {};
-    const tiles = NAMES.map((name) => {
+    /** @type {Record<string, HTMLElement>} */
+    this.tiles = {};
+    for (const name of NAMES) {
       this.values[name] = element("dd", {}, NOTHING);
-      return element(
+      this.tiles[name] = element(
         "div",
         { class: `ss-stat ss-stat-${name}`, title: t(`stats.${name}Tooltip`) },
         element("dt", {}, t(`stats.${name}`)),
         this.values[name],
       );
-    });
+    }
     this.notFinite = element("span", { class: "ss-warning", role: "img", hidden: true });
     this.waiting = element("p", { class: "ss-hint ss-waiting", role: "status" });
     this.element = element(
       "div",
       { class: "ss-progress" },
-      element("dl", { "aria-label": t("stats.progress") }, ...tiles),
+      element("dl", { "aria-label": t("stats.progress") }, ...Object.values(this.tiles)),
       this.notFinite,
       this.waiting,
     );
@@ -58,14 +60,15 @@ export class Progress {
     const { run } = this;
     const { frame, isLive } = watching;
     const now = store.clock();
-    const isGoing = run?.live ?? false;
+    const waiting = run?.live ? waitingText(this.shared, run) : "";
     const at = isLive || frame?.outputNode ? run : frame;
     const left = run?.live ? run.pace.left(run.totalSteps, now) : null;
     setText(this.values.step, at?.totalSteps ? stepText({ seq: 0, ...at, outputNode: "" }) : frame ? stepText(frame) : NOTHING);
     setText(this.values.elapsed, run ? clockText((run.endedAt ?? now) - run.begunAt) : NOTHING);
     setText(this.values.pace, paceText(run?.pace.step ?? null));
     setText(this.values.left, left === null ? NOTHING : clockText(left));
-    setText(this.waiting, isGoing && run ? waitingText(this.shared, run) : "");
+    setText(this.waiting, waiting);
+    this.tiles.pace.hidden = this.tiles.left.hidden = waiting !== "";
     this._warn(frame?.notFinite ?? 0);
   }
 
