@@ -257,7 +257,7 @@ def test_nothing_personal_is_in_the_report_of_a_real_run(
     assert "taesd_decoder: taesd_decoder.pth, 10 bytes (for SD15)" in files
     assert "taesdxl_decoder: missing (for SDXL, SDXL_Playground_2_5)" in files
     (warning,) = section(text, "Last warnings")
-    assert "(taesd_decoder.pth is no TAESD decoder" in warning
+    assert "(taesd_decoder.pth is not a TAESD decoder" in warning
     assert "runs: 1" in section(text, "Counters")
     small = text.lower()
     own = [*PERSON.lower().split(), tmp_path.name, sys.prefix, client_id, socket.gethostname()]

@@ -236,6 +236,6 @@ def test_a_bypassed_node_says_that_it_sets_nothing(panel: PanelPage) -> None:
     )
     panel.wait("() => document.querySelector('.ss-node-caption').textContent.startsWith('Bypassed')")
     panel.wait_frames(int(page.evaluate("() => sidestream.store.frameCount")) + 4)
-    assert page.locator(".ss-node-caption").first.inner_text() == "Bypassed: sets nothing"
+    assert page.locator(".ss-node-caption").first.inner_text() == "Bypassed: no effect"
     page.evaluate("() => app.api.interrupt()")
     panel.wait_idle()

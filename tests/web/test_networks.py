@@ -83,11 +83,13 @@ def test_after_5_s_without_a_network_the_panel_goes_on_with_the_right_state(
     one.set_broken(True)
     kept = page.evaluate("() => sidestream.store.frameCount")
     panel.wait("() => !sidestream.status.reached", 10)
-    panel.wait("() => /does not answer/.test(document.querySelector('.ss-notice').textContent)")
+    panel.wait("() => /not responding/.test(document.querySelector('.ss-notice').textContent)")
+    assert page.locator("html.sidestream-streams").count() == 0
+    assert page.locator(".ss-on-air").count() == 0
     page.wait_for_timeout(5000)  # what is tried
     one.set_broken(False)
     panel.wait_frames(kept + 8, 20)
-    panel.wait("() => !/does not answer/.test(document.querySelector('.ss-notice').textContent)", 10)
+    panel.wait("() => !/not responding/.test(document.querySelector('.ss-notice').textContent)", 10)
     state = page.evaluate(
         """() => {
           const { store, watching: { run, isLive } } = sidestream;

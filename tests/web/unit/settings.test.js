@@ -10,6 +10,8 @@ const CHOICE = { type: "choice", default: "jpeg", options: ["jpeg", "png"], labe
 test("a value is a whole number in its range, or one of the choices", () => {
   for (const value of [0, 100, 60000]) assert.ok(allows(NUMBER, value));
   for (const value of [-1, 60001, 0.5, NaN, "100", null]) assert.ok(!allows(NUMBER, value));
+  const size = { ...NUMBER, least: 64 }; // or 0, which has a meaning of its own
+  assert.deepEqual([0, 1, 63, 64].map((value) => allows(size, value)), [true, false, false, true]);
   assert.ok(allows(CHOICE, "png"));
   for (const value of ["gif", 0, undefined]) assert.ok(!allows(CHOICE, value));
 });
@@ -35,5 +37,6 @@ test("the dialog lists the server's settings and the page's own", () => {
   assert.deepEqual([format.type, format.options, format.defaultValue], ["combo", ["jpeg", "png"], "jpeg"]);
   assert.deepEqual(own.map(({ id }) => id), ["SideStream.keep_frames", "SideStream.keep_megabytes"]);
   assert.equal(labelOf("throttle_ms", { ...NUMBER, label: "Throttle (ms)" }), "Throttle");
-  assert.deepEqual([unitText("throttle_ms", NUMBER, 0), unitText("max_size", NUMBER, 0)], ["ms", "liveSettings.asComfyUI"]);
+  const size = { ...NUMBER, unit: "px", zero: "asComfyUI" };
+  assert.deepEqual([unitText(NUMBER, 0), unitText(size, 64), unitText(size, 0)], ["ms", "px", "liveSettings.asComfyUI"]);
 });

@@ -37,12 +37,20 @@ export class LiveSettings extends EventTarget {
     /** @type {Record<string, any>} not yet told to the server; null takes a change back */
     this._unsent = {};
     this._timer = 0;
+    this._isCut = false;
   }
 
   /** Follow the server's state, beginning with what it kept from before the page was loaded. */
   listen() {
     void this._ask(true);
-    listen("reconnected", () => void (this.paused ? this._pause() : this._ask()));
+    listen("reconnecting", () => {
+      this._isCut = true;
+      this._tell();
+    });
+    listen("reconnected", () => {
+      this._isCut = false;
+      void (this.paused ? this._pause() : this._ask());
+    });
     // A page of the same client, such as a tab's duplicate, may have paused or resumed.
     listen("sidestream.run", ({ paused = this.paused }) => {
       if (paused !== this.paused) void this._ask();
@@ -56,10 +64,10 @@ export class LiveSettings extends EventTarget {
 
   /**
    * @param {Run | null | undefined} run
-   * @returns {boolean} whether no pictures come of it, because previews are paused or switched off
+   * @returns {boolean} whether no pictures come of it: previews are paused or off, or the server is gone
    */
   silences(run) {
-    return this.paused || run?.settings?.method === "off";
+    return this.paused || this._isCut || run?.settings?.method === "off";
   }
 
   /** The names of the settings that differ, for what runs, from what they were. */
