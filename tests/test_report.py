@@ -194,7 +194,7 @@ def test_a_section_that_fails_leaves_the_others(
     def fail(*_: object) -> Any:
         raise OSError(2, "gone", "/srv/Marie/x")
 
-    for name in ("decoder_names", "folders", "sampling_device"):
+    for name in ("decoder_names", "folders"):
         monkeypatch.setattr(report.host, name, fail)
     text = pack.report()
     for title in ("Devices", "Decoder files in models/vae_approx"):
