@@ -20,6 +20,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 from hypothesis import HealthCheck, settings
 
+# The tests' processes and the servers that they start share the cores: with more threads each,
+# they spend their time waiting for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A busy machine may stand still for seconds.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")

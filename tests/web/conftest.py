@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
+from playwright.sync_api import expect
 from sidestream.tools.page import PanelPage
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 OLDEST, NEWEST = "1.32.9", "1.58.1"
 ALL_KINDS = tuple(f"{version} {nodes}" for version in (OLDEST, NEWEST) for nodes in ("classic", "vue"))
 FAR_APART = (ALL_KINDS[0], ALL_KINDS[-1])
+
+# What a page has drawn is waited for as long as a busy machine may take.
+expect.set_options(timeout=20_000)
 
 # What the page says by itself about the pack's nodes when it finds no internet.
 NOT_OURS = ("api.comfy.org", "comfyregistry", "Failed to load resource")

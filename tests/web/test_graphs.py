@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
 from sidestream.tests.web.movies import film, send_film, send_still
 from sidestream.tests.web.streams import end_run, tell_progress
-from sidestream.tests.web.views import PANEL, SEEDS, text
+from sidestream.tests.web.views import PANEL, SEEDS, part
 from sidestream.tools.page import PanelPage, demo_prompt
 
 pytestmark = pytest.mark.browser
@@ -50,7 +51,7 @@ def load(panel: PanelPage, prompt: dict[str, Any]) -> None:
 
 def wait_pictures_go_on(panel: PanelPage) -> None:
     for _ in range(2):
-        panel.wait(CHANGED, 10, panel.page.evaluate(ADDRESS))
+        panel.wait(CHANGED, argument=panel.page.evaluate(ADDRESS))
 
 
 def wait_step(panel: PanelPage, step: int) -> None:
@@ -74,13 +75,13 @@ def test_previews_go_on_after_a_change_in_mid_run_is_undone(panel: PanelPage) ->
     )
     page.locator("canvas#graph-canvas").focus()
     page.keyboard.press("Control+z")
-    panel.wait(f"() => {SAMPLER} && {SAMPLER} !== before", 10)
+    panel.wait(f"() => {SAMPLER} && {SAMPLER} !== before")
     wait_pictures_go_on(panel)
     seen = page.evaluate(CAPTIONS)
-    panel.wait(f"(seen) => !({CAPTIONS})().includes(seen)", 10, seen[0])
+    panel.wait(f"(seen) => !({CAPTIONS})().includes(seen)", argument=seen[0])
     panel.wait_idle()
     wait_step(panel, 80)
-    panel.wait(f"() => ({CAPTIONS})().some((one) => one.startsWith('KSampler A · 80 / 80'))", 5)
+    panel.wait(f"() => ({CAPTIONS})().some((one) => one.startsWith('KSampler A · 80 / 80'))")
 
 
 def test_a_sampler_that_was_out_of_view_shows_the_newest_again(panel: PanelPage) -> None:
@@ -110,7 +111,7 @@ def test_an_animation_that_came_out_of_view_plays_when_it_is_seen(panel: PanelPa
     for _ in range(150):  # longer than the page is waited for
         page.evaluate("() => new Promise(requestAnimationFrame)")
     page.evaluate(AWAY, False)
-    panel.wait(f"() => {SAMPLER}.animatedImages && {SAMPLER}.imgs?.[0]?.isConnected", 10)
+    panel.wait(f"() => {SAMPLER}.animatedImages && {SAMPLER}.imgs?.[0]?.isConnected")
     end_run(panel, node=node, prompt="aw", run="aw")
 
 
@@ -159,8 +160,8 @@ def test_the_panel_and_comfyui_count_one_step_alike(panel: PanelPage) -> None:
     run = page.evaluate("() => { const { step, totalSteps } = sidestream.watching.run; return [step, totalSteps]; }")
     assert run == [1, 1]
     assert page.evaluate("() => sidestream.store.frameCount") == 1
-    assert text(panel, ".ss-readout-step dd") == "1 / 1"
-    assert page.locator(PANEL).count() == 1
+    expect(part(panel, ".ss-readout-step dd")).to_have_text("1 / 1")
+    expect(page.locator(PANEL)).to_have_count(1)
 
 
 # As a sampler with a prompt on it would look: which node it is does not matter to the page.
@@ -239,7 +240,7 @@ def test_the_canvas_keeps_its_rate_during_and_after_animations(panel: PanelPage)
           };
         }"""
     )
-    panel.wait("async () => { asked = 0; await new Promise((done) => setTimeout(done, 300)); return asked === 0; }", 10)
+    panel.wait("async () => { asked = 0; await new Promise((done) => setTimeout(done, 300)); return asked === 0; }")
     after = page.evaluate(RATE)
     asked = page.evaluate("() => { globalThis.requestAnimationFrame = ask; return asked; }")
     print(f"\nframes in a second: {before} before, {during} during, {after} after")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 from sidestream.tests.web.views import SEEDS
 from sidestream.tools.page import PanelPage, demo_prompt
 
@@ -236,11 +237,12 @@ def test_whatever_else_is_given_with_a_request_is_handed_on(panel: PanelPage) ->
 
 def test_a_bypassed_node_says_that_it_sets_nothing(panel: PanelPage) -> None:
     page = panel.page
-    panel.load(demo_prompt())
     caption = page.locator(".ss-node-caption").first
-    caption.wait_for()
-    idle = caption.inner_text()
-    for mode, said in ((4, "Bypassed: sets nothing"), (0, idle), (2, "Bypassed: sets nothing"), (0, idle)):
+    for _ in range(2):  # some pages keep the elements of an earlier node of the same id
+        panel.load(demo_prompt())
+        caption.wait_for()
+    off, idle = "Bypassed: sets nothing", "Shows its samplers' previews"
+    for mode, said in ((4, off), (0, idle), (2, off), (0, idle)):
         page.evaluate(
             f"""(mode) => {{
               {NODE}.mode = mode;
@@ -248,4 +250,4 @@ def test_a_bypassed_node_says_that_it_sets_nothing(panel: PanelPage) -> None:
             }}""",
             mode,
         )
-        panel.wait("(said) => document.querySelector('.ss-node-caption').textContent === said", 5, said)
+        expect(caption).to_have_text(said)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
 from sidestream.tests.web.movies import send_still
 from sidestream.tests.web.streams import deliver, end_run
 from sidestream.tests.web.views import SEEDS, heap, measured, shown_step, start_run
@@ -39,7 +40,7 @@ def test_a_run_that_ended_while_the_connection_was_lost_is_over(panel: PanelPage
     deliver(panel, 3, prompt="gone")
     assert panel.page.evaluate("() => sidestream.store.live")
     panel.page.evaluate("() => app.api.socket.close()")
-    panel.wait("() => !sidestream.store.live", 10)
+    panel.wait("() => !sidestream.store.live")
 
 
 def test_reloading_the_page_in_mid_run_finds_the_run_again(panel: PanelPage) -> None:
@@ -192,13 +193,13 @@ def test_thumbnails_are_within_the_memory_for_frames_and_go_with_them(panel: Pan
     wide = Image.new("RGB", (2048, 32), (40, 90, 160))
     for step in range(1, 13):
         send_still(panel, wide, step=step)
-        panel.wait("(count) => thumbnails.length >= count", 5, step)
+        panel.wait("(count) => thumbnails.length >= count", argument=step)
     end_run(panel)
     # Each takes 0.4 MB, and a quarter of 8 MB is theirs.
     assert 2**20 < page.evaluate("() => alive()") <= 2 * 2**20
     assert page.evaluate("() => sidestream.store.frameCount") == 12
     page.evaluate("() => sidestream.store.clear()")
-    panel.wait("() => alive() === 0", 5)
+    panel.wait("() => alive() === 0")
     page.evaluate("() => { endCounting(); return sidestream.settings.set('keep_megabytes', 128); }")
 
 
@@ -259,9 +260,9 @@ def test_the_page_loads_the_demo_speaks_its_users_language_and_survives_bad_sett
     panel.wait("() => app.graph._nodes.some((node) => node.type === 'SideStreamDemoModel')")
     assert panel.page.evaluate("() => location.search") == ""
     panel.open_panel()
-    assert panel.page.locator(".side-bar-panel .sidestream").get_attribute("aria-label") == "ライブプレビュー"
-    assert panel.page.locator(".ss-control[data-setting=budget] .ss-control-name").inner_text() == "予算"
-    assert panel.page.locator("[data-setting=every_n_steps] .ss-unit").inner_text() == "ステップ"
+    expect(panel.page.locator(".side-bar-panel .sidestream")).to_have_attribute("aria-label", "ライブプレビュー")
+    expect(panel.page.locator(".ss-control[data-setting=budget] .ss-control-name")).to_have_text("予算")
+    expect(panel.page.locator("[data-setting=every_n_steps] .ss-unit")).to_have_text("ステップ")
     panel.load(demo_prompt(seed=next(SEEDS), steps=1, preview=None))
     with panel.page.expect_request("**/prompt") as posted:
         panel.queue()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from playwright.sync_api import expect
 from sidestream.tests.web.views import (
     PANEL,
     SEEDS,
     STAGE,
+    part,
     shown_step,
     start_run,
-    text,
     wait_shown,
     wait_until_stage_is_the_frame,
 )
@@ -26,11 +27,11 @@ ON_ALL_KINDS = True
 def test_a_real_run_is_shown_large_and_live(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()
-    assert "No preview yet" in text(panel, ".ss-empty")
+    expect(part(panel, ".ss-empty")).to_contain_text("No preview yet")
     start_run(panel, seconds=0.12)
     panel.wait_frames(6)
-    assert page.locator("html.sidestream-streams").count() == 1
-    assert page.locator(f"{PANEL} .ss-live-button.ss-on-air").count() == 1
+    expect(page.locator("html.sidestream-streams")).to_have_count(1)
+    expect(page.locator(f"{PANEL} .ss-live-button.ss-on-air")).to_have_count(1)
     panel.wait_idle()
     last = shown_step(panel)
     assert last >= 18
@@ -40,7 +41,7 @@ def test_a_real_run_is_shown_large_and_live(panel: PanelPage) -> None:
     assert box is not None
     assert box["width"] == pytest.approx(box["height"], abs=1.0)
     assert box["width"] > 250
-    assert page.locator("html.sidestream-streams").count() == 0
+    expect(page.locator("html.sidestream-streams")).to_have_count(0)
 
 
 # 5: settings
@@ -98,7 +99,7 @@ def test_the_node_shows_its_samplers_and_folds_its_settings(panel: PanelPage) ->
     if not page.evaluate("() => Boolean(LiteGraph.vueNodesMode)"):
         for expanded in ("true", "false"):
             more.click()
-            assert more.get_attribute("aria-expanded") == expanded
+            expect(more).to_have_attribute("aria-expanded", expanded)
     api = page.evaluate("async () => (await app.graphToPrompt()).output")
     node = next(node for node in api.values() if node["class_type"] == "SideStreamPreview")
     assert "sidestream_thumbnail" not in node["inputs"]

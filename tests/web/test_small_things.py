@@ -7,6 +7,7 @@ import re
 
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
 from sidestream.tests.web.movies import film, send_film
 from sidestream.tests.web.streams import deliver, end_run
 from sidestream.tests.web.views import OVERFLOWING, PANEL, SEEDS, wait_shown
@@ -60,19 +61,19 @@ def test_the_save_menu_closes_by_a_press_elsewhere_and_is_off_with_nothing_to_sa
     page = panel.page
     panel.open_panel()
     button = page.locator(f"{PANEL} .ss-menu-button")
-    assert button.get_attribute("aria-disabled") == "true"
+    expect(button).to_have_attribute("aria-disabled", "true")
     button.click()
-    assert page.locator(f"{MENU}[open]").count() == 0
+    expect(page.locator(f"{MENU}[open]")).to_have_count(0)
     deliver(panel, 2)
     wait_shown(panel, 2)
     for elsewhere in (f"{PANEL} .ss-readouts", "canvas#graph-canvas"):
         button.click()
-        assert page.locator(f"{MENU}[open]").count() == 1
+        expect(page.locator(f"{MENU}[open]")).to_have_count(1)
         page.locator(elsewhere).first.click(position={"x": 5, "y": 5}, force=True)
-        assert page.locator(f"{MENU}[open]").count() == 0
+        expect(page.locator(f"{MENU}[open]")).to_have_count(0)
     button.click()
     page.locator(f"{MENU} input").check()  # a press within leaves it open
-    assert page.locator(f"{MENU}[open]").count() == 1
+    expect(page.locator(f"{MENU}[open]")).to_have_count(1)
     page.locator(f"{MENU} input").uncheck()
     button.click()
 
@@ -158,10 +159,10 @@ def test_a_window_of_its_own_follows_the_theme(panel: PanelPage) -> None:
     colour = f"() => {on_top}.getComputedStyle({on_top}.document.querySelector('.sidestream')).backgroundColor"
     before = page.evaluate(colour)
     page.evaluate("() => app.extensionManager.setting.set('Comfy.ColorPalette', 'light')")
-    panel.wait(f"before => ({colour})() !== before", 10, before)
+    panel.wait(f"before => ({colour})() !== before", argument=before)
     assert page.evaluate(f"() => {on_top}.document.body.classList.contains('dark-theme')") is False
     page.evaluate("() => app.extensionManager.setting.set('Comfy.ColorPalette', 'dark')")
-    panel.wait(f"before => ({colour})() === before", 10, before)
+    panel.wait(f"before => ({colour})() === before", argument=before)
     page.evaluate(f"() => {on_top}.close()")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 from sidestream.tests.conftest import REPO
 from sidestream.tests.workflows import to_prompt
 from sidestream.tools.page import PanelPage
@@ -54,7 +55,7 @@ def test_a_nodes_info_button_shows_its_help_page(
     page.get_by_test_id("info-button").click()
     page.locator(".node-help-content h1", has_text=title).wait_for()
     panel.wait(PICTURES_ARE_THERE)
-    assert page.locator(".node-help-content li code", has_text=word).count() == 1
+    expect(page.locator(".node-help-content li code", has_text=word)).to_have_count(1)
 
 
 @pytest.mark.browser
