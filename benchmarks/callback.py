@@ -66,7 +66,9 @@ def profiled(tree: Path, repetitions: int) -> dict[str, Any]:
     server, pack, _ = entry.enter_with_pack(tree)
     import torch
     from sidestream.benchmarks import measure, models, providers
-    from sidestream.preview import engine, host, provider, runs
+    from sidestream.preview import host
+    from sidestream.preview.capture import previewer, runs
+    from sidestream.preview.render import mailbox, slots, worker
     from sidestream.preview.render.backends.device import StreamDevice
     from sidestream.preview.render.backends.staging import StreamStaging
 
@@ -81,16 +83,16 @@ def profiled(tree: Path, repetitions: int) -> dict[str, Any]:
         whole = [(end - start) * 1e6 for callbacks in runs_of for start, end in callbacks]
         clocks = Clocks()
         for owner, attribute, part in [
-            (provider.Previewer, "decode_latent_to_preview_image", "the provider's own"),
-            (provider.Previewer, "_hand_over", "the provider's own, handing over"),
+            (previewer.Previewer, "decode_latent_to_preview_image", "the provider's own"),
+            (previewer.Previewer, "_hand_over", "the provider's own, handing over"),
             (runs.Run, "wants", "throttle"),
             (pack._transport, "watched", "is the client there"),
             (host, "latent_frame", "which latent"),
-            (provider, "staged", "which images"),
-            (engine.Engine, "capture", "the engine's own"),
+            (previewer, "staged", "which images"),
+            (worker.Engine, "capture", "the engine's own"),
             (runs.Run, "capture", "new frame"),
-            (engine.Slots, "take", "slot"),
-            (engine.Mailbox, "put", "mailbox, and waking the worker"),
+            (slots.Slots, "take", "slot"),
+            (mailbox.Mailbox, "put", "mailbox, and waking the worker"),
             (StreamDevice, "current_stream", "which stream"),
             (StreamDevice, "is_recording", "is a graph being recorded"),
             (StreamStaging, "stage", "the copy's launch"),

@@ -396,7 +396,7 @@ class Fuzz:
         self._lines = Lines()
         logging.getLogger("sidestream").addHandler(self._lines)
         logging.getLogger("sidestream").propagate = False
-        self._sink = FakeSink(cinema=False)
+        self._sink = FakeSink(animated=False)
         self._book = a_book()
         self._engine = an_engine(self._sink)
 

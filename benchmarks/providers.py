@@ -101,9 +101,9 @@ def sidestream(pack: Any, **changes: Any) -> Iterator[None]:
 def _without_kernels(pack: Any) -> Callable[[], None]:
     from sidestream.preview.decoders.fused import WhenReady
 
-    before = WhenReady.paint
-    WhenReady.paint = lambda *a: None  # type: ignore[method-assign]
-    return lambda: setattr(WhenReady, "paint", before)
+    before = WhenReady.to_picture
+    WhenReady.to_picture = lambda *a: None  # type: ignore[method-assign]
+    return lambda: setattr(WhenReady, "to_picture", before)
 
 
 def _without_half(pack: Any) -> Callable[[], None]:
@@ -115,7 +115,7 @@ def _without_half(pack: Any) -> Callable[[], None]:
 
 
 def _with_pillow(pack: Any) -> Callable[[], None]:
-    from sidestream.preview import encode
+    from sidestream.preview.deliver import encode
 
     before = encode.jpeg_encoder
     setattr(encode, "jpeg_encoder", lambda: encode.pillow_jpeg)  # noqa: B010

@@ -36,7 +36,7 @@ HEADS = {
 }
 
 COMPARED = ("ComfyUI TAESD", "thread per step on a side stream", "SideStream, every step")
-"""The columns of the README's table of runs in one process."""
+"""The columns of the table of runs in one process."""
 
 IN_SERVER = (
     "ComfyUI Latent2RGB",
@@ -44,7 +44,7 @@ IN_SERVER = (
     "SideStream, every step",
     "SideStream, defaults",
 )
-"""The columns of the README's table of the real server."""
+"""The columns of the table of the real server."""
 
 MODELS = {"sd15": "SD1.5 512², batch 1", "sdxl": "SDXL 1024², batch 1"}
 
@@ -113,7 +113,7 @@ def about(result: dict[str, Any]) -> str:
 
 
 def comparison(*names: str) -> str:
-    """The README's table: median ratios of some providers in several cases."""
+    """A table of the median ratios of some providers in several cases."""
     rows: list[list[Any]] = [["", "ComfyUI", "a thread per step on a side stream", "SideStream"]]
     for name in names:
         result = load(name)
@@ -123,22 +123,41 @@ def comparison(*names: str) -> str:
 
 
 def costs(*names: str) -> str:
-    """The README's table of the real server: ratios in blocks of steps, with their intervals."""
+    """A table of the real server: ratios in blocks of steps, with their intervals."""
     rows: list[list[Any]] = [["", *IN_SERVER]]
     for name in names:
         for unet, found in load(name)["blocks"]["unets"].items():
             measured = {row["provider"]: row for row in found["rows"]}
-            ratios = [cost(measured.get(provider, {})) for provider in IN_SERVER]
+            ratios = [interval(measured.get(provider, {})) for provider in IN_SERVER]
             rows.append([MODELS.get(unet, unet), *ratios])
     return markdown(rows)
 
 
-def cost(row: dict[str, Any]) -> str:
+def interval(row: dict[str, Any]) -> str:
     """A provider's ratio with its interval, as far as it was measured."""
     if "ratio" not in row:
         return "–"
     low, high = row["ratio_95"]
     return f"{row['ratio']:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def cost(name: str) -> str:
+    """The README's sentence about the real server: what previews add to the time of a step."""
+    result = load(name)
+    [(unet, found)] = result["blocks"]["unets"].items()
+    measured = {row["provider"]: row for row in found["rows"]}
+
+    def added(provider: str) -> str:
+        row = measured[provider]
+        best, low, high = (f"{(r - 1) * 100:.1f}" for r in (row["ratio"], *row["ratio_95"]))
+        return f"{best} % ({low} to {high} %)".replace("-", "−")
+
+    _, comfyui, every_step, defaults = IN_SERVER
+    return (
+        f"{MODELS[unet]}, on one {result['devices'][0]}: TAESD previews at every step add"
+        f" {added(every_step)} to the step time with SideStream, and {added(comfyui)} with ComfyUI."
+        f" SideStream's defaults add {added(defaults)}. In brackets: 95 % intervals."
+    )
 
 
 def markdown(rows: list[list[Any]]) -> str:
@@ -155,8 +174,8 @@ FORMS: dict[str, Callable[[dict[str, Any]], str]] = {
 """How results are shown that are not `table`s, by the first word of their names."""
 
 
-COMBINED: dict[str, Callable[..., str]] = {"comparison": comparison, "costs": costs}
-"""Tables of several results, whose names follow."""
+COMBINED: dict[str, Callable[..., str]] = {"comparison": comparison, "cost": cost, "costs": costs}
+"""Forms that take names of results, which follow."""
 
 
 def filled(document: str) -> str:

@@ -31,13 +31,13 @@ from .__main__ import name_the_pack
 
 name_the_pack()
 
-from sidestream.preview import engine as engine_module  # noqa: E402
+from sidestream.preview.capture.runs import NodeContext, Run, Runs, RunSpec, SettingsLayers, now  # noqa: E402
 from sidestream.preview.decoders.cache import DecoderCache  # noqa: E402
 from sidestream.preview.decoders.errors import DecoderError  # noqa: E402
-from sidestream.preview.engine import Engine  # noqa: E402
+from sidestream.preview.deliver.transport import Socket, Transport  # noqa: E402
+from sidestream.preview.render import worker as engine_module  # noqa: E402
 from sidestream.preview.render.backends import backends_for  # noqa: E402
-from sidestream.preview.runs import Asked, Owner, Plan, Run, Runs, now  # noqa: E402
-from sidestream.preview.transport import Socket, Transport  # noqa: E402
+from sidestream.preview.render.worker import Engine  # noqa: E402
 
 CPU = torch.device("cpu")
 WARM_UP = 0.1
@@ -150,23 +150,23 @@ class Grey:
     def __init__(self, breaks: bool = False) -> None:
         self._breaks = breaks
 
-    def __call__(self, latent: torch.Tensor, enough: int) -> torch.Tensor:
+    def __call__(self, latent: torch.Tensor, min_side: int) -> torch.Tensor:
         if self._breaks:
             raise RuntimeError("broken")
         picture = latent[0, :1, 0] if latent.ndim == 5 else latent[0, :1]
         return picture.expand(3, -1, -1)
 
-    def kept(self, index: int) -> range:
+    def visible_frames(self, index: int) -> range:
         return range(2)
 
-    def reel(self) -> Reel:
-        return Reel()
+    def streaming(self) -> StreamingVideoDecoder:
+        return StreamingVideoDecoder()
 
 
-class Reel:
+class StreamingVideoDecoder:
     """Grey pictures, two for each latent frame."""
 
-    def __call__(self, latent: torch.Tensor, enough: int) -> torch.Tensor:
+    def __call__(self, latent: torch.Tensor, min_side: int) -> torch.Tensor:
         return latent[0, :2, 0][:, None].expand(-1, 3, -1, -1)
 
     def rewind(self) -> None:
@@ -302,12 +302,12 @@ class Soak:
             "video_frames": pick([0, 1, 4]),
             "max_size": pick([0, 64, 96]),
         }
-        rungs = pick([["good"], ["good"], ["breaking", "good"], ["damaged", "good"], ["breaking"]])
+        names = pick([["good"], ["good"], ["breaking", "good"], ["damaged", "good"], ["breaking"]])
         prompt = os.urandom(4).hex()
-        plan = Plan(
-            Owner(prompt, "1", client_id=client),
-            Asked(node=settings),
-            lambda asked: [Source(name) for name in rungs],
+        plan = RunSpec(
+            NodeContext(prompt, "1", client_id=client),
+            SettingsLayers(node=settings),
+            lambda asked: [Source(name) for name in names],
             default_size=512,
         )
         change, leave = (pick([None, None, self._chance.randrange(steps)]) for _ in range(2))

@@ -30,8 +30,9 @@ WARM_UP = 2  # steps of each run that are not counted, and one at its end
 def cut_off(pack: Any, after: str) -> Iterator[None]:
     """SideStream in charge, each frame dropped when it is `captured`, `decoded` or `encoded`."""
     from sidestream.benchmarks import providers
-    from sidestream.preview import encode, runs
-    from sidestream.preview.engine import Engine
+    from sidestream.preview.capture import runs
+    from sidestream.preview.deliver import encode
+    from sidestream.preview.render.worker import Engine
 
     def unpublished(engine: Engine, frame: Any) -> None:
         engine._drop(frame, runs.LATE)

@@ -25,7 +25,7 @@ _INTERRUPT_CHECK_SECONDS = 0.02
 
 
 class SideStreamDemoModel(io.ComfyNode):
-    """A model that knows a few pictures by heart and denoises exactly towards one of them."""
+    """A model that knows a few pictures and denoises exactly towards one of them."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -34,33 +34,33 @@ class SideStreamDemoModel(io.ComfyNode):
             display_name="Demo Model (no download)",
             category="SideStream/demo",
             description=(
-                "A tiny diffusion model that needs no checkpoint. It runs in any sampler and "
-                "sharpens from a blur to one of a few pictures; the seed decides which. Connect "
+                "A tiny diffusion model that needs no checkpoint. It works with any sampler and "
+                "goes from a blur to one of a few pictures, chosen by the seed. Connect "
                 "CONDITIONING to both positive and negative."
             ),
             inputs=[
                 io.Int.Input(
                     "width", default=512, min=64, max=2048, step=_LATENT_PIXEL,
-                    tooltip="Width of the latent image, in pixels (8 pixels to a latent pixel).",
+                    tooltip=f"Image width in pixels, {_LATENT_PIXEL} per latent pixel.",
                 ),
                 io.Int.Input(
                     "height", default=512, min=64, max=2048, step=_LATENT_PIXEL,
-                    tooltip="Height of the latent image, in pixels (8 pixels to a latent pixel).",
+                    tooltip=f"Image height in pixels, {_LATENT_PIXEL} per latent pixel.",
                 ),
                 io.Float.Input(
                     "seconds_per_step", default=0.15, min=0.0, max=60.0, step=0.01,
                     tooltip=(
-                        "How long each call of the model takes, in seconds, so that it keeps the "
-                        "sampler waiting as a real model would. 0 is as fast as possible."
+                        "Duration of each model call, in seconds, to make the sampler wait as for "
+                        "a real model. 0: as fast as possible."
                     ),
                 ),
                 io.Combo.Input(
                     "picture_set", options=list(PICTURE_SETS), default=next(iter(PICTURE_SETS)),
-                    tooltip="Which pictures the model knows. Change the seed to meet another one.",
+                    tooltip="Set of pictures the model knows. Change the seed for another picture.",
                 ),
                 io.Int.Input(
                     "batch_size", default=1, min=1, max=64,
-                    tooltip="How many latent images to denoise at once.",
+                    tooltip="Number of latent images to denoise at once.",
                 ),
             ],
             outputs=[
@@ -75,7 +75,7 @@ class SideStreamDemoModel(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, picture_set: str | None = None) -> bool | str:
-        # Some versions of ComfyUI let any choice of a node like this one pass.
+        # Some versions of ComfyUI do not check the choices of V3 nodes.
         if picture_set is None or picture_set in PICTURE_SETS:
             return True
         return f"picture_set must be one of {', '.join(PICTURE_SETS)}, not {picture_set!r:.80}"
@@ -97,7 +97,7 @@ def build_model(picture_set: str, seconds_per_step: float) -> comfy.model_patche
 
     Args:
         picture_set: a key of `PICTURE_SETS`.
-        seconds_per_step: how long each call of the model takes at least.
+        seconds_per_step: minimum duration of each model call.
 
     Returns:
         A MODEL in the latent format of Stable Diffusion 1.5, for latents of any size.
@@ -117,12 +117,12 @@ def build_model(picture_set: str, seconds_per_step: float) -> comfy.model_patche
 
 
 class DemoDiffusionModel(torch.nn.Module):
-    """The part of a MODEL that is a neural network elsewhere: noisy latents in, guess out.
+    """Takes the place of a MODEL's neural network: noisy latents in, guess out.
 
     Args:
         picture_set: a key of `PICTURE_SETS`.
         latent_format: ComfyUI's; its Latent2RGB factors turn the pictures into latents.
-        seconds_per_call: how long each call takes at least.
+        seconds_per_call: minimum duration of each call.
 
     Raises:
         KeyError: no such set.
@@ -142,7 +142,7 @@ class DemoDiffusionModel(torch.nn.Module):
         self._picture_set = picture_set
         self._latent_format = latent_format
         self._seconds_per_call = seconds_per_call
-        # A plain dict, so that ComfyUI does not take a few small tables for weights to be moved.
+        # A plain dict, so that ComfyUI does not treat a few small tables as weights to be moved.
         self._denoisers: dict[tuple[int, int, torch.device], ExactDenoiser] = {}
 
     def forward(self, x: torch.Tensor, timestep: torch.Tensor, **_: Any) -> torch.Tensor:
@@ -201,13 +201,13 @@ def picture_latents(
 
 
 class _DemoConfig(comfy.supported_models_base.BASE):
-    """What ComfyUI's BaseModel asks about a model."""
+    """What ComfyUI's BaseModel needs to know about a model."""
 
     latent_format = comfy.latent_formats.SD15
-    # From the strongest noise of Stable Diffusion 1.5 down to where no eye sees any.
+    # From the strongest noise of Stable Diffusion 1.5 down to invisible noise.
     sampling_settings: ClassVar[dict[str, float]] = {"sigma_min": 0.01, "sigma_max": 14.6}
     unet_extra_config: ClassVar[dict[str, Any]] = {}
-    memory_usage_factor = 0.01  # it needs a few copies of the latents: no model must make room
+    memory_usage_factor = 0.01  # a few copies of the latents: no model has to be unloaded
 
 
 class _DemoSampling(

@@ -1,4 +1,4 @@
-"""The node that says how the samplers behind it preview."""
+"""The node that sets how the samplers behind it preview."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from ..preview.settings import (
 )
 
 VAE_TOOLTIP = (
-    "Optional: previews are decoded by this VAE, as the final picture will be. It is slower than"
-    " TAESD, so at the same budget pictures come less often. Where its memory does not suffice,"
-    " the next best method is used."
+    "Optional. Decodes previews with this VAE, as for the final image. It is slower than TAESD, so"
+    " within the same budget previews come less often. If memory runs short, the next best method"
+    " is used."
 )
 
 
 def widgets() -> list[Any]:
-    """One optional widget for each setting, so that an API prompt may leave any out.
+    """One optional widget for each setting, so that an API prompt may omit any.
 
-    Each begins by setting nothing: numbers say so by one below their range.
+    Each inherits the user's settings by default: numbers do so at one below their range.
     """
     made = []
     for name, field in FIELDS.items():
@@ -42,14 +42,14 @@ def widgets() -> list[Any]:
         else:
             low = INHERITED_NUMBER
             widget = io.Int.Input(name, min=low, max=field.high, default=low, **common)
-        # A key that older pages do not know and pass over.
+        # A key that older pages ignore.
         widget.extra_dict = {"advanced": True} if field.advanced else {}
         made.append(widget)
     return made
 
 
 class SideStreamPreview(io.ComfyNode):
-    """Leaves settings on a copy of the MODEL, where the provider finds them."""
+    """Attaches settings to a copy of the MODEL, where the provider finds them."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -58,20 +58,20 @@ class SideStreamPreview(io.ComfyNode):
             display_name="Side-Stream Preview",
             category="SideStream",
             description=(
-                "Says how samplers that use this MODEL show their live preview: how often, how"
-                " large, by which decoder. Changes nothing else: not the picture, not other"
-                " branches, not later prompts."
+                "Sets how samplers that use this MODEL show live previews: how often, how large,"
+                " and with which decoder. The result, other branches and later prompts stay the"
+                " same."
             ),
             inputs=[
-                io.Model.Input("model", tooltip="The model to sample with."),
+                io.Model.Input("model", tooltip="Model to sample with."),
                 *widgets(),
                 io.Vae.Input("vae", optional=True, tooltip=VAE_TOOLTIP),
             ],
             hidden=[io.Hidden.unique_id],
-            # Of two nodes with the same inputs each leaves its own id: ComfyUI must not share
-            # their outputs. A node whose inputs stay the same is still cached.
+            # Two nodes with the same inputs attach different ids, so ComfyUI must not share their
+            # outputs. A node whose inputs stay the same is still cached.
             not_idempotent=True,
-            outputs=[io.Model.Output(tooltip="The same model, with preview settings on it.")],
+            outputs=[io.Model.Output(tooltip="The same model, with preview settings attached.")],
         )
 
     @classmethod
@@ -87,19 +87,9 @@ class SideStreamPreview(io.ComfyNode):
         format: str | None = None,
         batch: str | None = None,
     ) -> bool | str:
-        # ComfyUI checks ranges, but none says "-1, or from 1", and some versions let any choice
-        # of a node like this one pass. None stands for a linked input, or for none at all.
-        given = {
-            "every_n_steps": every_n_steps,
-            "max_size": max_size,
-            "quality": quality,
-            "batch_images": batch_images,
-            "method": method,
-            "detail": detail,
-            "device": device,
-            "format": format,
-            "batch": batch,
-        }
+        # The settings whose values ComfyUI cannot check: no range says "-1, or from 1", and some
+        # versions do not check choices. None stands for a linked input, or for none at all.
+        given = {name: value for name, value in locals().items() if name in FIELDS}
         try:
             checked(explicit({name: each for name, each in given.items() if each is not None}))
         except SettingError as error:
@@ -108,7 +98,7 @@ class SideStreamPreview(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, vae: Any = None, **settings: Any) -> io.NodeOutput:
-        """Raises SettingError, for a linked input that nobody could check before."""
+        """Raises SettingError for an invalid linked input, which cannot be checked earlier."""
         clone = model.clone()
         node_id = str(getattr(cls.hidden, "unique_id", ""))
         host.leave_settings(clone, node_id, checked(explicit(settings)))

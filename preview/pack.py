@@ -1,4 +1,4 @@
-"""The rooms put together: what runs in ComfyUI from its start to its end."""
+"""All modules wired together: what runs in ComfyUI from its start to its end."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import atexit
 import logging
 from typing import Any
 
-from . import host, routes
-from .clients import Clients
+from . import host
+from .capture.clients import Clients
+from .capture.runs import Run, Runs
 from .decoders.cache import DecoderCache
-from .engine import Engines
+from .deliver import routes
+from .deliver.transport import Transport
 from .plain import plain
+from .render.engines import Engines
 from .report import Warnings, report
-from .runs import Run, Runs
 from .settings import DEFAULTS, FIELDS
-from .transport import Transport
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class Pack:
         self._warnings.listen()
         try:
             host.check()
-            from .provider import Provider  # derives from a class that `check` has seen
+            from .capture.provider import Provider  # derives from a class that `check` has seen
 
             self._server = host.Server()
             self._transport = Transport(self._server, self._notify)

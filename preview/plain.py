@@ -6,6 +6,8 @@ that forge lines of a log, and characters that a console cannot print or that ar
 
 from __future__ import annotations
 
+from pathlib import Path
+
 LONGEST = 200
 """Characters of a message from outside."""
 
@@ -41,3 +43,32 @@ def _cut(line: str, longest: int) -> str:
 def encodable(text: str) -> str:
     """`text` without what UTF-8 cannot write: names of files may hold bytes that are no text."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+class PlainError(Exception):
+    """An error whose message is one line, and short, whatever it is made of."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(plain(message))
+
+
+def file_name(path: str) -> str:
+    """How to call the file at `path` in a message: by its name alone."""
+    return plain(Path(path).name, NAME)
+
+
+def in_a_line(error: BaseException) -> str:
+    """What went wrong, for a line of the log: one line, and short."""
+    if isinstance(error, PlainError):
+        return str(error)
+    # CUDA's errors go on with advice to programmers.
+    first = plain(_first_line(error))
+    return plain(f"{type(error).__name__}: {first}" if first else type(error).__name__)
+
+
+def _first_line(error: BaseException) -> str:
+    try:
+        said = str(error)
+    except Exception:  # of another pack's making
+        return ""
+    return said.lstrip()[:4000].partition("\n")[0]

@@ -24,8 +24,7 @@ import torch
 
 from . import host
 from .decoders import taehv, taesd
-from .decoders.errors import in_a_line
-from .plain import NAME, encodable, one_line, plain
+from .plain import NAME, encodable, in_a_line, one_line, plain
 from .settings import DEFAULTS
 
 OUR_DECODERS = taesd.FAMILY + taehv.FAMILY
@@ -123,8 +122,7 @@ _ROOT = rf"""(?:{_DRIVE}|\\\\(?=[^\s\\])|/(?=[^\s/]))"""
 _QUOTED_PATH = re.compile(rf"""(['"]){_ROOT}[^\n]*?\1""")
 # After a letter a slash may be one of "and/or", or of a path from a folder that is shown.
 _TOP = (
-    "Users|Volumes|content|data|etc|home|media|mnt|opt|private|root|run|srv|tmp|usr|var"
-    "|workspace"
+    "Users|Volumes|content|data|etc|home|media|mnt|opt|private|root|run|srv|tmp|usr|var|workspace"
 )
 _START = rf"""(?:(?<![\w~{_END}]){_ROOT}|{_DRIVE}|(?<=\w)/(?=(?:{_TOP})[\\/]))"""
 # Up to the line's last separator: a folder's name may hold spaces, and rather too much is taken

@@ -1,11 +1,13 @@
-"""What can be set, its defaults and ranges, and who wins.
+"""All settings: defaults, ranges, help texts, and which source wins.
 
-One table, `FIELDS`, is the only place where a setting is described; the node's widgets, the
-routes and the page are made from it.
+One table, `FIELDS`, is the only place that describes a setting. The node's widgets, the routes,
+ComfyUI's settings dialog and the panel's controls derive from it; documents and translations are
+checked against it by `tests/test_settings.py`.
 """
 
 from __future__ import annotations
 
+import functools
 import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -27,12 +29,8 @@ INHERITED_NUMBER = -1
 VAE_KEY = "sidestream_vae"
 """Where a VAE to preview by lies on a MODEL's options."""
 
-METHODS = ("host", "auto", "taesd", "latent2rgb", "off")
-FORMATS = ("jpeg", "webp", "png")
-DEVICES = ("auto", "same", "cpu")
-
 LONGEST_VALUE = 80
-"""Characters of a value. Those that there are have less than 20."""
+"""Characters of a value. The longest valid one has fewer than 20."""
 
 
 class SettingError(ValueError):
@@ -54,7 +52,14 @@ class Number:
     unit: str
     label: str
     tooltip: str
+    group: str = ""
+    """Of the panel's folded controls; empty for those that are always shown."""
     advanced: bool = True
+    """Whether the node folds it away."""
+    slider: tuple[int, int] | None = None
+    """How far the panel's slider reaches, and its step; None for the whole range by ones."""
+    zero: str = ""
+    """What 0 means, where it is no number like the others: a key of the page's texts."""
 
     def check(self, name: str, value: Any) -> int:
         """The value as an int. Raises SettingError for another type or a value out of range."""
@@ -70,20 +75,26 @@ class Number:
         return f"a whole number from {self.low} to {self.high}"
 
     def describe(self) -> dict[str, Any]:
+        """As `GET /sidestream/settings` says it; `least` is the least number other than `min`."""
+        reach, step = self.slider or (self.high, 1)
         return {
             "type": "number",
             "default": self.default,
             "min": self.low,
+            "least": self.low,
             "max": self.high,
             "unit": self.unit,
+            "zero": self.zero,
+            "slider": {"max": reach, "step": step},
             "label": self.label,
             "tooltip": self.tooltip,
+            "group": self.group,
         }
 
 
 @dataclass(frozen=True, slots=True)
 class Size(Number):
-    """A number that may also be 0, meaning 'as ComfyUI says'."""
+    """A number that may also be 0."""
 
     def check(self, name: str, value: Any) -> int:
         is_zero = value == 0 and not isinstance(value, bool)
@@ -94,7 +105,7 @@ class Size(Number):
         return f"0 or a whole number from {self.low} to {self.high}"
 
     def describe(self) -> dict[str, Any]:
-        return Number.describe(self) | {"min": 0, "zero": "as ComfyUI"}
+        return Number.describe(self) | {"min": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +116,7 @@ class Choice:
     names: tuple[str, ...]
     label: str
     tooltip: str
+    group: str = ""
     advanced: bool = True
 
     @property
@@ -126,6 +138,7 @@ class Choice:
             "options": list(self.options),
             "label": self.label,
             "tooltip": self.tooltip,
+            "group": self.group,
         }
 
 
@@ -135,9 +148,15 @@ class Device(Choice):
 
     @property
     def options(self) -> tuple[str, ...]:
-        from . import devices  # brings torch; GPUs are counted when somebody wants to know
+        return (*self.names, *gpu_numbers())
 
-        return (*self.names, *devices.gpu_numbers())
+
+@functools.cache
+def gpu_numbers() -> tuple[str, ...]:
+    """The CUDA devices of this machine. They are counted when somebody wants to know."""
+    import torch
+
+    return tuple(map(str, range(torch.cuda.device_count())))
 
 
 # Saved workflows hold widget values by position: a new setting goes to the end.
@@ -148,9 +167,10 @@ FIELDS: dict[str, Number | Choice] = {
         60_000,
         "ms",
         "Throttle",
-        "Least time between two previews, in milliseconds. 0 previews as often as the decoder can."
-        " The first and the last step pass it.",
+        "Minimum time between two previews, in milliseconds. 0: as fast as the decoder allows."
+        " The first and last steps are exempt.",
         advanced=False,
+        slider=(2000, 20),
     ),
     "every_n_steps": Number(
         1,
@@ -158,17 +178,17 @@ FIELDS: dict[str, Number | Choice] = {
         1000,
         "steps",
         "Every n steps",
-        "Preview only every n-th step, counted from the first: 5 shows steps 1, 6, 11, 16 ... and"
-        " the last one.",
+        "Preview every n-th step: 5 shows steps 1, 6, 11, 16 ... and the last one.",
         advanced=False,
+        slider=(20, 1),
     ),
     "method": Choice(
         "host",
-        METHODS,
+        ("host", "auto", "taesd", "latent2rgb", "off"),
         "Method",
-        "host: do what ComfyUI is told to (its --preview-method or its own setting); where nobody"
-        " chose there, the same as auto. auto: TAESD if its file is in models/vae_approx, else"
-        " Latent2RGB. off: no previews.",
+        "host: use ComfyUI's preview method (--preview-method or its setting), or auto if that is"
+        " unset. auto: TAESD if its file is in models/vae_approx, otherwise Latent2RGB. off: no"
+        " previews.",
     ),
     "max_size": Size(
         0,
@@ -176,7 +196,9 @@ FIELDS: dict[str, Number | Choice] = {
         2048,
         "px",
         "Size",
-        "The longer side of the preview in pixels. 0 takes ComfyUI's --preview-size.",
+        "Length of the preview's longer side, in pixels. 0: ComfyUI's --preview-size.",
+        slider=(2048, 64),
+        zero="asComfyUI",
     ),
     "budget": Number(
         5,
@@ -184,24 +206,39 @@ FIELDS: dict[str, Number | Choice] = {
         100,
         "%",
         "Budget",
-        "The share of the decoding device's time that previews may take. 0 sets no limit.",
+        "Maximum share of the decoding device's time that previews may use. 0: no limit.",
     ),
-    "format": Choice("jpeg", FORMATS, "Format", "How preview pictures are encoded."),
+    "format": Choice(
+        "jpeg",
+        ("jpeg", "webp", "png"),
+        "Format",
+        "Image format of the previews.",
+        group="encoding",
+    ),
     "quality": Number(
-        85, 1, 100, "", "Quality", "Quality of JPEG and WebP previews, 1 to 100. PNG ignores it."
+        85,
+        1,
+        100,
+        "",
+        "Quality",
+        "Quality of JPEG and WebP previews. PNG ignores it.",
+        group="encoding",
     ),
     "detail": Choice(
         "auto",
         ("auto", "full"),
         "Detail",
-        "auto: decode no more pixels than are shown. full: decode the whole picture and shrink it.",
+        "auto: decode only as many pixels as are shown. full: decode the whole picture, then"
+        " shrink it.",
+        group="encoding",
     ),
     "device": Device(
         "auto",
-        DEVICES,
+        ("auto", "same", "cpu"),
         "Device",
-        "Where previews are decoded. auto and same: where the model samples. cpu, or the number of"
-        " another GPU: there, so that the sampler's keeps all its time.",
+        "Where previews are decoded. auto and same: on the model's device. cpu, or another GPU's"
+        " number: there, which leaves the model's GPU free for sampling.",
+        group="encoding",
     ),
     "video_frames": Number(
         32,
@@ -209,8 +246,11 @@ FIELDS: dict[str, Number | Choice] = {
         1024,
         "frames",
         "Video frames",
-        "Frames of an animated preview of a video, evenly spread over it. 0 shows all frames,"
-        " 1 only a still picture.",
+        "Number of frames in the animated preview of a video, evenly spaced. 0: all frames. 1: a"
+        " still picture only.",
+        group="media",
+        slider=(128, 1),
+        zero="allFrames",
     ),
     "fps": Number(
         0,
@@ -218,16 +258,19 @@ FIELDS: dict[str, Number | Choice] = {
         120,
         "fps",
         "Frame rate",
-        "How fast a video is played, in frames a second of the finished video. 0 takes the rate"
-        " that the model is made for.",
+        "Playback speed, in frames per second of the finished video. 0: the model's native rate.",
+        group="media",
+        slider=(60, 1),
+        zero="modelsOwn",
     ),
     "batch": Choice(
         "first",
         ("first", "grid", "spread", "animation"),
         "Batch",
-        "Which images of a batch to show. first: the first one. grid: the first ones side by side."
-        " spread: as many, evenly spread over the batch. animation: as the frames of an animation,"
-        " for batches that are a film, such as AnimateDiff's.",
+        "Which images of a batch to show. first: the first one. grid: the first few side by side."
+        " spread: as many, evenly spread over the batch. animation: all of them as frames of an"
+        " animation, for batches that form a video, such as AnimateDiff's.",
+        group="media",
     ),
     "batch_images": Number(
         9,
@@ -235,7 +278,9 @@ FIELDS: dict[str, Number | Choice] = {
         64,
         "images",
         "Batch images",
-        "How many images of a batch are shown side by side, at most.",
+        "Maximum number of batch images shown side by side.",
+        group="media",
+        slider=(25, 1),
     ),
 }
 
@@ -244,19 +289,19 @@ FIELDS: dict[str, Number | Choice] = {
 class Settings:
     """One complete set of settings. Immutable, so that threads may share it."""
 
-    throttle_ms: int = 100
-    every_n_steps: int = 1
-    method: str = "host"
-    max_size: int = 0
-    budget: int = 5
-    format: str = "jpeg"
-    quality: int = 85
-    detail: str = "auto"
-    device: str = "auto"
-    video_frames: int = 32
-    fps: int = 0
-    batch: str = "first"
-    batch_images: int = 9
+    throttle_ms: int
+    every_n_steps: int
+    method: str
+    max_size: int
+    budget: int
+    format: str
+    quality: int
+    detail: str
+    device: str
+    video_frames: int
+    fps: int
+    batch: str
+    batch_images: int
 
     def updated(self, changes: Mapping[str, Any]) -> Settings:
         """A copy with `changes` (already checked) laid over."""
@@ -268,6 +313,8 @@ class Settings:
 
 DEFAULTS = Settings(**{name: field.default for name, field in FIELDS.items()})  # type: ignore[arg-type]
 
+_KNOWN = f"known settings: {', '.join(FIELDS)}"
+
 
 def checked(values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` with every entry checked. Raises SettingError naming the first bad field."""
@@ -275,15 +322,13 @@ def checked(values: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in values.items():
         field = FIELDS.get(name)
         if field is None:
-            raise SettingError(
-                f"{shown(name)} is not a setting; there are {', '.join(FIELDS)}"
-            )
+            raise SettingError(f"{shown(name)} is not a setting; {_KNOWN}")
         result[name] = field.check(name, value)
     return result
 
 
 def explicit(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What a node's fields set: `values` without those that are as in the user's settings."""
+    """What a node's fields set: `values` without those that inherit the user's settings."""
     return {
         name: value
         for name, value in islice(values.items(), len(FIELDS))
@@ -292,10 +337,10 @@ def explicit(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def salvaged(values: Any) -> tuple[dict[str, Any], list[str]]:
-    """The good entries of what came from outside, and one complaint for each bad one.
+    """The valid entries of untrusted input, and one complaint for each invalid one.
 
-    Used where refusing is not possible: a prompt that is already running. The work is that of the
-    settings there are, whatever was sent: unknown names are counted, not read.
+    For input that cannot be refused: that of a prompt that is already running. The work is bounded
+    by the number of settings, whatever was sent: unknown names are counted, not read.
     """
     if not isinstance(values, Mapping):
         return {}, [f"settings must be an object, not {type(values).__name__}"]
@@ -306,7 +351,7 @@ def salvaged(values: Any) -> tuple[dict[str, Any], list[str]]:
             continue
         value = values[name]
         if isinstance(value, str) and len(value) > LONGEST_VALUE:
-            complaints.append(f"{name} cannot be a text of {len(value)} characters")
+            complaints.append(f"{name} cannot be a string of {len(value)} characters")
         elif not isinstance(value, (str, int, float)):
             complaints.append(f"{name} cannot be a {plain(type(value).__name__)}")
         else:
@@ -314,20 +359,20 @@ def salvaged(values: Any) -> tuple[dict[str, Any], list[str]]:
                 good |= checked({name: value})
             except SettingError as error:
                 complaints.append(plain(error))
-            except ValueError:  # of too many digits to be said
-                complaints.append(f"{name} cannot be a number so long")
+            except ValueError:  # Python refuses to print so many
+                complaints.append(f"{name} has too many digits")
     unknown = len(values) - len(good) - len(complaints) - (NODES in values)
     if unknown > 0:
         # One of so many must be unknown.
         some = islice(values, len(FIELDS) + 2)
         example = next((name for name in some if not _is_known(name)), "?")
-        others = "is not a setting" if unknown == 1 else f"and {unknown - 1} more are no settings"
-        complaints.append(f"{plain(example, 40)!r} {others}; there are {', '.join(FIELDS)}")
+        others = "is not a setting" if unknown == 1 else f"and {unknown - 1} more are not settings"
+        complaints.append(f"{plain(example, 40)!r} {others}; {_KNOWN}")
     return good, complaints
 
 
 def of_node(sent: Any, node_id: str) -> tuple[dict[str, Any], list[str]]:
-    """As `salvaged`, what came beside a prompt for one of its preview nodes."""
+    """As `salvaged`, what a prompt's extra data hold for one of its preview nodes."""
     nodes = sent.get(NODES) if isinstance(sent, Mapping) else None
     values = nodes.get(node_id) if isinstance(nodes, Mapping) else None
     if not isinstance(values, Mapping):

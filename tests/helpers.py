@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from sidestream.preview import runs
+from sidestream.preview.capture import runs
+from sidestream.preview.capture.runs import Frame, NodeContext, Run, Runs, RunSpec, SettingsLayers
 from sidestream.preview.decoders.cache import DecoderCache
 from sidestream.preview.decoders.errors import DecoderError
-from sidestream.preview.engine import Engine
 from sidestream.preview.render.backends import StagingError, backends_for
-from sidestream.preview.runs import Asked, Frame, Owner, Plan, Run, Runs
+from sidestream.preview.render.worker import Engine
 
 CPU = torch.device("cpu")
 
@@ -39,7 +39,7 @@ class FlatDecoder:
     scale: int = 1
     light: bool = True
 
-    def __call__(self, latent: torch.Tensor, enough: int) -> torch.Tensor:
+    def __call__(self, latent: torch.Tensor, min_side: int) -> torch.Tensor:
         self.before()
         picture = latent[0, :, 0] if latent.ndim == 5 else latent[0]
         return picture[:1].expand(3, -1, -1)
@@ -54,21 +54,21 @@ class FlatVideoDecoder(FlatDecoder):
 
     frames_each = 2
 
-    def kept(self, index: int) -> range:
+    def visible_frames(self, index: int) -> range:
         return range(0 if index else 1, 2)
 
-    def reel(self) -> FlatReel:
-        return FlatReel(self)
+    def streaming(self) -> FlatStreamingDecoder:
+        return FlatStreamingDecoder(self)
 
 
-class FlatReel:
-    """Counts on being rewound before each film."""
+class FlatStreamingDecoder:
+    """Counts on being rewound before each animation."""
 
     def __init__(self, decoder: FlatVideoDecoder) -> None:
         self._decoder = decoder
         self._position = -1
 
-    def __call__(self, latent: torch.Tensor, enough: int) -> torch.Tensor:
+    def __call__(self, latent: torch.Tensor, min_side: int) -> torch.Tensor:
         assert self._position >= 0
         self._position += 1
         self._decoder.before()
@@ -111,7 +111,7 @@ class FakeSink:
     hold: bool = False
     alive: bool = True
     audience: bool = True
-    cinema: bool = True
+    animated: bool = True
     kind: str = "png"
 
     def watched(self, run: Run) -> bool:
@@ -130,7 +130,7 @@ class FakeSink:
         return True
 
     def animates(self, run: Run) -> bool:
-        return self.cinema
+        return self.animated
 
     def format(self, run: Run) -> str:
         return self.kind
@@ -149,14 +149,14 @@ def workers(before: set[threading.Thread]) -> list[threading.Thread]:
 def start_run(
     book: Runs,
     *sources: Any,
-    owner: Owner | None = None,
+    context: NodeContext | None = None,
     is_broken: Callable[[Any], bool] = lambda source: False,
     **settings: Any,
 ) -> Run:
     """A run over `sources` with `settings` over throttle 0 and no budget."""
-    asked = Asked(node={"throttle_ms": 0, "budget": 0, **settings})
-    owner = owner or Owner("p", "1", client_id="c")
-    return book.start(Plan(owner, asked, lambda s: sources, 512, 20, is_broken=is_broken))
+    asked = SettingsLayers(node={"throttle_ms": 0, "budget": 0, **settings})
+    context = context or NodeContext("p", "1", client_id="c")
+    return book.start(RunSpec(context, asked, lambda s: sources, 512, 20, is_broken=is_broken))
 
 
 def a_book() -> Runs:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from sidestream.preview.decoders.painting import Painting
 from sidestream.preview.decoders.taesd import SCALE, STAGES, decoder_layers
+from sidestream.preview.render.job import RenderJob
 from torch import nn
 
 
@@ -38,7 +38,7 @@ class Forced:
         self._layers = layers
         self._skipped = skipped
 
-    def __call__(self, latent: torch.Tensor, enough: int) -> torch.Tensor:
+    def __call__(self, latent: torch.Tensor, min_side: int) -> torch.Tensor:
         upsamplings = STAGES
         x = latent
         for layer in self._layers:
@@ -53,5 +53,5 @@ class Forced:
 def painted(
     layers: nn.Sequential, latent: torch.Tensor, max_size: int, skipped: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What `Painting` makes of `latent` with `layers`."""
-    return Painting(Forced(layers, skipped), max_size)(latent)
+    """What `RenderJob` makes of `latent` with `layers`."""
+    return RenderJob(Forced(layers, skipped), max_size)(latent)

@@ -44,11 +44,11 @@ class Wraps(Neighbour):
     """Wraps whatever previewer there is, as packs with sounds, sizes or recordings of their own."""
 
     def load(self) -> None:
-        beneath = self.stage.comfy.latent_preview.get_previewer
+        original = self.stage.comfy.latent_preview.get_previewer
         asked = self._asked
 
         def get_previewer(*args: Any, **kwargs: Any) -> Any:
-            inner = beneath(*args, **kwargs)
+            inner = original(*args, **kwargs)
             return None if inner is None else Around(inner, asked)
 
         self.replace("get_previewer", get_previewer)
@@ -131,7 +131,7 @@ class TakesApart(Neighbour):
 
     def load(self) -> None:
         neighbour, module = self, self.stage.comfy.latent_preview
-        beneath, base = module.get_previewer, module.LatentPreviewer
+        original, base = module.get_previewer, module.LatentPreviewer
 
         class Animated(base):  # type: ignore[misc]
             def __init__(self, found: Any) -> None:
@@ -147,7 +147,7 @@ class TakesApart(Neighbour):
                 server.send_sync("animated_preview", {"picture": "..."}, server.client_id)
 
         def get_previewer(*args: Any, **kwargs: Any) -> Any:
-            found = beneath(*args, **kwargs)
+            found = original(*args, **kwargs)
             return None if found is None else Animated(found)
 
         self.replace("get_previewer", get_previewer)
@@ -158,11 +158,11 @@ class OverridesEverybody(Neighbour):
 
     def load(self) -> None:
         neighbour = self
-        beneath = self.stage.comfy.latent_preview.LatentPreviewer.decode_latent_to_preview_image
+        original = self.stage.comfy.latent_preview.LatentPreviewer.decode_latent_to_preview_image
 
         def decode_latent_to_preview_image(previewer: Any, preview_format: str, x0: Any) -> Any:
             neighbour.asked += 1
-            return beneath(previewer, preview_format, x0)
+            return original(previewer, preview_format, x0)
 
         self.replace(
             "LatentPreviewer.decode_latent_to_preview_image", decode_latent_to_preview_image
@@ -242,14 +242,14 @@ class PatchesProgressBar(Neighbour):
 
     def load(self) -> None:
         neighbour = self
-        beneath = self.stage.comfy("comfy.utils").ProgressBar.update_absolute
+        original = self.stage.comfy("comfy.utils").ProgressBar.update_absolute
 
         def update_absolute(bar: Any, value: int, total: Any = None, preview: Any = None) -> None:
             neighbour.asked += 1
             if preview is not None:
                 _, picture, _ = preview
                 assert picture.size
-            beneath(bar, value, total, preview)
+            original(bar, value, total, preview)
 
         self.replace("ProgressBar.update_absolute", update_absolute, "comfy.utils")
 
@@ -275,10 +275,10 @@ class SendsItsOwn(Neighbour):
     def load(self) -> None:
         neighbour = self
         kind = self.stage.comfy.protocol.BinaryEventTypes.UNENCODED_PREVIEW_IMAGE
-        beneath = self.stage.comfy.latent_preview.prepare_callback
+        original = self.stage.comfy.latent_preview.prepare_callback
 
         def prepare_callback(*args: Any, **kwargs: Any) -> Any:
-            callback = beneath(*args, **kwargs)
+            callback = original(*args, **kwargs)
 
             def sends(step: int, x0: Any, x: Any, total_steps: int) -> Any:
                 neighbour.asked += 1
@@ -299,10 +299,10 @@ class ChangesTheMethod(Neighbour):
     def load(self) -> None:
         neighbour = self
         module = self.stage.comfy.latent_preview
-        beneath = module.prepare_callback
+        original = module.prepare_callback
 
         def prepare_callback(*args: Any, **kwargs: Any) -> Any:
-            callback = beneath(*args, **kwargs)
+            callback = original(*args, **kwargs)
 
             def changes(step: int, x0: Any, x: Any, total_steps: int) -> Any:
                 neighbour.asked += 1

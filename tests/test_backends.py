@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from sidestream.preview import engine as engine_module
-from sidestream.preview import runs
+from sidestream.preview.capture import runs
 from sidestream.preview.decoders.cache import DecoderCache
-from sidestream.preview.engine import Engine, Engines
+from sidestream.preview.render import engines as engines_module
+from sidestream.preview.render import worker as engine_module
 from sidestream.preview.render.backends import BackendError, backends_for, decoding_device
 from sidestream.preview.render.backends.base import check
 from sidestream.preview.render.backends.cpu import CpuBackend
 from sidestream.preview.render.backends.host_copy import HostCopyBackend
 from sidestream.preview.render.backends.side_stream import SideStreamBackend
+from sidestream.preview.render.engines import Engines
+from sidestream.preview.render.worker import Engine
 from sidestream.tests.helpers import (
     CPU,
     FakeSink,
@@ -77,7 +79,7 @@ def test_i6_i14_whatever_part_of_a_device_fails_frames_come_with_one_line(
 ) -> None:
     """Through ComfyUI's own sampler, twice; what SideStream cannot show ComfyUI's own shows."""
     device = FakeDevice(part, fails)
-    monkeypatch.setattr(engine_module, "backends_for", lambda *way: iter([lambda: make(device)]))
+    monkeypatch.setattr(engines_module, "backends_for", lambda *way: iter([lambda: make(device)]))
     model = stage.demo_model()
     with stage.node():
         expected = stage.sample(model, steps=STEPS, sampler="euler_ancestral")
@@ -196,7 +198,7 @@ def test_i6_a_device_that_cannot_be_used_leaves_no_engine_and_one_line(monkeypat
     def broken():
         raise BackendError("no such device")
 
-    monkeypatch.setattr(engine_module, "backends_for", lambda *way: iter([broken]))
+    monkeypatch.setattr(engines_module, "backends_for", lambda *way: iter([broken]))
     engines = Engines(DecoderCache(), FakeSink())
     for _ in range(3):
         with pytest.raises(BackendError, match="no such device"):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sidestream.preview.batches import STAGED_WHOLE, shown_images, staged
-from sidestream.preview.decoders.painting import Painting, shown_size
+from sidestream.preview.capture.batches import STAGED_WHOLE, shown_images, staged
+from sidestream.preview.render.job import RenderJob, shown_size
 from sidestream.preview.settings import DEFAULTS
 from sidestream.tests.helpers import FlatDecoder
 
@@ -56,7 +56,7 @@ def test_of_a_video_without_animation_only_the_shown_frame_is_staged():
 def test_images_lie_side_by_side_in_their_order(images, columns, rows):
     decoder = FlatDecoder(scale=4)
     latent = torch.ones(images, 4, 6, 9) * torch.arange(1, images + 1).view(-1, 1, 1, 1) / 10
-    picture, _ = Painting(decoder, 512, images=images)(latent)
+    picture, _ = RenderJob(decoder, 512, images=images)(latent)
     assert picture.shape == (6 * rows, 9 * columns, 3)
     cells = picture.reshape(rows, 6, columns, 9, 3).movedim(2, 1).reshape(-1, 6, 9, 3)
     grey = [sorted(set(cell.flatten().tolist())) for cell in cells]

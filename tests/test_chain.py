@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from sidestream.preview import engine as engine_module
-from sidestream.preview import runs
+from sidestream.preview.capture import runs
 from sidestream.preview.decoders.errors import DecoderError
+from sidestream.preview.render import worker as engine_module
 from sidestream.preview.render.chain import Failures, FallbackChain
 from sidestream.tests.helpers import (
     FakeSink,
@@ -111,8 +111,8 @@ def test_a_method_that_cannot_be_changed_leaves_the_old_chain(caplog):
     source = FakeSource()
     run = start_run(a_book(), source)
     chain = run.chain
-    run._plan = runs.Plan(
-        run.owner, run._plan.asked, lambda settings: [][0], 512, 20
+    run._spec = runs.RunSpec(
+        run.context, run._spec.layers, lambda settings: [][0], 512, 20
     )  # no folder any more
     run.change({"method": "latent2rgb", "quality": 12})
     run.wants(runs.now())  # the sampler's next step

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sidestream.preview.clients import KEPT, Clients
-from sidestream.preview.runs import Owner, Run, Runs
+from sidestream.preview.capture.clients import KEPT, Clients
+from sidestream.preview.capture.runs import NodeContext, Run, Runs
 from sidestream.tests.helpers import FakeSource, start_run
 
 NOW = 1000.0
@@ -18,7 +18,8 @@ class Queue:
         self.book = Runs(lambda run: None, lambda run: None, self.clients)
 
     def start(self, prompt: str, client_id: str = "c") -> Run:
-        run = start_run(self.book, FakeSource(), owner=Owner(prompt, "1", client_id=client_id))
+        context = NodeContext(prompt, "1", client_id=client_id)
+        run = start_run(self.book, FakeSource(), context=context)
         run.at(1, 20)
         return run
 

@@ -21,15 +21,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageSequence
-from sidestream.preview import animator as animator_module
-from sidestream.preview import engine as engine_module
-from sidestream.preview import runs
-from sidestream.preview.animator import Animator
+from sidestream.preview.capture import runs
+from sidestream.preview.capture.runs import Frame, NodeContext, Run, Runs, RunSpec, SettingsLayers
 from sidestream.preview.decoders.cache import DecoderCache
-from sidestream.preview.engine import SLOTS, Engine, Mailbox, Slots
+from sidestream.preview.render import animation as animation_module
+from sidestream.preview.render import worker as engine_module
+from sidestream.preview.render.animation import Animator
 from sidestream.preview.render.backends import Slot, backends_for
 from sidestream.preview.render.backends.cpu import CpuBackend
-from sidestream.preview.runs import Asked, Frame, Owner, Plan, Run, Runs
+from sidestream.preview.render.mailbox import Mailbox
+from sidestream.preview.render.slots import SLOTS, Slots
+from sidestream.preview.render.worker import Engine
 from sidestream.tests.helpers import (
     CPU,
     FakeSink,
@@ -173,7 +175,7 @@ def read(image: Image.Image) -> tuple[int, int] | None:
 def witness(monkeypatch: pytest.MonkeyPatch) -> Iterator[Witness]:
     """Sees to pauses and checks at all hand-overs, and threads that alternate all the time."""
     pauses, witness = Pauses(), Witness()
-    monkeypatch.setattr(animator_module, "ENCODING_SHARE", 1e9)
+    monkeypatch.setattr(animation_module, "ENCODING_SHARE", 1e9)
     monkeypatch.setattr(engine_module, "IDLE_SECONDS", 0.05)
     for owner, name in HAND_OVERS:
         function = vars(owner).get(name) or getattr(owner, name)
@@ -214,11 +216,11 @@ class Sampler:
 
     def _run(self, number: int) -> None:
         options = {"throttle_ms": 0, "budget": 0, "format": "png", "quality": 100}
-        asked = Asked(node={**options, "video_frames": 4})
+        asked = SettingsLayers(node={**options, "video_frames": 4})
         # A live change of the method swaps the decoder.
         chains = {"auto": self._sources, "latent2rgb": self._sources[::-1]}
-        plan = Plan(
-            Owner("p", str(number), client_id="c"),
+        plan = RunSpec(
+            NodeContext("p", str(number), client_id="c"),
             asked,
             lambda settings: chains.get(settings.method, self._sources),
             512,
@@ -233,7 +235,7 @@ class Sampler:
                 stage(self._engine, run, latent)
                 latent.fill_(-1)
             if self._random.random() < 0.15:
-                assert wait_until(lambda: run._open == 0, 20)  # and a film of it is made
+                assert wait_until(lambda: run._open == 0, 20)  # and an animation of it is made
         if last == STEPS:
             run.end()
         else:
@@ -286,13 +288,13 @@ def test_i2_i3_i5_nothing_is_lost_or_mixed_up_at_any_hand_over(witness: Witness)
     assert sum(book.counters()["frames"].values()) == len(witness.closed)
 
     # Each picture is of its run and step.
-    films = [frame for frame in sink.frames if frame.animation is not None]
-    assert len(sink.frames) - len(films) > 100
-    assert len(films) > 10
+    animations = [frame for frame in sink.frames if frame.animation is not None]
+    assert len(sink.frames) - len(animations) > 100
+    assert len(animations) > 10
     for frame in sink.frames:
-        label = int(frame.run.owner.node_id or 0), frame.step
-        film = Image.open(io.BytesIO(frame.image))
-        assert {read(each) for each in ImageSequence.Iterator(film)} == {label}
+        label = int(frame.run.context.node_id or 0), frame.step
+        animation = Image.open(io.BytesIO(frame.image))
+        assert {read(each) for each in ImageSequence.Iterator(animation)} == {label}
 
 
 def test_i5_samplers_that_begin_together_share_one_set_of_slots() -> None:
@@ -347,9 +349,9 @@ def test_a_mailbox_that_is_closed_gives_back_what_it_held() -> None:
     assert box.put(frame) is frame
 
 
-def test_i1_no_lock_is_held_while_a_decoder_loads_or_paints() -> None:
+def test_i1_no_lock_is_held_while_a_decoder_loads_or_decodes() -> None:
     """A sampler captures, changes and ends its run at once, whatever the worker is doing."""
-    for slow in ("load", "paint"):
+    for slow in ("load", "decode"):
         entered, go_on = threading.Event(), threading.Event()
 
         def wait(entered: threading.Event = entered, go_on: threading.Event = go_on) -> None:
@@ -362,14 +364,14 @@ def test_i1_no_lock_is_held_while_a_decoder_loads_or_paints() -> None:
                     wait()
                 return self.decoder
 
-        before = wait if slow == "paint" else lambda: None
+        before = wait if slow == "decode" else lambda: None
         sink = FakeSink()
         engine = Engine(backends_for(CPU, CPU), DecoderCache(), sink)
         book = Runs(lambda run: None, lambda run: None)
         source = Source(FlatDecoder(before=before))
-        asked = Asked(node={"throttle_ms": 0, "budget": 0})
-        owner = Owner("p", "1", client_id="c")
-        run = book.start(Plan(owner, asked, lambda settings, of=source: [of], 512))
+        asked = SettingsLayers(node={"throttle_ms": 0, "budget": 0})
+        context = NodeContext("p", "1", client_id="c")
+        run = book.start(RunSpec(context, asked, lambda settings, of=source: [of], 512))
 
         def sampler(run: Run = run, engine: Engine = engine, book: Runs = book) -> None:
             for step in range(2, 100):

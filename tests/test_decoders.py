@@ -19,7 +19,6 @@ from sidestream.preview.decoders import taesd
 from sidestream.preview.decoders.cache import DecoderCache
 from sidestream.preview.decoders.errors import DecoderError
 from sidestream.preview.decoders.latent2rgb import Latent2RGBSource
-from sidestream.preview.decoders.painting import EVERYTHING, Painting, shown_size
 from sidestream.preview.decoders.picture import contained, shrunk, to_uint8
 from sidestream.preview.decoders.taesd import (
     Layout,
@@ -29,6 +28,7 @@ from sidestream.preview.decoders.taesd import (
     left_out,
     unpacked,
 )
+from sidestream.preview.render.job import EVERYTHING, RenderJob, shown_size
 from sidestream.tests.helpers import CPU, FakeSource, FlatDecoder
 
 FACTORS = [[0.35, 0.2, 0.1], [0.1, -0.3, 0.2], [-0.2, 0.2, 0.3], [-0.1, 0.0, -0.4]]
@@ -64,7 +64,7 @@ def test_i12_latent2rgb_is_within_one_level_of_the_float64_reference():
     latent = torch.randn(1, 4, 40, 56) * 2
     rgb = np.einsum("chw,ck->hwk", latent[0].double().numpy(), np.array(FACTORS)) + BIAS
     expected = np.clip((rgb + 1) / 2, 0, 1) * 255
-    picture = Painting(latent2rgb().load(CPU), 4096)(latent)[0].numpy()
+    picture = RenderJob(latent2rgb().load(CPU), 4096)(latent)[0].numpy()
     assert picture.shape == (40, 56, 3)
     assert np.abs(picture - expected).max() <= 0.51
 
@@ -102,9 +102,9 @@ def test_a_picture_larger_than_asked_is_shrunk_and_a_smaller_one_left():
     decoder = latent2rgb().load(CPU)
     latent = torch.randn(1, 4, 200, 100)
     assert shown_size(decoder, latent.shape, 64) == (32, 64)
-    assert Painting(decoder, 64)(latent)[0].shape == (64, 32, 3)
+    assert RenderJob(decoder, 64)(latent)[0].shape == (64, 32, 3)
     assert shown_size(decoder, latent.shape, 512) == (256, 512)
-    assert Painting(decoder, 512)(latent)[0].shape == (200, 100, 3)
+    assert RenderJob(decoder, 512)(latent)[0].shape == (200, 100, 3)
 
 
 @pytest.mark.parametrize(("channels", "pooled"), [(4, False), (16, False), (32, True)])
@@ -131,7 +131,7 @@ def test_taesd_takes_the_first_frame_of_a_video(tmp_path, packed):
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "enough", "longer"),
+    ("height", "width", "min_side", "longer"),
     [
         (8, 8, 512, 8),
         (512, 512, 512, 512),
@@ -148,8 +148,8 @@ def test_taesd_takes_the_first_frame_of_a_video(tmp_path, packed):
         (8192, 8192, EVERYTHING, 8192),
     ],
 )
-def test_a_huge_picture_is_decoded_at_a_size_that_fits(height, width, enough, longer):
-    assert max(height, width) >> left_out(height, width, enough) == longer
+def test_a_huge_picture_is_decoded_at_a_size_that_fits(height, width, min_side, longer):
+    assert max(height, width) >> left_out(height, width, min_side) == longer
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3])

@@ -214,7 +214,7 @@ def test_a_long_step_can_be_interrupted(comfy: HostModules, demo: Any) -> None:
 
 
 def test_it_asks_for_next_to_no_memory(comfy: HostModules, demo: Any) -> None:
-    """ComfyUI unloads other models to make room for what a model says it needs."""
+    """ComfyUI unloads other models to make module for what a model says it needs."""
     model = outputs(demo)[0]
     assert model.model.memory_required([2, 4, 256, 256]) < 256 * 1024**2
     assert model.model_size() < 1024**2

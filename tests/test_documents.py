@@ -1,6 +1,6 @@
 """What README, CONTRIBUTING, CHANGELOG, docs/ and the help pages say is so.
 
-Commands, links, pictures, numbers, settings, versions: each check is a function that lists what is
+Commands, links, pictures, numbers, versions: each check is a function that lists what is
 wrong with a text, and is tried on texts that are wrong.
 """
 
@@ -26,7 +26,6 @@ from xml.etree import ElementTree
 import pytest
 from sidestream.benchmarks import report
 from sidestream.preview.decoders import taehv, taesd
-from sidestream.preview.settings import FIELDS, Choice, Number, Size
 from sidestream.tools import check, cli
 from sidestream.tools.host import TREE_VERSION
 
@@ -36,8 +35,6 @@ ARCHITECTURE = REPO / "docs" / "architecture.md"
 HELP = REPO / "web" / "docs"
 PLACES = ("*.md", "docs/*.md", "web/docs/**/*.md")
 DOCUMENTS = sorted(path for place in PLACES for path in REPO.glob(place))
-HOME = "https://github.com/ComfyUI-SideStream/ComfyUI-SideStream"
-
 every_document = pytest.mark.parametrize(
     "path", DOCUMENTS, ids=lambda path: path.relative_to(REPO).as_posix()
 )
@@ -64,6 +61,9 @@ def stated(file: str, pattern: str) -> str:
     return found[1]
 
 
+HOME = stated("pyproject.toml", r'^Repository = "(.+)"')
+
+
 # Links and pictures
 
 
@@ -88,6 +88,14 @@ def anchors(text: str) -> set[str]:
     return made
 
 
+def file_of(path: Path, link: str) -> Path | None:
+    """The file of the repository that a document's link is for; None for another site's."""
+    own = re.fullmatch(rf"{HOME}/(?:blob|tree|raw)/main/(.+)", link)
+    if own is None and re.match(r"[a-z]+:", link):
+        return None
+    return (REPO / own[1] if own else folder_of(path) / unquote(link) if link else path).resolve()
+
+
 def broken_links(path: Path, text: str) -> list[str]:
     """Links that lead nowhere in the repository."""
     return [target for target in targets(text) if not _leads_somewhere(path, text, target)]
@@ -95,11 +103,9 @@ def broken_links(path: Path, text: str) -> list[str]:
 
 def _leads_somewhere(path: Path, text: str, target: str) -> bool:
     link, _, anchor = target.partition("#")
-    own = re.fullmatch(rf"{HOME}/(?:blob|tree|raw)/main/(.+)", link)
-    if own is None and re.match(r"[a-z]+:", link):
-        return True  # somebody else's
-    there = REPO / own[1] if own else folder_of(path) / unquote(link) if link else path
-    there = there.resolve()
+    there = file_of(path, link)
+    if there is None:
+        return True
     if not there.is_relative_to(REPO) or not there.exists():
         return False
     return not anchor or anchor in anchors(text if there == path else text_of(there))
@@ -108,8 +114,8 @@ def _leads_somewhere(path: Path, text: str, target: str) -> bool:
 def broken_pictures(path: Path, text: str) -> list[str]:
     """Pictures in the repository that cannot be opened."""
     endings = (".png", ".jpg", ".webp", ".gif", ".svg")
-    local = [target for target in targets(text) if target.lower().endswith(endings)]
-    return [name for name in local if "://" not in name and not _opens(folder_of(path) / name)]
+    pictures = [target for target in targets(text) if target.lower().endswith(endings)]
+    return [name for name in pictures if (file := file_of(path, name)) and not _opens(file)]
 
 
 def _opens(picture: Path) -> bool:
@@ -140,8 +146,9 @@ def test_damaged_pictures_are_noticed(tmp_path):
     (tmp_path / "a.png").write_bytes((REPO / "docs/images/node.png").read_bytes()[:5000])
     (tmp_path / "b.svg").write_text("<svg")
     (tmp_path / "c.svg").write_bytes((REPO / "docs/images/icon.svg").read_bytes())
-    text = "![](a.png) ![](b.svg) ![](c.svg) ![](d.webp)"
-    assert broken_pictures(tmp_path / "x.md", text) == ["a.png", "b.svg", "d.webp"]
+    gone = f"{HOME}/raw/main/none.png"
+    text = f"![](a.png) ![](b.svg) ![](c.svg) ![](d.webp) ![]({gone})"
+    assert broken_pictures(tmp_path / "x.md", text) == ["a.png", "b.svg", "d.webp", gone]
 
 
 @every_document
@@ -149,6 +156,12 @@ def test_links_and_pictures_are_there(path):
     text = text_of(path)
     assert broken_links(path, text) == []
     assert broken_pictures(path, text) == []
+
+
+@pytest.mark.parametrize("path", [README, REPO / "CHANGELOG.md"], ids=lambda path: path.name)
+def test_links_of_what_is_published_lead_there_from_everywhere(path):
+    """The registry's page, and an installed folder, have no other files of the repository."""
+    assert [link for link in targets(text_of(path)) if not link.startswith("https://")] == []
 
 
 # Commands
@@ -289,7 +302,7 @@ def _module_takes(name: str, arguments: list[str]) -> bool:
         "python dev.py demo --loud",
         "python dev.py check ruf",
         "python dev.py test tests/test_none.py",
-        "python dev.py test tests/test_film.py::test_none",
+        "python dev.py test tests/test_animated_webp.py::test_none",
         "python dev.py test tests --no-such-option",
         "python dev.py bench -- --case sd99",
         "python dev.py bench-server -- extraordinary",
@@ -309,11 +322,11 @@ def test_wrong_commands_are_noticed(line, capsys):
 
 def test_right_commands_pass():
     lines = (
-        "COMFYUI_PATH=/path/to/ComfyUI python dev.py test tests/test_film.py  # a comment",
+        "COMFYUI_PATH=/path/to/ComfyUI python dev.py test tests/test_animated_webp.py  # a comment",
         "python dev.py check NAME",
         "python dev.py bench -- --case sdxl --repetitions 3",
         "python dev.py bench-server -- ordinary blocks --unet sd15",
-        "python dev.py test tests/test_film.py -k parts --cov",
+        "python dev.py test tests/test_animated_webp.py -k parts --cov",
     )
     text = "```\n" + "\n".join(lines) + "\n```\n"
     assert [*commands(text)] == [*lines]
@@ -372,15 +385,15 @@ def has_function(path: Path, name: str) -> bool:
 
 
 def test_what_is_missing_is_noticed():
-    assert missing_files("`preview/none.py`, `preview/engine.py`, `tests/`") == ["preview/none.py"]
-    gone = ["test_film.py::test_none", "gpu/test_none.py::test_a"]
-    there = "test_film.py::test_what_is_no_picture_is_refused"
+    assert missing_files("`preview/none.py`, `preview/pack.py`, `tests/`") == ["preview/none.py"]
+    gone = ["test_animated_webp.py::test_none", "gpu/test_none.py::test_a"]
+    there = "test_animated_webp.py::test_what_is_no_picture_is_refused"
     assert missing_tests("".join(f"`{name}`" for name in [*gone, there])) == gone
     assert unguarded(text_of(ARCHITECTURE).replace("**I7 ", "**J7 ")) == [7]
-    assert stages("1. `A.b` in `preview/engine.py`: x\n2. none\n") == [("A.b", "preview/engine.py")]
-    engine = REPO / "preview" / "engine.py"
-    names = ("Engine.capture", "give_back", "Engine.give_back", "capture")
-    assert [has_function(engine, name) for name in names] == [True, True, False, False]
+    assert stages("1. `A.b` in `preview/c/d.py`: x\n2. none\n") == [("A.b", "preview/c/d.py")]
+    slots = REPO / "preview" / "render" / "slots.py"
+    names = ("Slots.take", "give_back", "Station.take", "take")
+    assert [has_function(slots, name) for name in names] == [True, True, False, False]
 
 
 @every_document
@@ -473,9 +486,9 @@ def _roundings(value: float, decimals: int) -> Iterable[str]:
 
 
 def test_changed_numbers_are_noticed():
-    text = text_of(README)
-    assert report.filled(text.replace("| 1.", "| 2.")) == report.filled(text)
-    assert text.replace("| 1.", "| 2.") != report.filled(text)
+    for path, number in ((README, "add 5"), (REPO / "docs" / "benchmarks.md", "| 1.2")):
+        text, changed = text_of(path), text_of(path).replace(number, f"{number}9")
+        assert report.filled(changed) == report.filled(text) != changed
     saved = report.load("sdxl")["rows"][2]["ratio_median"]
     assert unsaved_numbers(f"It costs {(saved - 1) * 100:.1f} % and 98.76 to 98.77 ms.") == [
         "98.76 ms",
@@ -503,28 +516,7 @@ def test_tables_are_what_the_saved_results_give(path):
     assert unsaved_numbers(text) == []
 
 
-# Settings and decoder files
-
-
-def wrong_settings(text: str) -> list[str]:
-    """Settings whose row in the table of settings is missing or says something else."""
-    rows = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|(?: |$)", text, re.MULTILINE))
-    defaults = dict(re.findall(r"^\| `(\w+)` \| .+? \| (.+?) \|", text, re.MULTILINE))
-    return [
-        name
-        for name, field in FIELDS.items()
-        if rows.get(name) != values(name, field) or defaults.get(name) != str(field.default)
-    ]
-
-
-def values(name: str, field: Number | Choice) -> str:
-    """A setting's values as the table has them."""
-    if name == "device":  # its choices are those of this machine
-        return "auto, same, cpu, or a GPU's number"
-    if isinstance(field, Choice):
-        return ", ".join(field.options)
-    zero = "0, " if isinstance(field, Size) else ""
-    return f"{zero}{field.low} to {field.high} {field.unit}".strip()
+# Decoder files
 
 
 def wrong_decoders(text: str) -> list[str]:
@@ -535,14 +527,6 @@ def wrong_decoders(text: str) -> list[str]:
     return sorted(named ^ family)
 
 
-def test_changed_settings_are_noticed():
-    table = "".join(f"| `{n}` | {values(n, f)} | {f.default} | |\n" for n, f in FIELDS.items())
-    assert wrong_settings(table) == []
-    assert wrong_settings(table.replace("1 to 1000 ", "1 to 100 ")) == ["every_n_steps"]
-    assert wrong_settings(table.replace("| 85 |", "| 80 |")) == ["quality"]
-    assert wrong_settings("") == [*FIELDS]
-
-
 def test_changed_decoder_files_are_noticed():
     text = " ".join([*taesd.FAMILY, *taehv.FAMILY])
     assert wrong_decoders(text) == []
@@ -550,8 +534,7 @@ def test_changed_decoder_files_are_noticed():
     assert wrong_decoders(text.replace("lighttaew2_1 ", "")) == ["lighttaew2_1"]
 
 
-def test_the_readmes_settings_and_decoder_files_are_those_of_the_pack():
-    assert wrong_settings(text_of(README)) == []
+def test_the_readmes_decoder_files_are_those_of_the_pack():
     assert wrong_decoders(text_of(README)) == []
 
 

@@ -7,8 +7,8 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-from sidestream.preview import encode
-from sidestream.preview.encode import TYPES, encode_frame, encoded
+from sidestream.preview.deliver import encode
+from sidestream.preview.deliver.encode import TYPES, encode_frame, encoded
 from sidestream.tests.helpers import FakeSource, a_book, start_run
 from sidestream.tests.pictures import decoded, psnr
 

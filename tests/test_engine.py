@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sidestream.preview import engine as engine_module
-from sidestream.preview import runs
+from sidestream.preview.capture import runs
+from sidestream.preview.capture.runs import Frame
 from sidestream.preview.decoders.cache import DecoderCache
 from sidestream.preview.decoders.errors import DecoderError
 from sidestream.preview.decoders.taesd import TaesdSource, decoder_layers
-from sidestream.preview.engine import SLOTS, Mailbox, Slots
+from sidestream.preview.render import worker as engine_module
 from sidestream.preview.render.backends.cpu import CpuBackend
-from sidestream.preview.runs import Frame
+from sidestream.preview.render.mailbox import Mailbox
+from sidestream.preview.render.slots import SLOTS, Slots
 from sidestream.tests.helpers import (
     CPU,
     FakeSink,
@@ -150,7 +151,7 @@ def test_slots_of_few_kinds_are_kept():
     assert len(slots._free) == Slots.KINDS
 
 
-def test_i6_a_decoder_that_raises_is_left_for_the_next_rung(caplog):
+def test_i6_a_decoder_that_raises_is_left_for_the_next_decoder(caplog):
     def broken():
         raise RuntimeError("out of luck")
 
@@ -334,7 +335,7 @@ def _no_thread_left():
     assert wait_until(lambda: not workers(before))
 
 
-def test_i6_the_next_rung_takes_what_was_staged_for_the_one_that_failed(tmp_path):
+def test_i6_the_next_decoder_takes_what_was_staged_for_the_one_that_failed(tmp_path):
     torch.save(decoder_layers(4, pooled=False).state_dict(), tmp_path / "taesd_decoder.pth")
 
     def broken():
@@ -412,11 +413,11 @@ class Convolutional(FlatDecoder):
         super().__init__()
         self.seconds = seconds
 
-    def __call__(self, latent, enough):
-        end = time.thread_time() + self.seconds * (min(enough, 512) / 512) ** 2
+    def __call__(self, latent, min_side):
+        end = time.thread_time() + self.seconds * (min(min_side, 512) / 512) ** 2
         while time.thread_time() < end:
             pass
-        return super().__call__(latent, enough)
+        return super().__call__(latent, min_side)
 
 
 def sample(engine, run):

@@ -25,7 +25,7 @@ def server() -> Server:
 
 @pytest.fixture
 def events(comfy: Any, server: Server) -> Any:
-    from sidestream.preview.host.events import PromptEvents
+    from sidestream.preview.host.server import PromptEvents
 
     return PromptEvents(server)
 
@@ -57,7 +57,7 @@ def test_few_prompts_are_remembered(server: Server, events: Any) -> None:
 def test_i10_other_packs_changes_are_kept_and_all_is_given_back(
     comfy: Any, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sidestream.preview.host.events import PromptEvents
+    from sidestream.preview.host.server import PromptEvents
 
     heard: list[str] = []
 

@@ -13,22 +13,27 @@ from typing import Any
 
 import pytest
 import torch
-from sidestream.preview import animator, encode, runs
-from sidestream.preview import engine as engine_module
+from sidestream.preview.capture import runs
+from sidestream.preview.capture.runs import Run
 from sidestream.preview.decoders.cache import DecoderCache
 from sidestream.preview.decoders.taesd import TaesdSource, decoder_layers
-from sidestream.preview.engine import SLOTS, Engine
+from sidestream.preview.deliver import encode
+from sidestream.preview.deliver.transport import Transport
+from sidestream.preview.render import animation
+from sidestream.preview.render import slots as slots_module
+from sidestream.preview.render import worker as engine_module
 from sidestream.preview.render.backends.cpu import CpuBackend
 from sidestream.preview.render.backends.pinned import never_free_of_a_lost_device
 from sidestream.preview.render.chain import FallbackChain
-from sidestream.preview.runs import Run
-from sidestream.preview.transport import Transport
+from sidestream.preview.render.engines import Engines
+from sidestream.preview.render.slots import SLOTS
+from sidestream.preview.render.worker import Engine
 from sidestream.tests.helpers import (
     CPU,
     FakeSink,
     FakeSource,
     FlatDecoder,
-    FlatReel,
+    FlatStreamingDecoder,
     FlatVideoDecoder,
     Gate,
     a_book,
@@ -140,8 +145,8 @@ class Odd(FlatDecoder):
         super().__init__()
         self._change = change
 
-    def __call__(self, latent: torch.Tensor, enough: int) -> torch.Tensor:
-        return self._change(super().__call__(latent, enough))
+    def __call__(self, latent: torch.Tensor, min_side: int) -> torch.Tensor:
+        return self._change(super().__call__(latent, min_side))
 
 
 @pytest.mark.parametrize(
@@ -179,13 +184,13 @@ def test_i6_a_decoder_that_gives_nan_shows_grey_and_is_counted(engine, sink, cap
     assert lines(caplog) == []
 
 
-def test_i6_a_film_whose_decoder_gives_no_rgb_costs_the_films(engine, sink, caplog):
-    class Mono(FlatReel):
-        def __call__(self, latent: torch.Tensor, enough: int) -> torch.Tensor:
-            return super().__call__(latent, enough)[:, :1]
+def test_i6_an_animation_whose_decoder_gives_no_rgb_costs_the_animations(engine, sink, caplog):
+    class Mono(FlatStreamingDecoder):
+        def __call__(self, latent: torch.Tensor, min_side: int) -> torch.Tensor:
+            return super().__call__(latent, min_side)[:, :1]
 
     decoder = FlatVideoDecoder()
-    decoder.reel = lambda: Mono(decoder)
+    decoder.streaming = lambda: Mono(decoder)
     run = start_run(a_book(), FakeSource(decoder))
     for step in range(1, 4):
         run.at(step, 3)
@@ -197,26 +202,26 @@ def test_i6_a_film_whose_decoder_gives_no_rgb_costs_the_films(engine, sink, capl
     assert all_slots_are_free(engine, (torch.Size((1, 4, 5, 8, 8)), torch.float32))
 
 
-def test_i6_a_film_that_cannot_be_planned_costs_no_still(engine, sink, caplog):
+def test_i6_an_animation_that_cannot_be_planned_costs_no_still(engine, sink, caplog):
     decoder = FlatVideoDecoder()
-    decoder.reel = raising(RuntimeError("no reel"))
+    decoder.streaming = raising(RuntimeError("no streaming"))
     run = start_run(a_book(), FakeSource(decoder))
     for step in range(1, 4):
         run.at(step, 3)
         stage(engine, run, torch.zeros(1, 4, 5, 8, 8))
         assert wait_until(lambda n=step: len(sink.frames) == n)
     assert lines(caplog) == [
-        "[SideStream] Animated previews failed (RuntimeError: no reel);"
+        "[SideStream] Animated previews failed (RuntimeError: no streaming);"
         " this run goes on with stills."
     ]
 
 
-def test_i6_a_film_that_cannot_be_put_together_leaves_no_frame_open(engine, sink, monkeypatch):
-    monkeypatch.setattr(animator, "animated_webp", lambda *a: 1 / 0)
+def test_i6_an_animation_that_cannot_be_joined_leaves_no_frame_open(engine, sink, monkeypatch):
+    monkeypatch.setattr(animation, "animated_webp", lambda *a: 1 / 0)
     run = start_run(a_book(), FakeSource(FlatVideoDecoder()))
     run.at(1, 3)
     stage(engine, run, torch.zeros(1, 4, 5, 8, 8))
-    assert wait_until(lambda: run.filmless)
+    assert wait_until(lambda: run.animation_failed)
     assert run._open == 0
 
 
@@ -281,13 +286,13 @@ def test_i6_without_memory_to_stage_sampling_goes_on_and_asks_seldom(
 
     prove(engine)
     now = [0.0]
-    monkeypatch.setattr(engine_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(slots_module.time, "monotonic", lambda: now[0])
     run = start_run(a_book(), FakeSource())
     with monkeypatch.context() as patch:
         patch.setattr(engine.backend, "slot", none_left)
         sample(engine, run)
         assert len(asked) == 1
-        now[0] += engine_module.REFUSED_SECONDS
+        now[0] += slots_module.REFUSED_SECONDS
         sample(engine, start_run(a_book(), FakeSource()))
     assert len(asked) == 2
     assert run.outcomes == {runs.FAILED: STEPS}  # ComfyUI's own previewer shows them
@@ -296,7 +301,7 @@ def test_i6_without_memory_to_stage_sampling_goes_on_and_asks_seldom(
         "[SideStream] A latent could not be staged (OutOfMemoryError: CUDA out of memory.);"
         " ComfyUI's own previewer shows such steps."
     ] * 2
-    now[0] += engine_module.REFUSED_SECONDS
+    now[0] += slots_module.REFUSED_SECONDS
     sample(engine, start_run(a_book(), FakeSource()))  # there is memory again
     assert steps(sink) == list(range(1, STEPS + 1))
 
@@ -414,8 +419,8 @@ def test_i6_a_run_at_which_the_worker_fails_twice_goes_on_without_previews(
 
 
 @pytest.mark.parametrize("part", [2, 3])
-def test_i6_a_worker_that_fails_at_a_film_gives_its_slot_back(engine, sink, part):
-    """The decoder's first call is for the still picture, the next ones are for the film."""
+def test_i6_a_worker_that_fails_at_an_animation_gives_its_slot_back(engine, sink, part):
+    """The decoder's first call is for the still picture, the next ones are for the animation."""
     calls = []
 
     def fails_once() -> None:
@@ -475,7 +480,7 @@ def test_i6_a_worker_that_cannot_even_begin_takes_no_processor(sink, monkeypatch
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_i6_a_worker_that_is_dead_is_replaced_for_the_next_run(sink, monkeypatch):
-    engines = engine_module.Engines(engine_module.DecoderCache(), sink)
+    engines = Engines(DecoderCache(), sink)
     dead = engines.of(CPU)
     monkeypatch.setattr(dead, "_recover", raising_always(SystemExit(3)))
     monkeypatch.setattr(sink, "ready", Failing(sink.ready, 1, SystemExit(3)))

@@ -111,14 +111,14 @@ def test_unsuitable_layers_are_refused(layers, says):
 @pytest.mark.parametrize("shape", [(1, 4, 8, 8), (1, 4, 1, 8, 8), (1, 4, 3, 8, 8), (2, 4, 8, 8)])
 def test_on_the_cpu_torch_decodes(shape):
     decoder = Taesd(decoder_layers(4, pooled=False).half(), packed=False)
-    assert decoder.paint(torch.zeros(shape).half(), 64, 64, 64) is None
+    assert decoder.to_picture(torch.zeros(shape).half(), 64, 64, 64) is None
 
 
 def test_a_decoder_that_was_loaded_on_the_cpu_offers_nothing(tmp_path):
     path = tmp_path / "taesd_decoder.pth"
     torch.save(decoder_layers(4, pooled=False).state_dict(), path)
     decoder = TaesdSource.of(str(path), 4).load(CPU)
-    assert decoder.paint(torch.zeros(1, 4, 8, 8), 64, 64, 64) is None
+    assert decoder.to_picture(torch.zeros(1, 4, 8, 8), 64, 64, 64) is None
 
 
 def test_i6_without_nvrtc_it_says_so_once_and_gives_up(monkeypatch, caplog):

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sidestream.preview.settings import FIELDS, Choice, Size
 from sidestream.tools.places import PACK_NAME, REPO
 
 if TYPE_CHECKING:
@@ -58,24 +57,6 @@ def test_the_page_is_there_where_comfyui_asks_for_it(
 
 
 @each_page
-def test_every_setting_is_on_the_page_with_its_range_and_default(language: str) -> None:
-    told, names = stated(page("SideStreamPreview", language)), labels("SideStreamPreview", language)
-    assert list(told) == list(FIELDS)
-    for name, field in FIELDS.items():
-        label, values, default = told[name]
-        assert label == names["inputs"][name]["name"]
-        assert default == str(field.default)
-        if name == "device":  # its numbers are those of the machine's GPUs
-            assert values.startswith("auto, same, cpu, ")
-        elif isinstance(field, Choice):
-            assert values == ", ".join(field.options)
-        else:
-            zero = "0, " if isinstance(field, Size) else ""
-            unit = field.unit if field.unit in ("ms", "px", "%", "fps") else ""
-            assert values == f"{zero}{field.low}–{field.high} {unit}".rstrip()
-
-
-@each_page
 def test_every_widget_of_the_demo_model_is_on_its_page(
     comfy_host: HostFactory, connect: Callable[..., ComfyClient], language: str
 ) -> None:
@@ -103,15 +84,28 @@ def test_it_has_the_nodes_name_and_every_input(node: str, language: str) -> None
 
 
 @each_page
-def test_every_decoder_that_we_read_and_comfyui_names_is_in_the_table(
-    comfy: Any, stage: Any, language: str
-) -> None:
-    from sidestream.preview import host
-    from sidestream.preview.report import OUR_DECODERS
+def test_the_table_of_decoders_is_the_readmes(language: str) -> None:
+    def files(text: str) -> list[str]:
+        return re.findall(r"^\| .+? \| `(\w+)` \|", text, re.MULTILINE)
 
-    rows = re.findall(r"^\| .+ \| `(\w+)` \|$", page("SideStreamPreview", language), re.MULTILINE)
-    assert set(rows) >= set(host.decoder_names()) & set(OUR_DECODERS)
-    assert set(rows) <= set(OUR_DECODERS)
+    readme = (REPO / "README.md").read_text("utf-8")
+    assert files(page("SideStreamPreview", language)) == files(readme)
+
+
+@each_node
+def test_the_nodes_english_is_that_of_its_translations(
+    comfy_host: HostFactory, connect: Callable[..., ComfyClient], node: str
+) -> None:
+    info = connect(comfy_host()).get(f"/object_info/{node}")[node]
+    texts = labels(node, "en")
+    assert (texts["display_name"], texts["description"]) == (
+        info["display_name"],
+        info["description"],
+    )
+    inputs = info["input"]["required"] | info["input"].get("optional", {})
+    assert {name: words["tooltip"] for name, words in texts["inputs"].items()} == {
+        name: options["tooltip"] for name, (_, options) in inputs.items()
+    }
 
 
 def test_pages_and_pictures_are_small() -> None:

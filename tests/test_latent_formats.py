@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from sidestream.preview.decoders.latent2rgb import Latent2RGBSource
-from sidestream.preview.decoders.painting import Painting, shown_size
 from sidestream.preview.decoders.spectrogram import SpectrogramSource
 from sidestream.preview.decoders.taehv import TaehvSource
 from sidestream.preview.decoders.taesd import FAMILY as TAESD_FAMILY
 from sidestream.preview.decoders.taesd import TaesdSource, decoder_layers
+from sidestream.preview.render.job import RenderJob, shown_size
 from sidestream.tests.conftest import HostModules
 from sidestream.tests.helpers import CPU
 from sidestream.tests.pictures import decoded, psnr
@@ -72,7 +72,7 @@ def formats(comfy: HostModules) -> dict[str, Any]:
 @pytest.fixture
 def find(comfy: HostModules) -> Find:
     """Which decoders SideStream has for a method and a format."""
-    from sidestream.preview import sources
+    from sidestream.preview.capture import sources
 
     return lambda method, format: sources.find(method, format, lambda level, line: None)
 
@@ -134,7 +134,7 @@ def present(formats: dict[str, Any], name: str) -> Any:
 
 def picture(decoder: Any, latent: torch.Tensor) -> np.ndarray:
     """SideStream's picture with every pixel that the decoder gives: uint8 [H, W, 3]."""
-    return Painting(decoder, EVERY_PIXEL, full=True)(latent)[0].numpy()
+    return RenderJob(decoder, EVERY_PIXEL, full=True)(latent)[0].numpy()
 
 
 def test_i12_every_format_with_factors_is_within_one_level_of_comfyuis_picture(

@@ -18,7 +18,7 @@ import psutil
 import pytest
 from aiohttp import web
 from sidestream.preview.decoders.cache import DecoderCache
-from sidestream.preview.engine import Engines
+from sidestream.preview.render.engines import Engines
 from sidestream.tests.graphs import SAVE, demo_graph, insert
 from sidestream.tests.helpers import (
     CPU,

@@ -253,7 +253,7 @@ def test_i6_a_folder_that_goes_away_between_two_samplings_of_a_callback_costs_it
 def test_i6_a_method_whose_decoders_cannot_be_found_leaves_the_old_ones(
     stage, pack, client, told, latent_preview, monkeypatch, caplog
 ):
-    from sidestream.preview import sources
+    from sidestream.preview.capture import sources
 
     find = sources.find
 
@@ -610,7 +610,7 @@ def test_a_vae_is_copied_where_it_is_wanted_and_on_the_samplers_thread(
 
 
 def test_what_never_arrives_at_the_servers_loop_is_not_complained_of(stage, recwarn):
-    from sidestream.preview.host.wire import Unbegun
+    from sidestream.preview.host.server import Unbegun
 
     begun = []
 

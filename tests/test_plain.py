@@ -7,8 +7,8 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sidestream.preview.decoders.errors import DecoderError, file_name, in_a_line
-from sidestream.preview.plain import LONGEST, encodable, one_line, plain
+from sidestream.preview.decoders.errors import DecoderError
+from sidestream.preview.plain import LONGEST, encodable, file_name, in_a_line, one_line, plain
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=())), st.integers(10, 300))

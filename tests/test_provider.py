@@ -255,7 +255,7 @@ def test_i6_a_plan_that_fails_leaves_comfyuis_own_previews(
 ):
     from sidestream.preview import host
 
-    monkeypatch.setattr(host, "current_owner", lambda: 1 / 0)
+    monkeypatch.setattr(host, "current_context", lambda: 1 / 0)
     with stage.node():
         assert latent_preview.get_previewer(CPU, sd15(stage)) is None
         told(method="latent2rgb")
@@ -456,10 +456,10 @@ class Subclass:
 
 def wrap(latent_preview: Any, seen: list[Any]) -> None:
     """What a pack does that wraps previewers, as many do."""
-    beneath = latent_preview.get_previewer
+    original = latent_preview.get_previewer
 
     def get_previewer(*args: Any, **kwargs: Any) -> Any:
-        previewer = beneath(*args, **kwargs)
+        previewer = original(*args, **kwargs)
         seen.append(previewer if previewer is None else Subclass(previewer))
         return seen[-1]
 
@@ -505,10 +505,10 @@ def test_i10_wrappers_of_prepare_callback_are_kept(
     calls: list[int] = []
 
     def wrap_callback() -> None:
-        beneath = latent_preview.prepare_callback
+        original = latent_preview.prepare_callback
 
         def prepare_callback(*args: Any, **kwargs: Any) -> Any:
-            callback = beneath(*args, **kwargs)
+            callback = original(*args, **kwargs)
 
             def wrapped(step: int, x0: Any, x: Any, total_steps: int) -> Any:
                 calls.append(step)
@@ -540,7 +540,7 @@ def test_i10_removing_the_pack_restores_comfyuis_own_functions(make_pack, latent
     assert pack.status()["provider"]["in_charge"] == "ComfyUI"
 
 
-def test_i10_beneath_anothers_wrapper_a_removed_pack_only_passes_through(
+def test_i10_under_anothers_wrapper_a_removed_pack_only_passes_through(
     stage, make_pack, client, told, latent_preview
 ):
     pack = make_pack()
@@ -580,7 +580,7 @@ def test_loading_twice_leaves_one_pack_at_work(
     assert latent_preview.get_previewer is own
 
 
-def test_loading_anew_beneath_anothers_wrapper_is_safe(
+def test_loading_anew_under_anothers_wrapper_is_safe(
     stage, make_pack, client, told, latent_preview
 ):
     seen: list[Any] = []
@@ -690,7 +690,7 @@ def test_i10_packs_find_what_comfyuis_previewers_have(
         assert not hasattr(previewer, "no_such_attribute")
 
 
-def test_i6_a_damaged_decoder_beneath_anothers_wrapper_breaks_no_generation(
+def test_i6_a_damaged_decoder_under_anothers_wrapper_breaks_no_generation(
     stage, make_pack, client, told, latent_preview, decoder_path, caplog
 ):
     decoder_path.write_bytes(b"not a decoder")
@@ -707,10 +707,10 @@ def test_i6_a_damaged_decoder_beneath_anothers_wrapper_breaks_no_generation(
 def test_i10_a_pack_that_takes_previewers_apart_breaks_no_generation(
     stage, pack, client, told, latent_preview
 ):
-    beneath = latent_preview.get_previewer
+    original = latent_preview.get_previewer
 
     def get_previewer(*args: Any, **kwargs: Any) -> Any:
-        previewer = beneath(*args, **kwargs)
+        previewer = original(*args, **kwargs)
         animated_previews_wrapper(previewer)
         return previewer
 
@@ -752,7 +752,7 @@ def test_a_format_with_neither_decoder_nor_factors_has_one_info_line_and_no_prev
 
 
 def test_i5_a_pack_keeps_nothing_of_runs_that_are_over(stage, pack, client, told):
-    from sidestream.preview.runs import Frame, Run
+    from sidestream.preview.capture.runs import Frame, Run
 
     def alive() -> int:
         gc.collect()

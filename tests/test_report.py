@@ -139,7 +139,7 @@ def test_warnings_of_all_modules_are_kept_and_counted(report: Any, heard: Any) -
 
 
 def test_warnings_are_bounded_in_number_and_length(report: Any, heard: Any) -> None:
-    log = logging.getLogger("sidestream.preview.engine")
+    log = logging.getLogger("sidestream.preview.render.worker")
     for number in range(500):
         log.warning("%d %s", number, "x" * 100_000)
     kept = heard.all()

@@ -14,8 +14,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sidestream.preview.routes import MAX_BODY, Current, add_to, read_live
-from sidestream.preview.runs import Owner
+from sidestream.preview.capture.runs import NodeContext
+from sidestream.preview.deliver.routes import MAX_BODY, Current, add_to, read_live
 from sidestream.preview.settings import FIELDS, FORMATS, SettingError, checked
 from sidestream.tests.helpers import FakeSource, a_book, start_run
 
@@ -264,7 +264,7 @@ def test_nor_can_it_pause():
     assert pack.pauses == []
 
 
-def test_beneath_comfyui_a_request_from_another_site_is_refused(comfy):
+def test_under_comfyui_a_request_from_another_site_is_refused(comfy):
     async def ask(client: TestClient, current: Current) -> list[int]:
         statuses = []
         for origin in ("http://somewhere.example", f"http://{client.host}:{client.port}"):
@@ -335,7 +335,7 @@ class TwoClients(FakePack):
         book = a_book()
         self.book = book
         self.mine, self.victims = (
-            start_run(book, FakeSource(), owner=Owner("p-" + name, "1", client_id=name))
+            start_run(book, FakeSource(), context=NodeContext("p-" + name, "1", client_id=name))
             for name in ("mine", "the-victims-own-id")
         )
 

@@ -336,16 +336,16 @@ def test_a_batch_is_shown_side_by_side(stage, pack, client, told):
     assert cells[3][8:, 8:].max() == 0
 
 
-def test_a_batch_plays_as_a_film(stage, pack, client, told):
+def test_a_batch_plays_as_an_animation(stage, pack, client, told):
     with stage.node():
         sampling = Sampling(stage, formats(stage).SD15(), batch="animation")
         sampling.step(1, torch.randn(6, 4, SIZE, SIZE, generator=torch.manual_seed(3)))
         assert wait_until(lambda: len(client.frames) == 2)
         del sampling
         assert all_told(pack)
-    still, film = client.frames
-    assert film.sidestream["animation"] == {"frames": 6, "fps": 8.0, "duration_ms": 750}
-    assert Image.open(io.BytesIO(bytes(film.image))).n_frames == 6
+    still, animation = client.frames
+    assert animation.sidestream["animation"] == {"frames": 6, "fps": 8.0, "duration_ms": 750}
+    assert Image.open(io.BytesIO(bytes(animation.image))).n_frames == 6
     assert "animation" not in still.sidestream
 
 
@@ -360,11 +360,11 @@ def test_a_video_plays_in_the_right_order_at_its_rate(stage, pack, client, told,
         assert wait_until(lambda: len(client.frames) == 2, 20)
         del sampling
         assert all_told(pack)
-    still, film = client.frames
-    assert film.sidestream["animation"] == {"frames": 16, "fps": 4.0, "duration_ms": 4000}
-    kinds = (film.metadata["image_type"], still.metadata["image_type"])
+    still, animation = client.frames
+    assert animation.sidestream["animation"] == {"frames": 16, "fps": 4.0, "duration_ms": 4000}
+    kinds = (animation.metadata["image_type"], still.metadata["image_type"])
     assert kinds == ("image/webp", "image/jpeg")
-    movie = Image.open(io.BytesIO(bytes(film.image)))
+    movie = Image.open(io.BytesIO(bytes(animation.image)))
     assert (movie.size, size_of(still)) == ((384, 240), (512, 320))
     pictures = [np.asarray(p.convert("RGB")) for p in ImageSequence.Iterator(movie)]
     assert len(pictures) == 16

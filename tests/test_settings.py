@@ -1,6 +1,10 @@
-"""Settings: checked at the door, defaults in one place, precedence as promised."""
+"""Settings: validated on entry, described in one table, precedence as promised."""
 
 from __future__ import annotations
+
+import inspect
+import json
+import re
 
 import pytest
 from hypothesis import given
@@ -8,19 +12,139 @@ from hypothesis import strategies as st
 from sidestream.preview.settings import (
     DEFAULTS,
     FIELDS,
+    INHERITED,
+    INHERITED_NUMBER,
+    Choice,
     SettingError,
-    Settings,
+    Size,
     checked,
     combined,
     explicit,
     of_node,
     salvaged,
 )
+from sidestream.tools.places import REPO
 
 
 def test_defaults_are_those_of_the_table():
-    assert Settings().as_dict() == {name: field.default for name, field in FIELDS.items()}
+    assert DEFAULTS.as_dict() == {name: field.default for name, field in FIELDS.items()}
     assert checked(DEFAULTS.as_dict()) == DEFAULTS.as_dict()
+
+
+# What repeats the table
+
+
+Facts = dict[str, tuple[str, ...]]
+"""What a file says of each setting, in its order."""
+
+COUNTS = ("steps", "frames", "images")
+"""Units that labels name already."""
+
+BESIDE = ("model", "vae")
+"""The node's inputs that are no settings."""
+
+PLACES = [("docs/settings.md", "en")]
+for each in ("en", "ja", "zh"):
+    PLACES += [(f"locales/{each}/{file}.json", each) for file in ("nodeDefs", "settings")]
+    PLACES += [(f"web/docs/SideStreamPreview{'' if each == 'en' else f'/{each}'}.md", each)]
+
+
+def text_of(path: str) -> str:
+    return (REPO / path).read_text("utf-8")
+
+
+def values(name: str, dash: str, unsaid: tuple[str, ...] = ()) -> str:
+    """A setting's values as documents have them, without units that its label names already."""
+    field = FIELDS[name]
+    if isinstance(field, Choice):
+        return ", ".join(field.names)
+    unit = "" if field.unit in unsaid else field.unit
+    return f"{'0, ' * isinstance(field, Size)}{field.low}{dash}{field.high} {unit}".rstrip()
+
+
+def panels_own() -> Facts:
+    """The settings that only the page has: labels with units, and tooltips."""
+    [file] = (REPO / "web").rglob("settings.js")
+    texts = r"label: \"(.+?)\",\s*tooltip:\s*\"(.+?)\""
+    entry = rf"^  (\w+): {{\s*type: \"number\",(?:\s*unit: \"(\w+)\",|\s*\w+: \d+,)+\s*{texts}"
+    found = re.findall(entry, file.read_text("utf-8"), re.MULTILINE)
+    return {name: (f"{label} ({u})" if u else label, tooltip) for name, u, label, tooltip in found}
+
+
+def told(path: str, text: str) -> Facts:
+    """What a file says of the settings."""
+    if path.endswith("nodeDefs.json"):
+        inputs = json.loads(text)["SideStreamPreview"]["inputs"].items()
+        return {name: (e["name"], e["tooltip"]) for name, e in inputs if name not in BESIDE}
+    if path.endswith(".json"):
+        entries = json.loads(text).items()
+        return {key.removeprefix("SideStream_"): (e["name"], e["tooltip"]) for key, e in entries}
+    text = re.sub(r", (?:or a GPU's number|GPU の番号|GPU 编号)(?=;| \|)", "", text)
+    if path.startswith("docs/"):
+        rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \|", text, re.MULTILINE)
+        return {name: (said, default) for name, said, default in rows}
+    rows = re.findall(r"\*\*([^*]+)\*\* \(`(\w+)`: ([^;)]+); ([^)]+)\)", text)
+    return {name: (label, said, default) for label, name, said, default in rows}
+
+
+def wanted(path: str, language: str) -> Facts:
+    """What it has to say. The table is English; a translation agrees with that of the node."""
+    texts: Facts = {name: (field.label, field.tooltip) for name, field in FIELDS.items()}
+    if language != "en":
+        node = f"locales/{language}/nodeDefs.json"
+        translated = told(node, text_of(node))
+        texts = {name: translated.get(name, ("", "")) for name in FIELDS}
+    if path.endswith("nodeDefs.json"):
+        return texts
+    if path.endswith(".json"):
+        units = {name: getattr(field, "unit", "") for name, field in FIELDS.items()}
+        said = {name: f" ({u})" if u not in ("", *COUNTS) else "" for name, u in units.items()}
+        dialog: Facts = {name: (text[0] + said[name], text[1]) for name, text in texts.items()}
+        own, here = panels_own(), told(path, text_of(path))
+        return dialog | (own if language == "en" else {name: here.get(name, ()) for name in own})
+    defaults = {name: str(field.default) for name, field in FIELDS.items()}
+    if path.startswith("docs/"):
+        return {name: (values(name, " to "), defaults[name]) for name in FIELDS}
+    return {name: (texts[name][0], values(name, "–", COUNTS), defaults[name]) for name in FIELDS}
+
+
+def differences(path: str, language: str, text: str) -> list[str]:
+    """What a file lacks, has in addition, or says otherwise than the table."""
+    here, table = told(path, text), wanted(path, language)
+    lacking = [f"{path} lacks {name}" for name in table if name not in here]
+    strange = [f"{path} has {name}, which is no setting" for name in here if name not in table]
+    both = [name for name in table if here.get(name, table[name]) != table[name]]
+    wrong = [f"{path} says {here[name]} of {name}, not {table[name]}" for name in both]
+    order = [f"{path} has another order"] if {*here} == {*table} and [*here] != [*table] else []
+    return lacking + strange + wrong + order
+
+
+@pytest.mark.parametrize(("path", "language"), PLACES)
+def test_what_repeats_the_table_agrees_with_it(path, language):
+    text = text_of(path)
+    assert differences(path, language, text) == []
+    # And would be noticed if it did not.
+    assert differences(path, language, text.replace("batch_images", "batch_pictures")) == [
+        f"{path} lacks batch_images",
+        f"{path} has batch_pictures, which is no setting",
+    ]
+    name, facts = next(iter(told(path, text).items()))
+    changed = text.replace(facts[-1], "7")
+    assert [said for said in differences(path, language, changed) if f" of {name}" in said]
+
+
+def test_the_node_checks_what_comfyui_cannot(comfy):
+    """It knows no range such as "-1, or from 1", and in some versions no choices."""
+    from sidestream.nodes.preview_settings import SideStreamPreview
+
+    names = {*inspect.signature(SideStreamPreview.validate_inputs).parameters}
+    beyond = {n for n, f in FIELDS.items() if isinstance(f, Choice) or f.low > INHERITED_NUMBER + 1}
+    assert names == beyond
+    assert SideStreamPreview.validate_inputs(method=INHERITED, quality=INHERITED_NUMBER) is True
+    assert "from 1 to 100" in SideStreamPreview.validate_inputs(quality=0)
+
+
+# Who wins, and what is refused
 
 
 def test_live_wins_over_node_over_client_over_defaults():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sidestream.preview.decoders.painting import Painting, shown_size
 from sidestream.preview.decoders.spectrogram import COLOURS, WIDEST, Spectrogram, SpectrogramSource
+from sidestream.preview.render.job import RenderJob, shown_size
 from sidestream.tests.helpers import CPU
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -24,7 +24,7 @@ def brightness(rgb):
 
 
 def painted(decoder, latent, max_size=4096):
-    return Painting(decoder, max_size)(latent)
+    return RenderJob(decoder, max_size)(latent)
 
 
 def test_time_runs_to_the_right_and_channels_upwards(decoder):
@@ -93,14 +93,14 @@ def test_its_picture_is_no_strip(decoder, shape, size):
     assert max(shown_size(decoder, latent.shape, 200)) == 200
 
 
-@pytest.mark.parametrize(("length", "enough", "columns"), [(900, 300, 300), (200, 300, 200)])
-def test_long_times_are_averaged_before_they_are_coloured(decoder, length, enough, columns):
+@pytest.mark.parametrize(("length", "min_side", "columns"), [(900, 300, 300), (200, 300, 200)])
+def test_long_times_are_averaged_before_they_are_coloured(decoder, length, min_side, columns):
     latent = torch.randn(1, 8, length) + torch.arange(8.0)[None, :, None]
-    rgb = decoder(latent, enough)
+    rgb = decoder(latent, min_side)
     assert rgb.shape == (3, 8, columns)
     if columns < length:
         means = torch.nn.functional.avg_pool1d(latent, length // columns)
-        assert torch.allclose(rgb, decoder(means, enough), atol=1e-5)
+        assert torch.allclose(rgb, decoder(means, min_side), atol=1e-5)
 
 
 def test_the_longest_is_bounded_even_where_all_of_it_is_wanted(decoder):
@@ -112,8 +112,8 @@ def test_moments_that_are_not_finite_are_grey_columns(decoder, shape):
     latent = torch.randn(shape)
     latent[0, 1, ..., 50] = torch.nan
     latent[0, 2, ..., 51] = -torch.inf
-    picture, holes = painted(decoder, latent)
-    assert holes == (2 if latent.ndim == 3 else 8)
+    picture, non_finite = painted(decoder, latent)
+    assert non_finite == (2 if latent.ndim == 3 else 8)
     grey = (picture == torch.tensor(GREY, dtype=torch.uint8)).all(dim=2)
     assert grey.all(dim=0).nonzero().flatten().tolist() == [50, 51]
     assert not grey[:, :50].any()
@@ -123,8 +123,8 @@ def test_moments_that_are_not_finite_are_grey_columns(decoder, shape):
 def test_no_moment_that_is_not_finite_is_lost_among_many(decoder):
     latent = torch.randn(1, 64, 4000)
     latent[0, 3, [1, 2222]] = torch.nan
-    picture, holes = painted(decoder, latent, max_size=400)
-    assert holes == 2
+    picture, non_finite = painted(decoder, latent, max_size=400)
+    assert non_finite == 2
     grey = (picture == torch.tensor(GREY, dtype=torch.uint8)).all(dim=2).all(dim=0)
     assert grey.nonzero().flatten().tolist() == [0, 222]
 
@@ -132,5 +132,5 @@ def test_no_moment_that_is_not_finite_is_lost_among_many(decoder):
 @pytest.mark.parametrize("shape", [(1, 64, 1024), (2, 8, 16, 300), (1, 64, 1)])
 def test_it_does_the_same_work_for_all_latents_of_one_shape(shape):
     with FakeTensorMode():  # its tensors have no values: whoever asks for one fails
-        picture, _ = Painting(Spectrogram(CPU), 512, images=2)(torch.randn(shape))
+        picture, _ = RenderJob(Spectrogram(CPU), 512, images=2)(torch.randn(shape))
         assert picture.dtype == torch.uint8

@@ -10,7 +10,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sidestream.preview.decoders.errors import DecoderError
-from sidestream.preview.decoders.painting import EVERYTHING
 from sidestream.preview.decoders.protocols import VideoDecoder
 from sidestream.preview.decoders.taehv import (
     FAMILY,
@@ -21,6 +20,7 @@ from sidestream.preview.decoders.taehv import (
     needed_of_each,
 )
 from sidestream.preview.decoders.taesd import TaesdSource, decoder_layers
+from sidestream.preview.render.job import EVERYTHING
 from sidestream.tests.helpers import CPU
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -127,12 +127,12 @@ def every_picture(member, weights, latent, half=False):
     return (x + 1) / 2 if member.signed else x
 
 
-def as_a_video(decoder, latent, enough=EVERYTHING):
+def as_a_video(decoder, latent, min_side=EVERYTHING):
     """The frames [n, 3, H, W] of the video, streamed."""
-    reel = decoder.reel()
+    streaming = decoder.streaming()
     return torch.cat(
         [
-            reel(frame, enough)[list(decoder.kept(index))]
+            streaming(frame, min_side)[list(decoder.visible_frames(index))]
             for index, frame in enumerate(latent.split(1, dim=2))
         ]
     )
@@ -147,12 +147,12 @@ def assert_same(pictures, expected):
 
 
 @each_member
-def test_i12_a_reel_gives_every_picture_of_the_whole_decode(tmp_path, member):
+def test_i12_a_streaming_decoder_gives_every_picture_of_the_whole_decode(tmp_path, member):
     weights = random_weights(member.shapes())
     decoder = load(tmp_path, weights, member.channels)
     latent = random_latent(member.channels, frames=4)
-    reel = decoder.reel()
-    streamed = torch.cat([reel(frame, EVERYTHING) for frame in latent.split(1, dim=2)])
+    streaming = decoder.streaming()
+    streamed = torch.cat([streaming(frame, EVERYTHING) for frame in latent.split(1, dim=2)])
     expected = every_picture(member, weights, latent)
     assert isinstance(decoder, VideoDecoder)
     assert len(streamed) == 4 * decoder.frames_each
@@ -182,28 +182,28 @@ def test_the_still_is_right_however_the_frames_multiply(tmp_path, frames_each):
     assert_same(decoder(latent, EVERYTHING), every_picture(member, weights, latent)[-1])
 
 
-def test_a_rewound_reel_starts_a_video_anew_in_the_same_memory(tmp_path):
+def test_a_rewound_streaming_decoder_starts_a_video_anew_in_the_same_memory(tmp_path):
     member = MEMBERS["taehv"]
     decoder = load(tmp_path, random_weights(member.shapes()), 16)
-    latent, reel = random_latent(16, frames=2), decoder.reel()
+    latent, streaming = random_latent(16, frames=2), decoder.streaming()
     first, second = latent.split(1, dim=2)
-    reel.rewind()
-    before = reel(first, EVERYTHING)
-    places = [seen.data_ptr() for stage in reel._memory for seen in stage]
-    continued = reel(second, EVERYTHING)
-    assert not torch.allclose(continued, decoder.reel()(second, EVERYTHING))
-    reel.rewind()
-    assert torch.equal(reel(first, EVERYTHING), before)
-    assert places == [seen.data_ptr() for stage in reel._memory for seen in stage]
+    streaming.rewind()
+    before = streaming(first, EVERYTHING)
+    places = [seen.data_ptr() for stage in streaming._memory for seen in stage]
+    continued = streaming(second, EVERYTHING)
+    assert not torch.allclose(continued, decoder.streaming()(second, EVERYTHING))
+    streaming.rewind()
+    assert torch.equal(streaming(first, EVERYTHING), before)
+    assert places == [seen.data_ptr() for stage in streaming._memory for seen in stage]
 
 
 def test_reels_and_stills_do_not_disturb_each_other(tmp_path):
     decoder = load(tmp_path, random_weights(MEMBERS["taehv"].shapes()), 16)
-    latent, one, other = random_latent(16, frames=2), decoder.reel(), decoder.reel()
+    latent, one, other = random_latent(16, frames=2), decoder.streaming(), decoder.streaming()
     expected = as_a_video(decoder, latent)
     pictures = []
     for index, frame in enumerate(latent.split(1, dim=2)):
-        pictures.append(one(frame, EVERYTHING)[list(decoder.kept(index))])
+        pictures.append(one(frame, EVERYTHING)[list(decoder.visible_frames(index))])
         other(torch.randn_like(frame), EVERYTHING)
         decoder(torch.randn_like(frame), EVERYTHING)
     assert torch.equal(torch.cat(pictures), expected)
@@ -216,8 +216,8 @@ def test_reels_and_stills_do_not_disturb_each_other(tmp_path):
 def test_the_first_latent_frame_is_a_single_one(tmp_path, frames, expected):
     decoder = load(tmp_path, random_weights(MEMBERS["taehv"].shapes()), 16)
     assert decoder.frames_of(frames) == expected
-    assert decoder.kept(0) == range(3, 4)
-    assert decoder.kept(frames) == range(4)
+    assert decoder.visible_frames(0) == range(3, 4)
+    assert decoder.visible_frames(frames) == range(4)
 
 
 @pytest.mark.parametrize(("frames", "expected"), [(1, 1), (2, 5), (7, 22), (12, 39), (32, 107)])
@@ -228,7 +228,7 @@ def test_minimax_h3_begins_anew_every_fifth_latent_frame(tmp_path, frames, expec
     pictures = list(range(4 * frames)) + [-1] * (-4 * frames % 20)
     cut = [picture for picture in pictures if picture % 20 >= 3 or picture == -1]
     rule = pictures[3:4] if frames == 1 else cut[:-12]
-    assert [4 * i + p for i in range(frames) for p in decoder.kept(i)] == rule
+    assert [4 * i + p for i in range(frames) for p in decoder.visible_frames(i)] == rule
 
 
 # Spaces
@@ -304,12 +304,12 @@ def test_the_last_upsampling_is_left_out_where_half_the_size_is_enough(tmp_path)
     weights = random_weights(member.shapes())
     decoder = load(tmp_path, weights, 16)
     latent = random_latent(16, frames=2)
-    enough = WIDTH * 4
-    assert decoder(latent, enough + 1).shape == (3, HEIGHT * 8, WIDTH * 8)
+    min_side = WIDTH * 4
+    assert decoder(latent, min_side + 1).shape == (3, HEIGHT * 8, WIDTH * 8)
     expected = every_picture(member, weights, latent, half=True)[3:]
     assert expected.shape == (5, 3, HEIGHT * 4, WIDTH * 4)
-    assert_same(decoder(latent, enough), expected[0])
-    assert_same(as_a_video(decoder, latent, enough), expected)
+    assert_same(decoder(latent, min_side), expected[0])
+    assert_same(as_a_video(decoder, latent, min_side), expected)
 
 
 def test_patches_come_in_their_full_size(tmp_path):
@@ -367,7 +367,7 @@ def test_the_still_costs_only_what_its_picture_needs(tmp_path):
     )
     latent = random_latent(16, frames=1)
     assert flops(decoder, latent, EVERYTHING) == needed
-    assert needed < 0.66 * flops(decoder.reel(), latent, EVERYTHING)
+    assert needed < 0.66 * flops(decoder.streaming(), latent, EVERYTHING)
 
 
 @pytest.mark.parametrize(
@@ -412,11 +412,11 @@ def test_i5_a_wan_video_of_480_by_832_needs_less_than_250_mb():
         network = Network(layout)
         network.numbered().requires_grad_(False).to(torch.float16)
         latent = torch.zeros(1, 16, 1, 60, 104, dtype=torch.float16)
-    reel = Taehv(network, layout, None).reel()
+    streaming = Taehv(network, layout, None).streaming()
     most = []
     with Live() as live:
         for _ in range(3):
-            assert reel(latent, EVERYTHING).shape == (4, 3, 480, 832)
+            assert streaming(latent, EVERYTHING).shape == (4, 3, 480, 832)
             most.append(live.most / 1e6)
     assert 100 < most[0] < 250
     assert most[-1] < most[0] + 1

@@ -8,7 +8,8 @@ import itertools
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sidestream.preview.throttle import Budget, Throttle
+from sidestream.preview.capture.throttle import Throttle
+from sidestream.preview.render.budget import Budget
 
 
 def admitted(

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import pytest
-from sidestream.preview import runs
-from sidestream.preview.runs import Frame, Owner, Run
-from sidestream.preview.transport import Socket, Transport
+from sidestream.preview.capture import runs
+from sidestream.preview.capture.runs import Frame, NodeContext, Run
+from sidestream.preview.deliver.transport import Socket, Transport
 from sidestream.tests.helpers import FakeSource, a_book, start_run, wait_until
 
 PICTURE = b"\xff\xd8 a picture \xff\xd9"
@@ -141,8 +141,8 @@ def encoded_frame(run: Run, step: int = 1, kind: str = "image/jpeg") -> Frame:
 
 
 def a_run(client: str | None = "c", **settings: Any) -> Run:
-    owner = Owner("p", "1:3", "1", "1", "3", client)
-    return start_run(a_book(), FakeSource(), owner=owner, **settings)
+    context = NodeContext("p", "1:3", "1", "1", "3", client)
+    return start_run(a_book(), FakeSource(), context=context, **settings)
 
 
 @pytest.fixture
@@ -229,7 +229,7 @@ def test_start_and_end_of_a_run_are_told_with_its_counters(wire, transport, stat
     wire.settle()
     [sent] = wire.sent
     assert (sent.client, sent.event) == ("c", "sidestream.run")
-    assert sent.data == run.owner.wire() | {
+    assert sent.data == run.context.wire() | {
         "run": run.id,
         "stage": 1,
         "state": state,
@@ -246,10 +246,10 @@ def test_start_and_end_of_a_run_are_told_with_its_counters(wire, transport, stat
 def test_a_sampler_without_previews_is_told_with_the_reason(wire, transport):
     wire.connect("c")
     wire.connect("other")
-    owner = a_run().owner
-    transport.announce_none(owner, "latents")
+    context = a_run().context
+    transport.announce_none(context, "latents")
     wire.settle()
-    expected = owner.wire() | {"state": "none", "why": "latents"}
+    expected = context.wire() | {"state": "none", "why": "latents"}
     assert wire.sent == [Sent("c", "sidestream.run", expected)]
 
 
@@ -448,7 +448,7 @@ def test_i7_nothing_is_shown_after_something_newer_on_its_node(wire, transport):
     assert not transport.live(old)
     transport.send(encoded_frame(old, step=20))
     assert wait_until(lambda: old.outcomes == {runs.LATE: 1})
-    other_node = start_run(book, FakeSource(), owner=Owner("p", "2", client_id="c"))
+    other_node = start_run(book, FakeSource(), context=NodeContext("p", "2", client_id="c"))
     transport.send(encoded_frame(other_node, step=3))
     assert wait_until(lambda: other_node.outcomes.sent == 1)
 

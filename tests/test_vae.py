@@ -240,11 +240,11 @@ def test_a_device_that_does_not_tell_gets_tiles_of_a_fixed_size():
 
 
 @pytest.mark.parametrize(
-    ("enough", "shrink"), [(EVERYTHING, 1), (513, 1), (512, 2), (128, 8), (1, 8)]
+    ("min_side", "shrink"), [(EVERYTHING, 1), (513, 1), (512, 2), (128, 8), (1, 8)]
 )
-def test_pixels_that_are_not_shown_are_averaged_away_at_once(enough, shrink):
+def test_pixels_that_are_not_shown_are_averaged_away_at_once(min_side, shrink):
     latent = torch.randn(1, 4, 100, 128)
-    picture = load()(latent, enough)
+    picture = load()(latent, min_side)
     expected = nn.functional.avg_pool2d(load()(latent, EVERYTHING), shrink)
     assert picture.shape == (3, 100 * SCALE // shrink, 128 * SCALE // shrink)
     assert torch.allclose(picture, expected, atol=1e-5)

@@ -36,7 +36,7 @@ def video_graph(steps: int = 12, seconds: float = 0.3) -> dict[str, Any]:
     return {"1": {"class_type": "ProbeVideo", "inputs": inputs}}
 
 
-def films(run: Any) -> list[Any]:
+def animations(run: Any) -> list[Any]:
     return [frame for frame in run.frames if "animation" in frame.sidestream]
 
 
@@ -44,9 +44,9 @@ def stills(run: Any) -> list[Any]:
     return [frame for frame in run.frames if "animation" not in frame.sidestream]
 
 
-def bars(film: Any) -> list[int]:
+def bars(animation: Any) -> list[int]:
     """Where the bar is in each picture: the brightest of as many columns."""
-    pictures = ImageSequence.Iterator(Image.open(io.BytesIO(film.image)))
+    pictures = ImageSequence.Iterator(Image.open(io.BytesIO(animation.image)))
     found = []
     for picture in pictures:
         grey = np.asarray(picture.convert("L")).astype(float).mean(axis=0)
@@ -55,42 +55,43 @@ def bars(film: Any) -> list[int]:
     return found
 
 
-def test_films_play_in_order_while_stills_go_on(client):
+def test_animations_play_in_order_while_stills_go_on(client):
     free = {"sidestream": {"budget": 0, "throttle_ms": 0}}
     run = client.run(video_graph(), extra_data=free)
     assert run.outcome == "success"
-    assert films(run)
-    # On a quick machine there is a film for each still; never more, and none without its still.
-    assert {film.sidestream["step"] for film in films(run)} <= {
+    assert animations(run)
+    # On a quick machine there is one for each still; never more, and none without its still.
+    assert {animation.sidestream["step"] for animation in animations(run)} <= {
         still.sidestream["step"] for still in stills(run)
     }
     assert len(stills(run)) >= 6
-    for film in films(run):
-        assert film.mime == "image/webp"
-        assert film.sidestream["animation"] == {"frames": FRAMES, "fps": 4.0, "duration_ms": 2000}
-        assert bars(film) == list(range(FRAMES))
+    for animation in animations(run):
+        assert animation.mime == "image/webp"
+        told = animation.sidestream["animation"]
+        assert told == {"frames": FRAMES, "fps": 4.0, "duration_ms": 2000}
+        assert bars(animation) == list(range(FRAMES))
     for still in stills(run):
         assert still.mime == "image/jpeg"
         assert bars(still) == [0]  # the first frame, as ComfyUI shows it
-    steps = [frame.sidestream["step"] for frame in films(run)]
+    steps = [frame.sidestream["step"] for frame in animations(run)]
     assert steps == sorted(set(steps))
     sequence = [frame.sidestream["seq"] for frame in run.frames]
     assert sequence == sorted(set(sequence))
 
 
-def test_what_is_asked_of_films_is_done(client):
+def test_what_is_asked_of_animations_is_done(client):
     asked = {"budget": 0, "throttle_ms": 0, "video_frames": 4, "fps": 8}
     run = client.run(video_graph(), extra_data={"sidestream": asked})
-    assert films(run)
-    for film in films(run):
-        assert film.sidestream["animation"] == {"frames": 4, "fps": 1.0, "duration_ms": 4000}
-        assert bars(film) == [0, 2, 4, 6]
+    assert animations(run)
+    for animation in animations(run):
+        assert animation.sidestream["animation"] == {"frames": 4, "fps": 1.0, "duration_ms": 4000}
+        assert bars(animation) == [0, 2, 4, 6]
 
 
 def test_one_frame_is_a_still(client):
     run = client.run(video_graph(4), extra_data={"sidestream": {"video_frames": 1}})
     assert stills(run)
-    assert not films(run)
+    assert not animations(run)
 
 
 def test_a_client_that_knows_no_metadata_gets_stills_alone(running, connect):

@@ -54,12 +54,12 @@ WHY_NOTHING = {
     "CogVideoX": NO_FACTORS,
     "CogVideoX1_5": NO_FACTORS,
     "SeedVR2": NO_FACTORS,
-    "TripoSplat": "8192 tokens of a scene in no order of places, which ComfyUI's node"
+    "TripoSplat": "8192 tokens of a scene without spatial order, which ComfyUI's node"
     " *TripoSplat Sampling Preview* can draw",
-    "Trellis2": "features of a 3D shape: of 16 × 16 × 16 places, then of a list of points",
-    "Trellis2SLAT": "as Trellis2",
-    "Trellis2ShapeSLAT": "as Trellis2",
-    "Trellis2TexSLAT": "as Trellis2",
+    "Trellis2": "features of a 3D shape: of 16 × 16 × 16 cells, then of a list of points",
+    "Trellis2SLAT": "like Trellis2",
+    "Trellis2ShapeSLAT": "like Trellis2",
+    "Trellis2TexSLAT": "like Trellis2",
 }
 
 
@@ -114,19 +114,19 @@ HEADINGS = (
 )
 
 INTRODUCTION = """\
-# What can be previewed
+# Coverage
 
-Every latent format of ComfyUI, with what its own previewers show of it and what SideStream shows.
-`python dev.py coverage` asks both and writes this page.
+Every latent format of ComfyUI, and how ComfyUI's own previewers and SideStream show it.
+`python dev.py coverage` queries both and writes this page.
 
-- *TAESD, else Latent2RGB* is the first where the decoder file (its name begins as stated) lies in
-  `models/vae_approx`, and the second where it does not.
-- *Default* is where nobody has chosen a preview method; then ComfyUI shows nothing. With any other
-  method of ComfyUI's SideStream shows at least what ComfyUI does.
-- Of a video (three dimensions) the still preview is the first frame. ComfyUI shows no other.
-- A *spectrogram* is a map of numbers that are no picture: time, or what there is one after the
-  other, to the right, and channels upwards.
-- A VAE at SideStream's node shows its own picture instead, which needs neither factors nor a
+- *TAESD, else Latent2RGB* means TAESD if `models/vae_approx` has the decoder file (its name begins as
+  stated), otherwise Latent2RGB.
+- *Default* means that no preview method is set; ComfyUI then shows nothing. With any of ComfyUI's
+  other methods, SideStream shows at least as much as ComfyUI.
+- The still preview of a video (three dimensions) is its first frame. ComfyUI shows only that.
+- A *spectrogram* maps latents that are not images: time, or another sequence, runs to the right, and
+  channels upwards.
+- A VAE connected to SideStream's node decodes the preview instead, and needs neither factors nor a
   decoder file.
 """
 
@@ -185,7 +185,7 @@ def section(number: str, rows: list[Row]) -> str:
     lines += [line(row.cells()) for row in rows]
     without = [row.format for row in rows if row.sidestream["default"].best == NOTHING]
     if without:
-        lines += ["", "Without a preview, other than by a VAE that makes pictures:", ""]
+        lines += ["", "Without a preview, except with a VAE that decodes to images:", ""]
         lines += [f"- {name}: {WHY_NOTHING.get(name, 'unknown')}" for name in without]
     return "\n".join(lines) + "\n"
 
@@ -261,7 +261,7 @@ Names = dict[str, str]
 def everything_shown(latent_format: Any) -> tuple[Names, Names, Names]:
     """By method, as things are: ComfyUI's still, SideStream's still, SideStream's animation."""
     import torch
-    from sidestream.preview import sources
+    from sidestream.preview.capture import sources
     from sidestream.preview.decoders.protocols import VideoDecoder
 
     own, ours, animated = {}, {}, {}

@@ -190,7 +190,7 @@ def samplers(chromium: Browser, url: str, path: Path) -> None:
     """Two samplers of one run side by side."""
     panel = open_page(chromium, url)
     _run(panel, demo_prompt(seconds=0.12, seed=14, samplers=2), frames=30)
-    panel.page.locator(".sidestream .ss-strip >> text=All").click()
+    panel.page.locator(".sidestream .ss-tabs >> text=All").click()
     panel.wait_frames(32)
     panel.page.wait_for_timeout(200)
     _finish(panel, path)

@@ -1,21 +1,28 @@
-/** The entry: puts the parts together and registers them with ComfyUI's page. */
+/**
+ * The entry: puts the parts together and registers them with ComfyUI's page.
+ *
+ * The folders of lib/ import in one direction: view (what people see) → media (pictures drawn, played
+ * and saved) → data (what is known) → host (ComfyUI's page).
+ */
 
-import { app, toast } from "./lib/comfy.js";
-import { isDemo, loadDemo } from "./lib/demo.js";
-import { prepareFields } from "./lib/node_fields.js";
-import { addThumbnail, drawThumbnails, isPreviewNode } from "./lib/node_preview.js";
-import { guardPictures } from "./lib/node_pictures.js";
-import { openPanel } from "./lib/panel.js";
-import { popOutOf } from "./lib/popout.js";
-import { Prompts, joinQueueing, takeOutValues } from "./lib/prompts.js";
-import { Rates } from "./lib/rates.js";
-import { Settings } from "./lib/settings.js";
-import { ServerStatus } from "./lib/status.js";
-import { Steering } from "./lib/steering.js";
-import { FrameStore } from "./lib/store.js";
-import { loadStrings, t } from "./lib/strings.js";
-import { Watching } from "./lib/watching.js";
-import { listen } from "./lib/wire.js";
+import { app, toast } from "./lib/host/comfy.js";
+import { isDemo, loadDemo } from "./lib/host/demo.js";
+import { prepareFields } from "./lib/host/node_fields.js";
+import { addStyleSheet, markPage } from "./lib/host/page.js";
+import { joinQueueing } from "./lib/host/queueing.js";
+import { loadStrings, t } from "./lib/host/strings.js";
+import { LiveSettings } from "./lib/data/live_settings.js";
+import { guardPictures } from "./lib/data/node_guard.js";
+import { Prompts, takeOutValues } from "./lib/data/prompts.js";
+import { Rates } from "./lib/data/rates.js";
+import { Settings } from "./lib/data/settings.js";
+import { ServerStatus } from "./lib/data/status.js";
+import { FrameStore } from "./lib/data/store.js";
+import { Watching } from "./lib/data/watching.js";
+import { receive } from "./lib/data/wire.js";
+import { addThumbnail, drawThumbnails, isPreviewNode } from "./lib/view/node_thumbnail.js";
+import { openPanel } from "./lib/view/panel.js";
+import { popOutOf } from "./lib/view/popout.js";
 
 const TAB = "sidestream";
 const PACK = decodeURIComponent(new URL(import.meta.url).pathname.split("/").at(-2) ?? "");
@@ -23,19 +30,19 @@ const PACK = decodeURIComponent(new URL(import.meta.url).pathname.split("/").at(
 const settings = new Settings();
 const store = new FrameStore(() => settings.limits());
 const prompts = new Prompts();
-const steering = new Steering(settings, store);
+const liveSettings = new LiveSettings(settings, store);
 const watching = new Watching(store);
 
 /**
  * The parts, for other packs and for tests: `import("/extensions/<pack>/sidestream.js")`.
  *
- * @type {import("./lib/panel.js").Shared}
+ * @type {import("./lib/view/panel.js").Shared}
  */
 export const shared = {
   store,
   watching,
   settings,
-  steering,
+  liveSettings,
   status: new ServerStatus(store),
   rates: new Rates(store),
   prompts,
@@ -45,14 +52,14 @@ const popOut = popOutOf((container) => openPanel(container, shared, { canPopOut:
 
 store.titleOf = (/** @type {string} */ promptId, /** @type {string} */ nodeId) => prompts.titleOf(promptId, nodeId);
 prompts.learnt = () => store.nameRuns();
-listen(store);
+receive(store);
 guardPictures(store, prompts);
 drawThumbnails(store, prompts);
 function showStreaming() {
-  document.documentElement.classList.toggle("sidestream-streams", store.live && !steering.paused);
+  markPage("sidestream-streams", store.live && !liveSettings.paused);
 }
 store.addEventListener("runs", showStreaming);
-steering.addEventListener("change", showStreaming);
+liveSettings.addEventListener("change", showStreaming);
 joinQueueing(
   (body) => {
     const nodes = takeOutValues(body.prompt, Object.keys(settings.fields));
@@ -63,13 +70,10 @@ joinQueueing(
   (promptId, prompt, workflow) => prompts.remember(promptId, prompt, workflow),
 );
 
-const style = document.createElement("link");
-style.rel = "stylesheet";
-style.href = new URL("sidestream.css", import.meta.url).href;
-document.head.append(style);
+addStyleSheet(new URL("sidestream.css", import.meta.url).href);
 
 await Promise.all([settings.load(), loadStrings()]);
-steering.listen();
+liveSettings.listen();
 
 /**
  * Fill `container` with a panel, but not at once: a newer page watches which settings are read while
@@ -138,8 +142,8 @@ app.registerExtension({
       label: "Pause or resume live previews",
       icon: "pi pi-pause",
       function: () => {
-        steering.togglePause();
-        toast("info", t(steering.paused ? "steering.nowPaused" : "steering.nowOn"));
+        liveSettings.togglePause();
+        toast("info", t(liveSettings.paused ? "liveSettings.nowPaused" : "liveSettings.nowOn"));
       },
     },
     {

@@ -91,7 +91,7 @@ def without_kernels() -> AbstractContextManager[Any]:
     fused = part_of_sidestream("fused")
     if fused is None:
         raise NotOffered("it has no kernels of its own")
-    return mock.patch.object(fused.WhenReady, "paint", return_value=None)
+    return mock.patch.object(fused.WhenReady, "to_picture", return_value=None)
 
 
 def without_encoding() -> AbstractContextManager[Any]:

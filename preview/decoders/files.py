@@ -23,7 +23,8 @@ from typing import IO, Any, NamedTuple
 
 import torch
 
-from .errors import DecoderError, file_name, in_a_line
+from ..plain import file_name, in_a_line
+from .errors import DecoderError
 
 HEADER = 1 << 20
 """Bytes of what lists the weights of a file. Those of decoders have some ten thousand."""
@@ -240,9 +241,7 @@ def _torch_weights(file: IO[bytes]) -> dict[str, Stored]:
     return found
 
 
-def _content(
-    archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], name: str
-) -> bytes:
+def _content(archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], name: str) -> bytes:
     """A small member of the archive; empty where it is not there."""
     if name not in members:
         return b""

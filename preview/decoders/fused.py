@@ -1,7 +1,7 @@
 """TAESD's decoder in a few kernels of our own (fused.cu), from the latent to the picture.
 
 Through torch a picture takes some 45 operations, and for each of them the worker lets go of
-Python's lock and gets it back from the sampler. These kernels are launched without letting go, in
+the GIL and gets it back from the sampler. These kernels are launched without letting go, in
 any thread and with any allocator, and nothing is recorded. Where they cannot be had, torch decodes.
 """
 
@@ -65,7 +65,7 @@ class Enter(ctypes.Structure):
 
     _fields_ = (
         ("to", ctypes.c_longlong),
-        ("holes", ctypes.c_longlong),
+        ("non_finite", ctypes.c_longlong),
         ("channels", ctypes.c_int),
         ("pixels", ctypes.c_int),
     )
@@ -93,7 +93,7 @@ class Leave(ctypes.Structure):
     _fields_ = (
         ("source", ctypes.c_longlong),
         ("to", ctypes.c_longlong),
-        ("holes", ctypes.c_longlong),
+        ("non_finite", ctypes.c_longlong),
         ("weights", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
         ("height", ctypes.c_int),
@@ -194,7 +194,7 @@ def compiling(capability: int) -> Future[bytes]:
     return future
 
 
-class Plan:
+class RunSpec:
     """All the launches for latents of one size, and where they find a picture."""
 
     def __init__(
@@ -212,15 +212,15 @@ class Plan:
         if full_width <= width and full_height <= height:
             width, height = full_width, full_height
         self.picture = (height, width, 3)
-        # Three layers of the picture, and where holes are.
+        # Three layers of the picture, and where non_finite are.
         layer = full_height * full_width * WIDTH * 2
-        x, first, second, holes = (i * layer for i in range(4))
-        self.bytes = holes + h * w
+        x, first, second, non_finite = (i * layer for i in range(4))
+        self.bytes = non_finite + h * w
         self.places = Places()
         self.launches = launches = Launches()
         inner, bias, last, last_bias = (each.data_ptr() for each in weights)
 
-        enter = Enter(x, holes, channels, h * w)
+        enter = Enter(x, non_finite, channels, h * w)
         launches.add(loaded.enter, blocks(h * w, loaded.enter.threads), 1, enter, self.places)
         for i in range(CONVOLUTIONS):
             upsampled = i in UPSAMPLED
@@ -242,7 +242,7 @@ class Plan:
                 launches.add(loaded.large, across, down, work, self.places)
             else:  # small tiles, to keep more of the device busy
                 launches.add(loaded.small, across, blocks(h, 4), work, self.places)
-        leave = Leave(x, first, holes, last, last_bias, h, w, doublings)
+        leave = Leave(x, first, non_finite, last, last_bias, h, w, doublings)
         launches.add(loaded.leave, blocks(w, ACROSS), blocks(h, 8), leave, self.places)
         finish = Finish(first, h, w, height, width)
         across = blocks(width, loaded.finish.threads)
@@ -261,7 +261,7 @@ class FusedTaesd:
         self._loaded = kernels.loaded
         self._context = kernels.context
         self._weights = weights
-        self._plans: dict[Hashable, Plan] = {}
+        self._plans: dict[Hashable, RunSpec] = {}
         self._lock = threading.Lock()  # a plan is for one picture at a time
 
     @classmethod
@@ -283,7 +283,7 @@ class FusedTaesd:
     def __call__(self, latent: torch.Tensor, width: int, height: int, skipped: int) -> Pictured:
         """The picture of `latent` [1, C, h, w], without the last `skipped` upsamplings.
 
-        It is shrunk to `width` × `height` where it is larger. What `painting.Painting` gives, but
+        It is shrunk to `width` × `height` where it is larger. What `job.RenderJob` gives, but
         for rounding. Put onto the current stream; never waits. Raises KernelError where a kernel
         cannot be launched, RuntimeError where the device has failed.
         """
@@ -292,14 +292,14 @@ class FusedTaesd:
         stream = torch.cuda.current_stream(latent.device).cuda_stream
         with self._lock, self._context:
             try:
-                return self._paint(latent.contiguous(), (width, height), skipped, stream)
+                return self._to_picture(latent.contiguous(), (width, height), skipped, stream)
             except KernelError as error:
                 lost = nvrtc.lost(ctypes.c_void_p(stream))
                 if lost is not None:
                     raise RuntimeError(f"the device failed with {lost}") from error
                 raise
 
-    def _paint(
+    def _to_picture(
         self, latent: torch.Tensor, size: tuple[int, int], skipped: int, stream: int
     ) -> Pictured:
         plan = self._plan(latent.shape, size, skipped)
@@ -316,13 +316,13 @@ class FusedTaesd:
         launches()
         return picture, unknown
 
-    def _plan(self, shape: torch.Size, size: tuple[int, int], skipped: int) -> Plan:
+    def _plan(self, shape: torch.Size, size: tuple[int, int], skipped: int) -> RunSpec:
         key = (shape, size, skipped)
         plan = self._plans.get(key)
         if plan is None:
             if len(self._plans) == self.PLANS:
                 del self._plans[next(iter(self._plans))]
-            plan = self._plans[key] = Plan(self._loaded, self._weights, shape, size, skipped)
+            plan = self._plans[key] = RunSpec(self._loaded, self._weights, shape, size, skipped)
         return plan
 
 
@@ -348,7 +348,9 @@ class WhenReady:
         except UnsuitableError:
             self._unsuitable = True
 
-    def paint(self, latent: torch.Tensor, width: int, height: int, skipped: int) -> Pictured | None:
+    def to_picture(
+        self, latent: torch.Tensor, width: int, height: int, skipped: int
+    ) -> Pictured | None:
         """As `FusedTaesd`; None while there is none, or for good. Raises only what the device does.
 
         None also where memory is short: torch may find another way, or says it.

@@ -31,7 +31,7 @@ class Latent2RGB:
             self._offset += bias * 0.5
         self._reshape = reshape
 
-    def __call__(self, latent: torch.Tensor, enough: int) -> torch.Tensor:
+    def __call__(self, latent: torch.Tensor, min_side: int) -> torch.Tensor:
         """RGB [3, h, w] of `latent` [1, C, h, w] or, its first frame, [1, C, T, h, w].
 
         A video's latent frame stands for several pictures; here it gives one, shown as long.
@@ -44,22 +44,22 @@ class Latent2RGB:
         )
         return pixels.movedim(-1, 0)
 
-    def kept(self, index: int) -> range:
+    def visible_frames(self, index: int) -> range:
         return range(1)
 
-    def reel(self) -> Latent2RGBReel:
-        return Latent2RGBReel(self)
+    def streaming(self) -> StreamingLatent2RGB:
+        return StreamingLatent2RGB(self)
 
 
-class Latent2RGBReel:
+class StreamingLatent2RGB:
     """Frame by frame: none needs another."""
 
     def __init__(self, decoder: Latent2RGB) -> None:
         self._decoder = decoder
 
-    def __call__(self, latent: torch.Tensor, enough: int) -> torch.Tensor:
+    def __call__(self, latent: torch.Tensor, min_side: int) -> torch.Tensor:
         """RGB [1, 3, h, w] of `latent` [1, C, 1, h, w]."""
-        return self._decoder(latent, enough)[None]
+        return self._decoder(latent, min_side)[None]
 
     def rewind(self) -> None:
         """There is nothing to forget."""

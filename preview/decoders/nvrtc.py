@@ -1,6 +1,6 @@
 """CUDA kernels of our own: compiled by NVRTC, which torch ships, and launched through the driver.
 
-A launch keeps Python's lock for the few microseconds that it takes. What torch launches lets go of
+A launch keeps the GIL for the few microseconds that it takes. What torch launches lets go of
 the lock each time, and a thread that works in Python, a sampler's, then takes it and keeps it.
 """
 
@@ -63,7 +63,7 @@ def nvrtc() -> ctypes.CDLL:
 
 @functools.cache
 def driver() -> ctypes.PyDLL:
-    """The CUDA driver, called with Python's lock held. Raises KernelError where there is none."""
+    """The CUDA driver, called with the GIL held. Raises KernelError where there is none."""
     try:
         return ctypes.PyDLL("nvcuda.dll" if WINDOWS else "libcuda.so.1")
     except OSError as error:

@@ -31,7 +31,7 @@ def tiled(cells: list[torch.Tensor]) -> torch.Tensor:
     return torch.cat(lines, dim=1)
 
 
-def without_holes(latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def without_non_finite(latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """`latent` [B, C, ...] with 0 for every NaN and infinity, and where these were: [B, ...]."""
     finite = torch.isfinite(latent)
     return latent.where(finite, 0), ~finite.all(dim=1)
@@ -43,10 +43,10 @@ def without_nans(rgb: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return rgb.where(~nans, 0.5), nans.sum()
 
 
-def greyed(rgb: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
-    """`rgb` [..., 3, H, W] with grey wherever one of the latent positions `holes` [h, w] is."""
+def greyed(rgb: torch.Tensor, non_finite: torch.Tensor) -> torch.Tensor:
+    """`rgb` [..., 3, H, W] with grey where a latent position of `non_finite` [h, w] is."""
     # By area and not by the nearest: where a pixel stands for many positions, all of them count.
-    share = F.interpolate(holes[None, None].to(rgb.dtype), size=rgb.shape[-2:], mode="area")
+    share = F.interpolate(non_finite[None, None].to(rgb.dtype), size=rgb.shape[-2:], mode="area")
     return rgb.where(share[0] == 0, 0.5)
 
 

@@ -25,11 +25,11 @@ class Decoder(Protocol):
     def light(self) -> bool:
         """Whether its weights may stay on the device while nothing samples."""
 
-    def __call__(self, latent: torch.Tensor, enough: int) -> torch.Tensor:
+    def __call__(self, latent: torch.Tensor, min_side: int) -> torch.Tensor:
         """RGB of one staged latent [1, C, h, w], or of the first frame of [1, C, T, h, w].
 
         [3, H, W] on the same device, 0 to 1, maybe beyond. H and W are those of the final picture
-        or, where that saves work, smaller; but not with a longer side below `enough` pixels if
+        or, where that saves work, smaller; but not with a longer side below `min_side` pixels if
         the decoder can give as many.
         """
 
@@ -45,13 +45,13 @@ class Chart(ABC):
         """Width and height of the final picture of each of latents with `shape` [n, C, ...]."""
 
 
-class Reel(Protocol):
+class StreamingVideoDecoder(Protocol):
     """Decodes the frames of one video latent, in their order, a few at a time.
 
     It keeps what a frame needs of those before it, in memory that it takes at its first call.
     """
 
-    def __call__(self, latent: torch.Tensor, enough: int) -> torch.Tensor:
+    def __call__(self, latent: torch.Tensor, min_side: int) -> torch.Tensor:
         """RGB [n, 3, H, W] of the next latent frame [1, C, 1, h, w], else as `Decoder`.
 
         n is the same for every call: the decoder's `frames_each`.
@@ -65,10 +65,10 @@ class Reel(Protocol):
 class DirectDecoder(Decoder, Protocol):
     """A decoder that can also do all of the work up to the picture by itself."""
 
-    def paint(
-        self, latent: torch.Tensor, enough: int, width: int, height: int
+    def to_picture(
+        self, latent: torch.Tensor, min_side: int, width: int, height: int
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """What `painting.Painting` makes of one latent; None where it cannot now."""
+        """What `job.RenderJob` makes of one latent; None where it cannot now."""
 
 
 @runtime_checkable
@@ -79,10 +79,10 @@ class VideoDecoder(Decoder, Protocol):
     def frames_each(self) -> int:
         """Pictures that come of one latent frame."""
 
-    def kept(self, index: int) -> range:
+    def visible_frames(self, index: int) -> range:
         """Which of the pictures of latent frame `index` (from 0) are frames of the video."""
 
-    def reel(self) -> Reel:
+    def streaming(self) -> StreamingVideoDecoder:
         """A new one, with nothing before its first frame."""
 
 

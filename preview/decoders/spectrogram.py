@@ -51,7 +51,7 @@ class Spectrogram(Chart):
         rows, length = row_count(shape), min(shape[-1], WIDEST)
         return max(length, ROW * rows), max(length // 2, ROW * rows)
 
-    def __call__(self, latent: torch.Tensor, enough: int) -> torch.Tensor:
+    def __call__(self, latent: torch.Tensor, min_side: int) -> torch.Tensor:
         """RGB [3, rows, columns] of `latent` [1, C, T] or [1, C, h, T]: one pixel each value.
 
         More moments than columns are wanted are averaged before they are coloured: the mean of
@@ -59,7 +59,7 @@ class Spectrogram(Chart):
         """
         length = latent.shape[-1]
         values = latent.reshape(1, row_count(latent.shape), length)
-        columns = min(length, enough, WIDEST)
+        columns = min(length, min_side, WIDEST)
         if columns < length:
             values = F.interpolate(values, size=columns, mode="area")
         return self._coloured(levels(values[0])).flip(1)

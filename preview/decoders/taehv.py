@@ -252,7 +252,7 @@ class Taehv:
         self._layout = layout
         self._space = space
 
-    def kept(self, index: int) -> range:
+    def visible_frames(self, index: int) -> range:
         """Which of the pictures of latent frame `index` are frames of the video.
 
         The first latent frame is a single one, its last picture; and so is, in MiniMax H3, the
@@ -265,22 +265,22 @@ class Taehv:
 
     def frames_of(self, latent_frames: int) -> int:
         """How many frames the video of so many latent frames has."""
-        return sum(len(self.kept(index)) for index in range(latent_frames))
+        return sum(len(self.visible_frames(index)) for index in range(latent_frames))
 
-    def __call__(self, latent: torch.Tensor, enough: int) -> torch.Tensor:
+    def __call__(self, latent: torch.Tensor, min_side: int) -> torch.Tensor:
         """RGB [3, H, W] of `latent` [1, C, h, w], or of the first frame of [1, C, T, h, w].
 
-        It is the first frame of the video. H and W are halved where `enough` allows.
+        It is the first frame of the video. H and W are halved where `min_side` allows.
         """
         first = latent[:, :, 0] if latent.ndim == 5 else latent
         nothing: list[Memory] = [[None] * BLOCKS] * STAGES
-        return self.pictures(first, enough, 1, nothing)[0]
+        return self.pictures(first, min_side, 1, nothing)[0]
 
-    def reel(self) -> TaehvReel:
-        return TaehvReel(self)
+    def streaming(self) -> StreamingTaehv:
+        return StreamingTaehv(self)
 
     def pictures(
-        self, latent: torch.Tensor, enough: int, count: int, memory: Sequence[Memory]
+        self, latent: torch.Tensor, min_side: int, count: int, memory: Sequence[Memory]
     ) -> torch.Tensor:
         """The last `count` pictures [count, 3, H, W] of one latent frame [1, C, h, w].
 
@@ -293,8 +293,8 @@ class Taehv:
             frames = [stage.narrow(doubled(x)) for x in stage.grown(frames, needed, seen)]
         # One at a time: here the frames are largest.
         frames = last.grown(frames, count, memory[-1])
-        half = self._half_is_enough(latent, enough)
-        return torch.cat([self._painted(x if half else doubled(x)) for x in frames])
+        half = self._half_is_enough(latent, min_side)
+        return torch.cat([self._to_rgb(x if half else doubled(x)) for x in frames])
 
     def zeros(self, latent: torch.Tensor) -> list[list[torch.Tensor]]:
         """The memory of each stage before the first frame of latents [1, C, h, w]."""
@@ -317,22 +317,22 @@ class Taehv:
         enter = self._network.enter
         return conv_relu(x.to(enter.weight.dtype), enter, leak=self._layout.leak)
 
-    def _painted(self, x: torch.Tensor) -> torch.Tensor:
+    def _to_rgb(self, x: torch.Tensor) -> torch.Tensor:
         """The picture [1, 3, H, W] of the last stage's enlarged frame."""
         x = conv_relu(x, self._network.stages[-1].narrow, leak=self._layout.leak)
         x = F.pixel_shuffle(self._network.leave(x), self._layout.patch)
         return (x + 1) / 2 if self._layout.channels == HUNYUAN_VIDEO_15 else x
 
-    def _half_is_enough(self, latent: torch.Tensor, enough: int) -> bool:
+    def _half_is_enough(self, latent: torch.Tensor, min_side: int) -> bool:
         """Whether to leave out the last upsampling, as TAESD's where fewer pixels are enough.
 
         Not where the last convolution gives patches: their pixels are made for the full size.
         What it costs in quality was measured for TAESD alone.
         """
-        return self._layout.patch == 1 and max(latent.shape[-2:]) * self.scale // 2 >= enough
+        return self._layout.patch == 1 and max(latent.shape[-2:]) * self.scale // 2 >= min_side
 
 
-class TaehvReel:
+class StreamingTaehv:
     """The frames of one video: a memory, and the decoder that it belongs to.
 
     The first call allocates the memory; later ones write to it in place.
@@ -342,11 +342,11 @@ class TaehvReel:
         self._decoder = decoder
         self._memory: list[list[torch.Tensor]] = []
 
-    def __call__(self, latent: torch.Tensor, enough: int) -> torch.Tensor:
+    def __call__(self, latent: torch.Tensor, min_side: int) -> torch.Tensor:
         """RGB [frames_each, 3, H, W] of the next latent frame [1, C, 1, h, w]."""
         decoder, frame = self._decoder, latent[:, :, 0]
         self._memory = self._memory or decoder.zeros(frame)
-        return decoder.pictures(frame, enough, decoder.frames_each, self._memory)
+        return decoder.pictures(frame, min_side, decoder.frames_each, self._memory)
 
     def rewind(self) -> None:
         """Forget the frames before: the next call is for a first frame."""

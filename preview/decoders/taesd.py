@@ -145,14 +145,14 @@ def unpacked(latent: torch.Tensor) -> torch.Tensor:
     return F.pixel_shuffle(latent, 2)
 
 
-def left_out(height: int, width: int, enough: int) -> int:
+def left_out(height: int, width: int, min_side: int) -> int:
     """How many of the last upsamplings to leave out, each of which halves the picture.
 
-    Of a picture height × width with all of them, so many that its longer side keeps `enough`
+    Of a picture height × width with all of them, so many that its longer side keeps `min_side`
     pixels: one at most, or as many as bring it down to `LARGEST`.
     """
     count = 0
-    while count < STAGES and max(height, width) >> (count + 1) >= enough:
+    while count < STAGES and max(height, width) >> (count + 1) >= min_side:
         if count > 0 and (height >> count) * (width >> count) <= LARGEST:
             break
         count += 1
@@ -174,17 +174,17 @@ class Taesd:
         self._packed = packed
         self._fused = WhenReady(layers)
 
-    def __call__(self, latent: torch.Tensor, enough: int) -> torch.Tensor:
+    def __call__(self, latent: torch.Tensor, min_side: int) -> torch.Tensor:
         """RGB [3, H, W] of `latent` [1, C, h, w], or of the first frame of [1, C, T, h, w].
 
-        H and W are halved, once or more, where `enough` allows.
+        H and W are halved, once or more, where `min_side` allows.
         """
         x = latent[:, :, 0] if latent.ndim == 5 else latent
         x = x.to(self._dtype)  # it may have been staged for a decoder that then failed
         if self._packed:
             x = unpacked(x)
         height, width = x.shape[-2:]
-        skipped = left_out(height * self._decoded, width * self._decoded, enough)
+        skipped = left_out(height * self._decoded, width * self._decoded, min_side)
         upsamplings = STAGES
         for layer in self._layers:
             if isinstance(layer, nn.Upsample):
@@ -194,10 +194,10 @@ class Taesd:
             x = layer(x)
         return F.pixel_shuffle(x, self._patch)[0, :3]
 
-    def paint(
-        self, latent: torch.Tensor, enough: int, width: int, height: int
+    def to_picture(
+        self, latent: torch.Tensor, min_side: int, width: int, height: int
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """What `Painting` makes of one `latent` [1, C, h, w], in a few kernels; see `fused`.
+        """What `RenderJob` makes of one `latent` [1, C, h, w], in a few kernels; see `fused`.
 
         Where the decoder gives more, it is shrunk to `width` × `height`. None where the kernels
         are not there, yet or for good: then the decoder is called.
@@ -205,8 +205,8 @@ class Taesd:
         x = latent[:, :, 0] if latent.ndim == 5 and latent.shape[2] == 1 else latent
         if x.ndim != 4 or len(x) != 1 or self._packed:
             return None
-        skipped = left_out(x.shape[-2] * SCALE, x.shape[-1] * SCALE, enough)
-        return self._fused.paint(x, width, height, skipped)
+        skipped = left_out(x.shape[-2] * SCALE, x.shape[-1] * SCALE, min_side)
+        return self._fused.to_picture(x, width, height, skipped)
 
 
 @dataclass(frozen=True)

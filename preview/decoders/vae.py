@@ -242,7 +242,7 @@ class Vae:
         self._taken = 0.0
         self._when_taken: Memory | None = None
 
-    def __call__(self, latent: torch.Tensor, enough: int) -> torch.Tensor:
+    def __call__(self, latent: torch.Tensor, min_side: int) -> torch.Tensor:
         """RGB [3, H, W] of `latent` [1, C, h, w], or of the first frame of [1, C, T, h, w].
 
         Raises NotEnoughMemory.
@@ -250,7 +250,7 @@ class Vae:
         latent = self._as_decoded(latent)
         height, width = latent.shape[-2:]
         side = self._side(height, width)
-        shrink = self._shrink(max(height, width), enough)
+        shrink = self._shrink(max(height, width), min_side)
         pixels = self.scale // shrink
         rows, columns = places(height, side), places(width, side)
         down = feathers(rows, height, pixels, latent.device)
@@ -298,11 +298,13 @@ class Vae:
         self._is_proven = True
         return rgb[:3]
 
-    def _shrink(self, longer: int, enough: int) -> int:
+    def _shrink(self, longer: int, min_side: int) -> int:
         """How far the pixels of a latent of `longer` may be averaged down."""
         pixels = longer * self.scale
         return next(
-            by for by in SHRINKABLE if by == 1 or (self.scale % by == 0 and pixels // by >= enough)
+            by
+            for by in SHRINKABLE
+            if by == 1 or (self.scale % by == 0 and pixels // by >= min_side)
         )
 
     def _side(self, height: int, width: int) -> int:

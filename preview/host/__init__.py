@@ -6,32 +6,52 @@ modules beside this one are for this one alone: what others use is what is named
 
 from __future__ import annotations
 
-from . import server
-from .models import leave_settings, leave_vae, left_settings, left_vae
-from .server import prompts_of, register, registered, routes
-
-missing: str | None = None
-"""The import that this ComfyUI does not allow; not all names below are there then."""
-
 try:
-    # What the settings and the report need first: they are for where something is amiss, too.
-    from .choices import chosen_method, preview_size
-    from .choices import unwatch as unwatch_method
-    from .choices import watch as watch_method
-    from .formats import (
+    # First what the routes, the settings and the report need: they are for where something is
+    # amiss, too.
+    from .installation import (
+        author,
+        chosen_method,
+        folders,
+        page_version,
+        precision,
+        preview_size,
+        sampling_device,
+        unwatch_method,
+        watch_method,
+    )
+    from .models import (
         decoder_file,
         decoder_name,
         decoder_names,
         is_sound,
         latent_channels,
+        leave_settings,
+        leave_vae,
+        left_settings,
+        left_vae,
         misplaced_decoder,
         other_decoder_files,
         picture_scale,
         shows_views,
+        vae_copy,
         video,
     )
-    from .installation import author, folders, page_version, precision, sampling_device
-    from .previews import (
+    from .server import Server, prompts_of, register, registered, routes, unexpected_server
+
+    missing: str | None = None
+    """The import that this ComfyUI does not allow; not all names below are there then."""
+
+    from .prompts import (
+        announced_steps,
+        current_context,
+        expect_progress,
+        extra_data,
+        install_progress,
+        preview_switch,
+        uninstall_progress,
+    )
+    from .sampling import (
         LatentPreviewer,
         is_overridden_for_all,
         is_own_function,
@@ -40,17 +60,11 @@ try:
         latent_preview,
         overriding_method,
         own_previewer,
+        unexpected_previews,
         unpacked,
         views_as_batch,
+        watch_sampling,
     )
-    from .previews import unexpected as unexpected_previews
-    from .progress import expect_progress
-    from .progress import install as install_progress
-    from .progress import uninstall as uninstall_progress
-    from .prompts import announced_steps, current_owner, extra_data, preview_switch
-    from .sampling import watch_sampling
-    from .vaes import vae_copy
-    from .wire import Server
 except ImportError as error:
     missing = str(error)
 
@@ -61,7 +75,7 @@ class UnknownHost(Exception):
 
 def check() -> None:
     """Raises UnknownHost where something that SideStream builds on is not there or is different."""
-    problem = missing or unexpected_previews() or server.unexpected()
+    problem = missing or unexpected_previews() or unexpected_server()
     if problem is not None:
         raise UnknownHost(problem)
 

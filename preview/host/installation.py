@@ -1,12 +1,24 @@
-"""Where this ComfyUI lies, which page it shows and what it samples on."""
+"""Where this ComfyUI lies, which page it shows, what it samples on, and what was chosen in it.
+
+The method is one global value, `args.preview_method`, whose silent default, none, looks like the
+choice of none. Packs with a menu of their own set it for the sampling of one node and put it back,
+at times to something else than it was. So it is noted who set it: by the value alone such a choice
+could not be told from the default, nor from what was left behind.
+"""
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import comfy.cli_args
 import comfy.model_management
+import comfy.options
 import folder_paths
 import torch
 
@@ -82,3 +94,143 @@ def short_name(module: str) -> str:
     # Within a pack's folder its modules follow, with dots between them.
     pack = below.partition("/")[0] if found else path.rpartition("/")[2]
     return plain(pack.partition(".")[0].replace("_x_", "."), NAME)
+
+
+NONE = "none"
+Place = tuple[str, str]
+"""A prompt and a node of it."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """`args.preview_method` was set to `value`."""
+
+    value: str
+    before: str
+    where: Place | None
+    """By the code of this node; None for what is of no node, as a menu of the page."""
+    times: int = 1
+    """How often that node has set it by now."""
+
+
+_last: Setting | None = None
+
+
+def _here() -> Place | None:
+    """The node that is executed on this thread."""
+    # Here, as the report asks for the method where such a module is missing, too.
+    from comfy_execution.utils import get_executing_context
+
+    context = get_executing_context()
+    return None if context is None else (context.prompt_id, context.node_id)
+
+
+def _note(before: Any, value: Any) -> None:
+    global _last
+    where = _here()
+    again = _last is not None and where is not None and _last.where == where
+    times = _last.times + 1 if again and _last is not None else 1
+    _last = Setting(_name(value), _name(before), where, times)
+
+
+def _name(method: Any) -> str:
+    return str(getattr(method, "value", method))
+
+
+def watch_method() -> tuple[type, type] | None:
+    """Note from now on who sets the method. Returns what `unwatch_method` needs."""
+    global _last
+    _last = None
+    args = comfy.cli_args.args
+    kind = type(args)
+
+    class Watched(kind):  # type: ignore[misc, valid-type]
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name == "preview_method":
+                _note(getattr(self, name, None), value)
+            super().__setattr__(name, value)
+
+        def __reduce_ex__(self, protocol: Any) -> Any:  # a copy is not watched
+            return kind, (), dict(vars(self))
+
+    try:
+        args.__class__ = Watched
+    except TypeError:  # an object of another build
+        return None
+    return kind, Watched
+
+
+def unwatch_method(watched: tuple[type, type] | None) -> None:
+    """Note nothing more, unless somebody else has changed the arguments' class since."""
+    if watched is not None:
+        kind, ours = watched
+        args = comfy.cli_args.args
+        if type(args) is ours:
+            args.__class__ = kind
+
+
+def preview_size() -> int:
+    """ComfyUI's --preview-size, in pixels."""
+    return int(getattr(comfy.cli_args.args, "preview_size", 512))
+
+
+def chosen_method(extra_data: Mapping[str, Any]) -> str | None:
+    """The preview method that somebody chose for the node at work; None where nobody did.
+
+    One of none, auto, latent2rgb, taesd.
+    """
+    method = _name(comfy.cli_args.args.preview_method)
+    if method != NONE:
+        return method
+    said, last = _said(extra_data), _last
+    if last is None or last.value != NONE or last.where is None:
+        # A menu of the page that goes back to none; not the default that ComfyUI or a pack at its
+        # start sets once more.
+        by_menu = last is not None and last.before != NONE and not _knows_prompts()
+        return NONE if said is not None or by_menu else None
+    if last.where == _here():
+        return NONE
+    # Of a node that is over: set once it was meant to stay, more often it was put back.
+    return NONE if last.times == 1 else said
+
+
+def _said(extra_data: Mapping[str, Any]) -> str | None:
+    """The method that came with the prompt or was given at the start; None where none was."""
+    by_prompt = method_of_prompt(extra_data)
+    if by_prompt == NONE or (by_prompt is not None and _knows_prompts()):
+        return by_prompt
+    at_start = _of_command_line()
+    if at_start is None:
+        default = _name(getattr(_latent_preview(), "default_preview_method", NONE))
+        return None if default == NONE else default
+    return at_start
+
+
+def _knows_prompts() -> bool:
+    """Whether this ComfyUI sets the method anew for each prompt."""
+    return hasattr(_latent_preview(), "set_preview_method")
+
+
+def _latent_preview() -> Any:
+    return sys.modules.get("latent_preview")
+
+
+def method_of_prompt(extra_data: Mapping[str, Any]) -> str | None:
+    """The method that was sent with a prompt, which ComfyUI takes for that prompt alone.
+
+    None where none was sent, or none that ComfyUI knows.
+    """
+    method = extra_data.get("preview_method")
+    known = [each.value for each in type(comfy.cli_args.args.preview_method)]
+    return method if method in known else None
+
+
+def _of_command_line() -> str | None:
+    """The method that was given on the command line."""
+    if not comfy.options.args_parsing:
+        return None
+    absent = object()
+    # argparse fills in a default only where the namespace has no value yet.
+    namespace = argparse.Namespace(preview_method=absent)
+    comfy.cli_args.parser.parse_known_args(sys.argv[1:], namespace)
+    return None if namespace.preview_method is absent else _name(namespace.preview_method)

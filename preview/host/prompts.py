@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections.abc import Mapping
 from typing import Any
 
+import comfy.utils
 from comfy_execution.progress import get_progress_state
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
 import nodes
 
-from ..runs import Owner
+from ..capture.runs import NodeContext
 from .installation import author
-from .progress import newest_total
 
 
-def current_owner() -> Owner:
+def current_context() -> NodeContext:
     """Who is sampling on this thread, as ComfyUI's own progress hook sees it."""
     server = PromptServer.instance
     context = get_executing_context()
     prompt_id = context.prompt_id if context else getattr(server, "last_prompt_id", None)
     node_id = context.node_id if context else server.last_node_id
     if node_id is None:
-        return Owner(prompt_id, client_id=server.client_id)
+        return NodeContext(prompt_id, client_id=server.client_id)
     graph = get_progress_state().dynprompt
-    return Owner(
+    return NodeContext(
         prompt_id,
         node_id,
         graph.get_display_node_id(node_id),
@@ -43,7 +45,7 @@ def extra_data(prompt_id: str | None) -> Mapping[str, Any]:
     return {}
 
 
-def announced_steps(owner: Owner) -> int:
+def announced_steps(context: NodeContext) -> int:
     """How many steps the node's progress says there are; 0 where it has not said so yet.
 
     What an earlier sampling of the node said last may still stand there.
@@ -51,7 +53,7 @@ def announced_steps(owner: Owner) -> int:
     newest = newest_total()
     if newest:
         return newest
-    entry = get_progress_state().nodes.get(owner.node_id)
+    entry = get_progress_state().nodes.get(context.node_id)
     return int(entry["max"]) if entry is not None and entry["max"] > 1 else 0
 
 
@@ -71,3 +73,62 @@ def preview_switch(pack: str) -> dict[str, Any] | None:
                 title = nodes.NODE_DISPLAY_NAME_MAPPINGS.get(node["class_type"])
                 return {"node_id": node_id, "title": title or node["class_type"], "option": option}
     return None
+
+
+_here = threading.local()
+"""What is known on each thread of the node that it executes."""
+
+
+def expect_progress() -> None:
+    """A picture of this step is on its way: its progress is to be told, on this thread, now."""
+    _here.shown = True
+
+
+def newest_total() -> int:
+    """Of how many steps the newest progress bar of the node at work here tells; 0 without one."""
+    total = getattr(_here, "total", 0) if getattr(_here, "node", None) == _node() else 0
+    return total if total > 1 else 0
+
+
+def _node() -> Any:
+    context = get_executing_context()
+    return None if context is None else (context.prompt_id, context.node_id)
+
+
+def _note_total(bar: Any) -> None:
+    try:
+        _here.node, _here.total = _node(), int(bar.total)
+    except Exception:  # whatever a bar counts with
+        _here.total = 0
+
+
+def install_progress() -> Any:
+    """Let `ProgressBar` tell such steps. Returns what `uninstall_progress` needs."""
+    kind = comfy.utils.ProgressBar
+    make, update = kind.__init__, kind.update_absolute
+
+    @functools.wraps(make)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        make(self, *args, **kwargs)
+        _note_total(self)
+
+    @functools.wraps(update)
+    def update_absolute(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if getattr(_here, "shown", False):
+            _here.shown = False
+            if hasattr(self, "_last_sent_value"):
+                self._last_sent_value = -1  # as if it were the first, which always passes
+        try:
+            return update(self, *args, **kwargs)
+        finally:
+            _note_total(self)
+
+    kind.__init__, kind.update_absolute = __init__, update_absolute
+    return {"__init__": (make, __init__), "update_absolute": (update, update_absolute)}
+
+
+def uninstall_progress(installed: Any) -> None:
+    """Give ComfyUI's functions back, unless another pack has wrapped ours."""
+    for name, (original, ours) in installed.items():
+        if getattr(comfy.utils.ProgressBar, name) is ours:
+            setattr(comfy.utils.ProgressBar, name, original)

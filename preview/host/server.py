@@ -1,8 +1,20 @@
-"""ComfyUI's server, as far as the pack's own routes need it."""
+"""ComfyUI's server: its routes, its queue, and its websockets as `transport.Wire`."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import functools
+import socket as sockets
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
 from typing import Any
+
+import comfy.model_management
+
+from ..deliver.transport import Socket
 
 
 def _instance() -> Any:
@@ -14,7 +26,7 @@ def _instance() -> Any:
     return getattr(PromptServer, "instance", None)
 
 
-def unexpected() -> str | None:
+def unexpected_server() -> str | None:
     """What is different about the server; None where nothing is."""
     return "there is no server" if _instance() is None else None
 
@@ -43,3 +55,200 @@ def register(current: object) -> None:
 def registered() -> Any:
     """What `register` remembered; None before."""
     return getattr(_instance(), "sidestream", None)
+
+
+PROMPTS = 32  # that are remembered
+FAILURES = ("execution_interrupted", "execution_error")
+
+
+@dataclass(slots=True)
+class Heard:
+    """What was told of one prompt."""
+
+    failed: bool = False
+    shown: set[str] = field(default_factory=set)
+    """The nodes that showed results of their own."""
+
+
+class PromptEvents:
+    """Remembers which nodes showed a result, and which prompts failed or were interrupted.
+
+    Only `send_sync` of the one server object is wrapped, and given back by `close`. It is called
+    by its name on the class, so that what other packs put there is kept, whenever they do.
+    """
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+        self._prompts: OrderedDict[str, Heard] = OrderedDict()
+        self._lock = threading.Lock()
+        original = vars(server).get("send_sync")
+
+        @functools.wraps(server.send_sync)
+        def send_sync(event: Any, data: Any, *args: Any, **kwargs: Any) -> Any:
+            self._hear(event, data)
+            if original is not None:  # another pack's, on this object too
+                return original(event, data, *args, **kwargs)
+            return type(server).send_sync(server, event, data, *args, **kwargs)
+
+        self._original = original
+        self._wrapped = server.send_sync = send_sync
+
+    def close(self) -> None:
+        """Listen no more. What another pack wrapped around it stays, and passes through."""
+        if vars(self._server).get("send_sync") is not self._wrapped:
+            return
+        if self._original is None:
+            del self._server.send_sync
+        else:
+            self._server.send_sync = self._original
+
+    def failed(self, prompt_id: str) -> bool:
+        """Whether the prompt failed or was interrupted."""
+        heard = self._prompts.get(prompt_id)
+        return heard is not None and heard.failed
+
+    def has_shown(self, prompt_id: str, node_id: str) -> bool:
+        """Whether the node showed a result of its own."""
+        heard = self._prompts.get(prompt_id)
+        return heard is not None and node_id in heard.shown
+
+    def _hear(self, event: Any, data: Any) -> None:
+        if event != "executed" and event not in FAILURES:
+            return
+        prompt_id = data.get("prompt_id") if isinstance(data, Mapping) else None
+        if not isinstance(prompt_id, str):
+            return
+        with self._lock:
+            heard = self._prompts.setdefault(prompt_id, Heard())
+            if event in FAILURES:
+                heard.failed = True
+            elif _shows(data.get("output")):
+                heard.shown.update(str(data.get(key)) for key in ("node", "display_node"))
+            while len(self._prompts) > PROMPTS:
+                self._prompts.popitem(last=False)
+
+
+def _shows(output: Any) -> bool:
+    """Whether there is anything in a node's output: some send lists that are empty."""
+    return any(output.values()) if isinstance(output, Mapping) else bool(output)
+
+
+UNSENT = 32 * 1024  # bytes that a connection may keep waiting for a slow network
+
+
+class Server:
+    """ComfyUI's server as `transport.Wire`."""
+
+    def __init__(self) -> None:
+        self._server = _instance()
+        self._events = PromptEvents(self._server)
+        self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself may forget them
+
+    def close(self) -> None:
+        """Give back what was taken of the server."""
+        self._events.close()
+
+    def sockets(self, client_id: str | None) -> list[Socket]:
+        connected = self._server.sockets
+        if client_id is None:
+            found = list(connected.items())
+        else:
+            connection = connected.get(client_id)
+            found = [] if connection is None else [(client_id, connection)]
+        return [Socket(sid, connection, self._knows_metadata(sid)) for sid, connection in found]
+
+    def connected(self, client_id: str | None) -> bool:
+        connections = self._server.sockets
+        return bool(connections) if client_id is None else client_id in connections
+
+    def is_running(self, prompt_id: str | None, node_id: str | None) -> bool:
+        # Here, as the routes say what is missing where this is.
+        from comfy_execution.progress import NodeState, get_progress_state
+
+        progress = get_progress_state()
+        entry = progress.nodes.get(node_id)
+        return (
+            progress.prompt_id == prompt_id
+            and entry is not None
+            and entry["state"] == NodeState.Running
+            and self._is_executed(prompt_id)
+            and not comfy.model_management.processing_interrupted()
+        )
+
+    def may_show_late(self, prompt_id: str | None, node_id: str | None) -> bool:
+        if prompt_id is None or node_id is None or self._events.failed(prompt_id):
+            return False
+        if self._events.has_shown(prompt_id, node_id):
+            return False
+        # An interrupt is for the prompt that is being executed.
+        interrupted = comfy.model_management.processing_interrupted()
+        return not (interrupted and self._is_executed(prompt_id))
+
+    def _is_executed(self, prompt_id: str | None) -> bool:
+        running = list(self._server.prompt_queue.currently_running.values())
+        return any(item[1] == prompt_id for item in running)
+
+    def is_idle(self) -> bool:
+        return not self._server.prompt_queue.currently_running
+
+    def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        # run_coroutine_threadsafe makes a future for the caller too, which nobody here waits for.
+        # The server may be going down: its loop is closed, or ends before it comes to this.
+        with contextlib.suppress(RuntimeError):
+            self._server.loop.call_soon_threadsafe(Unbegun(coroutine, self._begin))
+
+    def _begin(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = self._server.loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def send_bytes(self, event: int, data: bytes, socket: Socket) -> bool:
+        if self._server.sockets.get(socket.id) is not socket.connection:
+            return False
+        keep_queue_short(socket.connection)
+        await self._server.send_bytes(event, data, socket.id)
+        return True
+
+    async def send_json(self, event: str, data: dict[str, Any], socket: Socket) -> bool:
+        if self._server.sockets.get(socket.id) is not socket.connection:
+            return False
+        await self._server.send_json(event, data, socket.id)
+        return True
+
+    def _knows_metadata(self, sid: str) -> bool:
+        # As the client sent it: ComfyUI keeps whatever JSON that was.
+        flags = self._server.sockets_metadata.get(sid, {}).get("feature_flags")
+        return isinstance(flags, Mapping) and flags.get("supports_preview_metadata") is True
+
+
+class Unbegun:
+    """A coroutine on its way to a loop. Where it never arrives it is closed, not complained of."""
+
+    def __init__(
+        self,
+        coroutine: Coroutine[Any, Any, None],
+        begin: Callable[[Coroutine[Any, Any, None]], None],
+    ) -> None:
+        self._coroutine: Coroutine[Any, Any, None] | None = coroutine
+        self._begin = begin
+
+    def __call__(self) -> None:
+        coroutine, self._coroutine = self._coroutine, None
+        if coroutine is not None:
+            self._begin(coroutine)
+
+    def __del__(self) -> None:
+        if self._coroutine is not None:
+            self._coroutine.close()
+
+
+def keep_queue_short(connection: Any) -> None:
+    """Let the system keep little that the network has not taken yet, where it can be told so.
+
+    By itself it keeps megabytes, and what a slow client sees would be many seconds old.
+    """
+    option = getattr(sockets, "TCP_NOTSENT_LOWAT", None)
+    if option is not None:
+        with contextlib.suppress(AttributeError, OSError):
+            raw = connection.get_extra_info("socket")
+            raw.setsockopt(sockets.IPPROTO_TCP, option, UNSENT)

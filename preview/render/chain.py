@@ -7,7 +7,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..decoders.errors import DecoderError, in_a_line
+from ..decoders.errors import DecoderError
+from ..plain import in_a_line
 
 if TYPE_CHECKING:
     import torch

@@ -15,9 +15,9 @@ import torch
 from sidestream.preview.decoders import fused, nvrtc
 from sidestream.preview.decoders.fused import FusedTaesd, UnsuitableError
 from sidestream.preview.decoders.nvrtc import KernelError
-from sidestream.preview.decoders.painting import cell_size
 from sidestream.preview.decoders.taesd import Taesd
 from sidestream.preview.render.backends.device import keep_out_of_others_recordings
+from sidestream.preview.render.job import cell_size
 from sidestream.tests.helpers import wait_until
 from sidestream.tests.natural import Forced, natural_layers, painted
 from torch import nn
@@ -64,11 +64,11 @@ def full(latent: torch.Tensor) -> tuple[int, int]:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("max_size", [512, 96])
 @pytest.mark.parametrize("skipped", [0, 1, 2, 3])
-@pytest.mark.parametrize("holes", [False, True])
-def test_i12_the_picture_is_that_of_float32(cuda, decoders, size, max_size, skipped, holes):
+@pytest.mark.parametrize("non_finite", [False, True])
+def test_i12_the_picture_is_that_of_float32(cuda, decoders, size, max_size, skipped, non_finite):
     layers, kernels = decoders
     latent = noise(layers[1].in_channels, *size)
-    if holes:
+    if non_finite:
         latent[0, 0, -1, -1] = float("inf")
         latent[0, 1, size[0] // 2, size[1] // 3] = float("nan")
         latent[0, 2, size[0] // 2, size[1] // 3] = -float("inf")
@@ -80,7 +80,7 @@ def test_i12_the_picture_is_that_of_float32(cuda, decoders, size, max_size, skip
     assert picture.shape == expected.shape
     assert picture.is_contiguous()
     assert int(count) == int(unknown)
-    assert expected.min() < expected.max() or holes
+    assert expected.min() < expected.max() or non_finite
     difference = (picture.int() - expected.int()).abs()
     assert difference.float().mean() < 0.3
     assert difference.max() <= 2
@@ -209,26 +209,26 @@ def test_another_thread_needs_no_context(cuda, fused_taesd):
 def test_paint_offers_pictures_once_the_kernels_are_compiled(cuda):
     decoder = Taesd(halved(natural_layers(4), cuda), packed=False)
     latent = noise(4, 64, 64).to(cuda)
-    assert wait_until(lambda: decoder.paint(latent, 512, 512, 512) is not None, 60)
-    picture, unknown = decoder.paint(latent, 512, 512, 512)
+    assert wait_until(lambda: decoder.to_picture(latent, 512, 512, 512) is not None, 60)
+    picture, unknown = decoder.to_picture(latent, 512, 512, 512)
     assert picture.shape == (512, 512, 3)
     assert int(unknown) == 0
-    assert decoder.paint(latent, 256, 256, 256)[0].shape == (256, 256, 3)
-    assert torch.equal(decoder.paint(latent[:, :, None], 512, 512, 512)[0], picture)
-    assert decoder.paint(latent.float(), 512, 512, 512) is None
-    assert decoder.paint(latent.repeat(2, 1, 1, 1), 512, 512, 512) is None
+    assert decoder.to_picture(latent, 256, 256, 256)[0].shape == (256, 256, 3)
+    assert torch.equal(decoder.to_picture(latent[:, :, None], 512, 512, 512)[0], picture)
+    assert decoder.to_picture(latent.float(), 512, 512, 512) is None
+    assert decoder.to_picture(latent.repeat(2, 1, 1, 1), 512, 512, 512) is None
 
 
 def test_i6_what_cannot_be_launched_is_given_up(cuda, monkeypatch, caplog):
     decoder = Taesd(halved(natural_layers(4), cuda), packed=False)
     latent = noise(4, 8, 8).to(cuda)
-    assert wait_until(lambda: decoder.paint(latent, 64, 64, 64) is not None, 60)
+    assert wait_until(lambda: decoder.to_picture(latent, 64, 64, 64) is not None, 60)
     kernels = fused.kernels_on(cuda.index)
     monkeypatch.setattr(kernels, "given_up", False)
     monkeypatch.setattr(kernels.loaded.leave, "shared", 1 << 20)  # more than there is
     latent = noise(4, 8, 9).to(cuda)  # another plan
-    assert decoder.paint(latent, 72, 72, 72) is None
-    assert decoder.paint(latent, 72, 72, 72) is None
+    assert decoder.to_picture(latent, 72, 72, 72) is None
+    assert decoder.to_picture(latent, 72, 72, 72) is None
     assert len(caplog.messages) == 1
     assert "previews are decoded by PyTorch" in caplog.messages[0]
     torch.cuda.synchronize(cuda)
@@ -339,7 +339,7 @@ def paint_on_a_lost_device() -> None:
     cuda = torch.device("cuda", 0)
     decoder = Taesd(halved(natural_layers(4), cuda), packed=False)
     latent = noise(4, 8, 8).to(cuda)
-    assert wait_until(lambda: decoder.paint(latent, 64, 64, 64) is not None, 60)
+    assert wait_until(lambda: decoder.to_picture(latent, 64, 64, 64) is not None, 60)
     torch.cuda.synchronize(cuda)
     stream = torch.cuda.current_stream(cuda)
     plan = next(iter(decoder._fused._fused._plans.values()))
@@ -349,7 +349,7 @@ def paint_on_a_lost_device() -> None:
         plan.launches()
         nvrtc.driver().cuStreamSynchronize(ctypes.c_void_p(stream.cuda_stream))
     try:
-        decoder.paint(latent, 64, 64, 64)
+        decoder.to_picture(latent, 64, 64, 64)
     except KernelError:
         raise
     except RuntimeError as error:

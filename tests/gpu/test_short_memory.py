@@ -9,8 +9,8 @@ import torch
 from sidestream.preview.decoders.cache import DecoderCache
 from sidestream.preview.decoders.taesd import TaesdSource, decoder_layers
 from sidestream.preview.decoders.vae import RESERVE, VaeSource
-from sidestream.preview.engine import Engine
 from sidestream.preview.render.backends import backends_for
+from sidestream.preview.render.worker import Engine
 from sidestream.tests.helpers import FakeSink, a_book, stage, start_run, wait_until
 from sidestream.tests.test_vae import unchanged, vae_copy
 

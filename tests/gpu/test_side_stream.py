@@ -16,16 +16,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sidestream.preview import engine as engine_module
-from sidestream.preview import runs
+from sidestream.preview.capture import runs
 from sidestream.preview.decoders.cache import DecoderCache
-from sidestream.preview.decoders.painting import Painting
 from sidestream.preview.decoders.taesd import TaesdSource, decoder_layers
-from sidestream.preview.engine import Engine, Engines
+from sidestream.preview.render import worker as engine_module
 from sidestream.preview.render.backends import backends_for
 from sidestream.preview.render.backends.device import StreamDevice
 from sidestream.preview.render.backends.host_copy import HostCopyBackend
 from sidestream.preview.render.backends.side_stream import SideStreamBackend
+from sidestream.preview.render.engines import Engines
+from sidestream.preview.render.job import RenderJob
+from sidestream.preview.render.worker import Engine
 from sidestream.tests.helpers import (
     FakeSink,
     FakeSource,
@@ -239,9 +240,9 @@ def test_nothing_is_staged_into_a_samplers_recording(cuda):
 class Greedy(FlatDecoder):
     """A decoder that wants more memory than there is."""
 
-    def __call__(self, latent, enough):
+    def __call__(self, latent, min_side):
         torch.empty(1 << 46, dtype=torch.uint8, device=latent.device)
-        return super().__call__(latent, enough)
+        return super().__call__(latent, min_side)
 
 
 def test_i6_a_real_out_of_memory_steps_down_and_sampling_goes_on(cuda, engine_of, caplog):
@@ -301,8 +302,8 @@ def test_i12_half_precision_is_within_its_tolerance(cuda, shared_data, dtype):
     reference = TaesdSource.of(path, 32).load(cuda)
     decoder = TaesdSource.of(path, 32, lambda device: dtype).load(cuda)
     with torch.inference_mode():
-        exact, _ = Painting(reference, 512)(latent)
-        fast, _ = Painting(decoder, 512)(latent.to(dtype))
+        exact, _ = RenderJob(reference, 512)(latent)
+        fast, _ = RenderJob(decoder, 512)(latent.to(dtype))
     limit = {torch.float16: 55, torch.bfloat16: 45}[dtype]
     assert psnr(fast, exact) > limit
 
@@ -483,10 +484,11 @@ import logging, sys, threading, time
 import torch
 sys.path.insert(0, {tests!r})
 import conftest  # names the pack
-from sidestream.preview import runs
+from sidestream.preview.capture import runs
 from sidestream.tests.helpers import FakeSink, FakeSource, a_book, start_run, stage
 from sidestream.preview.decoders.cache import DecoderCache
-from sidestream.preview.engine import Engine, Engines
+from sidestream.preview.render.engines import Engines
+from sidestream.preview.render.worker import Engine
 from sidestream.preview.render.backends import backends_for
 
 logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message)s")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sidestream.preview.decoders.painting import EVERYTHING
 from sidestream.preview.decoders.taehv import Affine, Layout, Network, Taehv
+from sidestream.preview.render.job import EVERYTHING
 
 pytestmark = pytest.mark.gpu
 
@@ -40,8 +40,8 @@ def random_latent(layout, frames=3, height=15, width=26):
 
 
 def every_picture(decoder, latent):
-    reel = decoder.reel()
-    return torch.cat([reel(frame, EVERYTHING) for frame in latent.split(1, dim=2)])
+    streaming = decoder.streaming()
+    return torch.cat([streaming(frame, EVERYTHING) for frame in latent.split(1, dim=2)])
 
 
 @each_layout
@@ -60,14 +60,14 @@ def test_i12_half_precision_on_the_gpu_stays_near_float32_on_the_cpu(layout, dty
 
 
 @each_layout
-def test_a_rewound_reel_gives_the_same_video_again(layout):
+def test_a_rewound_streaming_decoder_gives_the_same_video_again(layout):
     decoder = decoder_of(layout, torch.device("cuda"), torch.float16)
     videos = [random_latent(layout).cuda().half(), random_latent(layout).cuda().half().flip(2)]
     expected = [every_picture(decoder, video) for video in videos]
-    reel = decoder.reel()
+    streaming = decoder.streaming()
     for video, same in zip(videos, expected, strict=True):
-        reel.rewind()
-        again = [reel(frame, EVERYTHING).clone() for frame in video.split(1, dim=2)]
+        streaming.rewind()
+        again = [streaming(frame, EVERYTHING).clone() for frame in video.split(1, dim=2)]
         torch.testing.assert_close(torch.cat(again), same, rtol=0, atol=0.01)
 
 
@@ -78,8 +78,8 @@ def test_i5_a_wan_video_of_480_by_832_needs_less_than_250_mb():
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    reel = decoder.reel()
+    streaming = decoder.streaming()
     for _ in range(3):
-        reel(latent, EVERYTHING)
+        streaming(latent, EVERYTHING)
     torch.cuda.synchronize()
     assert (torch.cuda.max_memory_allocated() - before) / 1e6 < 250

@@ -49,10 +49,10 @@ COUNT_ADDRESSES = """
 
 TIDY = """
 async () => {
-  const { steering, watching, store, settings } = sidestream;
+  const { liveSettings, watching, store, settings } = sidestream;
   await app.api.fetchApi("/queue", { method: "POST", body: '{"clear":true}' });
   await app.api.interrupt();
-  if (steering.paused) steering.togglePause();
+  if (liveSettings.paused) liveSettings.togglePause();
   store.end((run) => run.promptId.length < 4); // made-up ones do not end by themselves
   watching.compare(false);
   watching.follow();

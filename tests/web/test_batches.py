@@ -7,8 +7,8 @@ import io
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
-from sidestream.tests.web.movies import colour, mosaic, send_film, send_still
-from sidestream.tests.web.views import PANEL, STAGE, nameless, part, saved, wait_shown
+from sidestream.tests.web.animations import cells_picture, colour, send_animation, send_still
+from sidestream.tests.web.views import PANEL, VIEWER, nameless, part, saved, wait_shown
 from sidestream.tools.page import PanelPage
 
 pytestmark = pytest.mark.browser
@@ -26,13 +26,13 @@ CENTRE = """
 FIVE = {"columns": 3, "rows": 2, "images": [0, 1, 2, 3, 4]}
 
 
-def send_mosaic(panel: PanelPage, images: list[int], step: int, **facts: object) -> None:
+def send_batch(panel: PanelPage, images: list[int], step: int, **facts: object) -> None:
     grid = {"columns": 3, "rows": -(-len(images) // 3), "images": images}
-    send_still(panel, mosaic(images, 3), step=step, grid=grid, **facts)
+    send_still(panel, cells_picture(images, 3), step=step, grid=grid, **facts)
 
 
-def wait_for_image(panel: PanelPage, image: int, selector: str = f"{STAGE} .ss-canvas") -> None:
-    """Wait until the large picture is that image of the batch, and no more of the mosaic."""
+def wait_for_image(panel: PanelPage, image: int, selector: str = f"{VIEWER} .ss-canvas") -> None:
+    """Wait until the large picture is that image of the batch, and nothing of the others."""
     wanted = [32, 32, *colour(image / 10)]
     for _ in range(60):
         if panel.page.evaluate(CENTRE, selector) == pytest.approx(wanted, abs=6):
@@ -42,18 +42,18 @@ def wait_for_image(panel: PanelPage, image: int, selector: str = f"{STAGE} .ss-c
 
 
 def wait_for_all(panel: PanelPage) -> None:
-    panel.wait(f"() => document.querySelector('{STAGE} .ss-canvas').width === 96")
+    panel.wait(f"() => document.querySelector('{VIEWER} .ss-canvas').width === 96")
 
 
 def test_an_image_of_the_batch_is_chosen_and_stays(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()
-    send_mosaic(panel, [0, 1, 2, 3, 4], step=1)
+    send_batch(panel, [0, 1, 2, 3, 4], step=1)
     wait_shown(panel, 1)
     cells = page.locator(f"{PANEL} .ss-cell")
     expect(cells).to_have_count(5)
     expect(cells.nth(3)).to_have_attribute("aria-label", "Image 4 of 5")
-    picture = page.locator(f"{STAGE} .ss-canvas").first.bounding_box()
+    picture = page.locator(f"{VIEWER} .ss-canvas").first.bounding_box()
     box = cells.nth(4).bounding_box()
     assert picture is not None
     assert box is not None
@@ -65,7 +65,7 @@ def test_an_image_of_the_batch_is_chosen_and_stays(panel: PanelPage) -> None:
     assert nameless(panel) == []
     expect(part(panel, ".ss-image-name")).to_have_text("Image 4 of 5")
     expect(cells.first).to_be_hidden()
-    send_mosaic(panel, [0, 1, 2, 3, 4], step=2)
+    send_batch(panel, [0, 1, 2, 3, 4], step=2)
     wait_shown(panel, 2)
     wait_for_image(panel, 3)
     page.evaluate("() => sidestream.watching.scrub(0)")
@@ -81,7 +81,7 @@ def test_an_image_of_the_batch_is_chosen_and_stays(panel: PanelPage) -> None:
 def test_a_double_click_on_a_cell_does_not_zoom_and_dragging_chooses_nothing(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()
-    send_mosaic(panel, [0, 1, 2, 3, 4], step=1)
+    send_batch(panel, [0, 1, 2, 3, 4], step=1)
     wait_shown(panel, 1)
     box = page.locator(f"{PANEL} .ss-cell").nth(1).bounding_box()
     assert box is not None
@@ -100,7 +100,7 @@ def test_a_double_click_on_a_cell_does_not_zoom_and_dragging_chooses_nothing(pan
 def test_keys_choose_an_image(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()
-    send_mosaic(panel, [0, 1, 2, 3, 4], step=1)
+    send_batch(panel, [0, 1, 2, 3, 4], step=1)
     wait_shown(panel, 1)
     page.locator(f"{PANEL} .ss-cell").first.focus()
     page.keyboard.press("ArrowRight")
@@ -116,47 +116,47 @@ def test_keys_choose_an_image(panel: PanelPage) -> None:
     assert page.evaluate("() => document.activeElement.ariaLabel") == "Image 2 of 5"
     page.keyboard.press("5")
     wait_for_image(panel, 4)
-    page.locator(STAGE).focus()
+    page.locator(VIEWER).focus()
     page.keyboard.press("Escape")
     wait_for_all(panel)
 
 
 def test_images_spread_over_the_batch_keep_their_numbers(panel: PanelPage) -> None:
     panel.open_panel()
-    send_mosaic(panel, [0, 4, 9], step=1)
+    send_batch(panel, [0, 4, 9], step=1)
     wait_shown(panel, 1)
     cells = panel.page.locator(f"{PANEL} .ss-cell")
     names = cells.evaluate_all("all => all.map((cell) => cell.ariaLabel)")
     assert names == ["Image 1 of 10", "Image 5 of 10", "Image 10 of 10"]
     cells.nth(1).click()
     wait_for_image(panel, 4)
-    send_mosaic(panel, [0, 1, 2], step=2)  # settings were changed: it is not among them
+    send_batch(panel, [0, 1, 2], step=2)  # settings were changed: it is not among them
     wait_shown(panel, 2)
     wait_for_all(panel)
-    send_mosaic(panel, [3, 4, 5], step=3)
+    send_batch(panel, [3, 4, 5], step=3)
     wait_shown(panel, 3)
     wait_for_image(panel, 4)
-    send_mosaic(panel, [0, 1, 2], step=1, run="other")
+    send_batch(panel, [0, 1, 2], step=1, run="other")
     panel.wait("() => sidestream.watching.run.id === 'other'")
     wait_for_all(panel)  # each run has its own
 
 
 def test_an_image_of_an_animated_batch_plays_alone(panel: PanelPage) -> None:
     panel.open_panel()
-    send_mosaic(panel, [0, 1, 2, 3, 4], step=1)
-    frames = [mosaic([0, 1, 2, 3, 4], 3), mosaic([5, 6, 7, 8, 9], 3)]
-    send_film(panel, frames, step=1, grid=FIVE, duration=150)
-    movie = f"{STAGE} .ss-movie"
-    panel.page.locator(movie).wait_for()
+    send_batch(panel, [0, 1, 2, 3, 4], step=1)
+    frames = [cells_picture([0, 1, 2, 3, 4], 3), cells_picture([5, 6, 7, 8, 9], 3)]
+    send_animation(panel, frames, step=1, grid=FIVE, duration=150)
+    animation = f"{VIEWER} .ss-animation"
+    panel.page.locator(animation).wait_for()
     panel.page.locator(f"{PANEL} .ss-cell").nth(2).click()
-    wait_for_image(panel, 7, movie)
-    wait_for_image(panel, 2, movie)
+    wait_for_image(panel, 7, animation)
+    wait_for_image(panel, 2, animation)
 
 
 def test_the_chosen_image_is_what_is_saved(panel: PanelPage) -> None:
     panel.open_panel()
     for step in (1, 2):
-        send_mosaic(panel, [0, 1, 2, 3, 4], step=step)
+        send_batch(panel, [0, 1, 2, 3, 4], step=step)
     wait_shown(panel, 2)
     panel.page.locator(f"{PANEL} .ss-cell").nth(3).click()
     for kind in ("png", "webp"):
@@ -168,29 +168,29 @@ def test_the_chosen_image_is_what_is_saved(panel: PanelPage) -> None:
 def test_a_map_of_a_sound_says_that_it_is_no_picture(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()
-    send_still(panel, mosaic([0], 1), step=1, decoder="spectrogram")
+    send_still(panel, cells_picture([0], 1), step=1, decoder="spectrogram")
     wait_shown(panel, 1)
     said = page.get_by_text("Audio latent, not a picture")
     expect(said).to_be_visible()
-    panel.wait("() => document.querySelector('.ss-readout-picture dd').textContent === 'Spectrogram · 32 × 32'")
-    send_still(panel, mosaic([0], 1), step=2, decoder="vae")
+    panel.wait("() => document.querySelector('.ss-stat-picture dd').textContent === 'Spectrogram · 32 × 32'")
+    send_still(panel, cells_picture([0], 1), step=2, decoder="vae")
     wait_shown(panel, 2)
     expect(said).to_be_hidden()
-    panel.wait("() => document.querySelector('.ss-readout-picture dd').textContent === 'VAE · 32 × 32'")
+    panel.wait("() => document.querySelector('.ss-stat-picture dd').textContent === 'VAE · 32 × 32'")
 
 
 def test_positions_that_are_no_numbers_are_warned_of(panel: PanelPage) -> None:
     panel.open_panel()
-    send_still(panel, mosaic([0], 1), step=1, not_finite=17)
+    send_still(panel, cells_picture([0], 1), step=1, not_finite=17)
     warning = panel.page.locator(f"{PANEL} .ss-warning")
     warning.wait_for()
     assert warning.inner_text().endswith("17")
     assert (warning.get_attribute("title") or "").startswith("17 positions")
-    send_still(panel, mosaic([0], 1), step=2)
+    send_still(panel, cells_picture([0], 1), step=2)
     warning.wait_for(state="hidden")
 
 
-def test_settings_of_videos_and_batches_are_folded_and_steer(panel: PanelPage) -> None:
+def test_settings_of_videos_and_batches_are_folded_and_change_runs(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()
     batch = page.locator(f"{PANEL} .ss-control[data-setting=batch] select")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 from PIL import Image
-from sidestream.tests.web.movies import send_still
+from sidestream.tests.web.animations import send_still
 from sidestream.tests.web.streams import end_run, tell_progress
-from sidestream.tests.web.views import STAGE, wait_shown
+from sidestream.tests.web.views import VIEWER, wait_shown
 from sidestream.tools.page import PanelPage, demo_prompt
 
 pytestmark = pytest.mark.browser
@@ -33,7 +33,7 @@ def test_clicks_while_frames_come_hit_nothing_wrong(panel: PanelPage) -> None:
         picture = Image.new("RGB", (64, 64), (step * 12, 80, 40))
         send_still(panel, picture, step=step, prompt="p", node=node, run="r")
         if step % 2:
-            page.locator(STAGE).click(position={"x": 40, "y": 40})
+            page.locator(VIEWER).click(position={"x": 40, "y": 40})
         else:
             page.mouse.click(*page.evaluate(CENTRE))
     wait_shown(panel, 20)

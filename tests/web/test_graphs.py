@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
-from sidestream.tests.web.movies import film, send_film, send_still
+from sidestream.tests.web.animations import moving_bar, send_animation, send_still
 from sidestream.tests.web.streams import end_run, tell_progress
 from sidestream.tests.web.views import PANEL, SEEDS, part
 from sidestream.tools.page import PanelPage, demo_prompt
@@ -107,7 +107,7 @@ def test_an_animation_that_came_out_of_view_plays_when_it_is_seen(panel: PanelPa
     page.evaluate(AWAY, True)
     panel.wait("() => app.canvas.visible_nodes.length === 0")
     tell_progress(panel, node=node, prompt="aw")
-    send_film(panel, film(6), step=3, node=node, prompt="aw", run="aw")
+    send_animation(panel, moving_bar(6), step=3, node=node, prompt="aw", run="aw")
     for _ in range(150):  # longer than the page is waited for
         page.evaluate("() => new Promise(requestAnimationFrame)")
     page.evaluate(AWAY, False)
@@ -155,12 +155,12 @@ def test_the_panel_and_comfyui_count_one_step_alike(panel: PanelPage) -> None:
     load(panel, demo_prompt(seed=next(SEEDS) * 10, steps=1, seconds=0.2))
     panel.queue()
     panel.wait("() => sidestream.store.runs.some((run) => run.closed && run.frames.length)", 20)
-    panel.wait("() => document.querySelector('.ss-readout-step dd').textContent === '1 / 1'")
+    panel.wait("() => document.querySelector('.ss-stat-step dd').textContent === '1 / 1'")
     assert page.evaluate("() => counted") == [[1, 1]]
     run = page.evaluate("() => { const { step, totalSteps } = sidestream.watching.run; return [step, totalSteps]; }")
     assert run == [1, 1]
     assert page.evaluate("() => sidestream.store.frameCount") == 1
-    expect(part(panel, ".ss-readout-step dd")).to_have_text("1 / 1")
+    expect(part(panel, ".ss-stat-step dd")).to_have_text("1 / 1")
     expect(page.locator(PANEL)).to_have_count(1)
 
 
@@ -224,9 +224,9 @@ def test_the_canvas_keeps_its_rate_during_and_after_animations(panel: PanelPage)
     tell_progress(panel, node=node, prompt="rt")
     before = page.evaluate(RATE)
     page.evaluate(f"() => {{ globalThis.rate = null; void ({RATE})().then((rate) => {{ globalThis.rate = rate; }}); }}")
-    frames = film(8, (256, 192))
-    file = send_film(panel, frames, step=1, node=node, prompt="rt", run="rt")
-    send_film(panel, frames, step=2, node=node, prompt="rt", run="rt", file=file)
+    frames = moving_bar(8, (256, 192))
+    file = send_animation(panel, frames, step=1, node=node, prompt="rt", run="rt")
+    send_animation(panel, frames, step=2, node=node, prompt="rt", run="rt", file=file)
     panel.wait("() => rate !== null")
     during = page.evaluate("() => rate")
     end_run(panel, node=node, prompt="rt", run="rt")

@@ -217,7 +217,7 @@ def test_packs_that_wrap_the_queueing_lose_nothing_and_make_us_lose_nothing(
 def test_whatever_else_is_given_with_a_request_is_handed_on(panel: PanelPage) -> None:
     heard = panel.page.evaluate(
         """async () => {
-          const { joinQueueing } = await import("/extensions/ComfyUI-SideStream/lib/prompts.js");
+          const { joinQueueing } = await import("/extensions/ComfyUI-SideStream/lib/host/queueing.js");
           const { api } = app, ours = api.fetchApi;
           const heard = [];
           const answer = () => new Response(JSON.stringify({ prompt_id: "x" }));

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
-from sidestream.tests.web.movies import send_still
+from sidestream.tests.web.animations import send_still
 from sidestream.tests.web.streams import deliver, end_run
 from sidestream.tests.web.views import SEEDS, heap, measured, shown_step, start_run
 from sidestream.tools.page import PanelPage, demo_prompt

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sidestream.preview.settings import FIELDS
 
 REPO = Path(__file__).resolve().parents[2]
 LOCALES = REPO / "locales"
@@ -43,13 +42,3 @@ def test_the_page_asks_only_for_texts_that_are_there() -> None:
     asked = {key for source in sources for key in re.findall(r"""\bt\(\s*["']([\w.]+)["']""", source)}
     assert len(asked) > 50
     assert {key for key in asked if f"sideStream.{key}" not in there} == set()
-
-
-@pytest.mark.parametrize("language", ["en", "zh", "ja"])
-def test_every_setting_has_a_name_in_the_dialog_and_on_the_node(language: str) -> None:
-    dialog, node = texts(language, "settings"), texts(language, "nodeDefs")
-    for name, field in FIELDS.items():
-        assert f"SideStream_{name}.tooltip" in dialog
-        assert f"SideStreamPreview.inputs.{name}.name" in node
-        if language == "en":
-            assert dialog[f"SideStream_{name}.tooltip"] == field.tooltip

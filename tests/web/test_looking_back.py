@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import expect
 from sidestream.tests.web.streams import deliver, end_run
-from sidestream.tests.web.views import PANEL, STAGE, part, wait_shown
+from sidestream.tests.web.views import PANEL, VIEWER, part, wait_shown
 from sidestream.tools.page import PanelPage
 
 pytestmark = pytest.mark.browser
@@ -26,7 +26,7 @@ def zoom(panel: PanelPage) -> float:
 def real_zoom(panel: PanelPage) -> float:
     """In percent, as it is seen."""
     ratio = "canvas => canvas.getBoundingClientRect().width * devicePixelRatio / canvas.width * 100"
-    found: float = panel.page.locator(f"{STAGE} .ss-canvas").first.evaluate(ratio)
+    found: float = panel.page.locator(f"{VIEWER} .ss-canvas").first.evaluate(ratio)
     return found
 
 
@@ -105,7 +105,7 @@ def test_all_ends_where_one_sampler_is_left_and_says_what_it_does_not_do(panel: 
     panel.open_panel()
     for node, run in (("10", "a"), ("11", "b")):
         deliver(panel, 3, run=run, node=node, prompt="two")
-    page.locator(f"{PANEL} .ss-strip >> text=All").click()
+    page.locator(f"{PANEL} .ss-tabs >> text=All").click()
     expect(part(panel, ".ss-grid-hint")).to_contain_text("Choose one sampler")
     for control in (".ss-scrubber", "[aria-label^='Compare']", "[aria-label='Zoom in']", "[aria-label^='One frame']"):
         page.locator(f"{PANEL} {control}:disabled").first.wait_for(state="attached")
@@ -114,7 +114,7 @@ def test_all_ends_where_one_sampler_is_left_and_says_what_it_does_not_do(panel: 
         end_run(panel, run=run, node=node, prompt="two")
     deliver(panel, 5, run="c", node="10", prompt="one")
     wait_shown(panel, 5)
-    expect(page.locator(STAGE)).to_be_visible()
+    expect(page.locator(VIEWER)).to_be_visible()
     expect(page.locator(f"{PANEL} .ss-grid")).to_be_hidden()
     expect(page.locator(f"{PANEL} .ss-scrubber")).to_be_enabled()
     end_run(panel, run="c", node="10", prompt="one")
@@ -148,9 +148,9 @@ def test_the_wheel_zooms_by_how_far_it_is_turned(panel: PanelPage) -> None:
     panel.open_panel()
     deliver(panel, 3)
     wait_shown(panel, 3)
-    page.locator(STAGE).focus()
+    page.locator(VIEWER).focus()
     page.keyboard.press("1")
-    page.locator(STAGE).hover()
+    page.locator(VIEWER).hover()
     for _ in range(6):
         page.mouse.wheel(0, -4)  # a trackpad's
     assert 110 < zoom(panel) < 130

@@ -62,7 +62,7 @@ def test_all_of_it_works_in_a_folder_of_a_proxy(behind: tuple[PanelPage, Proxy])
     page.locator(".ss-control[data-setting=quality] input").first.evaluate(
         "(input) => { input.value = 61; input.dispatchEvent(new Event('change', { bubbles: true })); }"
     )
-    panel.wait("() => document.querySelector('.ss-readout-share dd').textContent.endsWith('%')")
+    panel.wait("() => document.querySelector('.ss-stat-share dd').textContent.endsWith('%')")
     panel.wait_idle()
     panel.wait("() => sidestream.watching.frame.step === 30")
     with page.expect_response("**/sidestream/report") as answer:

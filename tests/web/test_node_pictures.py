@@ -6,7 +6,7 @@ import io
 
 import pytest
 from PIL import Image
-from sidestream.tests.web.movies import film, send_film, send_still
+from sidestream.tests.web.animations import moving_bar, send_animation, send_still
 from sidestream.tests.web.streams import end_run, tell, tell_progress, tell_success
 from sidestream.tests.web.views import SEEDS
 from sidestream.tools.page import PanelPage, demo_prompt
@@ -236,7 +236,7 @@ def test_clearing_a_preview_while_the_page_reads_it_raises_nothing(panel: PanelP
         }, { once: true })""",
         node,
     )
-    send_film(panel, film(4), step=2, node=node, prompt="cl", run="run of cl")
+    send_animation(panel, moving_bar(4), step=2, node=node, prompt="cl", run="run of cl")
     settle(panel)  # an error would fail the test in the end
     end_run(panel, run="run of cl", node=node, prompt="cl")
 
@@ -250,7 +250,7 @@ def test_listeners_of_other_packs_hear_of_every_preview(panel: PanelPage) -> Non
         }"""
     )
     still(panel, RED, step=1, prompt="hr", node=node)
-    send_film(panel, film(4), step=1, node=node, prompt="hr", run="run of hr")
+    send_animation(panel, moving_bar(4), step=1, node=node, prompt="hr", run="run of hr")
     still(panel, GREEN, step=2, prompt="hr", node=node)
     still(panel, BLUE, step=3, prompt="hr", node=node)
     assert panel.page.evaluate("() => heard") == ["image/jpeg", "image/webp", "image/jpeg", "image/jpeg"]

@@ -7,12 +7,12 @@ from playwright.sync_api import expect
 from sidestream.tests.web.views import (
     PANEL,
     SEEDS,
-    STAGE,
+    VIEWER,
     part,
     shown_step,
     start_run,
     wait_shown,
-    wait_until_stage_is_the_frame,
+    wait_until_the_frame_is_shown,
 )
 from sidestream.tools.page import PanelPage, demo_prompt
 
@@ -36,8 +36,8 @@ def test_a_real_run_is_shown_large_and_live(panel: PanelPage) -> None:
     last = shown_step(panel)
     assert last >= 18
     wait_shown(panel, last)
-    wait_until_stage_is_the_frame(panel)
-    box = page.locator(f"{STAGE} .ss-canvas").first.bounding_box()
+    wait_until_the_frame_is_shown(panel)
+    box = page.locator(f"{VIEWER} .ss-canvas").first.bounding_box()
     assert box is not None
     assert box["width"] == pytest.approx(box["height"], abs=1.0)
     assert box["width"] > 250

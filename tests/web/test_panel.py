@@ -12,13 +12,13 @@ from sidestream.tests.web.streams import deliver, end_run, tell
 from sidestream.tests.web.views import (
     OVERFLOWING,
     PANEL,
-    STAGE,
+    VIEWER,
     nameless,
     part,
     saved,
     start_run,
     wait_shown,
-    wait_until_stage_is_the_frame,
+    wait_until_the_frame_is_shown,
 )
 from sidestream.tools.page import PanelPage
 
@@ -31,15 +31,15 @@ def test_zoom_is_pixel_exact_and_pans(panel: PanelPage) -> None:
     panel.open_panel()
     deliver(panel, 3)
     wait_shown(panel, 3)
-    stage = panel.page.locator(STAGE)
-    canvas = panel.page.locator(f"{STAGE} .ss-canvas").first
-    stage.focus()
+    viewer = panel.page.locator(VIEWER)
+    canvas = panel.page.locator(f"{VIEWER} .ss-canvas").first
+    viewer.focus()
     panel.page.keyboard.press("1")
     box = canvas.bounding_box()
     assert box is not None
     assert box["width"] == 64
     assert "ss-pixels" in (canvas.get_attribute("class") or "")
-    stage.hover()
+    viewer.hover()
     panel.page.mouse.wheel(0, -100)
     zoomed = canvas.bounding_box()
     assert zoomed is not None
@@ -52,7 +52,7 @@ def test_zoom_is_pixel_exact_and_pans(panel: PanelPage) -> None:
     assert (moved["x"], moved["y"]) != (zoomed["x"], zoomed["y"])
     panel.page.keyboard.press("0")
     fitted = canvas.bounding_box()
-    room = stage.bounding_box()
+    room = viewer.bounding_box()
     assert fitted is not None
     assert room is not None
     assert max(fitted["width"] - room["width"], fitted["height"] - room["height"]) == pytest.approx(0, abs=1)
@@ -62,7 +62,7 @@ def test_a_drag_after_one_that_ended_elsewhere_moves_as_far_as_the_pointer(panel
     panel.open_panel()
     deliver(panel, 3)
     wait_shown(panel, 3)
-    room = panel.page.locator(STAGE).bounding_box()
+    room = panel.page.locator(VIEWER).bounding_box()
     assert room is not None
     mouse, x, top = panel.page.mouse, room["x"] + 60, room["y"]
     mouse.move(x, top + 1)
@@ -70,7 +70,7 @@ def test_a_drag_after_one_that_ended_elsewhere_moves_as_far_as_the_pointer(panel
     mouse.move(x, top - 1)  # too little to be a drag, and out of it
     mouse.up()
     mouse.move(x, top + 40)
-    canvas = panel.page.locator(f"{STAGE} .ss-canvas").first
+    canvas = panel.page.locator(f"{VIEWER} .ss-canvas").first
     before = canvas.bounding_box()
     mouse.down()
     mouse.move(x + 50, top + 40, steps=5)
@@ -87,7 +87,7 @@ def test_without_a_worker_the_page_draws(panel: PanelPage) -> None:
     panel.open_panel()
     deliver(panel, 3)
     wait_shown(panel, 3)
-    wait_until_stage_is_the_frame(panel)
+    wait_until_the_frame_is_shown(panel)
     page.evaluate("() => { globalThis.Worker = kept; }")
 
 
@@ -107,12 +107,12 @@ def test_where_the_workers_file_is_refused_the_page_draws_what_the_worker_was_gi
         deliver(panel, 3)  # so that the panel has a picture to give to the worker when it opens
         panel.open_panel()
         wait_shown(panel, 3)
-        wait_until_stage_is_the_frame(panel)
+        wait_until_the_frame_is_shown(panel)
         panel.close_panel()
         panel.open_panel()
         deliver(panel, 4)
         wait_shown(panel, 4)
-        wait_until_stage_is_the_frame(panel)
+        wait_until_the_frame_is_shown(panel)
     finally:
         page.reload()  # with the real one again
         panel.wait_until_ready()
@@ -157,14 +157,14 @@ def test_samplers_are_followed_pinned_or_all_shown(panel: PanelPage) -> None:
     chips.first.click()
     expect(chips.first).to_have_attribute("aria-pressed", "true")
     assert panel.page.evaluate("() => sidestream.watching.run.title") == names[0]
-    panel.page.locator(f"{PANEL} .ss-strip >> text=All").click()
+    panel.page.locator(f"{PANEL} .ss-tabs >> text=All").click()
     tiles = panel.page.locator(f"{PANEL} .ss-tile")
     tiles.nth(1).wait_for()
     expect(tiles).to_have_count(2)
     panel.wait("() => [...document.querySelectorAll('.ss-tile canvas')].every(c => c.width === 512)")
     tiles.nth(1).click()
     assert panel.page.evaluate("() => sidestream.watching.run.title") == names[1]
-    panel.page.locator(f"{PANEL} .ss-strip >> text=Follow").click()
+    panel.page.locator(f"{PANEL} .ss-tabs >> text=Follow").click()
     assert panel.page.evaluate("() => sidestream.watching.pinnedNode") is None
 
 
@@ -181,7 +181,7 @@ def test_the_bottom_panel_full_screen_and_a_window_show_it_too(panel: PanelPage)
     panel.wait("() => !document.fullscreenElement")
     on_top = "documentPictureInPicture.window"
     page.locator(".sidestream [aria-label^='Open in a window']").click()
-    panel.wait(f"() => {on_top}?.document.querySelector('.ss-stage')?.ariaLabel.endsWith('2 / 20')")
+    panel.wait(f"() => {on_top}?.document.querySelector('.ss-viewer')?.ariaLabel.endsWith('2 / 20')")
     page.evaluate(f"() => {on_top}.close()")
     panel.wait(f"() => !{on_top}")
     # And where the browser has no such windows.
@@ -189,11 +189,11 @@ def test_the_bottom_panel_full_screen_and_a_window_show_it_too(panel: PanelPage)
     with page.context.expect_page() as opening:
         page.locator(".sidestream [aria-label^='Open in a window']").click()
     window = opening.value
-    window.wait_for_selector(".sidestream .ss-stage")
+    window.wait_for_selector(".sidestream .ss-viewer")
     window.wait_for_function("() => document.querySelector('.ss-canvas').width === 64")
     expect(window.locator("[aria-label^='Open in a window']")).to_have_count(0)
     deliver(panel, 1, first=3)
-    window.wait_for_function("() => document.querySelector('.ss-stage').ariaLabel.endsWith('3 / 20')")
+    window.wait_for_function("() => document.querySelector('.ss-viewer').ariaLabel.endsWith('3 / 20')")
     window.close()
     panel.command("Workspace.ToggleBottomPanelTab.sidestream")
     page.locator(".sidestream").wait_for(state="detached")
@@ -213,15 +213,15 @@ def test_the_timeline_goes_back_while_the_run_goes_on(panel: PanelPage) -> None:
         page.keyboard.press("ArrowLeft")
     wait_shown(panel, 7)
     expect(scrubber).to_have_attribute("aria-valuetext", "7 / 20")
-    wait_until_stage_is_the_frame(panel)
+    wait_until_the_frame_is_shown(panel)
     deliver(panel, 4, first=11)
     wait_shown(panel, 7)
     page.locator(f"{PANEL} .ss-live-button").click()
     wait_shown(panel, 14)
     deliver(panel, 1, first=15)
     wait_shown(panel, 15)
-    film = "() => { const f = document.querySelector('.ss-film'); const d = f.getContext('2d')"
-    panel.wait(f"{film}.getImageData(f.width / 2, 20, 1, 1).data; return d[3] === 255; }}")
+    middle = "() => { const f = document.querySelector('.ss-thumbnails'); const d = f.getContext('2d')"
+    panel.wait(f"{middle}.getImageData(f.width / 2, 20, 1, 1).data; return d[3] === 255; }}")
 
 
 def test_two_frames_are_compared_with_a_slider(panel: PanelPage) -> None:
@@ -309,13 +309,13 @@ def test_frames_and_runs_are_saved(panel: PanelPage) -> None:
     panel.wait("() => ownObjectURLs.size === 0")
 
 
-# 3: steering
+# 3: live settings
 
 
 def test_changing_a_setting_leaves_the_panel_as_it_is(panel: PanelPage) -> None:
     panel.open_panel()
     panel.page.evaluate(f"() => {{ globalThis.before = document.querySelector('{PANEL}'); }}")
-    panel.page.evaluate("() => sidestream.steering.change('throttle_ms', 300)")
+    panel.page.evaluate("() => sidestream.liveSettings.change('throttle_ms', 300)")
     panel.wait("() => document.querySelector('[name=throttle_ms]').value === '300'")
     panel.page.wait_for_timeout(300)
     assert panel.page.evaluate(f"() => before === document.querySelector('{PANEL}')")
@@ -333,22 +333,22 @@ def test_the_panel_opens_though_the_server_did_not_say_what_can_be_set(panel: Pa
     page.evaluate("() => { sidestream.settings.fields = known; }")
 
 
-# 4: read-outs and notices
+# 4: numbers and notices
 
 
 def test_the_numbers_are_those_of_the_frames(panel: PanelPage) -> None:
     panel.open_panel()
     deliver(panel, 12)
     wait_shown(panel, 12)
-    panel.wait("() => document.querySelector('.ss-readout-step dd').textContent === '12 / 20'")
-    expect(part(panel, ".ss-readout-latency dd")).to_have_text("12 ms")
-    expect(part(panel, ".ss-readout-dropped dd")).to_have_text("2")
-    expect(part(panel, ".ss-readout-picture dd")).to_have_text("Latent2RGB · 64 × 64")
-    assert part(panel, ".ss-readout-rate dd").inner_text().endswith("/ s")
-    dropped = panel.page.locator(f"{PANEL} .ss-readout-dropped")
+    panel.wait("() => document.querySelector('.ss-stat-step dd').textContent === '12 / 20'")
+    expect(part(panel, ".ss-stat-latency dd")).to_have_text("12 ms")
+    expect(part(panel, ".ss-stat-dropped dd")).to_have_text("2")
+    expect(part(panel, ".ss-stat-picture dd")).to_have_text("Latent2RGB · 64 × 64")
+    assert part(panel, ".ss-stat-rate dd").inner_text().endswith("/ s")
+    dropped = panel.page.locator(f"{PANEL} .ss-stat-dropped")
     assert "2 replaced by a newer one" in (dropped.get_attribute("title") or "")
     panel.wait(f"() => document.querySelector('{PANEL} .ss-spark').ariaLabel.includes('at most')")
-    titles = panel.page.locator(f"{PANEL} .ss-readout").evaluate_all("all => all.map(e => e.title)")
+    titles = panel.page.locator(f"{PANEL} .ss-stat").evaluate_all("all => all.map(e => e.title)")
     assert all(titles)
 
 
@@ -468,9 +468,9 @@ def test_keys_open_the_panel_and_pause_previews(panel: PanelPage) -> None:
     page.locator(PANEL).wait_for()
     page.evaluate("() => document.activeElement?.blur()")
     page.keyboard.press("Shift+K")
-    panel.wait("() => sidestream.steering.paused")
+    panel.wait("() => sidestream.liveSettings.paused")
     page.keyboard.press("Shift+K")
-    panel.wait("() => !sidestream.steering.paused")
+    panel.wait("() => !sidestream.liveSettings.paused")
     page.keyboard.press("Shift+L")
     page.locator(PANEL).wait_for(state="detached")
 
@@ -497,7 +497,7 @@ def test_everything_can_be_reached_and_has_a_name(panel: PanelPage) -> None:
     deliver(panel, 4, run="other", node="11")
     wait_shown(panel, 4)
     assert nameless(panel) == []
-    page.locator(STAGE).focus()
+    page.locator(VIEWER).focus()
     reached = set()
     for _ in range(40):
         page.keyboard.press("Tab")

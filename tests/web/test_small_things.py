@@ -8,7 +8,7 @@ import re
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
-from sidestream.tests.web.movies import film, send_film
+from sidestream.tests.web.animations import moving_bar, send_animation
 from sidestream.tests.web.streams import deliver, end_run
 from sidestream.tests.web.views import OVERFLOWING, PANEL, SEEDS, wait_shown
 from sidestream.tools.page import PanelPage, demo_prompt
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.browser
 MENU = f"{PANEL} .ss-menu"
 PAUSE = """
 (paused) => {
-  sidestream.steering.paused = paused;
-  sidestream.steering.dispatchEvent(new CustomEvent("change"));
+  sidestream.liveSettings.paused = paused;
+  sidestream.liveSettings.dispatchEvent(new CustomEvent("change"));
 }
 """
 
@@ -66,7 +66,7 @@ def test_the_save_menu_closes_by_a_press_elsewhere_and_is_off_with_nothing_to_sa
     expect(page.locator(f"{MENU}[open]")).to_have_count(0)
     deliver(panel, 2)
     wait_shown(panel, 2)
-    for elsewhere in (f"{PANEL} .ss-readouts", "canvas#graph-canvas"):
+    for elsewhere in (f"{PANEL} .ss-stats", "canvas#graph-canvas"):
         button.click()
         expect(page.locator(f"{MENU}[open]")).to_have_count(1)
         page.locator(elsewhere).first.click(position={"x": 5, "y": 5}, force=True)
@@ -111,7 +111,7 @@ def test_the_last_picture_of_a_video_stands_a_while(panel: PanelPage) -> None:
 # Keys
 
 
-@pytest.mark.parametrize("place", [".ss-stage", "input[name=throttle_ms]", ".ss-live-button", ".ss-scrubber"])
+@pytest.mark.parametrize("place", [".ss-viewer", "input[name=throttle_ms]", ".ss-live-button", ".ss-scrubber"])
 def test_deletion_keys_in_the_panel_do_not_reach_the_graph(panel: PanelPage, place: str) -> None:
     page = panel.page
     panel.load(demo_prompt())
@@ -155,7 +155,7 @@ def test_a_window_of_its_own_follows_the_theme(panel: PanelPage) -> None:
     panel.open_panel()
     on_top = "documentPictureInPicture.window"
     page.locator(f"{PANEL} [aria-label^='Open in a window']").click()
-    panel.wait(f"() => {on_top}?.document.querySelector('.ss-stage')")
+    panel.wait(f"() => {on_top}?.document.querySelector('.ss-viewer')")
     colour = f"() => {on_top}.getComputedStyle({on_top}.document.querySelector('.sidestream')).backgroundColor"
     before = page.evaluate(colour)
     page.evaluate("() => app.extensionManager.setting.set('Comfy.ColorPalette', 'light')")
@@ -174,7 +174,7 @@ def test_nothing_moves_while_nothing_runs_and_the_canvas_keeps_its_rate(panel: P
     panel.load(demo_prompt())
     panel.open_panel()
     node = page.evaluate("() => String(app.graph._nodes.find((node) => node.type === 'KSampler').id)")
-    send_film(panel, film(6), step=3, node=node)
+    send_animation(panel, moving_bar(6), step=3, node=node)
     panel.wait("() => document.getAnimations().some((one) => one.animationName === 'ss-pulse')")
     page.evaluate(PAUSE, True)
     panel.wait("() => !document.getAnimations().some((one) => one.animationName === 'ss-pulse')")
@@ -199,9 +199,9 @@ def test_a_click_on_the_picture_is_one_though_frames_come_every_50_ms(panel: Pan
     page = panel.page
     panel.open_panel()
     grid = {"columns": 2, "rows": 1, "images": [0, 1]}
-    from sidestream.tests.web.movies import jpeg, mosaic, send
+    from sidestream.tests.web.animations import cells_picture, jpeg, send
 
-    picture = jpeg(mosaic([0, 1], 2))
+    picture = jpeg(cells_picture([0, 1], 2))
     send(panel, picture, "image/jpeg", step=1, grid=grid)
     cell = page.locator(f"{PANEL} .ss-cell").nth(1)
     cell.wait_for()

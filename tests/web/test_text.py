@@ -22,7 +22,7 @@ def test_names_of_nodes_are_shown_as_text(panel: PanelPage) -> None:
         end_run(panel, run=run, node=f"{run} {MARKUP}")
     chips = panel.page.locator(f"{PANEL} .ss-samplers .ss-chip")
     assert MARKUP in chips.first.inner_text()
-    panel.page.locator(f"{PANEL} .ss-strip >> text=All").click()
+    panel.page.locator(f"{PANEL} .ss-tabs >> text=All").click()
     panel.page.locator(f"{PANEL} .ss-tile").nth(1).wait_for()
     assert panel.page.evaluate("() => globalThis.hurt ?? document.querySelectorAll('.hurt').length") == 0
 

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from playwright.sync_api import Download, Locator
 
 PANEL = ".side-bar-panel .sidestream"
-STAGE = f"{PANEL} .ss-stage"
+VIEWER = f"{PANEL} .ss-viewer"
 
 SEEDS = itertools.count(1000)
 
-STAGE_IS_THE_FRAME = """
+SHOWS_THE_FRAME = """
 async () => {
   const pixels = (source) => {
     const canvas = new OffscreenCanvas(source.width, source.height);
@@ -37,7 +37,7 @@ OVERFLOWING = """
   const panel = document.querySelector(".side-bar-panel .sidestream");
   panel.style.cssText = "width: 320px; max-width: 320px";
   const room = panel.getBoundingClientRect().right + 0.5;
-  const parts = [...panel.querySelectorAll("*")].filter((e) => !e.closest(".ss-stage, .ss-menu-list, svg"));
+  const parts = [...panel.querySelectorAll("*")].filter((e) => !e.closest(".ss-viewer, .ss-menu-list, svg"));
   const left = panel.getBoundingClientRect().left - 0.5;
   const isOut = ({ left: from, right: to }) => to > room || from < left;
   const out = parts.filter((e) => e.checkVisibility() && isOut(e.getBoundingClientRect()));
@@ -75,13 +75,13 @@ def shown_step(panel: PanelPage) -> int:
 def wait_shown(panel: PanelPage, step: int) -> None:
     """Wait until the large picture has been drawn for that step."""
     label = f"{step} / 20"
-    panel.wait("label => document.querySelector('.ss-stage').ariaLabel.endsWith(label)", argument=label)
+    panel.wait("label => document.querySelector('.ss-viewer').ariaLabel.endsWith(label)", argument=label)
 
 
-def wait_until_stage_is_the_frame(panel: PanelPage) -> None:
+def wait_until_the_frame_is_shown(panel: PanelPage) -> None:
     """Wait until the canvas holds the very pixels of the frame that the panel says it shows."""
     for _ in range(40):
-        if panel.page.evaluate(STAGE_IS_THE_FRAME):
+        if panel.page.evaluate(SHOWS_THE_FRAME):
             return
         panel.page.wait_for_timeout(50)
     raise AssertionError("the canvas shows other pixels than those of the frame")

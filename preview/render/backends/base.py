@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ...decoders.errors import in_a_line
+from ...plain import in_a_line
 from .device import KINDS
 
 Job = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from ...decoders.errors import in_a_line
+from ...plain import in_a_line
 from .base import Arrays, BackendError, Job, Slot
 from .device import StreamDevice
 from .pinned import PinnedMemory

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ...decoders.errors import in_a_line
+from ...plain import in_a_line
 from .device import StreamDevice
 
 log = logging.getLogger(__name__)

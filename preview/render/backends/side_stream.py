@@ -16,8 +16,8 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from ...decoders.errors import in_a_line
-from ...profile import span
+from ...plain import in_a_line
+from ..profile import span
 from .base import Arrays, BackendError, Job, Slot
 from .device import StreamDevice
 from .pinned import PinnedMemory

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ...decoders.errors import in_a_line
-from ...profile import span
+from ...plain import in_a_line
+from ..profile import span
 from .base import BackendError, Slot
 from .device import StreamDevice
 

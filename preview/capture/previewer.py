@@ -1,0 +1,257 @@
+"""What a sampler holds in the place of ComfyUI's previewer."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from .. import host
+from ..deliver.transport import Transport
+from ..plain import in_a_line
+from ..render.backends import BackendError, StagingError, inline
+from ..render.engines import Engines
+from ..render.worker import Engine
+from . import runs
+from .batches import shown_images, staged
+from .runs import Frame, Run
+
+log = logging.getLogger(__name__)
+
+
+class Previewer(host.LatentPreviewer):
+    """What a sampler holds: hands latents to the engine and returns at once, without a picture."""
+
+    def __init__(
+        self,
+        start: Callable[[], Run],
+        engines: Engines,
+        transport: Transport,
+        own: Callable[[], Any],
+        scale: int = 8,
+        device: torch.device | None = None,
+        views: bool = False,
+    ) -> None:
+        """`own` makes ComfyUI's previewer, `scale` is that of its pictures to latents.
+
+        `device` is where sampling is expected. With `views` what latents have in the place of
+        frames is one thing from several sides.
+        """
+        self._start = start
+        self._engines = engines
+        self._transport = transport
+        self._make_own = own
+        self._scale = scale
+        self._counts = True
+        self._views = views
+        self._shapes: Sequence[Sequence[int]] = ()
+        """Of the latents that are sampled as one, where there are several."""
+        self._captured: tuple[Engine, Frame] | None = None
+        self._asked = False
+        self._engine: Engine | None = None
+        self._engine_for: tuple[torch.device, str] | None = None
+        self.run = self._started()
+        if device is not None and self.run.chain.wanted:
+            # The worker tries its device out while the sampler is at its first step.
+            with contextlib.suppress(Exception):
+                self._engine_of(device)
+
+    def _started(self) -> Run:
+        run = self._start()
+        # Catches the samplings whose end nobody tells: packs with callbacks of their own.
+        weakref.finalize(self, run.end).atexit = False
+        return run
+
+    def decode_latent_to_preview_image(self, preview_format: str, x0: torch.Tensor) -> None:
+        """Stage the frame of the current step; SideStream sends it when it is ready."""
+        self._asked = True
+        try:
+            if self._counts:
+                self.run.at(self.run.step + 1, host.announced_steps(self.run.context))
+            host.expect_progress()
+            if self.run.wants(runs.now()) and self._transport.watched(self.run):
+                self._capture(self._picture_of(x0))
+            if self._counts:
+                self._hand_over()
+        except Exception as error:
+            log.warning(
+                "[SideStream] A preview failed (%s); sampling goes on without previews.",
+                in_a_line(error),
+                exc_info=log.isEnabledFor(logging.DEBUG),
+            )
+            self.run.abort()
+
+    def decode_latent_to_preview(self, x0: torch.Tensor) -> Any:
+        """For packs that decode on their own: ComfyUI's picture of `x0`, made on the spot."""
+        return self._own.decode_latent_to_preview(x0)
+
+    def with_step_tracking(
+        self, callback: Callable[..., Any], asks: Callable[[Run, bool], None]
+    ) -> Callable[..., Any]:
+        """`callback` as it is, telling the run its step before and an exception after.
+
+        `asks` learns whether the callback asks this previewer for its pictures, and each change.
+        """
+        self._counts = False
+        before: bool | None = None
+
+        @functools.wraps(callback)
+        def told(step: int, x0: Any, x: Any, total_steps: int) -> Any:
+            nonlocal before
+            run = self._run_of(step, total_steps)
+            self._asked = False
+            try:
+                result = callback(step, x0, x, total_steps)
+                if self._asked is not before:
+                    before = self._asked
+                    asks(run, before)
+                return result
+            except BaseException:
+                run.abort()
+                raise
+            finally:
+                self._hand_over()
+
+        return told
+
+    def _run_of(self, step: Any, total_steps: Any) -> Run:
+        """The run that `step` (from 0) is of, which is told of it."""
+        run = self.run
+        try:
+            number, total = int(step) + 1, int(total_steps)
+        except Exception:  # whatever a sampler counts with
+            number, total = run.step + 1, run.total_steps
+        # One callback for several samplings: the next one, or one that failed and is tried again.
+        is_another = not run.aborted or number <= max(run.step, 1)
+        if run.ended and is_another:
+            try:
+                run = self.run = self._started()
+            except Exception as error:
+                run.abort()
+                log.warning("[SideStream] No previews of this sampling (%s).", in_a_line(error))
+        run.at(number, total)
+        return run
+
+    def begun(self, shapes: Sequence[Sequence[int]]) -> None:
+        """Sampling begins, with latents of these shapes: several where they are sampled as one."""
+        self._shapes = shapes
+
+    def ended(self, failed: bool) -> None:
+        """Sampling is over."""
+        if failed:
+            self.run.abort()
+        else:
+            self.run.end()
+
+    def _picture_of(self, x0: Any) -> torch.Tensor:
+        """The part of `x0` that is shown: [B, C, ...]."""
+        latent = host.unpacked(host.latent_frame(x0), self._shapes)
+        return host.views_as_batch(latent) if self._views else latent
+
+    def _capture(self, latent: torch.Tensor) -> None:
+        settings = self.run.settings
+        if not 3 <= latent.ndim <= 5:
+            log.info(
+                "[SideStream] No previews of a latent with %d dimensions: nothing is known of it.",
+                latent.ndim,
+            )
+            self.run.abort()
+            return
+        try:
+            engine = self._engine_of(latent.device)
+        except BackendError:
+            engine = None
+        run = self.run
+        if engine is None or run.left_to_host or run.chain.current(runs.now()) is None:
+            self._preview_inline(latent)
+            return
+        if self._views and settings.batch == "first":
+            settings = settings.updated({"batch": "grid"})
+        images = shown_images(latent.shape[0], settings)
+        shown = staged(latent, images, settings)
+        try:
+            if torch.is_inference_mode_enabled():  # as ComfyUI samples; to enter it takes time
+                frame = engine.capture(run, shown, images)
+            else:
+                with torch.inference_mode():
+                    frame = engine.capture(run, shown, images)
+        except StagingError as error:
+            cause = error.__cause__
+            if not isinstance(cause, BackendError):  # of which the worker speaks
+                run.staging_failed(cause, passes=isinstance(cause, torch.cuda.OutOfMemoryError))
+            self._preview_inline(latent)
+        else:
+            self._keep(engine, frame)
+
+    def _engine_of(self, device: torch.device) -> Engine:
+        """The engine for latents on `device`. Raises BackendError."""
+        wanted = (device, self.run.settings.device)
+        if self._engine is None or self._engine_for != wanted or self._engine.problem is not None:
+            self._engine_for, self._engine = wanted, self._engines.of(*wanted)
+        return self._engine
+
+    def _preview_inline(self, latent: torch.Tensor) -> None:
+        """The last resort: ComfyUI's own previewer makes the picture, here and now."""
+        run = self.run
+        if run.host_failed:
+            return
+        courier = self._engines.courier()
+        try:
+            picture = self._own.decode_latent_to_preview(latent)
+            frame = inline.frame(run, picture, latent.shape, self._scale)
+        except torch.cuda.OutOfMemoryError:
+            return  # of this frame; there may be memory for the next
+        except Exception as error:
+            run.host_failed = True
+            log.warning(
+                "[SideStream] ComfyUI's own previewer failed too (%s); this run goes on with no"
+                " previews.",
+                in_a_line(error),
+            )
+            return
+        self._keep(courier, frame)
+
+    def _keep(self, engine: Engine, frame: Frame | None) -> None:
+        """Keep a captured frame until the callback has nothing else left to do."""
+        self._hand_over()  # of a callback that asks twice
+        if frame is not None:
+            self._captured = (engine, frame)
+
+    def _hand_over(self) -> None:
+        """Give the captured frame to the worker, as the last thing in a callback."""
+        if self._captured is not None:
+            engine, frame = self._captured
+            self._captured = None
+            try:
+                engine.publish(frame)
+            except Exception as error:
+                log.warning("[SideStream] A preview was lost (%s).", in_a_line(error))
+                self.run.abort()
+
+    def __deepcopy__(self, memo: object) -> Previewer:
+        return self  # a copy goes on with the same run
+
+    def __copy__(self) -> Previewer:
+        return self
+
+    def __reduce__(self) -> tuple[Callable[[Any], Any], tuple[Any]]:
+        return _itself, (self._own,)  # elsewhere there is no run: ComfyUI's own takes its place
+
+    @functools.cached_property
+    def _own(self) -> Any:
+        return self._make_own()
+
+    def __getattr__(self, name: str) -> Any:
+        # Packs that wrap previewers look for the attributes of ComfyUI's own.
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._own, name)
+
+
+def _itself(previewer: Any) -> Any:
+    return previewer

@@ -1,0 +1,280 @@
+"""The seam with ComfyUI's `latent_preview`: which previewer a sampler gets.
+
+`get_previewer` is replaced; `prepare_callback` is wrapped to learn the MODEL, the step and the end
+of sampling. Previewers of other packs, and what they wrap around ours, stay as they are.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from .. import host
+from ..decoders.cache import DecoderCache
+from ..decoders.protocols import Source
+from ..deliver.transport import Transport
+from ..plain import in_a_line, plain
+from ..render.engines import Engines
+from ..settings import KEY, Settings, of_node, salvaged
+from . import sources
+from .previewer import Previewer
+from .runs import Run, Runs, RunSpec, SettingsLayers
+
+log = logging.getLogger(__name__)
+
+LONGEST_LINE = 400
+"""Characters of a line of the log that holds something from outside, and our own words."""
+
+
+@dataclass
+class Sampling:
+    """What `prepare_callback` was called with, and the previewer that came of it."""
+
+    model: Any
+    steps: int
+    asked: bool = False
+    """Whether whoever answers for previewers passed the question on to SideStream."""
+    previewer: Previewer | None = None
+
+
+_sampling: ContextVar[Sampling | None] = ContextVar("sidestream_sampling", default=None)
+
+
+_DECODES = Previewer.decode_latent_to_preview_image
+
+
+class Provider:
+    """Installs itself into `latent_preview` and makes the previewers."""
+
+    def __init__(
+        self, decoders: DecoderCache, engines: Engines, transport: Transport, book: Runs
+    ) -> None:
+        self._decoders = decoders
+        self._engines = engines
+        self._transport = transport
+        self._runs = book
+        self._said: set[str] = set()
+        self._complaints: set[str] = set()
+        self._active = False
+        self._theirs = ""
+        """Whose pictures the last sampler showed, where they were not ours."""
+        self._replaced: dict[str, tuple[Any, Any]] = {}
+        self._progress: Any = None
+        self._method: Any = None
+
+    def install(self) -> None:
+        """Take the place of ComfyUI's functions. Raises host.UnknownHost."""
+        host.check()
+        self._active = True
+        self._progress = host.install_progress()
+        self._method = host.watch_method()
+        self._replace("get_previewer", self._get_previewer)
+        self._replace("prepare_callback", self._prepare_callback)
+
+    def uninstall(self) -> None:
+        """Give the functions back; where another pack wraps ours, ours only passes through."""
+        self._active = False
+        if self._progress is not None:
+            host.uninstall_progress(self._progress)
+            self._progress = None
+            host.unwatch_method(self._method)
+        for name, (original, ours) in self._replaced.items():
+            if getattr(host.latent_preview, name) is ours:
+                setattr(host.latent_preview, name, original)
+        self._replaced.clear()
+
+    def in_charge(self) -> str:
+        """Whose pictures the last sampler showed, for people to read."""
+        return (self._theirs or "SideStream") if self._active else "ComfyUI"
+
+    def around(self) -> str:
+        """Which pack was loaded later and is asked for previewers first; "" where none is."""
+        current = host.latent_preview.get_previewer
+        if not self._active or current is self._replaced["get_previewer"][1]:
+            return ""
+        return host.author(current)
+
+    def _replace(self, name: str, method: Callable[..., Any]) -> None:
+        original = getattr(host.latent_preview, name)
+
+        @functools.wraps(original)
+        def ours(*args: Any, **kwargs: Any) -> Any:
+            return method(original, *args, **kwargs)
+
+        ours.__module__ = __name__
+        self._replaced[name] = (original, ours)
+        setattr(host.latent_preview, name, ours)
+
+    def _prepare_callback(
+        self, original: Callable[..., Any], model: Any, steps: int, *args: Any, **kwargs: Any
+    ) -> Any:
+        if not self._active:
+            return original(model, steps, *args, **kwargs)
+        sampling = Sampling(model, steps)
+        token = _sampling.set(sampling)
+        try:
+            callback = original(model, steps, *args, **kwargs)
+        finally:
+            _sampling.reset(token)
+        previewer = sampling.previewer
+        if previewer is None:
+            if not sampling.asked:
+                self._theirs = self.around() or host.author(original)
+            return callback
+        host.watch_sampling(model, previewer)
+        return previewer.with_step_tracking(callback, self._asks)
+
+    def _asks(self, run: Run, asked: bool) -> None:
+        """Whether a sampler that has a previewer of ours asks it for pictures."""
+        if asked:
+            self._theirs = ""
+            return
+        decodes = Previewer.decode_latent_to_preview_image
+        if decodes is _DECODES:  # something wraps the previewer, and makes pictures of its own
+            self._theirs = self.around() or "another pack"
+            return
+        self._theirs = who = host.author(decodes)
+        self._say_once(logging.INFO, f"{who} suppresses the previews of a sampler.")
+        where = host.preview_switch(who)
+        self._transport.announce_none(run.context, "suppressed", who=who, where=where)
+
+    def _get_previewer(
+        self,
+        get_previewer: Callable[..., Any],
+        device: Any,
+        latent_format: Any,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        original = functools.cache(
+            functools.partial(get_previewer, device, latent_format, *args, **kwargs)
+        )
+        if not self._active:
+            return original()
+        sampling = _sampling.get()
+        if sampling is not None:
+            sampling.asked = True
+        try:
+            theirs = self._their_previewer(get_previewer, original)
+            if theirs is not None:
+                self._theirs = self._author(theirs)
+                return theirs
+            spec = self._run_spec(latent_format)
+            if spec is None:
+                return original()
+            own = functools.partial(host.own_previewer, original, latent_format)
+            start = functools.partial(self._runs.start, spec)
+            scale = host.picture_scale(latent_format)
+            views = host.shows_views(latent_format)
+            previewer = Previewer(start, self._engines, self._transport, own, scale, device, views)
+        except Exception as error:
+            log.warning(
+                "[SideStream] Could not set up previews (%s); ComfyUI's own are used.",
+                in_a_line(error),
+                exc_info=log.isEnabledFor(logging.DEBUG),
+            )
+            return original()
+        if sampling is not None:
+            sampling.previewer = previewer
+        else:
+            self._theirs = ""
+        return previewer
+
+    def _author(self, theirs: Any) -> str:
+        """Who made a previewer that is not ours, or changed ComfyUI's."""
+        if not host.is_own_previewer(theirs):
+            return host.author(type(theirs))
+        return host.author(host.overriding_method())
+
+    def _their_previewer(
+        self, get_previewer: Callable[..., Any], original: Callable[[], Any]
+    ) -> Any:
+        """Another pack's previewer, or ComfyUI's own that another pack has changed; else None."""
+        overridden = host.is_overridden_for_all()
+        if host.is_own_function(get_previewer, "get_previewer") and not overridden:
+            return None
+        theirs = self._contained(original)
+        return theirs if overridden or not host.is_own_previewer(theirs) else None
+
+    def _contained(self, original: Callable[[], Any]) -> Any:
+        """What other packs give; None where that, or ComfyUI, fails."""
+        try:
+            return original()
+        except Exception as error:
+            self._say_once(
+                logging.WARNING,
+                f"Another pack's previewer failed ({in_a_line(error)}); SideStream's is used.",
+            )
+            return None
+
+    def _run_spec(self, latent_format: Any) -> RunSpec | None:
+        """How to preview this sampling; None to leave it to ComfyUI."""
+        sampling = _sampling.get()
+        context = host.current_context()
+        extra = host.extra_data(context.prompt_id)
+        node = self._node_settings(sampling.model, extra) if sampling else {}
+        chosen = host.chosen_method(extra)
+        if chosen == "none" and node.get("method", "host") == "host":
+            self._transport.announce_none(context, "method")
+            return None
+        left = host.left_vae(sampling.model) if sampling else None
+
+        def sources_for(settings: Settings) -> list[Source]:
+            method = settings.method
+            if method == "host":
+                method = chosen or "auto"
+            # Here, on the sampler's thread, and only where it is wanted: a copy takes memory.
+            vae = host.vae_copy(left) if left is not None and method == "auto" else None
+            return sources.find(method, latent_format, self._say_once, vae)
+
+        others = sources.find("auto", latent_format, self._say_once)
+        if not others and (left is None or host.vae_copy(left) is None):
+            self._say_once(
+                logging.INFO,
+                f"No previews for {type(latent_format).__name__} latents:"
+                " ComfyUI has neither a decoder nor colour factors for them.",
+            )
+            self._transport.announce_none(context, "latents")
+            return None
+        return RunSpec(
+            context,
+            SettingsLayers(self._good(*salvaged(extra.get(KEY, {})), "sent with a prompt"), node),
+            sources_for,
+            host.preview_size(),
+            _whole(sampling.steps) if sampling else 0,
+            host.video(latent_format),
+            self._decoders.is_broken,
+        )
+
+    def _node_settings(self, model: Any, extra: Any) -> dict[str, Any]:
+        """What the nodes on a MODEL set: as inputs, or beside the prompt that runs now."""
+        settings: dict[str, Any] = {}
+        for left in host.left_settings(model):
+            settings |= self._good(*salvaged(left.settings), "left on a MODEL")
+            settings |= self._good(*of_node(extra.get(KEY), left.node_id), "sent with a prompt")
+        return settings
+
+    def _good(self, good: dict[str, Any], complaints: list[str], whence: str) -> dict[str, Any]:
+        """The good settings. Complaints of the others have a limit of their own."""
+        for complaint in complaints:
+            self._say_once(logging.WARNING, f"Settings {whence}: {complaint}.", self._complaints)
+        return good
+
+    def _say_once(self, level: int, line: str, said: set[str] | None = None) -> None:
+        said = self._said if said is None else said
+        line = plain(line, LONGEST_LINE)
+        if line not in said and len(said) < 100:
+            said.add(line)
+            log.log(level, "[SideStream] %s", line)
+
+
+def _whole(number: Any) -> int:
+    """`number` as a whole one, whatever a sampler counts with; 0 where it is none."""
+    try:
+        return int(number)
+    except Exception:
+        return 0

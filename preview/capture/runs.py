@@ -1,0 +1,594 @@
+"""Who a frame belongs to, and the one record that travels from the sampler to the socket."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..plain import in_a_line
+from ..render.chain import Failures, FallbackChain
+from ..settings import Settings, combined
+from .clients import Clients, overlay
+from .throttle import Throttle
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..decoders.protocols import Source
+    from ..render.backends import Slot
+    from ..render.quicker import Way
+
+log = logging.getLogger(__name__)
+
+SENT = "sent"
+REPLACED = "replaced"  # a newer frame took its place before it was decoded
+BUSY = "busy"  # no room to stage it, or its client still takes the last one
+LATE = "late"  # its node or its prompt was over
+UNWATCHED = "unwatched"  # its client is not connected
+FIRST_IMAGE = range(1)
+
+FAILED = "failed"  # no decoder or encoder could make a picture of it
+
+
+@dataclass(frozen=True, slots=True)
+class NodeContext:
+    """The node of the prompt that is sampling. `client_id` None stands for everybody."""
+
+    prompt_id: str | None = None
+    node_id: str | None = None
+    display_node_id: str | None = None
+    parent_node_id: str | None = None
+    real_node_id: str | None = None
+    client_id: str | None = None
+
+    def wire(self) -> dict[str, Any]:
+        """The keys that ComfyUI gives with a preview."""
+        return {
+            "node_id": self.node_id,
+            "prompt_id": self.prompt_id,
+            "display_node_id": self.display_node_id,
+            "parent_node_id": self.parent_node_id,
+            "real_node_id": self.real_node_id,
+        }
+
+
+@dataclass(slots=True)
+class SettingsLayers:
+    """What each party asked of a run. See `settings.combined` for who wins."""
+
+    client: Mapping[str, Any] = field(default_factory=dict)
+    node: Mapping[str, Any] = field(default_factory=dict)
+    live: dict[str, Any] = field(default_factory=dict)
+
+    def settings(self) -> Settings:
+        return combined(self.client, self.node, self.live)
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """What the model's videos are made of."""
+
+    fps: float = 16.0
+    frames_each: int = 4
+    """Frames of the finished video for each latent frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """All that a run is made from."""
+
+    context: NodeContext
+    layers: SettingsLayers
+    sources_for: Callable[[Settings], Sequence[Source]]
+    """The decoders that settings ask for, best first."""
+    default_size: int
+    steps: int = 0
+    video: Video = Video()
+    is_broken: Callable[[Source], bool] = lambda source: False
+    """Whether a decoder is known to fail."""
+
+
+@dataclass(slots=True)
+class Frame:
+    """One preview on its way: a label, the staged latent, then the picture, then the bytes."""
+
+    run: Run
+    seq: int
+    step: int
+    total_steps: int
+    captured_at: float
+    images: range = FIRST_IMAGE
+    """Those of the sampler's batch that it shows."""
+    slot: Slot | None = None
+    picture: np.ndarray | None = None
+    size: tuple[int, int] = (0, 0)
+    grid: tuple[int, int] | None = None
+    """Columns and rows, where several images are shown side by side."""
+    animation: tuple[int, int] | None = None
+    """Frames and milliseconds, where it plays."""
+    non_finite: int = 0
+    """Positions of the latent that were not finite, and pixels that the decoder gave as NaN."""
+    decoder: str = ""
+    decode_ms: float = 0.0
+    ready_at: float = 0.0
+    """When the sampler's device had made the latent, which may be long after the callback."""
+    image: bytes = b""
+    image_type: str = ""
+    held: bool = False
+    """Whether the throttle forbids it, unless its node samples no more."""
+    way: Way | None = None
+    """The quicker one that it comes, where its decoder is too slow for the budget."""
+    closed: bool = False
+
+    def ends_another_run_than(self, frame: Frame) -> bool:
+        """Whether it is the last of a run that ended well before that of `frame` began."""
+        run = self.run
+        if self.held and run.execution is frame.run.execution:
+            return False  # the node samples on
+        over = run.ended or self.step >= self.total_steps
+        return run is not frame.run and over and not run.aborted
+
+    @property
+    def is_outrun(self) -> bool:
+        """Whether it was held for the end of its node, which has begun another sampling."""
+        return self.held and self.run.execution.newest != self.run.number
+
+    def may_go(self, now: float) -> bool:
+        """Whether the throttle lets a frame that was held go by now."""
+        return self.run.admits(self.step, now)
+
+    def close(self, outcome: str) -> None:
+        """The frame's way is over. Must be called for each frame; the first call counts."""
+        self.run.close(self, outcome)
+
+    def info(self, now: float) -> dict[str, Any]:
+        """SideStream's own object on the wire, at the moment of sending."""
+        return self._special() | {
+            "run": self.run.id,
+            "stage": self.run.stage,
+            "seq": self.seq,
+            "step": self.step,
+            "total_steps": self.total_steps,
+            "width": self.size[0],
+            "height": self.size[1],
+            "decoder": self.decoder,
+            "captured_to_sent_ms": round((now - self.captured_at) * 1000, 1),
+            "ready_to_sent_ms": round((now - self.ready_at) * 1000, 1),
+            "decode_ms": round(self.decode_ms, 2),
+            "dropped": self.run.execution.outcomes.dropped,
+            "outcomes": dict(self.run.execution.outcomes),
+        }
+
+    def _special(self) -> dict[str, Any]:
+        """What only some frames have to say."""
+        special: dict[str, Any] = {}
+        if self.grid is not None:
+            columns, rows = self.grid
+            special["grid"] = {"columns": columns, "rows": rows, "images": list(self.images)}
+        if self.animation is not None:
+            frames, duration = self.animation
+            special["animation"] = {
+                "frames": frames,
+                "fps": round(frames * 1000 / max(1, duration), 3),
+                "duration_ms": duration,
+            }
+        if self.way is not None and self.run.slow is not None:
+            special["slow"] = self.run.slow
+        if self.non_finite:
+            special["not_finite"] = self.non_finite
+        return special
+
+
+class Outcomes(Counter[str]):
+    """What became of frames, and of how many."""
+
+    @property
+    def sent(self) -> int:
+        return self[SENT]
+
+    @property
+    def dropped(self) -> int:
+        return self.total() - self[SENT]
+
+
+class Execution:
+    """One execution of a node, which is one run to clients however often the node samples.
+
+    Its samplings share the throttle, the numbers of frames and the counters.
+    """
+
+    def __init__(self) -> None:
+        # Not from a random number generator: the sampler's must stay as they are.
+        self.id = os.urandom(6).hex()
+        self.throttle = Throttle()
+        self.outcomes = Outcomes()
+        self.stages = 0
+        """Samplings by now."""
+        self.seq = 0
+        """The newest frame's number."""
+        self.newest = 0
+        """The number of the sampling that was stepped last."""
+        self.steps = 0
+        """Steps of all samplings by now."""
+        self.lock = threading.RLock()  # as all locks that `Run.end` takes: see there
+
+
+class Run:
+    """One sampling, a stage of its node's run: from the making of its previewer to its last frame.
+
+    The sampler's thread asks it for frames; any thread may change its settings or end it.
+    """
+
+    def __init__(
+        self, spec: RunSpec, number: int, execution: Execution, on_closed: Callable[[Run], None]
+    ) -> None:
+        """`number` is higher than that of all runs before."""
+        self.execution = execution
+        execution.stages += 1
+        self.id, self.stage = execution.id, execution.stages
+        self._spec = spec
+        self.number = number
+        self.context = spec.context
+        self.settings = spec.layers.settings()
+        self._failures = Failures()
+        self.chain = self._chain_for(self.settings)
+        self.left_to_host = False
+        """Whether its latents cannot be staged, and ComfyUI's own previewer serves."""
+        self.host_failed = False
+        """Whether ComfyUI's own previewer, the last of all, failed too."""
+        self.step = 0
+        self.total_steps = self._announced = spec.steps
+        self._steps_before: int | None = None
+        self._held = False
+        self._method = self.settings.method
+        """The method that `chain` is of."""
+        self.outcomes = Outcomes()
+        self.aborted = False
+        self.paused = False
+        """Whether its client has stopped previews: steps are counted, no frame is wanted."""
+        self.animation_failed = False
+        """Whether animated previews failed, and are left off."""
+        self.warned_of_loss = False
+        """Whether it was said that frames were lost."""
+        self.slow: dict[str, Any] | None = None
+        """Which decoder is too slow for the budget, where one is, as it is told to clients."""
+        self.strikes = 0
+        """How often the worker failed at it."""
+        self.not_finite = 0
+        """Frames with positions that were not finite."""
+        self._open = 0
+        self._ended = False
+        self._ended_at = float("inf")
+        self._on_closed = on_closed
+        self._lock = execution.lock
+
+    def staging_failed(self, error: BaseException | None, *, passes: bool) -> None:
+        """A latent could not be staged: for want of memory, which passes, or as none can be."""
+        if not self.left_to_host and not self.warned_of_loss:
+            log.warning(
+                "[SideStream] A latent could not be staged (%s); ComfyUI's own previewer shows %s.",
+                in_a_line(error) if error is not None else "no reason is known",
+                "such steps" if passes else "this run",
+            )
+        self.warned_of_loss = True
+        self.left_to_host |= not passes
+
+    def at(self, step: int, total_steps: int) -> None:
+        """The sampler has finished `step` (from 1) of `total_steps`.
+
+        Some go beyond what they announce: the total follows. 0 stands for an unknown one.
+        """
+        self.step, self._announced = step, total_steps
+        self.total_steps = max(step, total_steps) if total_steps else 0
+        execution = self.execution
+        if self._steps_before is None:
+            self._steps_before = execution.steps
+        execution.steps = max(execution.steps, self._steps_before + step)
+        execution.newest = self.number
+
+    def wants(self, now: float) -> bool:
+        """Whether to capture the frame of the current step.
+
+        What may be the node's last step is captured even where the throttle forbids it, and held.
+        """
+        self._follow_method()
+        if self._ended or self.paused or not self.chain.wanted:
+            return False
+        admitted = self.admits(self.step, now)
+        self._held = not admitted and self.may_be_last
+        return admitted or self._held
+
+    def admits(self, step: int, now: float) -> bool:
+        """Whether the throttle lets the frame of `step` pass at `now`."""
+        settings = self.settings
+        return self.execution.throttle.admits(
+            (self._steps_before or 0) + step,
+            self._is_last(step),
+            now,
+            throttle_ms=settings.throttle_ms,
+            every_n_steps=settings.every_n_steps,
+        )
+
+    def _is_last(self, step: int) -> bool:
+        return step == self._announced
+
+    @property
+    def may_be_last(self) -> bool:
+        """Whether no step need follow the current one."""
+        return self.step >= self._announced
+
+    @property
+    def is_at_edge(self) -> bool:
+        """Whether the current step is the first that is shown or the last: these pass limits."""
+        execution = self.execution
+        return execution.seq == 0 or execution.throttle.is_first_end(self._is_last(self.step))
+
+    def hold_back(self) -> None:
+        """The frame of the current step is for the case that no other follows."""
+        self._held = True
+
+    def capture(self, now: float, images: range = FIRST_IMAGE) -> Frame:
+        """A new frame of the current step. Whoever takes it must `close` it."""
+        frame = Frame(self, self._next(), self.step, self.total_steps, now, images)
+        frame.held = self._held
+        if not frame.held:
+            self.execution.throttle.mark(now, self._is_last(self.step))
+        return frame
+
+    def let_pass(self, frame: Frame, now: float) -> None:
+        """A frame that was held is shown at `now`."""
+        frame.held = False
+        self.execution.throttle.mark(now)
+
+    def note_slow(self, decoder: str, seconds: float, between: float) -> None:
+        """A decoder that takes `seconds` has pictures only every so many seconds `between`."""
+        if self.slow is None:
+            log.info(
+                "[SideStream] %s previews take %.2f s each, which the budget of %d %% allows every"
+                " %.0f s. A quicker decoder serves between them. A larger budget, 0 for none, or a"
+                " smaller max_size brings more of them.",
+                decoder,
+                seconds,
+                self.settings.budget,
+                between,
+            )
+        ms, every = round(seconds * 1000), round(between, 1)
+        self.slow = {"decoder": decoder, "decode_ms": ms, "seconds_between": every}
+
+    def another(self, frame: Frame) -> Frame:
+        """A new frame of the step of `frame`. Whoever takes it must `close` it."""
+        made = Frame(self, self._next(), frame.step, frame.total_steps, frame.captured_at)
+        made.ready_at, made.decoder = frame.ready_at, frame.decoder
+        made.non_finite = frame.non_finite
+        return made
+
+    def latent_rate(self) -> float:
+        """Latent frames of a video that are played in a second."""
+        video = self._spec.video
+        return (self.settings.fps or video.fps) / video.frames_each
+
+    def _next(self) -> int:
+        """The number of a frame that is now open."""
+        with self._lock:
+            self.execution.seq += 1
+            self._open += 1
+            return self.execution.seq
+
+    def change(self, live: Mapping[str, Any]) -> None:
+        """Lay live changes over the run's settings; None takes one back."""
+        overlay(self._spec.layers.live, live)
+        self.settings = self._spec.layers.settings()
+
+    def _follow_method(self) -> None:
+        """Make the decoders of a method that was changed; where that fails all stays as it was.
+
+        On the sampler's thread, on which alone a VAE may be copied; who changes it waits for no
+        disk.
+        """
+        settings = self.settings
+        if settings.method == self._method:
+            return
+        try:
+            self.chain = self._chain_for(settings)
+            self._method = settings.method
+        except Exception as error:
+            self._spec.layers.live["method"] = self._method
+            self.settings = self._spec.layers.settings()
+            log.warning(
+                "[SideStream] Previews stay with the method %s (%s).",
+                self._method,
+                in_a_line(error),
+            )
+
+    def _chain_for(self, settings: Settings) -> FallbackChain:
+        sources = self._spec.sources_for(settings)
+        for source in filter(self._spec.is_broken, sources):
+            self._failures.leave(source)
+        return FallbackChain(sources, self._failures)
+
+    @property
+    def live(self) -> dict[str, Any]:
+        """The settings that were changed for this run, and those to come of its prompt."""
+        return dict(self._spec.layers.live)
+
+    @property
+    def ended(self) -> bool:
+        """Whether its sampling is over."""
+        return self._ended
+
+    def ended_for(self, now: float) -> float:
+        """Seconds since the sampling was over; below 0 where it is not."""
+        return now - self._ended_at
+
+    def end(self) -> None:
+        """Sampling is over; frames on their way may still arrive.
+
+        Also called when a previewer is garbage, so at any moment, within any of these locks.
+        """
+        with self._lock:
+            if not self._ended:
+                self._ended, self._ended_at = True, now()
+            closed = self._open == 0
+        if closed:
+            self._on_closed(self)
+
+    def abort(self) -> None:
+        """Sampling was interrupted or failed: nothing more is sent."""
+        self.aborted = True
+        self.end()
+
+    def close(self, frame: Frame, outcome: str) -> None:
+        """A frame of this run has found its end, unless it had before."""
+        with self._lock:
+            if frame.closed:
+                return
+            frame.closed = True
+            if not frame.held:  # a step that the throttle forbade, as all that are not captured
+                self.outcomes[outcome] += 1
+                self.execution.outcomes[outcome] += 1
+        self.let_go()
+
+    def hold(self) -> None:
+        """A frame may still come of what is in the making, until `let_go`."""
+        with self._lock:
+            self._open += 1
+
+    def let_go(self) -> None:
+        """What was held, or a frame, is over; the run too, if it was the last."""
+        with self._lock:
+            self._open -= 1
+            closed = self._ended and self._open == 0
+        if closed:
+            self._on_closed(self)
+
+    @property
+    def max_size(self) -> int:
+        """The longer side of the run's previews, in pixels."""
+        return self.settings.max_size or self._spec.default_size
+
+
+class Runs:
+    """The runs that are going on, and what became of all frames since the start."""
+
+    EXECUTIONS = 16  # of which it is remembered that their node may sample again
+
+    def __init__(
+        self,
+        on_start: Callable[[Run], None],
+        on_end: Callable[[Run], None],
+        clients: Clients | None = None,
+    ) -> None:
+        self._clients = clients or Clients()
+        self._active: dict[int, Run] = {}
+        self._executions: OrderedDict[Hashable, Execution] = OrderedDict()
+        self._closed: Counter[str] = Counter()
+        self._not_finite = 0
+        self._count = 0
+        self._samplings = 0
+        self._on_start = on_start
+        self._on_end = on_end
+        self._lock = threading.RLock()
+
+    def start(self, spec: RunSpec) -> Run:
+        with self._lock:
+            self._samplings += 1
+            number, execution = self._samplings, self._execution(spec.context)
+        run = Run(spec, number, execution, self._close)  # outside the lock: it may look for files
+        with self._lock:
+            self._active[run.number] = run
+        # SettingsLayers when the run is known, so that what comes meanwhile reaches it either way.
+        context = spec.context
+        if live := self._clients.live(context.client_id, context.prompt_id):
+            run.change(live)
+        run.paused = self._clients.paused(context.client_id)
+        _tell(self._on_start, run)
+        return run
+
+    def _execution(self, context: NodeContext) -> Execution:
+        """That in which `context` samples."""
+        key = (context.client_id, context.prompt_id, context.node_id)
+        found = self._executions.get(key)
+        if found is None or context.prompt_id is None or context.node_id is None:
+            self._count += 1
+            found = self._executions[key] = Execution()
+        self._executions.move_to_end(key)
+        while len(self._executions) > self.EXECUTIONS:
+            self._executions.popitem(last=False)
+        return found
+
+    def change(self, client_id: str, live: Mapping[str, Any]) -> int:
+        """Lay `live` over the runs that `client_id` queued, also over those that its prompts will
+        start. Returns how many there are."""
+        self._clients.change(client_id, live)
+        runs = self._of(client_id)
+        for run in runs:
+            run.change(live)
+        return len({run.id for run in runs})
+
+    def pause(self, client_id: str, paused: bool) -> int:
+        """Stop or resume the previews of a client. Returns how many runs it has."""
+        self._clients.pause(client_id, paused)
+        runs = self._of(client_id)
+        for run in runs:
+            run.paused = paused
+        return len({run.id for run in runs})
+
+    def state(self, client_id: str) -> dict[str, Any]:
+        """For a client: what it asked for, and its runs."""
+        return self._clients.state(client_id) | {
+            "runs": [
+                run.context.wire()
+                | {
+                    "run": run.id,
+                    "stage": run.stage,
+                    "total_steps": run.total_steps,
+                    "settings": run.settings.as_dict(),
+                }
+                for run in self._of(client_id)
+            ]
+        }
+
+    def _of(self, client_id: str) -> list[Run]:
+        with self._lock:
+            active = list(self._active.values())
+        return [run for run in active if run.context.client_id == client_id]
+
+    def counters(self) -> dict[str, Any]:
+        with self._lock:
+            active = list(self._active.values())
+            return {
+                "runs": self._count,
+                "active_runs": len({run.id for run in active}),
+                # Copies: the runs go on counting.
+                "frames": dict(sum((Counter(dict(r.outcomes)) for r in active), self._closed)),
+                "not_finite": sum((run.not_finite for run in active), self._not_finite),
+            }
+
+    def _close(self, run: Run) -> None:
+        with self._lock:
+            if self._active.pop(run.number, None) is None:
+                return
+            self._closed.update(run.outcomes)
+            self._not_finite += run.not_finite
+        _tell(self._on_end, run)
+
+
+def _tell(listener: Callable[[Run], None], run: Run) -> None:
+    """Call `listener`, on whatever thread a run starts or ends: the sampler's may be among them."""
+    try:
+        listener(run)
+    except Exception as error:
+        log.warning(
+            "[SideStream] The start or the end of a run could not be told (%s).", in_a_line(error)
+        )
+
+
+def now() -> float:
+    """The clock of frames, in seconds."""
+    return time.monotonic()

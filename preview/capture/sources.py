@@ -1,0 +1,94 @@
+"""Which decoders can show a latent format's previews, best first."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from .. import host
+from ..decoders import taehv, taesd
+from ..decoders.latent2rgb import Latent2RGBSource
+from ..decoders.protocols import Source
+from ..decoders.spectrogram import SpectrogramSource
+from ..decoders.taehv import TaehvSource
+from ..decoders.taesd import TaesdSource
+from ..decoders.vae import VaeCopy, VaeSource
+from ..plain import file_name, in_a_line, plain
+
+Say = Callable[[int, str], None]
+"""Logs a line at a level."""
+
+
+def find(method: str, latent_format: Any, say: Say, vae: VaeCopy | None = None) -> list[Source]:
+    """The decoders for `method` (auto, taesd, latent2rgb, or none and off for no previews)."""
+    if method in ("none", "off"):
+        return []
+    found: list[Source | None] = []
+    if method == "auto" and vae is not None:
+        found.append(VaeSource(vae, latent_format.process_out, _space(latent_format)))
+    if method in ("auto", "taesd"):
+        found.append(_tiny_decoder(latent_format, say, wanted=method == "taesd"))
+    found.append(_factors(latent_format))
+    if not any(found) and host.is_sound(latent_format):
+        found.append(SpectrogramSource())
+    return [source for source in found if source is not None]
+
+
+def _tiny_decoder(latent_format: Any, say: Say, wanted: bool) -> Source | None:
+    name = host.decoder_name(latent_format)
+    if name is None:
+        return None
+    try:
+        path = host.decoder_file(name)
+    except OSError as error:  # the folder went away, or a disk
+        say(logging.WARNING, f"models/vae_approx cannot be read ({in_a_line(error)}).")
+        return None
+    if path is None:
+        _say_what_is_missing(name, say, wanted)
+        return None
+    channels = host.latent_channels(latent_format)
+    if name in taesd.FAMILY:
+        return TaesdSource.of(path, channels, host.precision)
+    if name in taehv.FAMILY:
+        space = _space(latent_format)
+        return TaehvSource.of(path, channels, host.precision, space, latent_format.process_out)
+    say(
+        logging.WARNING,
+        f"models/vae_approx/{file_name(path)} is there and not used: SideStream knows no decoders"
+        f" called {name}. ComfyUI's own previews use it where its preview method is taesd.",
+    )
+    return None
+
+
+def _say_what_is_missing(name: str, say: Say, wanted: bool) -> None:
+    place = host.misplaced_decoder(name)
+    if place is not None:
+        say(
+            logging.WARNING,
+            f"{plain(place)} is there and not used: decoders of previews belong into"
+            " models/vae_approx.",
+        )
+    elif wanted:
+        say(
+            logging.WARNING,
+            f"TAESD previews want the file models/vae_approx/{name}, which is not there;"
+            " Latent2RGB previews are used.",
+        )
+
+
+def _space(latent_format: Any) -> str:
+    """What its `process_out` depends on."""
+    return f"{type(latent_format).__name__} {getattr(latent_format, 'scale_factor', 1)}"
+
+
+def _factors(latent_format: Any) -> Source | None:
+    if latent_format.latent_rgb_factors is None:
+        return None
+    return Latent2RGBSource(
+        type(latent_format).__name__,
+        latent_format.latent_rgb_factors,
+        getattr(latent_format, "latent_rgb_factors_bias", None),
+        getattr(latent_format, "latent_rgb_factors_reshape", None),
+        host.picture_scale(latent_format),
+    )

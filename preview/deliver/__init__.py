@@ -1,0 +1,1 @@
+"""From a picture to the client that queued the prompt; nothing here knows torch."""

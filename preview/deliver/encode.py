@@ -1,0 +1,76 @@
+"""From RGB to the bytes of a picture, stealing as little of the GIL as possible.
+
+Pillow's JPEG encoder holds the lock while it works, and the sampler's thread stands still for as
+long. torchvision's, which ComfyUI ships, does not; Pillow is what remains where it is missing.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..capture.runs import Frame
+
+TYPES = {"jpeg": "image/jpeg", "webp": "image/webp", "png": "image/png"}
+
+JpegEncoder = Callable[[np.ndarray, int], bytes]
+"""A picture, uint8 [H, W, 3], and a quality from 1 to 100 in; JPEG out."""
+
+
+def encoded(picture: np.ndarray, size: tuple[int, int], kind: str, quality: int) -> bytes:
+    """The bytes of `picture`, uint8 [H, W, 3], enlarged to `size` (width, height) if smaller.
+
+    `kind` is a key of `TYPES`. Raises OSError or RuntimeError where it cannot be encoded.
+    """
+    if picture.shape[1::-1] != size:
+        image = Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR)
+        picture = np.array(image)  # its own memory, which torch may look at
+    if kind == "jpeg":
+        return jpeg_encoder()(picture, quality)
+    # A preview is looked at once: Pillow's fastest settings.
+    if kind == "webp":
+        return pillow(picture, "webp", quality=quality, method=0)
+    return pillow(picture, "png", compress_level=1)
+
+
+@functools.cache
+def jpeg_encoder() -> JpegEncoder:
+    """The encoder that takes least from other threads among those that are there."""
+    try:
+        from torchvision.io import encode_jpeg
+
+        encode_jpeg(torch.zeros(3, 8, 8, dtype=torch.uint8))
+    except Exception:  # absent, or built for another torch: there are many ways to fail
+        return pillow_jpeg
+
+    def torchvision_jpeg(picture: np.ndarray, quality: int) -> bytes:
+        # Turned by numpy, which keeps the GIL: a switch to the sampler and back costs more.
+        channels_first = torch.from_numpy(picture.transpose(2, 0, 1))
+        return encode_jpeg(channels_first, quality=quality).numpy().tobytes()
+
+    return torchvision_jpeg
+
+
+def pillow_jpeg(picture: np.ndarray, quality: int) -> bytes:
+    """JPEG by Pillow, which is always there."""
+    return pillow(picture, "jpeg", quality=quality)
+
+
+def pillow(picture: np.ndarray, kind: str, **options: int) -> bytes:
+    """`picture` in the format `kind` by Pillow."""
+    target = io.BytesIO()
+    Image.fromarray(picture).save(target, format=kind, **options)
+    return target.getvalue()
+
+
+def encode_frame(frame: Frame, kind: str) -> None:
+    """Turn the frame's picture into bytes."""
+    assert frame.picture is not None
+    frame.image = encoded(frame.picture, frame.size, kind, frame.run.settings.quality)
+    frame.image_type = TYPES[kind]
+    frame.picture = None

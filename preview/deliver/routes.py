@@ -1,0 +1,153 @@
+"""What the page and API clients can ask: JSON in, JSON out, all under /sidestream/."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from ..settings import FIELDS, SettingError, checked, shown
+
+MAX_BODY = 16 * 1024  # bytes; a full set of settings is below 1 KB
+
+Handler = Callable[[web.Request], Awaitable[web.Response]]
+
+
+class Answers(Protocol):
+    """Who answers the routes; see `pack.Pack`."""
+
+    def status(self) -> dict[str, Any]: ...
+
+    def report(self) -> str: ...
+
+    def settings(self) -> dict[str, Any]: ...
+
+    def change(self, client_id: str, live: dict[str, Any]) -> None: ...
+
+    def pause(self, client_id: str, paused: bool) -> None: ...
+
+    def client(self, client_id: str) -> dict[str, Any]: ...
+
+
+class Current:
+    """The pack that answers at the moment: routes stay when the pack is loaded anew."""
+
+    def __init__(self, pack: Answers) -> None:
+        self.pack = pack
+
+
+def add_to(table: web.RouteTableDef, current: Current) -> None:
+    """Register the routes."""
+
+    @table.get("/sidestream/status")
+    async def status(request: web.Request) -> web.Response:
+        return web.json_response(current.pack.status())
+
+    @table.get("/sidestream/report")
+    async def report(request: web.Request) -> web.Response:
+        # It looks into folders and asks a driver, while the loop has pictures to send.
+        return web.Response(text=await asyncio.to_thread(current.pack.report))
+
+    @table.get("/sidestream/settings")
+    async def settings(request: web.Request) -> web.Response:
+        return web.json_response(current.pack.settings())
+
+    @table.get("/sidestream/client")
+    @refusing
+    async def client(request: web.Request) -> web.Response:
+        client_id = checked_client(request.query.get("client_id"))
+        return web.json_response(current.pack.client(client_id))
+
+    @table.post("/sidestream/live")
+    @refusing
+    async def live(request: web.Request) -> web.Response:
+        client_id, changes = read_live(await read_limited(request))
+        current.pack.change(client_id, changes)
+        return web.json_response(current.pack.client(client_id))
+
+    @table.post("/sidestream/pause")
+    @refusing
+    async def pause(request: web.Request) -> web.Response:
+        client_id, paused = read_pause(await read_limited(request))
+        current.pack.pause(client_id, paused)
+        return web.json_response(current.pack.client(client_id))
+
+
+def refusing(answer: Handler) -> Handler:
+    """`answer`, saying what is wrong with a request where it raises SettingError."""
+
+    @functools.wraps(answer)
+    async def answered(request: web.Request) -> web.Response:
+        try:
+            return await answer(request)
+        except SettingError as error:
+            status = 415 if isinstance(error, WrongType) else 400
+            return web.json_response({"error": str(error)}, status=status)
+
+    return answered
+
+
+class WrongType(SettingError):
+    """A body that is not JSON by its own account."""
+
+
+async def read_limited(request: web.Request) -> bytes:
+    """The body. Raises SettingError where it is not JSON or larger than `MAX_BODY`."""
+    # A page of another site can make a browser send any other type without asking first.
+    if request.content_type != "application/json":
+        raise WrongType("the body must be application/json")
+    body = b""
+    try:
+        while len(body) <= MAX_BODY and not request.content.at_eof():
+            body += await request.content.read(MAX_BODY + 1 - len(body))
+    except web.RequestPayloadError as error:  # broken compression
+        raise SettingError("the body cannot be read") from error
+    if len(body) > MAX_BODY:
+        raise SettingError(f"the body must be at most {MAX_BODY} bytes")
+    return body
+
+
+def read_live(body: bytes) -> tuple[str, dict[str, Any]]:
+    """The client and the checked changes in the body of `POST live`. Raises SettingError.
+
+    None, as which JSON's null comes, takes a change back.
+    """
+    data = read_object(body, f"client_id and any of {', '.join(FIELDS)}")
+    client_id = checked_client(data.pop("client_id", None))
+    taken_back = {name: None for name, value in data.items() if value is None and name in FIELDS}
+    changes = checked({name: each for name, each in data.items() if name not in taken_back})
+    return client_id, {**changes, **taken_back}
+
+
+def read_pause(body: bytes) -> tuple[str, bool]:
+    """The client in the body of `POST pause`, and whether to pause. Raises SettingError."""
+    data = read_object(body, "client_id and paused")
+    client_id = checked_client(data.pop("client_id", None))
+    paused = data.pop("paused", None)
+    if not isinstance(paused, bool):
+        raise SettingError("paused must be true or false")
+    for name in data:
+        raise SettingError(f"{shown(name)} is unknown; there are client_id and paused")
+    return client_id, paused
+
+
+def read_object(body: bytes, keys: str) -> dict[str, Any]:
+    """The JSON object in a body. Raises SettingError."""
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise SettingError("the body must be JSON") from error
+    if not isinstance(data, dict):
+        raise SettingError(f"the body must be an object with {keys}")
+    return data
+
+
+def checked_client(client_id: Any) -> str:
+    """The id of a client. Raises SettingError where it can be none."""
+    if not isinstance(client_id, str) or not 0 < len(client_id) <= 200:
+        raise SettingError("client_id must be a string of 1 to 200 characters")
+    return client_id

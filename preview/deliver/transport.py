@@ -1,0 +1,265 @@
+"""Frames onto ComfyUI's websocket: who gets them, in which form, one at a time.
+
+`Wire` is what this needs of the server; `host.Server` is the real one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import struct
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple, Protocol
+
+from ..capture import runs
+from ..capture.runs import Frame, NodeContext, Run
+from ..plain import in_a_line
+
+log = logging.getLogger(__name__)
+
+PREVIEW_IMAGE = 1
+PREVIEW_IMAGE_WITH_METADATA = 4
+LEGACY_TYPES = {"image/jpeg": 1, "image/png": 2}
+
+WHY_NONE = ("method", "latents", "suppressed")
+"""None was chosen; nothing is known of the latents; another pack suppresses previews."""
+
+LATE_SECONDS = 30.0
+"""How long after its sampling a frame may still come; a decoder is loaded meanwhile, maybe."""
+
+NOTES = 8  # announcements that may be on their way to one socket; more are not made
+
+
+class Socket(NamedTuple):
+    """One connected client."""
+
+    id: str
+    connection: object
+    metadata: bool
+    """Whether it announced `supports_preview_metadata`."""
+
+
+class Wire(Protocol):
+    """The server's side of the websocket."""
+
+    def sockets(self, client_id: str | None) -> list[Socket]:
+        """The connections of a client; of everybody for None."""
+
+    def connected(self, client_id: str | None) -> bool:
+        """Whether a client is there; anybody for None. SettingsLayers in the sampler's callback."""
+
+    def is_running(self, prompt_id: str | None, node_id: str | None) -> bool:
+        """Whether that node of that prompt is at work and nobody has interrupted it."""
+
+    def may_show_late(self, prompt_id: str | None, node_id: str | None) -> bool:
+        """Whether that node, which is not at work any more, may still show a preview.
+
+        Not where it shows a result of its own, and not where its prompt failed or was interrupted.
+        """
+
+    def is_idle(self) -> bool:
+        """Whether no prompt is being executed."""
+
+    def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run `coroutine` on the server's event loop, from any thread."""
+
+    async def send_bytes(self, event: int, data: bytes, socket: Socket) -> bool:
+        """Send a binary event; returns when the socket took it. False where it was replaced."""
+
+    async def send_json(self, event: str, data: dict[str, Any], socket: Socket) -> bool:
+        """Send a JSON event; returns when the socket took it. False where it was replaced."""
+
+
+def metadata_message(frame: Frame, info: dict[str, Any]) -> bytes:
+    """ComfyUI's binary event 4: length, JSON with SideStream's own `info`, picture."""
+    header = frame.run.context.wire() | {"image_type": frame.image_type, "sidestream": info}
+    encoded = json.dumps(header).encode()
+    return struct.pack(">I", len(encoded)) + encoded + frame.image
+
+
+def legacy_message(frame: Frame) -> bytes:
+    """ComfyUI's binary event 1: type of picture, picture."""
+    return struct.pack(">I", LEGACY_TYPES[frame.image_type]) + frame.image
+
+
+class Transport:
+    """Sends frames to the client that queued their prompt.
+
+    A socket is given a frame only when it took the one before, so a client that does not read
+    costs one frame, and nobody else anything.
+    """
+
+    def __init__(self, wire: Wire, on_free: Callable[[], None]) -> None:
+        self._wire = wire
+        self._on_free = on_free
+        self._newest: OrderedDict[Place, Moment] = OrderedDict()
+        self._busy: set[object] = set()
+        self._notes: Counter[object] = Counter()
+        self._lock = threading.RLock()  # a run may end, and be announced, within it
+
+    def watched(self, run: Run) -> bool:
+        return self._wire.connected(run.context.client_id)
+
+    def ready(self, run: Run) -> bool:
+        sockets = self._wire.sockets(run.context.client_id)
+        # Where nobody is left the frame is dropped at once, which needs no socket.
+        return not sockets or any(socket.connection not in self._busy for socket in sockets)
+
+    def animates(self, run: Run) -> bool:
+        """Whether a client of the run knows WebP, in which animated frames come."""
+        return any(socket.metadata for socket in self._wire.sockets(run.context.client_id))
+
+    def live(self, run: Run) -> bool:
+        """Whether frames of `run` may still be shown: it went well, and nothing newer is there."""
+        context = run.context
+        newest_run, _ = self._newest.get((context.client_id, context.node_id), NEVER)
+        if run.aborted or newest_run > run.number:
+            return False
+        if self._wire.is_running(context.prompt_id, context.node_id):
+            return True
+        if run.ended_for(runs.now()) > LATE_SECONDS:
+            return False
+        return self._wire.may_show_late(context.prompt_id, context.node_id)
+
+    def at_work(self, run: Run) -> bool:
+        """Whether the node of `run` goes on, and may sample again."""
+        return self._wire.is_running(run.context.prompt_id, run.context.node_id)
+
+    def quiet(self) -> bool:
+        return self._wire.is_idle()
+
+    def format(self, run: Run) -> str:
+        """The picture format for a run: what was asked, or JPEG where a client knows no other."""
+        wanted = run.settings.format
+        if wanted == "webp" and not all(
+            s.metadata for s in self._wire.sockets(run.context.client_id)
+        ):
+            return "jpeg"
+        return wanted
+
+    def send(self, frame: Frame) -> None:
+        """Hand an encoded frame over. Closes it when every free socket of its client has it."""
+        with self._lock:
+            free = [
+                socket
+                for socket in self._wire.sockets(frame.run.context.client_id)
+                if socket.connection not in self._busy
+                and (socket.metadata or frame.animation is None)
+            ]
+            self._busy.update(socket.connection for socket in free)
+        if not free:
+            frame.close(runs.BUSY)
+            return
+        delivery = Delivery(frame, len(free))
+        for socket in free:
+            self._wire.start(self._deliver(delivery, socket))
+
+    def announce(self, run: Run, state: str) -> None:
+        """Tell the run's client that it has started or ended, with its counters."""
+        data = run.context.wire() | {
+            "run": run.id,
+            "stage": run.stage,
+            "state": state,
+            "total_steps": run.total_steps,
+            "sent": run.execution.outcomes.sent,
+            "dropped": run.execution.outcomes.dropped,
+            "outcomes": dict(run.execution.outcomes),
+            "settings": run.settings.as_dict(),
+            "live": run.live,
+            "paused": run.paused,
+        }
+        if run.slow is not None:
+            data["slow"] = run.slow
+        self._note(run.context.client_id, data)
+
+    def announce_none(self, context: NodeContext, why: str, **more: Any) -> None:
+        """Tell a client that its sampler has no previews: `why` is one of `WHY_NONE`."""
+        self._note(context.client_id, context.wire() | {"state": "none", "why": why} | more)
+
+    def _note(self, client_id: str | None, data: dict[str, Any]) -> None:
+        for socket in self._wire.sockets(client_id):
+            with self._lock:
+                if not socket.metadata or self._notes[socket.connection] >= NOTES:
+                    continue
+                self._notes[socket.connection] += 1
+            self._wire.start(self._tell(data, socket))
+
+    async def _tell(self, data: dict[str, Any], socket: Socket) -> None:
+        try:
+            await self._wire.send_json("sidestream.run", data, socket)
+        except Exception as error:
+            log.warning(
+                "[SideStream] The start or the end of a run could not be sent (%s).",
+                in_a_line(error),
+            )
+        finally:
+            with self._lock:
+                self._notes[socket.connection] -= 1
+                self._notes += Counter()  # forgets those at zero
+
+    def _is_newest(self, frame: Frame, socket: Socket) -> bool:
+        """Whether `frame` may be shown, and none after it was: two devices may have made them."""
+        run = frame.run
+        newest = self._newest.get((socket.id, run.context.node_id), NEVER)
+        return self.live(run) and (run.number, frame.seq) >= newest
+
+    def _remember(self, frame: Frame, socket: Socket) -> None:
+        place = (socket.id, frame.run.context.node_id)
+        self._newest[place] = (frame.run.number, frame.seq)
+        self._newest.move_to_end(place)
+        while len(self._newest) > PLACES:
+            self._newest.popitem(last=False)
+
+    async def _deliver(self, delivery: Delivery, socket: Socket) -> None:
+        frame = delivery.frame
+        sent = False
+        try:
+            if self._is_newest(frame, socket):
+                self._remember(frame, socket)
+                if socket.metadata:
+                    info = frame.info(runs.now())
+                    facts = frame.run.context.wire() | info
+                    await self._wire.send_json("sidestream.frame", facts, socket)
+                    if not self._is_newest(frame, socket):  # that may have taken long
+                        return
+                    message = metadata_message(frame, info)
+                    sent = await self._wire.send_bytes(PREVIEW_IMAGE_WITH_METADATA, message, socket)
+                else:
+                    message = legacy_message(frame)
+                    sent = await self._wire.send_bytes(PREVIEW_IMAGE, message, socket)
+        except Exception as error:
+            if not frame.run.warned_of_loss:
+                frame.run.warned_of_loss = True
+                log.warning("[SideStream] A preview could not be sent (%s).", in_a_line(error))
+        finally:
+            with self._lock:
+                self._busy.discard(socket.connection)
+            delivery.done(sent)
+            self._on_free()
+
+
+Place = tuple[str | None, str | None]
+"""Where pictures are shown: a client, and a node of its graph."""
+
+Moment = tuple[int, int]
+"""When a picture is of: the number of its run, its own number within the run."""
+
+NEVER: Moment = (0, 0)
+PLACES = 256
+
+
+class Delivery:
+    """A frame on its way to several sockets. Lives on the event loop alone."""
+
+    def __init__(self, frame: Frame, sockets: int) -> None:
+        self.frame = frame
+        self._left = sockets
+        self._sent = False
+
+    def done(self, sent: bool) -> None:
+        self._left -= 1
+        self._sent = self._sent or sent
+        if self._left == 0:
+            self.frame.close(runs.SENT if self._sent else runs.LATE)

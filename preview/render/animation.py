@@ -1,0 +1,319 @@
+"""Animated previews in the making: a few frames at a time, between the still ones."""
+
+from __future__ import annotations
+
+import logging
+import struct
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ..capture import runs
+from ..capture.runs import Frame, Run
+from ..decoders.protocols import Decoder, VideoDecoder
+from ..deliver import encode
+from ..plain import in_a_line
+from .backends import Backend, BackendError, Slot
+from .budget import Budget
+from .job import RenderJob, StreamingRenderJob, shown_size
+
+if TYPE_CHECKING:
+    from .worker import Sink
+
+log = logging.getLogger(__name__)
+
+BUDGET_SHARE = 0.3
+"""Of the setting `budget`, while an animation is in the making; the rest is for still pictures.
+
+It is some twenty decodes and comes when it is done. A still picture is what one waits for.
+"""
+SIZE = 0.75
+"""Of `max_size`, for a video: its decoder may then mostly leave one more upsampling out."""
+ENCODING_SHARE = 0.1
+"""Of a processor that encoding animations may take: WebP's encoder holds the GIL at times."""
+BATCH_RATE = 8.0
+"""Images a second of a batch that is played as an animation, where `fps` is not set."""
+PATIENCE = 0.02
+"""Seconds until an animation that had to wait asks again."""
+LONGEST = (1 << 24) - 1  # ms that a frame of a WebP file may last
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one decode of an animation brings: some of its pictures are shown."""
+
+    index: int
+    """Of the latent frame, or of the image of a batch."""
+    shown: tuple[int, ...]
+    """Which of the decode's pictures, from 0."""
+    durations: tuple[int, ...]
+    """How long each of these is shown, in milliseconds."""
+
+
+def parts(visible: Sequence[range], limit: int, rate: float) -> list[Part]:
+    """The plan of an animation of which latent frame i brings the pictures `visible[i]`.
+
+    At most `limit` of them (0: all) are shown, evenly spread, each until the next one. `rate` is
+    that of all pictures, in pictures a second. Ends with the last latent frame that is needed.
+    """
+    total = sum(map(len, visible))
+    count = min(total, limit or total)
+    starts = [i * total // count for i in range(count)]
+    times = [round(start * 1000 / rate) for start in [*starts, total]]
+    lasting = {s: min(b - a, LONGEST) for s, a, b in zip(starts, times, times[1:], strict=False)}
+    plan = []
+    seen = 0
+    for index, pictures in enumerate(visible):
+        found = {p: seen + i for i, p in enumerate(pictures) if seen + i in lasting}
+        plan.append(Part(index, tuple(found), tuple(lasting[n] for n in found.values())))
+        seen += len(pictures)
+    while plan and not plan[-1].shown:
+        plan.pop()
+    return plan
+
+
+@dataclass(eq=False)
+class Animation:
+    """An animation in the making, of the step whose latent lies in `slot`."""
+
+    still: Frame
+    slot: Slot | None
+    latent: torch.Tensor
+    job: RenderJob | StreamingRenderJob
+    size: tuple[int, int]
+    todo: deque[Part]
+    pictures: list[bytes] = field(default_factory=list)
+    durations: list[int] = field(default_factory=list)
+    decode_seconds: float = 0.0
+    encode_seconds: float = 0.0
+
+    def staged(self, part: Part) -> torch.Tensor:
+        """The latent of `part` alone."""
+        i = part.index
+        return self.latent[:1, :, i : i + 1] if self.latent.ndim == 5 else self.latent[i : i + 1]
+
+
+def moves(still: Frame, decoder: Decoder, latent: torch.Tensor) -> bool:
+    """Whether more of what was staged is to be shown than the picture of `still`."""
+    settings = still.run.settings
+    if latent.ndim == 5:
+        several = latent.shape[2] > 1 and settings.video_frames != 1
+        return several and isinstance(decoder, VideoDecoder)
+    return settings.batch == "animation" and len(still.images) > 1
+
+
+def animation_size(run: Run, latent: torch.Tensor) -> int:
+    """The longer side of an animation of `latent` at most, in pixels."""
+    smaller = latent.ndim == 5 and run.settings.detail != "full"
+    return max(1, round(run.max_size * SIZE)) if smaller else run.max_size
+
+
+class Animator:
+    """Makes one animation at a time. All of it happens on the worker's thread, but for `busy`."""
+
+    def __init__(self, backend: Backend, sink: Sink, give_back: Callable[[Slot], None]) -> None:
+        self.budget = Budget()  # of its own, or animations and stills would starve each other
+        self._backend = backend
+        self._sink = sink
+        self._give_back = give_back
+        self._animation: Animation | None = None
+        self._streaming: StreamingRenderJob | None = None
+        self._streaming_for: object = None
+        """What the streaming was made for. Its memory is of one size of latents."""
+        self._warm: object = None
+        self._rests_until = float("-inf")
+
+    @property
+    def busy(self) -> bool:
+        """Whether an animation is in the making."""
+        return self._animation is not None
+
+    @property
+    def run(self) -> Run | None:
+        """Whose animation is in the making."""
+        return None if self._animation is None else self._animation.still.run
+
+    def begin(self, still: Frame, decoder: Decoder) -> bool:
+        """Animate what `still` shows the first picture of; takes over its slot if True."""
+        run, slot = still.run, still.slot
+        if slot is None or not moves(still, decoder, slot.latent):
+            return False
+        rested = self._animation is None and runs.now() >= self._rests_until
+        if run.animation_failed or not (rested and self._sink.animates(run)):
+            return False
+        try:
+            max_size = animation_size(run, slot.latent)
+            job, plan = self._plan(still, decoder, slot.latent, max_size)
+            size = shown_size(decoder, (1, *slot.latent.shape[1:]), max_size)
+        except Exception as error:
+            self._give_up(run, error)
+            return False
+        animation = Animation(still, slot, slot.latent, job, size, deque(plan))
+        run.hold()
+        self._animation = animation
+        return True
+
+    def patience(self) -> float:
+        """Seconds to wait for a still picture before the animation goes on; 0 to do so at once."""
+        return 0.0 if self._may_decode() else PATIENCE
+
+    def advance(self) -> bool:
+        """Decode the animation's next part, or send it; False where there is nothing to do now."""
+        animation = self._animation
+        if animation is None:
+            return False
+        run = animation.still.run
+        try:
+            if not self._sink.live(run) or not self._sink.watched(run):
+                self._stop()
+            elif self._may_decode():
+                self._decode(animation, animation.todo.popleft())
+            elif not animation.todo and self._sink.ready(run):
+                self._send(animation)
+                self._stop()
+            else:
+                return False
+        except BackendError:
+            raise
+        except Exception as error:
+            self._give_up(run, error)
+        return True
+
+    def _give_up(self, run: Run, error: Exception) -> None:
+        log.warning(
+            "[SideStream] Animated previews failed (%s); this run goes on with stills.",
+            in_a_line(error),
+        )
+        run.animation_failed = True
+        self.forget()
+
+    def forget(self) -> None:
+        """Give up the animation and all memory that its decoder works in."""
+        self._stop()
+        self._streaming = self._streaming_for = None
+        self._warm = None
+
+    def _plan(
+        self, still: Frame, decoder: Decoder, latent: torch.Tensor, max_size: int
+    ) -> tuple[RenderJob | StreamingRenderJob, list[Part]]:
+        settings, run = still.run.settings, still.run
+        full = settings.detail == "full"
+        if latent.ndim == 5:
+            assert isinstance(decoder, VideoDecoder)
+            rate = run.latent_rate() * decoder.frames_each
+            visible = [decoder.visible_frames(i) for i in range(latent.shape[2])]
+            plan = parts(visible, settings.video_frames, rate)
+            return self._rewound_job(decoder, max_size, full, latent.shape[-2:]), plan
+        visible = [range(1)] * len(still.images)
+        return RenderJob(decoder, max_size, full), parts(visible, 0, settings.fps or BATCH_RATE)
+
+    def _rewound_job(
+        self, decoder: VideoDecoder, max_size: int, full: bool, size: torch.Size
+    ) -> StreamingRenderJob:
+        """The one of the last animation where it fits: its memory is there already."""
+        wanted = (decoder, max_size, full, size)
+        if self._streaming is None or self._streaming_for != wanted:
+            self._streaming = StreamingRenderJob(decoder, max_size, full)
+            self._streaming_for = wanted
+        self._streaming.rewind()
+        return self._streaming
+
+    def _may_decode(self) -> bool:
+        animation = self._animation
+        if animation is None or not animation.todo:
+            return False
+        percent = animation.still.run.settings.budget * BUDGET_SHARE
+        return self.budget.allows(runs.now(), percent)
+
+    def _decode(self, animation: Animation, part: Part) -> None:
+        assert animation.slot is not None
+        staged = animation.slot.part(animation.staged(part))
+        arrays, seconds = self._backend.render(staged, animation.job)
+        if not animation.todo:
+            self._return_slot(animation)
+        animation.decode_seconds += seconds
+        if animation.job == self._warm:
+            self.budget.spend(runs.now(), seconds)
+        else:
+            self.budget.renew()
+        self._warm = animation.job
+        start = time.thread_time()
+        pictures = arrays[0].reshape(-1, *arrays[0].shape[-3:])
+        for i, duration in zip(part.shown, part.durations, strict=True):
+            animation.pictures.append(self._encoded(animation, pictures[i]))
+            animation.durations.append(duration)
+        animation.encode_seconds += time.thread_time() - start
+
+    def _encoded(self, animation: Animation, picture: np.ndarray) -> bytes:
+        return encode.encoded(picture, animation.size, "webp", animation.still.run.settings.quality)
+
+    def _send(self, animation: Animation) -> None:
+        image = animated_webp(animation.pictures, animation.durations, animation.size)
+        frame = animation.still.run.another(animation.still)
+        frame.animation = (len(animation.pictures), sum(animation.durations))
+        frame.size = animation.size
+        frame.decode_ms = animation.decode_seconds * 1000
+        frame.image, frame.image_type = image, encode.TYPES["webp"]
+        self._rests_until = runs.now() + animation.encode_seconds / ENCODING_SHARE
+        try:
+            self._sink.send(frame)
+        except BaseException:
+            frame.close(runs.FAILED)
+            raise
+
+    def _stop(self) -> None:
+        animation = self._animation
+        if animation is not None:
+            self._return_slot(animation)
+            self._animation = None
+            animation.still.run.let_go()
+
+    def _return_slot(self, animation: Animation) -> None:
+        if animation.slot is not None:
+            self._give_back(animation.slot)
+            animation.slot = None
+
+
+def animated_webp(
+    pictures: Iterable[bytes], durations: Iterable[int], size: tuple[int, int]
+) -> bytes:
+    """One WebP file that plays still ones without alpha, all of `size`, in a loop.
+
+    `durations` are in milliseconds. The container is that of Google's WebP specification; that the
+    pictures are encoded one by one lets the encoder's work be spread.
+    """
+    width, height = (_uint24(side - 1) for side in size)
+    chunks = [
+        _chunk(b"VP8X", b"\2\0\0\0" + width + height),  # 2: an animation
+        _chunk(b"ANIM", bytes(6)),  # no background, no end
+    ]
+    for picture, duration in zip(pictures, durations, strict=True):
+        # At 0, 0; each replaces the one before.
+        place = bytes(6) + width + height + _uint24(duration) + b"\2"
+        chunks.append(_chunk(b"ANMF", place + _pixels(picture)))
+    return _chunk(b"RIFF", b"WEBP" + b"".join(chunks))
+
+
+def _pixels(webp: bytes) -> bytes:
+    """The chunk of a still WebP file that holds its picture."""
+    at = 12
+    while at < len(webp):
+        name, length = struct.unpack_from("<4sI", webp, at)
+        end = at + 8 + length + length % 2
+        if name in (b"VP8 ", b"VP8L"):
+            return webp[at:end]
+        at = end
+    raise ValueError("no WebP picture")
+
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+    return name + struct.pack("<I", len(content)) + content + b"\0" * (len(content) % 2)
+
+
+def _uint24(value: int) -> bytes:
+    return value.to_bytes(3, "little")

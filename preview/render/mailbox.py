@@ -1,0 +1,126 @@
+"""Between the sampler's thread and the worker: room for the newest frame."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+from ..capture.runs import Frame
+from .backends import BackendError
+from .slots import Station
+
+HELD_SECONDS = 0.05
+"""How often it is looked whether the node of a frame that is held has ended."""
+
+
+class StationError(Exception):
+    """Staging failed at a station, which the worker may have left since."""
+
+    def __init__(self, station: Station, reason: BackendError) -> None:
+        super().__init__(str(reason))
+        self.station, self.reason = station, reason
+
+
+class Mailbox:
+    """Room for the newest frame, and for the last one of a run that has ended.
+
+    A newer frame replaces the one that waits, unless that is the last of its run: nothing would
+    come after it in its place. So one of these waits beside a newer run's frame, and goes first.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last: Frame | None = None
+        self._newest: Frame | None = None
+        self._error: StationError | None = None
+        self._closed = False
+        # Wakes the taker up; to notify a Condition takes the sampler four times as long.
+        self._changes: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def put(self, frame: Frame) -> Frame | None:
+        """Leave `frame`; returns the one that it replaces, or `frame` itself once closed."""
+        with self._lock:
+            if self._closed:
+                return frame
+            replaced, self._newest = self._newest, frame
+            if replaced is not None and replaced.ends_another_run_than(frame):
+                replaced, self._last = self._last, replaced
+            elif replaced is not None and replaced.run.execution is frame.run.execution:
+                frame.held &= replaced.held  # it comes in the place of one that was to be shown
+        self._wake()
+        return replaced
+
+    def take(self, wanted: Callable[[Frame], bool], timeout: float) -> Frame | None:
+        """Wait up to `timeout` seconds for a frame for which `wanted` holds.
+
+        Raises what was left by `fail`.
+        """
+        end = time.monotonic() + timeout
+        while not self._closed:
+            error, self._error = self._error, None
+            if error is not None:
+                raise error
+            frame = self.remove(wanted)
+            if frame is not None:
+                return frame
+            left = end - time.monotonic()
+            if not self.pause(min(left, HELD_SECONDS) if self.holds else left) and left <= 0:
+                return None
+        return None
+
+    def pause(self, seconds: float) -> bool:
+        """Wait for a change; False where there was none in so many seconds."""
+        try:
+            self._changes.get(timeout=max(0.0, seconds))
+        except queue.Empty:
+            return False
+        return True
+
+    def remove(self, wanted: Callable[[Frame], bool]) -> Frame | None:
+        """Take out a waiting frame for which `wanted` holds: the older one first."""
+        for waiting in (self._last, self._newest):
+            if waiting is None or not wanted(waiting):
+                continue
+            with self._lock:
+                if waiting is self._last:
+                    self._last = None
+                    return waiting
+                if waiting is self._newest:
+                    self._newest = None
+                    return waiting
+                # Replaced meanwhile, by a `put` that wakes the taker again.
+        return None
+
+    @property
+    def holds(self) -> bool:
+        """Whether a frame waits for the end of its node."""
+        return any(frame is not None and frame.held for frame in (self._last, self._newest))
+
+    def fail(self, error: StationError) -> None:
+        """Let the taker know that staging failed, so that it goes on with another backend."""
+        self._error = error
+        self._wake()
+
+    def notify(self) -> None:
+        """Make the taker look again at what waits. Without need it would cost the sampler time."""
+        if self._newest is not None or self._last is not None:
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._changes.empty():
+            self._changes.put(None)
+
+    def close(self) -> list[Frame]:
+        """Take and give nothing more; returns the frames that were left."""
+        with self._lock:
+            self._closed = True
+            left = [frame for frame in (self._last, self._newest) if frame is not None]
+            self._last = self._newest = None
+        self._wake()
+        return left
+
+    @property
+    def closed(self) -> bool:
+        return self._closed

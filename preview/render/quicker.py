@@ -1,0 +1,59 @@
+"""What serves between the pictures of a decoder that cannot keep up with the budget."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from .budget import Budget
+
+if TYPE_CHECKING:
+    from ..capture.runs import Run
+    from ..decoders.protocols import Source
+
+SHARE = 0.5
+"""Of the setting `budget`, once a decoder is too slow for it; the rest is the slow one's."""
+SMALLER = (2, 4)
+"""How many times smaller a picture of the same decoder may be."""
+
+
+class Way(NamedTuple):
+    """A quicker way to a picture."""
+
+    source: Source
+    max_size: int
+
+
+class Quicker:
+    """Chooses the ways, and holds them to their share of the budget."""
+
+    def __init__(self) -> None:
+        self.budget = Budget()
+        self._too_slow: set[tuple[object, int]] = set()
+        self._warm: object = None
+
+    def way(
+        self, run: Run, source: Source, slow: Budget, percent: float, now: float, pending: int
+    ) -> Way | None:
+        """How to show a step for which `source` has no time; None where nothing has."""
+        if not slow.is_too_slow(percent) or not self.budget.allows(now, percent * SHARE, pending):
+            return None
+        run.note_slow(source.name, slow.cost, slow.seconds_between(percent * (1 - SHARE)))
+        size = run.max_size
+        for times in SMALLER:
+            # The work of a convolution grows with the picture's area.
+            expected = slow.cost / times**2
+            known = (source.key, size // times) in self._too_slow
+            if not known and self.budget.fits(expected, percent * SHARE):
+                return Way(source, size // times)
+        other = run.chain.after(source, now)
+        return None if other is None else Way(other, size)
+
+    def spend(self, way: Way, work: object, seconds: float, percent: float, now: float) -> None:
+        """A picture that came `way` took `seconds`; what was done is `work`."""
+        if work != self._warm:
+            self._warm = work  # a first decode makes things ready, and tells nothing of the next
+            self.budget.renew()
+            return
+        self.budget.spend(now, seconds)
+        if not self.budget.fits(seconds, percent * SHARE):
+            self._too_slow.add((way.source.key, way.max_size))

@@ -1,0 +1,185 @@
+/** What the user does to running samplers: change settings, pause previews, interrupt. */
+
+import { ENDINGS, api, app, clientId, getJson, listen, toast } from "../host/comfy.js";
+import { t } from "../host/strings.js";
+
+/** @typedef {import("./store.js").FrameStore} FrameStore */
+/** @typedef {import("./store.js").Run} Run */
+/** @typedef {import("./settings.js").Settings} Settings */
+/**
+ * @typedef {object} State What the server remembers of this client, and its runs.
+ * @property {boolean} paused
+ * @property {number} prompts how many run or wait
+ * @property {Record<string, any>} live the changes that hold for them
+ * @property {any[]} runs
+ */
+
+const SETTLE_MS = 120;
+
+/**
+ * A change holds for what runs and what waits in the queue; where nothing does it is stored as the
+ * user's setting. Tells of changes by the event `change`.
+ */
+export class LiveSettings extends EventTarget {
+  /**
+   * @param {Settings} settings
+   * @param {FrameStore} store
+   */
+  constructor(settings, store) {
+    super();
+    this.settings = settings;
+    this.store = store;
+    this.paused = false;
+    /** @type {Record<string, any>} what was changed for the prompts that run or wait */
+    this.changes = {};
+    /** @type {Record<string, any>} those of them that are stored as settings, too */
+    this._stored = {};
+    /** @type {Record<string, any>} not yet told to the server; null takes a change back */
+    this._unsent = {};
+    this._timer = 0;
+  }
+
+  /** Follow what the server remembers, beginning with what it has from before the page was loaded. */
+  listen() {
+    void this._ask(true);
+    listen("reconnected", () => void (this.paused ? this._pause() : this._ask()));
+    for (const name of ENDINGS) {
+      listen(name, () => {
+        if (Object.keys(this.changes).length) void this._ask();
+      });
+    }
+  }
+
+  /** The names of the settings that differ, for what runs, from what they were. */
+  get changed() {
+    return Object.keys(this.changes).filter((name) => this.changes[name] !== this._stored[name]);
+  }
+
+  /**
+   * @param {string} name
+   * @param {any} value
+   */
+  change(name, value) {
+    this.changes = { ...this.changes, [name]: value };
+    for (const run of this.store.runs) if (run.live && run.settings) run.settings[name] = value;
+    this._tellServer({ [name]: value });
+  }
+
+  /** @param {string[]} names go back to what they were */
+  takeBack(names = this.changed) {
+    const left = Object.entries(this.changes).filter(([name]) => !names.includes(name));
+    this.changes = Object.fromEntries(left);
+    this._tellServer(Object.fromEntries(names.map((name) => [name, null])));
+  }
+
+  /** What was changed is to hold for later prompts, too. */
+  keepAlways() {
+    for (const name of this.changed) this._store(name, this.changes[name]);
+  }
+
+  /** Stop making previews, or go on. */
+  togglePause() {
+    this.paused = !this.paused;
+    void this._pause();
+    this._tell();
+  }
+
+  /** Stop the run. */
+  interrupt() {
+    void app.extensionManager.command.execute("Comfy.Interrupt");
+  }
+
+  /**
+   * @param {string} name
+   * @param {any} value
+   */
+  _store(name, value) {
+    this._stored[name] = value;
+    const stored = Promise.resolve(this.settings.set(name, value)).catch(() => {
+      toast("error", t("liveSettings.notStored"));
+    });
+    void stored.then(() => this._tell());
+  }
+
+  /** @param {Record<string, any>} changes */
+  _tellServer(changes) {
+    Object.assign(this._unsent, changes);
+    clearTimeout(this._timer);
+    this._timer = setTimeout(() => void this._send(), SETTLE_MS);
+    this._tell();
+  }
+
+  async _send() {
+    const changes = this._unsent;
+    this._unsent = {};
+    const state = await this._post("/sidestream/live", changes);
+    // Nothing runs, or nobody knows: then it is for what comes.
+    if (!state?.prompts) {
+      for (const [name, value] of Object.entries(changes)) {
+        delete this.changes[name];
+        if (value !== null) this._store(name, value);
+      }
+    }
+    if (state) this._follow(state);
+  }
+
+  async _pause() {
+    const { paused } = this;
+    const state = await this._post("/sidestream/pause", { paused });
+    if (state) this._follow(state);
+    else if (this.paused === paused) {
+      this.paused = !paused;
+      this._tell();
+    }
+  }
+
+  /**
+   * @param {string} route
+   * @param {Record<string, any>} what
+   * @returns {Promise<State | null>} null where it was refused, or the server did not answer
+   */
+  async _post(route, what) {
+    try {
+      const response = await api.fetchApi(route, {
+        method: "POST",
+        headers: { "Content-Type": "application/json" },
+        body: JSON.stringify({ client_id: clientId(), ...what }),
+      });
+      const answer = await response.json();
+      if (response.ok) return answer;
+      toast("error", answer.error);
+    } catch {
+      toast("error", t("liveSettings.unreachable"));
+    }
+    return null;
+  }
+
+  /** @param {boolean} [isNew] whether runs that this page does not know yet are welcome */
+  async _ask(isNew = false) {
+    if (!clientId()) return;
+    try {
+      this._follow(await getJson(`/sidestream/client?client_id=${encodeURIComponent(clientId())}`), isNew);
+    } catch {
+      // As before, until the server answers again.
+    }
+  }
+
+  /**
+   * @param {State} state
+   * @param {boolean} [isNew]
+   */
+  _follow({ paused, live, runs }, isNew = false) {
+    this.paused = paused;
+    if (!Object.keys(this._unsent).length) this.changes = live;
+    if (!Object.keys(this.changes).length) this._stored = {};
+    for (const told of runs) {
+      const run = isNew ? this.store.runOf(told) : this.store.runs.find((known) => known.id === told.run);
+      if (run) Object.assign(run, { settings: told.settings, totalSteps: run.totalSteps || told.total_steps });
+    }
+    this._tell();
+  }
+
+  _tell() {
+    this.dispatchEvent(new CustomEvent("change"));
+  }
+}

@@ -1,0 +1,180 @@
+/**
+ * What the queued prompts look like: names of nodes, and which 'Side-Stream Preview' each sampler
+ * hangs on. Learnt from the request that queues a prompt, so that it holds when another workflow is
+ * opened meanwhile; after a reload of the page, from the server's queue.
+ */
+
+import { getJson, idOf, isOpen, nodeByExecutionId } from "../host/comfy.js";
+
+/** @typedef {Record<string, { class_type: string, inputs: Record<string, any>, _meta?: { title?: string } }>} Prompt */
+
+/** @typedef {{ nodes: Prompt, workflow: import("../host/comfy.js").Workflow }} Known */
+
+const KEPT = 30;
+const PREVIEW_NODE = "SideStreamPreview";
+
+/** Outputs of these types carry results, not the MODEL that a sampler works with. */
+const RESULTS = new Set([
+  ..."LATENT IMAGE MASK CONDITIONING VAE CLIP SIGMAS NOISE SAMPLER".split(" "),
+  ..."INT FLOAT STRING BOOLEAN".split(" "),
+]);
+
+export class Prompts {
+  constructor() {
+    /** @type {Map<string, Known>} */
+    this._known = new Map();
+    /** @type {Map<string, Record<string, any>>} output types of node classes */
+    this._definitions = new Map();
+    this._asking = false;
+    /** Called when a prompt was learnt late. */
+    this.learnt = () => {};
+  }
+
+  /** @param {Record<string, any>} definitions ComfyUI's node definitions by class */
+  define(definitions) {
+    this._definitions = new Map(Object.entries(definitions));
+  }
+
+  /**
+   * @param {string} promptId
+   * @param {Prompt} nodes
+   * @param {import("../host/comfy.js").Workflow} workflow from which it was queued
+   */
+  remember(promptId, nodes, workflow) {
+    this._known.set(promptId, { nodes, workflow });
+    const [oldest] = this._known.keys();
+    if (this._known.size > KEPT) this._known.delete(oldest);
+  }
+
+  /**
+   * The name of a node as its user sees it.
+   *
+   * @param {string} promptId
+   * @param {string} nodeId
+   * @returns {string}
+   */
+  titleOf(promptId, nodeId) {
+    const known = this._known.get(promptId);
+    if (!known) void this._ask(promptId);
+    const node = known?.nodes[nodeId];
+    return node?._meta?.title ?? node?.class_type ?? nodeByExecutionId(nodeId)?.title ?? `#${nodeId}`;
+  }
+
+  /**
+   * @param {string} promptId
+   * @returns {boolean} whether the workflow that it was queued from is on the canvas
+   */
+  isOnCanvas(promptId) {
+    const known = this._known.get(promptId);
+    return !known || isOpen(known.workflow);
+  }
+
+  /**
+   * What a run was made of, for the names of files.
+   *
+   * @param {string} promptId
+   * @param {string} nodeId the sampler
+   * @returns {{ workflow: string, seed: number | null }}
+   */
+  originOf(promptId, nodeId) {
+    const known = this._known.get(promptId);
+    return { workflow: known?.workflow.name ?? "", seed: known ? seedOf(known.nodes, nodeId) : null };
+  }
+
+  /**
+   * The execution ids of the preview nodes whose settings a sampler uses: the nearest upstream.
+   *
+   * @param {string} promptId
+   * @param {string} nodeId the sampler
+   * @returns {string[]}
+   */
+  previewNodesOf(promptId, nodeId) {
+    const prompt = this._known.get(promptId)?.nodes ?? {};
+    const found = [];
+    const seen = new Set([nodeId]);
+    const open = [nodeId];
+    for (let at = open.pop(); at !== undefined; at = open.pop()) {
+      for (const input of Object.values(prompt[at]?.inputs ?? {})) {
+        if (!Array.isArray(input) || input.length !== 2) continue;
+        const [source, slot] = [String(input[0]), Number(input[1])];
+        const kind = prompt[source]?.class_type;
+        if (!kind || seen.has(source) || RESULTS.has(this._outputType(kind, slot))) continue;
+        seen.add(source);
+        if (kind === PREVIEW_NODE) found.push(source);
+        else open.push(source);
+      }
+    }
+    return found;
+  }
+
+  /**
+   * @param {string} kind
+   * @param {number} slot
+   * @returns {string}
+   */
+  _outputType(kind, slot) {
+    const type = this._definitions.get(kind)?.output?.[slot];
+    return typeof type === "string" ? type : "*";
+  }
+
+  /** @param {string} promptId a prompt that this page did not queue */
+  async _ask(promptId) {
+    if (this._asking) return;
+    this._asking = true;
+    try {
+      const { queue_running: running } = await getJson("/queue");
+      const item = running.find((/** @type {any[]} */ entry) => entry[1] === promptId);
+      const id = idOf(item?.[3]?.extra_pnginfo?.workflow);
+      if (this._known.has(promptId)) return; // this page queued it, and the answer took long
+      this.remember(promptId, item?.[2] ?? {}, { opened: null, name: "", id });
+      if (item) this.learnt();
+    } catch {
+      // The names stay numbers.
+    } finally {
+      this._asking = false;
+    }
+  }
+}
+
+/** Inputs of samplers, and of what they take their noise from. */
+const SEEDS = ["seed", "noise_seed", "noise", "value"];
+
+/**
+ * @param {Prompt} nodes
+ * @param {string} id
+ * @param {number} [depth]
+ * @returns {number | null}
+ */
+function seedOf(nodes, id, depth = 4) {
+  const inputs = nodes[id]?.inputs ?? {};
+  for (const name of depth > 0 ? SEEDS : []) {
+    const value = inputs[name];
+    if (typeof value === "number") return value;
+    const found = Array.isArray(value) ? seedOf(nodes, String(value[0]), depth - 1) : null;
+    if (found !== null) return found;
+  }
+  return null;
+}
+
+/**
+ * Take the values that preview nodes hold out of a prompt: where they stand as inputs, ComfyUI
+ * computes everything behind them anew when one is changed.
+ *
+ * @param {Prompt} prompt loses them
+ * @param {Iterable<string>} names of settings
+ * @returns {Record<string, Record<string, unknown>>} by the nodes' execution ids
+ */
+export function takeOutValues(prompt, names) {
+  /** @type {Record<string, Record<string, unknown>>} */
+  const taken = {};
+  for (const [id, node] of Object.entries(prompt)) {
+    if (node?.class_type !== PREVIEW_NODE) continue;
+    for (const name of names) {
+      const value = node.inputs?.[name];
+      if (value === undefined || Array.isArray(value)) continue; // linked, which is ComfyUI's business
+      (taken[id] ??= {})[name] = value;
+      delete node.inputs[name];
+    }
+  }
+  return taken;
+}

@@ -1,0 +1,185 @@
+/**
+ * The user's settings: entries of ComfyUI's settings dialog, made from the server's own description
+ * of them (`GET /sidestream/settings`), so that a setting is described in one place.
+ */
+
+import { getJson, settingValue, storeSetting } from "../host/comfy.js";
+import { settingText, t } from "../host/strings.js";
+
+/**
+ * @typedef {object} Field A setting as the server describes it.
+ * @property {"number" | "choice"} type
+ * @property {number | string} default
+ * @property {number} [min]
+ * @property {number} [max]
+ * @property {string[]} [options]
+ * @property {string} [unit]
+ * @property {string} [zero] set where 0 has a meaning of its own
+ * @property {string} label
+ * @property {string} tooltip
+ */
+
+/** @type {Record<string, Field>} */
+const PAGE_FIELDS = {
+  keep_frames: {
+    type: "number",
+    default: 600,
+    min: 10,
+    max: 20000,
+    label: "Frames to keep",
+    tooltip: "How many frames the timeline keeps in the browser, over all runs.",
+  },
+  keep_megabytes: {
+    type: "number",
+    default: 128,
+    min: 8,
+    max: 4096,
+    unit: "MB",
+    label: "Memory for frames",
+    tooltip: "The timeline forgets its oldest frames beyond this many megabytes.",
+  },
+};
+
+/** Units that a label speaks of already, and that each language has a word for. */
+const COUNTS = ["steps", "frames", "images"];
+
+export class Settings {
+  constructor() {
+    /** @type {Record<string, Field>} what the server takes */
+    this.fields = {};
+    /** @type {Set<string>} */
+    this._complained = new Set();
+  }
+
+  /** Ask the server what there is to set. */
+  async load() {
+    try {
+      this.fields = (await getJson("/sidestream/settings")).fields;
+    } catch (error) {
+      console.warn("[SideStream] The server did not say what can be set.", error);
+    }
+  }
+
+  /**
+   * The entries for ComfyUI's dialog.
+   *
+   * @returns {any[]}
+   */
+  entries() {
+    const all = [
+      ...Object.entries(this.fields).map(([name, field]) => entry(name, field, "Previews")),
+      ...Object.entries(PAGE_FIELDS).map(([name, field]) => entry(name, field, "Panel")),
+    ];
+    // The dialog shows a group's last entry first.
+    return all.map((made, index) => ({ ...made, sortOrder: all.length - index }));
+  }
+
+  /**
+   * @param {string} name
+   * @returns {any} the stored value, or the default where that is none that the field allows; undefined
+   *   where the server did not say what there is
+   */
+  get(name) {
+    const field = this.fields[name] ?? PAGE_FIELDS[name];
+    const value = settingValue(idOf(name));
+    if (!field || value === undefined || value === null) return field?.default;
+    if (allows(field, value)) return value;
+    if (!this._complained.has(name)) {
+      this._complained.add(name);
+      const shown = JSON.stringify(value);
+      console.warn(`[SideStream] The setting ${name} is stored as ${shown}; ${field.default} is used.`);
+    }
+    return field.default;
+  }
+
+  /**
+   * @param {string} name
+   * @param {unknown} value
+   */
+  set(name, value) {
+    this._complained.delete(name);
+    return storeSetting(idOf(name), value);
+  }
+
+  /** What the server takes, as it is now. */
+  values() {
+    return Object.fromEntries(Object.keys(this.fields).map((name) => [name, this.get(name)]));
+  }
+
+  /** How much the timeline may keep. */
+  limits() {
+    return { frames: this.get("keep_frames"), bytes: this.get("keep_megabytes") * 2 ** 20 };
+  }
+}
+
+/**
+ * A field's name for people, without the unit that the dialog has in it.
+ *
+ * @param {string} name
+ * @param {Field} field
+ */
+export function labelOf(name, field) {
+  return settingText(name, "name", field.label).replace(/\s*\([^)]*\)$/, "");
+}
+
+/**
+ * @param {string} name
+ * @param {Field} field
+ */
+export function tooltipOf(name, field) {
+  return settingText(name, "tooltip", field.tooltip);
+}
+
+/** What 0 means, where it is no number like the others. */
+const ZEROS = /** @type {Record<string, string>} */ ({
+  max_size: "asComfyUI",
+  video_frames: "allFrames",
+  fps: "modelsOwn",
+});
+
+/**
+ * What to write behind a field's value: its unit, or what 0 means.
+ *
+ * @param {string} name
+ * @param {Field} field
+ * @param {any} value
+ */
+export function unitText(name, field, value) {
+  if (value === 0 && ZEROS[name]) return t(`liveSettings.${ZEROS[name]}`);
+  const { unit = "" } = field;
+  return COUNTS.includes(unit) ? t(`units.${unit}`) : unit;
+}
+
+/**
+ * @param {Field} field
+ * @param {unknown} value
+ */
+export function allows(field, value) {
+  if (field.type === "choice") return (field.options ?? []).includes(/** @type {string} */ (value));
+  const number = /** @type {number} */ (value);
+  return Number.isInteger(value) && number >= (field.min ?? 0) && number <= (field.max ?? 0);
+}
+
+/** @param {string} name */
+function idOf(name) {
+  return `SideStream.${name}`;
+}
+
+/**
+ * @param {string} name
+ * @param {Field} field
+ * @param {string} group
+ */
+function entry(name, field, group) {
+  const unit = field.unit && !COUNTS.includes(field.unit) ? ` (${field.unit})` : "";
+  const common = {
+    id: idOf(name),
+    name: field.label + unit,
+    tooltip: field.tooltip,
+    category: ["SideStream", group, field.label],
+    defaultValue: field.default,
+  };
+  return field.type === "choice"
+    ? { ...common, type: "combo", options: field.options }
+    : { ...common, type: "number", attrs: { min: field.min, max: field.max, step: 1, showButtons: true } };
+}

@@ -1,0 +1,348 @@
+/** The frames that the page keeps: runs with their frames, bounded by count and by bytes. */
+
+import { Thumbnails } from "./thumbnails.js";
+
+/** @typedef {import("./cells.js").Cells} Cells */
+
+/**
+ * @typedef {object} Picture What one preview shows, as it arrived.
+ * @property {Run} run
+ * @property {number} seq counts from 1 within its run
+ * @property {number} stage from 1: which sampling of its node
+ * @property {number} step from 1, within the stage
+ * @property {number} totalSteps
+ * @property {number} width
+ * @property {number} height
+ * @property {string} decoder
+ * @property {Cells | null} cells where it shows several images of a batch
+ * @property {number} notFinite how many positions of the latent were NaN or infinite
+ * @property {number} latencyMs captured to sent
+ * @property {number} arrivedAt on the clock of performance.now()
+ * @property {Blob} blob
+ */
+
+/**
+ * @typedef {object} OfFrame
+ * @property {Animation | null} animation of the same step
+ *
+ * @typedef {Picture & OfFrame} Frame A still picture: a place in the timeline. For a step that came
+ *   as an animation alone, this stands in for the still.
+ */
+
+/** @typedef {Picture} Animation An animated WebP: frames of a video, or images of a batch, in a row. */
+
+/**
+ * @typedef {object} Slow
+ * @property {string} decoder
+ * @property {number} decode_ms that a picture takes
+ * @property {number} seconds_between its pictures, at the budget
+ */
+
+/**
+ * @typedef {object} Silence Why a sampler has no previews.
+ * @property {string} why `method`, `latents` or `suppressed`
+ * @property {string} who the pack that suppresses them
+ * @property {{ title?: string, option?: string } | null} where to switch that off
+ */
+
+/**
+ * @typedef {object} Run One node at work: one sampling, or several as its stages.
+ * @property {string} id
+ * @property {string} promptId
+ * @property {string} nodeId the execution id of its node
+ * @property {string} displayNodeId
+ * @property {string} title
+ * @property {boolean} foreign whether the previews are ComfyUI's or another pack's
+ * @property {Frame[]} frames by age
+ * @property {number} bytes
+ * @property {number} stage from 1: which sampling of its node
+ * @property {number} step within the stage
+ * @property {number} totalSteps
+ * @property {Slow | null} slow the decoder that cannot keep up with the budget, where one cannot
+ * @property {number} dropped
+ * @property {Record<string, number>} outcomes what became of its frames, where the server said so
+ * @property {Record<string, any> | null} settings the run's own, where the server said so
+ * @property {Date} startedAt
+ * @property {boolean} live
+ * @property {boolean} closed whether the server said that no more frames come, of its own runs
+ */
+
+const MAX_RUNS = 40;
+const MAX_ENDED = 100;
+
+/** Of the memory for frames, at most so much may hold their thumbnails. */
+const THUMBNAILS_SHARE = 1 / 4;
+
+/**
+ * Tells of changes by the events `frame` (detail: the Frame), `animation` (detail: the Frame that it
+ * belongs to), `progress` (a sampler went on) and `runs` (a run came, ended or was forgotten).
+ */
+export class FrameStore extends EventTarget {
+  /** @param {() => { frames: number, bytes: number }} limits asked for every time */
+  constructor(limits) {
+    super();
+    this.limits = limits;
+    /** @type {Run[]} by age */
+    this.runs = [];
+    this.frameCount = 0;
+    /** What the frames' files take, without the thumbnails. */
+    this.bytes = 0;
+    this.thumbnails = new Thumbnails(
+      () => this.limits().bytes * THUMBNAILS_SHARE,
+      () => this._makeRoom(),
+    );
+    /** @type {Set<string>} prompts that are over, by age */
+    this._ended = new Set();
+    /** @type {Silence | null} why the newest sampler has no previews */
+    this.silence = null;
+    /** @type {(promptId: string, nodeId: string) => string} */
+    this.titleOf = (_, nodeId) => `#${nodeId}`;
+  }
+
+  /** The runs of the newest prompt. */
+  get current() {
+    const newest = this.runs.at(-1);
+    return newest ? this.runs.filter((run) => run.promptId === newest.promptId) : [];
+  }
+
+  /** Whether any run is going on. */
+  get live() {
+    return this.runs.some((run) => run.live);
+  }
+
+  /**
+   * The run of that id, made where it is new.
+   *
+   * @param {string} id
+   * @param {{ promptId: string, nodeId: string, displayNodeId?: string, foreign?: boolean }} about
+   * @returns {Run}
+   */
+  run(id, { promptId, nodeId, displayNodeId = nodeId, foreign = false }) {
+    const known = this.runs.find((run) => run.id === id);
+    if (known) return known;
+    /** @type {Run} */
+    const run = {
+      id,
+      promptId,
+      nodeId,
+      displayNodeId,
+      title: this.titleOf(promptId, displayNodeId),
+      foreign,
+      frames: [],
+      bytes: 0,
+      stage: 1,
+      step: 0,
+      totalSteps: 0,
+      slow: null,
+      dropped: 0,
+      outcomes: {},
+      settings: null,
+      startedAt: new Date(),
+      live: !this._ended.has(promptId),
+      closed: foreign,
+    };
+    this.runs.push(run);
+    this._trim();
+    this._tell("runs");
+    return run;
+  }
+
+  /**
+   * The run that the server speaks of, made where it is new.
+   *
+   * @param {any} told with the keys of ComfyUI's messages
+   */
+  runOf(told) {
+    const nodeId = told.node_id ?? "";
+    return this.run(told.run, { promptId: told.prompt_id ?? "", nodeId, displayNodeId: told.display_node_id ?? nodeId });
+  }
+
+  /**
+   * A node may sample several times: with each its run goes on, from the first step.
+   *
+   * @param {Run} run
+   * @param {number} stage
+   */
+  reachStage(run, stage) {
+    if (stage <= run.stage) return;
+    Object.assign(run, { stage, step: 0, totalSteps: 0, closed: false, live: !this._ended.has(run.promptId) });
+    this._tell("runs");
+  }
+
+  /**
+   * The sampler goes on, whether or not its steps are shown.
+   *
+   * @param {string} promptId
+   * @param {string} nodeId
+   * @param {number} step
+   * @param {number} totalSteps
+   */
+  advance(promptId, nodeId, step, totalSteps) {
+    const run = this.runs.findLast((one) => one.live && one.nodeId === nodeId && one.promptId === promptId);
+    if (!run || run.foreign || step <= run.step) return;
+    Object.assign(run, { step, totalSteps });
+    this._tell("progress");
+  }
+
+  /**
+   * @param {Run} run
+   * @param {Omit<Picture, "run">} picture
+   */
+  add(run, picture) {
+    const frame = { run, ...picture, animation: null };
+    run.frames.push(frame);
+    run.step = Math.max(run.step, frame.step);
+    run.totalSteps = frame.totalSteps;
+    this.frameCount += 1;
+    this._weigh(run, frame.blob.size);
+    this._trim();
+    this.dispatchEvent(new CustomEvent("frame", { detail: frame }));
+  }
+
+  /**
+   * An animation belongs to the frame of its step, though it comes later than that.
+   *
+   * @param {Run} run
+   * @param {Omit<Picture, "run">} picture
+   */
+  addAnimation(run, picture) {
+    const at = run.frames.findLastIndex(
+      ({ stage, step }) => stage < picture.stage || (stage === picture.stage && step <= picture.step),
+    );
+    const before = run.frames[at];
+    const known = before?.step === picture.step && before.stage === picture.stage ? before : null;
+    const weightBefore = known ? weightOf(known) : 0;
+    const frame = known ?? { run, ...picture, animation: null };
+    if (!known) {
+      run.frames.splice(at + 1, 0, frame);
+      run.step = Math.max(run.step, frame.step);
+      run.totalSteps = frame.totalSteps;
+      this.frameCount += 1;
+    } else if (isStandIn(known)) Object.assign(known, picture);
+    frame.animation = { run, ...picture };
+    this._weigh(run, weightOf(frame) - weightBefore);
+    this._trim();
+    this.dispatchEvent(new CustomEvent("animation", { detail: frame }));
+  }
+
+  /**
+   * The runs for which `over` holds are over. The last frame may still come, until they are closed.
+   *
+   * @param {(run: Run) => boolean} over
+   */
+  end(over) {
+    const ended = this.runs.filter((run) => run.live && over(run));
+    for (const run of ended) run.live = false;
+    if (ended.length) this._dropSpent();
+  }
+
+  /** @param {string} promptId of a prompt that is over, and so are its runs, also those that are told of late */
+  endPrompt(promptId) {
+    this._ended.add(promptId);
+    const [oldest] = this._ended;
+    if (this._ended.size > MAX_ENDED) this._ended.delete(oldest);
+    this.end((run) => run.promptId === promptId);
+  }
+
+  /**
+   * No more frames come of this run.
+   *
+   * @param {Run} run
+   */
+  close(run) {
+    run.live = false;
+    run.closed = true;
+    this._dropSpent();
+  }
+
+  _dropSpent() {
+    this.runs = this.runs.filter((run) => !isSpent(run));
+    this._tell("runs");
+  }
+
+  /** The names of nodes were learnt: use them. */
+  nameRuns() {
+    for (const run of this.runs) run.title = this.titleOf(run.promptId, run.displayNodeId);
+    this._tell("runs");
+  }
+
+  /** Forget everything but what is going on. */
+  clear() {
+    for (const run of this.runs) this._forget(run, run.frames.length);
+    this.runs = this.runs.filter((run) => run.live);
+    this._tell("runs");
+  }
+
+  /** A thumbnail was made. */
+  _makeRoom() {
+    const before = this.frameCount;
+    this._trim();
+    if (this.frameCount < before) this._tell("runs");
+  }
+
+  _trim() {
+    const { frames, bytes } = this.limits();
+    const isFull = () => this.frameCount > frames || this.bytes + this.thumbnails.bytes > bytes;
+    while (isFull() && this.frameCount > 1) {
+      const oldest = this.runs.find((run) => run.frames.length > 0);
+      if (!oldest) break;
+      this._forget(oldest, 1);
+    }
+    while (this.runs.length > MAX_RUNS || (this.runs[0] && isSpent(this.runs[0]))) {
+      const run = /** @type {Run} */ (this.runs.shift());
+      this._forget(run, run.frames.length);
+    }
+  }
+
+  /**
+   * @param {Run} run
+   * @param {number} count
+   */
+  _forget(run, count) {
+    for (const frame of run.frames.splice(0, count)) {
+      this._weigh(run, -weightOf(frame));
+      this.thumbnails.drop(frame);
+      this.frameCount -= 1;
+    }
+  }
+
+  /**
+   * @param {Run} run
+   * @param {number} bytes
+   */
+  _weigh(run, bytes) {
+    run.bytes += bytes;
+    this.bytes += bytes;
+  }
+
+  /** @param {string} what */
+  _tell(what) {
+    this.dispatchEvent(new CustomEvent(what));
+  }
+}
+
+/** @param {Run} run */
+function isSpent(run) {
+  return !run.live && run.closed && run.frames.length === 0;
+}
+
+/**
+ * @param {Frame} frame
+ * @returns {boolean} whether there was no still of its step
+ */
+export function isStandIn(frame) {
+  return frame.blob === frame.animation?.blob;
+}
+
+/**
+ * @param {Run | null} run
+ * @returns {Animation | null} the one of the latest step
+ */
+export function newestAnimation(run) {
+  return run?.frames.findLast((frame) => frame.animation)?.animation ?? null;
+}
+
+/** @param {Frame} frame */
+function weightOf(frame) {
+  return frame.blob.size + (isStandIn(frame) ? 0 : (frame.animation?.blob.size ?? 0));
+}

@@ -1,0 +1,85 @@
+/** Small pictures of frames for all timelines: each decoded once, those used last kept. */
+
+/** @typedef {import("./store.js").Frame} Frame */
+/**
+ * @typedef {object} Thumbnail
+ * @property {Promise<ImageBitmap | null>} picture
+ * @property {ImageBitmap | null} made
+ */
+
+export class Thumbnails {
+  /**
+   * @param {() => number} limit in bytes, asked for every time
+   * @param {() => void} [grown] called when one was made
+   */
+  constructor(limit, grown = () => {}) {
+    this.limit = limit;
+    this.grown = grown;
+    /** What those that are kept take in memory. */
+    this.bytes = 0;
+    /** @type {Map<Frame, Thumbnail>} by last use */
+    this._kept = new Map();
+  }
+
+  /**
+   * @param {Frame} frame
+   * @param {number} height in pixels
+   * @returns {Promise<ImageBitmap | null>} null where it could not be decoded; closed, and so without
+   *   a width, when it had to go meanwhile
+   */
+  of(frame, height) {
+    let known = this._kept.get(frame);
+    this._kept.delete(frame);
+    known ??= this._make(frame, height);
+    this._kept.set(frame, known);
+    return known.picture;
+  }
+
+  /** @param {Frame} frame that is kept no longer */
+  drop(frame) {
+    const { made } = this._kept.get(frame) ?? {};
+    this._kept.delete(frame);
+    if (!made) return;
+    this.bytes -= weightOf(made);
+    made.close();
+  }
+
+  /**
+   * @param {Frame} frame
+   * @param {number} height
+   */
+  _make(frame, height) {
+    /** @type {Thumbnail} */
+    const thumbnail = { picture: Promise.resolve(null), made: null };
+    thumbnail.picture = createImageBitmap(frame.blob, { resizeHeight: height, resizeQuality: "medium" }).then(
+      (made) => this._keep(frame, thumbnail, made),
+      () => null,
+    );
+    return thumbnail;
+  }
+
+  /**
+   * @param {Frame} frame
+   * @param {Thumbnail} thumbnail
+   * @param {ImageBitmap} made
+   */
+  _keep(frame, thumbnail, made) {
+    if (this._kept.get(frame) !== thumbnail) {
+      made.close(); // the frame was dropped meanwhile
+      return null;
+    }
+    thumbnail.made = made;
+    this.bytes += weightOf(made);
+    for (const oldest of this._kept.keys()) {
+      if (this.bytes <= this.limit() || oldest === frame) break;
+      this.drop(oldest);
+    }
+    this.grown();
+    return made;
+  }
+}
+
+/** @param {ImageBitmap} picture */
+function weightOf({ width, height }) {
+  return width * height * 4;
+}

@@ -1,0 +1,217 @@
+/**
+ * What the user looks at, the same in every panel: which run, which of its frames, still or
+ * animated, which image of its batch, against which.
+ */
+
+import { newestAnimation } from "./store.js";
+
+/** @typedef {import("./store.js").Animation} Animation */
+/** @typedef {import("./store.js").Frame} Frame */
+/** @typedef {import("./store.js").Run} Run */
+/** @typedef {import("./store.js").FrameStore} FrameStore */
+
+/** Tells of every change by the event `change`. */
+export class Watching extends EventTarget {
+  /** @param {FrameStore} store */
+  constructor(store) {
+    super();
+    this.store = store;
+    /** @type {string | null} the node whose runs are shown; null follows the running one */
+    this._node = null;
+    /** @type {Run | null} a run chosen from the earlier ones */
+    this._chosen = null;
+    /** @type {Frame | null} null for the newest */
+    this._at = null;
+    /** @type {Frame | null} the left half of a comparison */
+    this._against = null;
+    this._grid = false;
+    /** @type {Run | null} the newest run when somebody began to look back */
+    this._newestThen = null;
+    /** Whether the still is wanted also where there is an animation. */
+    this.stills = false;
+    /** @type {WeakMap<Run, number>} the image of its batch that is shown alone */
+    this._images = new WeakMap();
+    for (const name of ["frame", "animation", "progress", "runs"]) store.addEventListener(name, () => this._tell());
+  }
+
+  /** @returns {Run | null} */
+  get run() {
+    const { store } = this;
+    if (this._at) return this._at.run;
+    if (this._chosen) return this._chosen;
+    if (this._node !== null) {
+      const pinned = store.runs.findLast((run) => run.displayNodeId === this._node);
+      if (pinned) return pinned;
+    }
+    const seen = store.runs.filter((run) => run.frames.length > 0);
+    const live = seen.filter((run) => run.live);
+    return newest(live) ?? newest(seen) ?? store.runs.at(-1) ?? null;
+  }
+
+  /** @returns {Frame | null} the frame to show */
+  get frame() {
+    if (this._at && this._at.run.frames.includes(this._at)) return this._at;
+    if (this._at) return this._at.run.frames[0] ?? null;
+    return this.run?.frames.at(-1) ?? null;
+  }
+
+  /** @returns {Animation | null} the newest one of the run, or that of the frame that was chosen */
+  get animation() {
+    if (this._against) return null;
+    return this._at ? (this.frame?.animation ?? null) : newestAnimation(this.run);
+  }
+
+  /** @returns {Animation | null} the animation to play */
+  get playing() {
+    return this.stills ? null : this.animation;
+  }
+
+  /** @returns {number | null} the image of the batch that is shown alone */
+  get image() {
+    const image = this.run && this._images.get(this.run);
+    const cells = (this.playing ?? this.frame)?.cells;
+    return image != null && cells?.images.includes(image) ? image : null;
+  }
+
+  /** @returns {Frame | null} the frame to compare with */
+  get against() {
+    return this._against;
+  }
+
+  /** Whether new frames are shown as they come. */
+  get isLive() {
+    return this._at === null && this._chosen === null;
+  }
+
+  /** @returns {string | null} */
+  get pinnedNode() {
+    return this._node;
+  }
+
+  /** The place of the shown frame among those of its run. */
+  get index() {
+    const { frame } = this;
+    return frame ? frame.run.frames.indexOf(frame) : -1;
+  }
+
+  /** Whether all samplers are shown side by side: only where there are several. */
+  get grid() {
+    return this._grid && new Set(this.store.current.map((run) => run.displayNodeId)).size > 1;
+  }
+
+  /** @returns {Run | null} one that goes on, while an older one is looked at */
+  get newRun() {
+    if (!this._at && !this._chosen) return null;
+    const going = this.store.runs.findLast((run) => run.live) ?? null;
+    return going === this.run ? null : going;
+  }
+
+  /** Show the run that began while an older one was looked at. */
+  goToNewRun() {
+    const { newRun } = this;
+    this.goLive();
+    if (newRun && this._node !== null && this._node !== newRun.displayNodeId) this.follow();
+  }
+
+  /** Show what runs, whichever sampler it is. */
+  follow() {
+    this._node = this._chosen = this._at = null;
+    this._grid = false;
+    this._tell();
+  }
+
+  /** Show the newest frame of what is watched. */
+  goLive() {
+    this._chosen = this._at = null;
+    this._tell();
+  }
+
+  /** @param {string} displayNodeId show this sampler, now and in later runs */
+  pin(displayNodeId) {
+    this._node = displayNodeId;
+    this._chosen = this._at = null;
+    this._grid = false;
+    this._tell();
+  }
+
+  /** @param {Run} run */
+  choose(run) {
+    this._chosen = run;
+    this._at = null;
+    this._grid = false;
+    this._newestThen = this.store.runs.at(-1) ?? null;
+    this._tell();
+  }
+
+  /** @param {number} index of a frame of the watched run; the last one of a live run is 'live' */
+  scrub(index) {
+    const run = this.run;
+    const frame = run?.frames[Math.max(0, Math.min(index, run.frames.length - 1))];
+    if (!run || !frame) return;
+    this._at = run.live && frame === run.frames.at(-1) ? null : frame;
+    this._newestThen = this.store.runs.at(-1) ?? null;
+    this._tell();
+  }
+
+  /** @param {boolean} on show stills also where there are animations */
+  showStills(on) {
+    this.stills = on;
+    this._tell();
+  }
+
+  /** @param {number | null} image show this one of the batch alone, through the whole run; null: all */
+  showImage(image) {
+    const { run } = this;
+    if (!run) return;
+    if (image === null) this._images.delete(run);
+    else this._images.set(run, image);
+    this._tell();
+  }
+
+  /** @param {boolean} on compare the frame shown now with what is shown later */
+  compare(on) {
+    this._against = on ? this.frame : null;
+    this._grid = false;
+    this._tell();
+  }
+
+  /** @param {boolean} on */
+  showGrid(on) {
+    this._grid = on;
+    this._against = null;
+    this._tell();
+  }
+
+  /** Whether the run that is looked at is over, and a newer one goes on that nobody has seen begin. */
+  _isLeftBehind() {
+    const { newRun, store } = this;
+    if (!newRun || this._node !== null || this._against || this.run?.live) return false;
+    return store.runs.indexOf(newRun) > store.runs.indexOf(/** @type {Run} */ (this._newestThen));
+  }
+
+  _tell() {
+    // What was forgotten is watched no longer.
+    if (!this._at?.run.frames.length) this._at = null;
+    if (!this._against?.run.frames.length) this._against = null;
+    if (this._chosen && !this.store.runs.includes(this._chosen)) this._chosen = null;
+    if (this._isLeftBehind()) this._chosen = this._at = null;
+    if (!this.grid && !this.store.live) this._grid = false;
+    this.dispatchEvent(new CustomEvent("change"));
+  }
+}
+
+/**
+ * @param {Run[]} runs
+ * @returns {Run | undefined} the one with the newest frame
+ */
+function newest(runs) {
+  return runs.reduce(
+    (best, run) => (!best || lastArrival(run) >= lastArrival(best) ? run : best),
+    /** @type {Run | undefined} */ (undefined),
+  );
+}
+
+/** @param {Run} run */
+function lastArrival(run) {
+  return run.frames.at(-1)?.arrivedAt ?? 0;
+}

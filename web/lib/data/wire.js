@@ -1,0 +1,164 @@
+/**
+ * ComfyUI's events made into frames of the store.
+ *
+ * The page drops what it does not know of a preview's metadata, so a frame comes in two events:
+ * `sidestream.frame` with the facts, then ComfyUI's own preview event with the picture. Facts wait
+ * here for the picture of the same node; a picture without facts is another previewer's.
+ */
+
+import { ENDINGS, getJson, listen, promptOf } from "../host/comfy.js";
+
+/** @typedef {import("./store.js").FrameStore} FrameStore */
+
+const MAX_WAITING = 64;
+
+/** @param {FrameStore} store */
+export function receive(store) {
+  /** @type {Map<string, any>} facts by node, newest only */
+  const waiting = new Map();
+  /** @type {Map<string, { value: number, max: number }>} by node */
+  const progress = new Map();
+
+  const handlers = {
+    /** @param {any} facts */
+    "sidestream.frame": (facts) => {
+      waiting.delete(facts.node_id);
+      waiting.set(facts.node_id, facts);
+      const [oldest] = waiting.keys();
+      if (waiting.size > MAX_WAITING) waiting.delete(oldest);
+    },
+
+    /** @param {any} detail */
+    b_preview_with_metadata: (detail) => {
+      const facts = waiting.get(detail.nodeId);
+      waiting.delete(detail.nodeId);
+      const promptId = promptOf(detail);
+      if (facts && facts.prompt_id === promptId) addOwn(store, facts, detail.blob);
+      else addForeign(store, detail, promptId, progress.get(detail.nodeId));
+    },
+
+    /** @param {any} told */
+    "sidestream.run": (told) => {
+      store.silence = told.state === "none" ? { why: told.why, who: told.who ?? "", where: told.where ?? null } : null;
+      if (told.state === "none") {
+        store.dispatchEvent(new CustomEvent("runs"));
+        return;
+      }
+      if (told.state === "end") {
+        const run = store.runs.find((known) => known.id === told.run);
+        if (!run) return;
+        Object.assign(run, { dropped: told.dropped, outcomes: told.outcomes });
+        store.close(run);
+        return;
+      }
+      const run = store.runOf(told);
+      store.reachStage(run, told.stage ?? 1);
+      run.settings = told.settings ?? run.settings;
+      run.slow = told.slow ?? run.slow;
+      run.totalSteps ||= told.total_steps;
+      store.dispatchEvent(new CustomEvent("runs"));
+    },
+
+    /** @param {any} detail */
+    progress: (detail) => {
+      if (!detail.node) return;
+      progress.set(String(detail.node), detail);
+      if (progress.size > MAX_WAITING) progress.clear();
+      store.advance(detail.prompt_id, String(detail.node), detail.value, detail.max);
+    },
+
+    /** @param {any} detail the node that begins; null at the end */
+    executing: (detail) => {
+      const node = typeof detail === "object" ? detail?.node : detail;
+      if (node == null) store.end(() => true);
+    },
+
+    reconnected: () => {
+      waiting.clear();
+      void forgetEnded(store);
+    },
+  };
+
+  for (const [name, handle] of Object.entries(handlers)) listen(name, handle);
+  for (const name of ENDINGS) {
+    // What waits stays: the end may come between the facts and the picture of the last step.
+    listen(name, (detail) => {
+      if (detail?.prompt_id) store.endPrompt(detail.prompt_id);
+    });
+  }
+}
+
+/**
+ * @param {FrameStore} store
+ * @param {any} facts
+ * @param {Blob} blob
+ */
+function addOwn(store, facts, blob) {
+  const run = store.runOf(facts);
+  store.reachStage(run, facts.stage ?? 1);
+  run.dropped = facts.dropped;
+  run.outcomes = facts.outcomes ?? run.outcomes;
+  run.slow = facts.slow ?? run.slow;
+  const picture = {
+    seq: facts.seq,
+    stage: facts.stage ?? 1,
+    step: facts.step,
+    totalSteps: facts.total_steps,
+    width: facts.width,
+    height: facts.height,
+    decoder: facts.decoder ?? "",
+    cells: facts.grid?.images?.length > 1 ? facts.grid : null, // where there is something to choose from
+    notFinite: facts.not_finite ?? 0,
+    latencyMs: facts.captured_to_sent_ms,
+    arrivedAt: performance.now(),
+    blob,
+  };
+  if (facts.animation) store.addAnimation(run, picture);
+  else store.add(run, picture);
+}
+
+/**
+ * @param {FrameStore} store
+ * @param {any} detail
+ * @param {string} promptId
+ * @param {{ value: number, max: number } | undefined} progress
+ */
+function addForeign(store, detail, promptId, progress) {
+  if (!detail.nodeId || !detail.blob) return;
+  const id = `${promptId}/${detail.nodeId}`;
+  const run = store.run(id, {
+    promptId,
+    nodeId: detail.nodeId,
+    displayNodeId: detail.displayNodeId ?? detail.nodeId,
+    foreign: true,
+  });
+  store.add(run, {
+    seq: (run.frames.at(-1)?.seq ?? 0) + 1,
+    stage: 1,
+    step: progress?.value ?? 0,
+    totalSteps: progress?.max ?? 0,
+    width: 0,
+    height: 0,
+    decoder: "",
+    cells: null,
+    notFinite: 0,
+    latencyMs: NaN,
+    arrivedAt: performance.now(),
+    blob: detail.blob,
+  });
+}
+
+/**
+ * After a lost connection: end the runs whose prompts are over.
+ *
+ * @param {FrameStore} store
+ */
+async function forgetEnded(store) {
+  try {
+    const queue = await getJson("/queue");
+    const running = new Set(queue.queue_running.map((/** @type {any[]} */ item) => item[1]));
+    store.end((run) => !running.has(run.promptId));
+  } catch {
+    store.end(() => true);
+  }
+}

@@ -1,0 +1,64 @@
+/**
+ * The fields of a 'Side-Stream Preview' node: each says in words that it is as in the user's
+ * settings, until it is changed; those that are changed less often are folded away.
+ */
+
+import { usesVueNodes } from "./comfy.js";
+import { setStyleText } from "./page.js";
+import { t } from "./strings.js";
+
+/** What a number holds that sets nothing; choices have a word for it. */
+const INHERITED = -1;
+
+// Of the classic canvas, which adds the gap to every height.
+const WIDGET_HEIGHT = 20;
+const WIDGET_GAP = 4;
+
+/**
+ * @param {any} node a LGraphNode that was just made
+ * @param {Record<string, { min?: number }>} fields
+ */
+export function prepareFields(node, fields) {
+  const inputs = node.constructor.nodeData?.input?.optional ?? {};
+  for (const widget of node.widgets ?? []) {
+    const [type, options] = inputs[widget.name] ?? [];
+    if (options?.advanced) foldAway(node, widget);
+    if (type === "INT") sayInherited(widget, fields[widget.name]?.min ?? 0);
+  }
+  // Nodes 2.0 take the words from the style sheet.
+  setStyleText("--ss-inherited", t("node.inherited"));
+}
+
+/**
+ * On the classic canvas pages hide advanced widgets but keep room for them; older ones do not even
+ * read from the node's definition which ones these are.
+ *
+ * @param {any} node
+ * @param {any} widget
+ */
+function foldAway(node, widget) {
+  widget.advanced = true;
+  if (usesVueNodes()) return;
+  widget.computeSize = () => [0, node.showAdvanced ? WIDGET_HEIGHT : -WIDGET_GAP];
+}
+
+/**
+ * @param {any} widget of a number
+ * @param {number} min the least that it can be set to
+ */
+function sayInherited(widget, min) {
+  const kind = Object.getPrototypeOf(widget);
+  Object.defineProperty(widget, "_displayValue", {
+    configurable: true,
+    get: () => (widget.value === INHERITED ? t("node.inherited") : Reflect.get(kind, "_displayValue", widget)),
+  });
+  const { callback } = widget;
+  let last = INHERITED;
+  widget.callback = function (/** @type {any[]} */ ...args) {
+    const result = callback?.apply(this, args); // which rounds the value
+    // There is nothing between inheriting and the least number.
+    if (widget.value < min && widget.value !== INHERITED) widget.value = last === INHERITED ? min : INHERITED;
+    last = widget.value;
+    return result;
+  };
+}

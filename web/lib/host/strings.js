@@ -1,0 +1,69 @@
+/** The pack's own words, in the language of the page, from `locales/` through ComfyUI's /i18n. */
+
+import { api, settingValue } from "./comfy.js";
+
+/** @type {Record<string, any>} */
+let byLanguage = {};
+
+/** Fetch the translations. Without them the keys themselves are shown. */
+export async function loadStrings() {
+  try {
+    byLanguage = /** @type {Record<string, any>} */ (await api.getCustomNodesI18n());
+  } catch (error) {
+    console.warn("[SideStream] The translations could not be loaded.", error);
+  }
+}
+
+/**
+ * The text for `key`, with each `{name}` in it replaced.
+ *
+ * @param {string} key such as "panel.live", below `sideStream` in locales/<language>/main.json
+ * @param {Record<string, string | number>} [values]
+ * @returns {string}
+ */
+export function t(key, values = {}) {
+  const text = lookUp(`sideStream.${key}`) ?? key;
+  return text.replace(/<(\w+)>/g, (whole, name) => String(values[name] ?? whole));
+}
+
+/**
+ * Which step a picture is of.
+ *
+ * @param {{ seq: number, stage: number, step: number, totalSteps: number }} picture
+ */
+export function stepText({ seq, stage, step, totalSteps }) {
+  if (!totalSteps) return t("stats.frameNumber", { frame: seq });
+  const text = t("stats.stepOf", { step, total: totalSteps });
+  return stage > 1 ? t("stats.stageOf", { stage, step: text }) : text;
+}
+
+/**
+ * The translated name or tooltip of a setting, or what the server calls it.
+ *
+ * @param {string} name a field of `GET /sidestream/settings`
+ * @param {"name" | "tooltip"} part
+ * @param {string} fallback
+ * @returns {string}
+ */
+export function settingText(name, part, fallback) {
+  return lookUp(`settings.SideStream_${name}.${part}`) ?? fallback;
+}
+
+/**
+ * @param {string} path
+ * @returns {string | undefined}
+ */
+function lookUp(path) {
+  for (const language of languages()) {
+    let value = byLanguage[language];
+    for (const part of path.split(".")) value = value?.[part];
+    if (typeof value === "string") return value;
+  }
+  return undefined;
+}
+
+/** The page's language, then its base, then English. */
+function languages() {
+  const language = String(settingValue("Comfy.Locale") ?? "en");
+  return [language, language.split("-")[0], "en"];
+}

@@ -1,0 +1,78 @@
+/** Frames decoded to bitmaps, once for all who draw them, and bitmaps drawn into canvases. */
+
+import { partOf } from "../data/cells.js";
+
+/** @typedef {import("../data/store.js").Frame} Frame */
+
+const KEPT = 6;
+
+/** @type {Map<Frame, Promise<ImageBitmap>>} by last use */
+const decoded = new Map();
+
+/**
+ * Call `draw` with the frame's bitmap, which must not be used after `draw` returns.
+ *
+ * @param {Frame} frame
+ * @param {(bitmap: ImageBitmap) => void} draw
+ * @returns {Promise<boolean>} false where the picture could not be decoded
+ */
+export async function withBitmap(frame, draw) {
+  let pending = decoded.get(frame);
+  decoded.delete(frame);
+  pending ??= createImageBitmap(frame.blob);
+  decoded.set(frame, pending);
+  if (decoded.size > KEPT) {
+    const [[oldest, bitmap]] = decoded;
+    decoded.delete(oldest);
+    close(bitmap);
+  }
+  try {
+    const bitmap = await pending;
+    // Closed meanwhile, by others who drew much: decode it for this call alone.
+    if (bitmap.width === 0) return await drawApart(frame, draw);
+    draw(bitmap);
+    return true;
+  } catch {
+    decoded.delete(frame);
+    return false;
+  }
+}
+
+/**
+ * @param {Frame} frame
+ * @param {(bitmap: ImageBitmap) => void} draw
+ */
+async function drawApart(frame, draw) {
+  const bitmap = await createImageBitmap(frame.blob);
+  draw(bitmap);
+  bitmap.close();
+  return true;
+}
+
+/** @param {Promise<ImageBitmap>} bitmap */
+function close(bitmap) {
+  bitmap.then(
+    (done) => done.close(),
+    () => {},
+  );
+}
+
+/**
+ * Draw one image of a picture, or all of it, into a canvas, which takes its size.
+ *
+ * @param {HTMLCanvasElement | OffscreenCanvas} canvas
+ * @param {ImageBitmap | OffscreenCanvas} picture
+ * @param {import("../data/cells.js").Cells | null} cells
+ * @param {number | null} image its place in the batch
+ * @param {number} [maxSide] where a small picture is enough
+ */
+export function drawPart(canvas, picture, cells, image, maxSide = Infinity) {
+  const part = partOf(cells, image, picture.width, picture.height);
+  const shrink = Math.min(1, maxSide / Math.max(part.width, part.height));
+  const width = Math.max(1, Math.round(part.width * shrink));
+  const height = Math.max(1, Math.round(part.height * shrink));
+  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+  const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+  context.globalCompositeOperation = "copy"; // also what is transparent
+  context.drawImage(picture, part.x, part.y, part.width, part.height, 0, 0, width, height);
+}

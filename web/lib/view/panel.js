@@ -1,0 +1,178 @@
+/** One view of the previews, for the sidebar, the bottom panel or a window of its own. */
+
+import { Controls } from "./controls.js";
+import { elementsOf, iconButton, setIcon, setText } from "./dom.js";
+import { Grid } from "./grid.js";
+import { PlayerBar } from "./player_bar.js";
+import { Stats } from "./stats.js";
+import { reportButton } from "./report.js";
+import { Viewer } from "./viewer.js";
+import { notice } from "../data/status.js";
+import { SamplerTabs } from "./sampler_tabs.js";
+import { Timeline } from "./timeline.js";
+import { t } from "../host/strings.js";
+
+/**
+ * @typedef {object} Shared What all panels share.
+ * @property {import("../data/store.js").FrameStore} store
+ * @property {import("../data/watching.js").Watching} watching
+ * @property {import("../data/settings.js").Settings} settings
+ * @property {import("../data/live_settings.js").LiveSettings} liveSettings
+ * @property {import("../data/status.js").ServerStatus} status
+ * @property {import("../data/rates.js").Rates} rates
+ * @property {import("../data/prompts.js").Prompts} prompts
+ * @property {() => void} popOut
+ */
+
+/**
+ * Keep what would remove the selected nodes from the graph.
+ *
+ * @param {KeyboardEvent} event
+ */
+function keepDeletionFromPage(event) {
+  if (event.key === "Delete" || event.key === "Backspace") event.stopPropagation();
+}
+
+/** @type {Set<string>} notices that the user has dismissed */
+const dismissed = new Set();
+
+/**
+ * Fill `container` with a panel.
+ *
+ * @param {HTMLElement} container
+ * @param {Shared} shared
+ * @param {{ canPopOut?: boolean }} [options]
+ * @returns {() => void} takes it down again
+ */
+export function openPanel(container, shared, { canPopOut = true } = {}) {
+  const closing = new AbortController();
+  const { signal } = closing;
+  const document = container.ownerDocument;
+  const element = elementsOf(document);
+  const window = /** @type {Window & typeof globalThis} */ (document.defaultView);
+
+  const viewer = new Viewer(document, shared.watching, signal);
+  const playerBar = new PlayerBar(document, shared.watching, viewer.player, signal);
+  const grid = new Grid(document, shared.watching);
+  const tabs = new SamplerTabs(document, shared);
+  const stats = new Stats(document, shared, signal);
+  const timeline = new Timeline(document, shared, viewer.player, signal);
+  const controls = new Controls(document, shared);
+
+  const fit = iconButton(element, "arrows-alt", t("viewer.fit"), () => viewer.setZoom(null));
+  const exact = element(
+    "button",
+    { type: "button", class: "ss-icon-button", title: t("viewer.exact"), "aria-label": t("viewer.exact"), onclick: () => viewer.setZoom(1) },
+    "1:1",
+  );
+  const zoomText = element("span", { class: "ss-zoom", "aria-live": "off" });
+  const zooms = element(
+    "span",
+    { class: "ss-zooms" },
+    iconButton(element, "minus", t("viewer.zoomOut"), () => viewer.zoomBy(-1)),
+    zoomText,
+    iconButton(element, "plus", t("viewer.zoomIn"), () => viewer.zoomBy(1)),
+  );
+  const fullScreen = iconButton(element, "window-maximize", t("viewer.fullScreen"), () => {
+    if (document.fullscreenElement) void document.exitFullscreen();
+    else void root.requestFullscreen();
+  });
+  fullScreen.hidden = !document.fullscreenEnabled; // as on iPhones
+  const popOut = canPopOut ? iconButton(element, "external-link", t("viewer.popOut"), shared.popOut) : null;
+  const toolbar = element(
+    "div",
+    { class: "ss-toolbar", role: "toolbar", "aria-label": t("viewer.toolbar") },
+    controls.pause,
+    controls.stop,
+    element("span", { class: "ss-space" }),
+    zooms,
+    fit,
+    exact,
+    fullScreen,
+    popOut,
+  );
+  const noticeText = element("span");
+  let noticeKey = "";
+  const noticeBar = element(
+    "div",
+    { class: "ss-notice", role: "status", hidden: true },
+    element("i", { class: "pi pi-info-circle", "aria-hidden": "true" }),
+    noticeText,
+    iconButton(element, "times", t("notices.putAway"), () => {
+      dismissed.add(noticeKey);
+      showNotice();
+    }),
+  );
+  const newRun = element(
+    "button",
+    { type: "button", class: "ss-new-run", hidden: true, onclick: () => shared.watching.goToNewRun() },
+    t("timeline.newRun"),
+  );
+  viewer.element.append(newRun);
+  const root = element(
+    "section",
+    { class: "sidestream", "aria-label": t("panel.title"), onkeydown: keepDeletionFromPage },
+    element("div", { class: "ss-view" }, toolbar, tabs.element, viewer.element, playerBar.element, grid.element),
+    element("div", { class: "ss-side" }, noticeBar, stats.element, timeline.element, controls.element, reportButton(document)),
+  );
+
+  viewer.onZoom = () => {
+    fit.setAttribute("aria-pressed", String(viewer.zoom === null));
+    exact.setAttribute("aria-pressed", String(viewer.zoom === 1));
+    const percent = Math.round(viewer.scale * window.devicePixelRatio * 100);
+    setText(zoomText, shared.watching.frame && !shared.watching.grid ? `${percent} %` : "");
+  };
+
+  function showNotice() {
+    const told = notice(shared.status, shared.liveSettings, shared.watching.run);
+    noticeKey = told?.key ?? "";
+    noticeBar.hidden = !told || dismissed.has(noticeKey);
+    noticeBar.classList.toggle("ss-mild", told?.mild ?? false);
+    setText(noticeText, told?.text ?? "");
+  }
+
+  const zoomButtons = [fit, exact, ...zooms.querySelectorAll("button")];
+
+  let asked = 0;
+  function update() {
+    asked = 0;
+    if (signal.aborted) return;
+    setText(viewer.empty, t(shared.store.live ? "viewer.waiting" : "viewer.empty"));
+    viewer.element.hidden = shared.watching.grid;
+    newRun.hidden = !shared.watching.newRun;
+    for (const button of zoomButtons) /** @type {HTMLButtonElement} */ (button).disabled = shared.watching.grid;
+    tabs.update();
+    grid.update();
+    playerBar.update();
+    stats.update();
+    timeline.update();
+    controls.update();
+    viewer.onZoom();
+    showNotice();
+  }
+  // The picture at once; the words around it once for each picture that the screen shows.
+  function onChange() {
+    viewer.update();
+    asked ||= window.requestAnimationFrame(update);
+  }
+
+  shared.watching.addEventListener("change", onChange, { signal });
+  shared.liveSettings.addEventListener("change", onChange, { signal });
+  shared.status.addEventListener("change", onChange, { signal });
+  root.addEventListener("fullscreenchange", () => {
+    const inside = document.fullscreenElement === root;
+    setIcon(fullScreen, inside ? "window-minimize" : "window-maximize", t(inside ? "viewer.leaveFullScreen" : "viewer.fullScreen"));
+  });
+  shared.status.watch(signal);
+  container.classList.add("ss-host");
+  container.append(root);
+  viewer.update();
+  update();
+
+  return () => {
+    closing.abort();
+    window.cancelAnimationFrame(asked);
+    root.remove();
+    container.classList.remove("ss-host");
+  };
+}

@@ -1,0 +1,58 @@
+/** The server's report on itself, for the clipboard: a text to post where one asks for help. */
+
+import { api, get, toast } from "../host/comfy.js";
+import { elementsOf } from "./dom.js";
+import { t } from "../host/strings.js";
+
+const ROUTE = "/sidestream/report";
+
+/**
+ * A button that copies the report.
+ *
+ * @param {Document} document where it is shown
+ */
+export function reportButton(document) {
+  const element = elementsOf(document);
+  return element(
+    "button",
+    { type: "button", class: "ss-icon-button ss-report", title: t("report.tooltip"), onclick: (/** @type {Event} */ event) => void copyReport(event) },
+    element("i", { class: "pi pi-copy", "aria-hidden": "true" }),
+    t("report.label"),
+  );
+}
+
+/** @param {Event} event of the button */
+async function copyReport({ currentTarget }) {
+  const button = /** @type {HTMLElement} */ (currentTarget);
+  let text;
+  try {
+    text = await (await get(ROUTE)).text();
+  } catch {
+    toast("error", t("report.unreachable"));
+    return;
+  }
+  if (await copied(button, text)) toast("success", t("report.copied"));
+  else toast("error", t("report.blocked", { address: api.apiURL(ROUTE) }));
+}
+
+/**
+ * @param {HTMLElement} button
+ * @param {string} text
+ * @returns {Promise<boolean>} whether it is on the clipboard
+ */
+async function copied(button, text) {
+  const document = button.ownerDocument;
+  try {
+    await document.defaultView?.navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    // Browsers have no clipboard for a page that came over plain HTTP from another machine.
+    const area = elementsOf(document)("textarea", { readonly: true });
+    area.value = text;
+    button.after(area);
+    area.select();
+    const isCopied = document.execCommand("copy");
+    area.remove();
+    return isCopied;
+  }
+}

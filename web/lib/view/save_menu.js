@@ -1,0 +1,118 @@
+/** The menu that saves what is watched: the large picture, its animation, the run. */
+
+import { toast } from "../host/comfy.js";
+import { onPressOutside } from "../host/page.js";
+import { elementsOf, setText } from "./dom.js";
+import { saveAnimation, saveFrame, savePlayed, saveRun } from "../media/saving.js";
+import { isStandIn } from "../data/store.js";
+import { t } from "../host/strings.js";
+
+export class SaveMenu {
+  /**
+   * @param {Document} document
+   * @param {import("./panel.js").Shared} shared
+   * @param {import("../media/player.js").Player} player the viewer's
+   * @param {AbortSignal} signal
+   */
+  constructor(document, { watching, prompts }, player, signal) {
+    const element = elementsOf(document);
+    this.watching = watching;
+    this.prompts = prompts;
+    this.player = player;
+    this.label = element("span", {}, t("timeline.save.label"));
+    this.burn = element("input", { type: "checkbox" });
+    /** @param {string} name @param {() => Promise<void> | void} save */
+    const item = (name, save) =>
+      element(
+        "button",
+        { type: "button", class: "ss-menu-item", "data-save": name, onclick: () => void this._save(save) },
+        t(`timeline.save.${name}`),
+      );
+    this.animation = item("animation", () => {
+      if (watching.animation) saveAnimation(watching.animation, this._wishes);
+    });
+    this.button = element(
+      "summary",
+      {
+        class: "ss-icon-button ss-menu-button",
+        title: t("timeline.save.tooltip"),
+        onclick: (/** @type {Event} */ event) => {
+          if (this.isEmpty) event.preventDefault();
+        },
+      },
+      element("i", { class: "pi pi-download", "aria-hidden": "true" }),
+      this.label,
+    );
+    this.element = element(
+      "details",
+      { class: "ss-menu", onkeydown: (/** @type {KeyboardEvent} */ event) => this._onKey(event) },
+      this.button,
+      element(
+        "div",
+        { class: "ss-menu-list" },
+        item("png", () => this._savePicture()),
+        this.animation,
+        item("webp", () => this._saveRun("webp")),
+        item("webm", () => this._saveRun("webm")),
+        element("label", { class: "ss-menu-item" }, this.burn, t("timeline.save.burn")),
+      ),
+    );
+    onPressOutside(this.element, () => (this.element.open = false), signal);
+  }
+
+  /** Whether there is nothing to save, or nothing alone: of all samplers one is to be chosen. */
+  get isEmpty() {
+    return !this.watching.frame || this.watching.grid;
+  }
+
+  /** Show what can be saved. */
+  update() {
+    this.animation.hidden = !this.watching.animation;
+    const { isEmpty } = this;
+    if (isEmpty) this.element.open = false;
+    this.button.classList.toggle("ss-disabled", isEmpty);
+    this.button.setAttribute("aria-disabled", String(isEmpty));
+    this.button.tabIndex = isEmpty ? -1 : 0;
+  }
+
+  get _wishes() {
+    const { run, image } = this.watching;
+    const origin = this.prompts.originOf(run?.promptId ?? "", run?.nodeId ?? "");
+    return { burn: this.burn.checked, image, origin };
+  }
+
+  /** The large picture. */
+  async _savePicture() {
+    const { frame } = this.watching;
+    if (this.player.shown) await savePlayed(this.player, this._wishes);
+    else if (frame) await saveFrame(frame, this._wishes);
+  }
+
+  /** @param {"webp" | "webm"} kind */
+  async _saveRun(kind) {
+    const all = this.watching.run?.frames ?? [];
+    const stills = all.filter((frame) => !isStandIn(frame));
+    const frames = stills.length ? stills : [...all];
+    if (!frames.length) return;
+    await saveRun(frames, kind, this._wishes, (done) => setText(this.label, `${done}/${frames.length}`));
+  }
+
+  /** @param {() => Promise<void> | void} save */
+  async _save(save) {
+    this.element.open = false;
+    try {
+      await save();
+    } catch (error) {
+      toast("error", t("timeline.save.failed", { why: String(error) }));
+    }
+    setText(this.label, t("timeline.save.label"));
+  }
+
+  /** @param {KeyboardEvent} event */
+  _onKey(event) {
+    if (event.key !== "Escape") return;
+    this.element.open = false;
+    this.button.focus();
+    event.stopPropagation();
+  }
+}
