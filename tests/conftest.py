@@ -49,7 +49,13 @@ _name_the_pack()
 from sidestream.tools import server  # noqa: E402
 from sidestream.tools.host import Host, installed_host  # noqa: E402
 from sidestream.tools.launch import mend_torchvision_when_imported  # noqa: E402
-from sidestream.tools.places import PACK_NAME, remove_base_directory  # noqa: E402
+from sidestream.tools.places import (  # noqa: E402
+    PACK_NAME,
+    keep_bytecode_in_cache,
+    remove_base_directory,
+)
+
+keep_bytecode_in_cache()
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -1,7 +1,8 @@
 """The panel in the real page: two versions of it, each with classic nodes and with Nodes 2.0.
 
-One browser and one page for each kind serve all tests of a module; `panel` hands it out tidied up,
-and fails the test where the pack wrote an error or a warning to the console.
+What does not depend on the page is tested on its newest kind alone. One browser and one page for
+each kind serve all tests of a module; `panel` hands it out tidied up, and fails the test where the
+pack wrote an error or a warning to the console.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 OLDEST, NEWEST = "1.32.9", "1.58.1"
 ALL_KINDS = tuple(f"{version} {nodes}" for version in (OLDEST, NEWEST) for nodes in ("classic", "vue"))
 FAR_APART = (ALL_KINDS[0], ALL_KINDS[-1])
+
+on_all_kinds = pytest.mark.kinds(*ALL_KINDS)
+on_the_oldest_and_the_newest = pytest.mark.kinds(*FAR_APART)
 
 # What a page has drawn is waited for as long as a busy machine may take.
 expect.set_options(timeout=20_000)
@@ -65,9 +69,10 @@ async () => {
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a module's tests on the oldest and the newest kind, or on all where it says so."""
+    """Run tests of a page on the newest kind, or on those that they or their modules say."""
     if "opened" in metafunc.fixturenames:
-        kinds = ALL_KINDS if getattr(metafunc.module, "ON_ALL_KINDS", False) else FAR_APART
+        marked = metafunc.definition.get_closest_marker("kinds")
+        kinds = marked.args if marked else ALL_KINDS[-1:]
         metafunc.parametrize("opened", kinds, indirect=True, scope="module")
 
 

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 from sidestream.tests.web.animations import colour, moving_bar, send, send_animation, send_still, webp
+from sidestream.tests.web.conftest import on_the_oldest_and_the_newest
 from sidestream.tests.web.streams import end_run
 from sidestream.tests.web.views import (
     OVERFLOWING,
@@ -282,6 +283,7 @@ def test_its_controls_have_names_and_fit_into_320_pixels(panel: PanelPage) -> No
     assert nameless(panel) == []
 
 
+@on_the_oldest_and_the_newest
 def test_it_plays_in_a_window_of_its_own(panel: PanelPage) -> None:
     page = panel.page
     frames = moving_bar(4)
@@ -332,6 +334,7 @@ def load_and_pretend_to_queue(panel: PanelPage, prompt_id: str) -> dict[str, str
     return {"node": panel.page.evaluate(f"() => String({SAMPLER})"), "prompt": prompt_id}
 
 
+@on_the_oldest_and_the_newest
 def test_the_samplers_own_picture_plays_on_until_a_newer_animation(panel: PanelPage) -> None:
     page = panel.page
     owner = load_and_pretend_to_queue(panel, "p1")
@@ -381,6 +384,7 @@ def wait_for_node_picture(panel: PanelPage, size: int) -> None:
     )
 
 
+@on_the_oldest_and_the_newest
 def test_the_preview_node_plays_it_too(panel: PanelPage) -> None:
     page = panel.page
     owner = load_and_pretend_to_queue(panel, "p2")

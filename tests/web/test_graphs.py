@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 from sidestream.tests.web.animations import moving_bar, send_animation, send_still
+from sidestream.tests.web.conftest import on_all_kinds, on_the_oldest_and_the_newest
 from sidestream.tests.web.streams import end_run, tell_progress
 from sidestream.tests.web.views import PANEL, SEEDS, part
 from sidestream.tools.page import PanelPage, demo_prompt
@@ -58,6 +59,7 @@ def wait_step(panel: PanelPage, step: int) -> None:
     panel.wait("(step) => sidestream.watching.frame?.step === step", 30, step)
 
 
+@on_the_oldest_and_the_newest
 def test_previews_go_on_after_a_change_in_mid_run_is_undone(panel: PanelPage) -> None:
     page = panel.page
     load(panel, demo_prompt(seed=next(SEEDS) * 10, steps=80, seconds=0.08))
@@ -84,6 +86,7 @@ def test_previews_go_on_after_a_change_in_mid_run_is_undone(panel: PanelPage) ->
     panel.wait(f"() => ({CAPTIONS})().some((one) => one.startsWith('KSampler A · 80 / 80'))")
 
 
+@on_the_oldest_and_the_newest
 def test_a_sampler_that_was_out_of_view_shows_the_newest_again(panel: PanelPage) -> None:
     load(panel, demo_prompt(seed=next(SEEDS) * 10, steps=60, seconds=0.08))
     panel.queue()
@@ -98,6 +101,7 @@ def test_a_sampler_that_was_out_of_view_shows_the_newest_again(panel: PanelPage)
     wait_step(panel, 60)
 
 
+@on_the_oldest_and_the_newest
 def test_an_animation_that_came_out_of_view_plays_when_it_is_seen(panel: PanelPage) -> None:
     page = panel.page
     if page.evaluate("() => Boolean(LiteGraph.vueNodesMode)"):
@@ -115,6 +119,7 @@ def test_an_animation_that_came_out_of_view_plays_when_it_is_seen(panel: PanelPa
     end_run(panel, node=node, prompt="aw", run="aw")
 
 
+@on_all_kinds
 def test_two_preview_nodes_show_the_samplers_of_their_branches(panel: PanelPage) -> None:
     prompt = demo_prompt(seed=next(SEEDS) * 10, steps=4, samplers=2)
     prompt["3"] = {"class_type": "SideStreamPreview", "inputs": {"model": ["1", 0]}}
@@ -130,6 +135,7 @@ def test_two_preview_nodes_show_the_samplers_of_their_branches(panel: PanelPage)
     )
 
 
+@on_the_oldest_and_the_newest
 def test_of_two_preview_nodes_in_a_row_the_nearest_shows_the_sampler(panel: PanelPage) -> None:
     prompt = demo_prompt(seed=next(SEEDS) * 10, steps=4)
     prompt["3"] = {"class_type": "SideStreamPreview", "inputs": {"model": ["2", 0]}}
@@ -143,6 +149,7 @@ def test_of_two_preview_nodes_in_a_row_the_nearest_shows_the_sampler(panel: Pane
     assert len(captions) == 2
 
 
+@on_the_oldest_and_the_newest
 def test_the_panel_and_comfyui_count_one_step_alike(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()
@@ -183,6 +190,7 @@ SHOWN_ON = """
 """
 
 
+@on_all_kinds
 def test_a_node_with_a_text_keeps_it_and_its_size_while_previews_come(panel: PanelPage) -> None:
     page = panel.page
     load(panel, demo_prompt(preview=None))
@@ -217,6 +225,7 @@ async () => {
 """
 
 
+@on_the_oldest_and_the_newest
 def test_the_canvas_keeps_its_rate_during_and_after_animations(panel: PanelPage) -> None:
     page = panel.page
     load(panel, demo_prompt(preview=None))

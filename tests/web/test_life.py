@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 from sidestream.tests.web.animations import send_still
+from sidestream.tests.web.conftest import on_all_kinds, on_the_oldest_and_the_newest
 from sidestream.tests.web.streams import deliver, end_run
 from sidestream.tests.web.views import SEEDS, heap, measured, shown_step, start_run
 from sidestream.tools.page import PanelPage, demo_prompt
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.browser
 # 9: robust
 
 
+@on_the_oldest_and_the_newest
 def test_frames_go_on_after_a_lost_connection(panel: PanelPage) -> None:
     panel.open_panel()
     start_run(panel, steps=60, seconds=0.05)
@@ -43,6 +45,7 @@ def test_a_run_that_ended_while_the_connection_was_lost_is_over(panel: PanelPage
     panel.wait("() => !sidestream.store.live")
 
 
+@on_the_oldest_and_the_newest
 def test_reloading_the_page_in_mid_run_finds_the_run_again(panel: PanelPage) -> None:
     start_run(panel, steps=90, seconds=0.05)
     panel.wait_frames(3)
@@ -67,6 +70,7 @@ def test_another_tab_is_left_alone(panel: PanelPage) -> None:
     page.close()
 
 
+@on_the_oldest_and_the_newest
 def test_switching_workflows_and_deleting_nodes_in_mid_run_does_no_harm(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()
@@ -88,6 +92,7 @@ def test_switching_workflows_and_deleting_nodes_in_mid_run_does_no_harm(panel: P
     panel.wait_idle()
 
 
+@on_all_kinds
 def test_samplers_in_subgraphs_have_names_and_thumbnails(panel: PanelPage) -> None:
     page = panel.page
     panel.load(demo_prompt(seed=next(SEEDS) * 10, steps=12, seconds=0.08))
@@ -129,6 +134,7 @@ def test_late_and_unpaired_events_do_no_harm(panel: PanelPage) -> None:
     assert page.evaluate("() => sidestream.store.frameCount") == 5
 
 
+@on_the_oldest_and_the_newest
 def test_opening_and_closing_leaves_nothing_behind(panel: PanelPage) -> None:
     def open_and_close(times: int) -> None:
         for _ in range(times):
@@ -250,6 +256,7 @@ def watch_delays(page: Page, panel: PanelPage) -> list[float]:
 # 5 and 8: what is stored for the user
 
 
+@on_the_oldest_and_the_newest
 def test_the_page_loads_the_demo_speaks_its_users_language_and_survives_bad_settings(
     opened: Opened, open_kind: Callable[..., Opened]
 ) -> None:

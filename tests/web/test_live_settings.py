@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import expect
+from sidestream.tests.web.conftest import on_the_oldest_and_the_newest
 from sidestream.tests.web.streams import deliver, end_run, tell
 from sidestream.tests.web.views import PANEL, SEEDS, part, start_run
 from sidestream.tools.page import PanelPage, demo_prompt
@@ -244,6 +245,7 @@ def test_a_run_that_was_queued_while_paused_comes_alive_with_resume(panel: Panel
     interrupt(panel)
 
 
+@on_the_oldest_and_the_newest
 def test_a_pause_and_the_runs_settings_are_there_again_after_a_reload(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()
@@ -275,6 +277,7 @@ def test_a_pause_that_the_server_did_not_take_is_no_pause(panel: PanelPage) -> N
     page.unroute("**/sidestream/pause")
 
 
+@on_the_oldest_and_the_newest
 def test_the_steps_of_a_run_of_one_step_are_those_of_comfyui(panel: PanelPage) -> None:
     panel.page.evaluate(
         """() => {

@@ -7,13 +7,12 @@ import io
 import pytest
 from PIL import Image
 from sidestream.tests.web.animations import moving_bar, send_animation, send_still
+from sidestream.tests.web.conftest import on_all_kinds
 from sidestream.tests.web.streams import end_run, tell, tell_progress, tell_success
 from sidestream.tests.web.views import SEEDS
 from sidestream.tools.page import PanelPage, demo_prompt
 
-pytestmark = pytest.mark.browser
-
-ON_ALL_KINDS = True
+pytestmark = [pytest.mark.browser, on_all_kinds]
 
 RED, GREEN, BLUE = (220, 20, 20), (20, 200, 20), (20, 20, 220)
 SAMPLER = "String(app.graph._nodes.find((node) => node.type === 'KSampler').id)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from playwright.sync_api import expect
+from sidestream.tests.web.conftest import on_all_kinds, on_the_oldest_and_the_newest
 from sidestream.tests.web.views import (
     PANEL,
     SEEDS,
@@ -18,12 +19,11 @@ from sidestream.tools.page import PanelPage, demo_prompt
 
 pytestmark = pytest.mark.browser
 
-ON_ALL_KINDS = True
-
 
 # 1: the live picture
 
 
+@on_all_kinds
 def test_a_real_run_is_shown_large_and_live(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()
@@ -47,6 +47,7 @@ def test_a_real_run_is_shown_large_and_live(panel: PanelPage) -> None:
 # 5: settings
 
 
+@on_the_oldest_and_the_newest
 def test_settings_are_in_the_dialog_and_go_with_each_prompt(panel: PanelPage) -> None:
     page = panel.page
     page.evaluate("() => sidestream.settings.set('quality', 61)")
@@ -66,6 +67,7 @@ def test_settings_are_in_the_dialog_and_go_with_each_prompt(panel: PanelPage) ->
     page.get_by_text("Throttle (ms)").first.wait_for(state="hidden")
 
 
+@on_the_oldest_and_the_newest
 def test_previews_switched_off_in_the_settings_do_not_come(panel: PanelPage) -> None:
     panel.page.evaluate("() => sidestream.settings.set('method', 'off')")
     panel.load(demo_prompt(seed=next(SEEDS), preview=None, steps=5, seconds=0.05))
@@ -80,6 +82,7 @@ def test_previews_switched_off_in_the_settings_do_not_come(panel: PanelPage) -> 
 NODE = "app.graph._nodes.find(node => node.type === 'SideStreamPreview')"
 
 
+@on_all_kinds
 def test_the_node_shows_its_samplers_and_folds_its_settings(panel: PanelPage) -> None:
     page = panel.page
     start_run(panel, seconds=0.06, samplers=2)
@@ -105,6 +108,7 @@ def test_the_node_shows_its_samplers_and_folds_its_settings(panel: PanelPage) ->
     assert "sidestream_thumbnail" not in node["inputs"]
 
 
+@on_the_oldest_and_the_newest
 def test_a_sampler_elsewhere_leaves_the_node_alone(panel: PanelPage) -> None:
     page = panel.page
     prompt = demo_prompt(seed=next(SEEDS) * 10, samplers=2, steps=4)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
+from sidestream.tests.web.conftest import on_the_oldest_and_the_newest
 from sidestream.tests.web.streams import deliver, end_run, tell
 from sidestream.tests.web.views import (
     OVERFLOWING,
@@ -168,6 +169,7 @@ def test_samplers_are_followed_pinned_or_all_shown(panel: PanelPage) -> None:
     assert panel.page.evaluate("() => sidestream.watching.pinnedNode") is None
 
 
+@on_the_oldest_and_the_newest
 def test_the_bottom_panel_full_screen_and_a_window_show_it_too(panel: PanelPage) -> None:
     page = panel.page
     deliver(panel, 2)
@@ -439,6 +441,7 @@ def test_a_nodes_samplings_are_stages_of_one_run(panel: PanelPage) -> None:
     assert frames == 3
 
 
+@on_the_oldest_and_the_newest
 def test_a_foreign_preview_is_shown_and_named_so(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()
@@ -460,6 +463,7 @@ def test_a_foreign_preview_is_shown_and_named_so(panel: PanelPage) -> None:
 # 7: commands and keys
 
 
+@on_the_oldest_and_the_newest
 def test_keys_open_the_panel_and_pause_previews(panel: PanelPage) -> None:
     page = panel.page
     page.locator("canvas#graph-canvas").first.focus()
@@ -475,6 +479,7 @@ def test_keys_open_the_panel_and_pause_previews(panel: PanelPage) -> None:
     page.locator(PANEL).wait_for(state="detached")
 
 
+@on_the_oldest_and_the_newest
 def test_a_dot_on_the_tab_says_that_a_run_streams(panel: PanelPage) -> None:
     dot = """() => {
       const tab = document.querySelector(".sidestream-tab-button, [data-testid=sidestream-tab-button]");
@@ -490,6 +495,7 @@ def test_a_dot_on_the_tab_says_that_a_run_streams(panel: PanelPage) -> None:
 # 8: people
 
 
+@on_the_oldest_and_the_newest
 def test_everything_can_be_reached_and_has_a_name(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()
@@ -522,6 +528,7 @@ def test_everything_can_be_reached_and_has_a_name(panel: PanelPage) -> None:
     page.emulate_media(reduced_motion="no-preference")
 
 
+@on_the_oldest_and_the_newest
 def test_it_fits_into_320_pixels(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 from sidestream.tests.web.animations import moving_bar, send_animation
+from sidestream.tests.web.conftest import on_the_oldest_and_the_newest
 from sidestream.tests.web.streams import deliver, end_run
 from sidestream.tests.web.views import OVERFLOWING, PANEL, SEEDS, wait_shown
 from sidestream.tools.page import PanelPage, demo_prompt
@@ -78,6 +79,7 @@ def test_the_save_menu_closes_by_a_press_elsewhere_and_is_off_with_nothing_to_sa
     button.click()
 
 
+@on_the_oldest_and_the_newest
 def test_names_of_files_say_what_it_is_and_never_collide(panel: PanelPage) -> None:
     panel.open_panel()
     names = []
@@ -111,6 +113,7 @@ def test_the_last_picture_of_a_video_stands_a_while(panel: PanelPage) -> None:
 # Keys
 
 
+@on_the_oldest_and_the_newest
 @pytest.mark.parametrize("place", [".ss-viewer", "input[name=throttle_ms]", ".ss-live-button", ".ss-scrubber"])
 def test_deletion_keys_in_the_panel_do_not_reach_the_graph(panel: PanelPage, place: str) -> None:
     page = panel.page
@@ -149,6 +152,7 @@ def test_it_fits_into_220_pixels(panel: PanelPage) -> None:
     page.locator(f"{PANEL} .ss-menu-button").click()
 
 
+@on_the_oldest_and_the_newest
 def test_a_window_of_its_own_follows_the_theme(panel: PanelPage) -> None:
     page = panel.page
     deliver(panel, 2)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 from sidestream.tests.conftest import REPO
+from sidestream.tests.web.conftest import on_the_oldest_and_the_newest
 from sidestream.tests.workflows import to_prompt
 from sidestream.tools.page import PanelPage
 
@@ -40,6 +41,7 @@ async (workflow) => {
 
 
 @pytest.mark.browser
+@on_the_oldest_and_the_newest
 @pytest.mark.parametrize(
     ("node", "title", "word"),
     [
@@ -59,6 +61,7 @@ def test_a_nodes_info_button_shows_its_help_page(
 
 
 @pytest.mark.browser
+@on_the_oldest_and_the_newest
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_template_opens_as_it_is_meant(panel: PanelPage, file: Path) -> None:
     """Widget values are saved by position: the page's own prompt shows where each one ended up."""
