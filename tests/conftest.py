@@ -72,6 +72,35 @@ def missing(what: str) -> NoReturn:
     pytest.skip(f"{what} (run `python dev.py test`)")
 
 
+LONGEST = ("test_host_suite", "test_benchmarks", "test_soak", "test_clients")
+"""Modules with tests that take a minute: they begin, and the others run beside them."""
+ONE_SERVER = {
+    "helpers": ("test_browser", "test_end_to_end", "test_last_step", "test_video_end_to_end"),
+    "page 1.32.9": ("test_example_workflows", "test_help", "test_inert"),
+    "page 1.58.1 b": ("test_networks",),
+}
+"""Modules that use the same server, or that of these tests of the page."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give the tests of a module, or of modules with one server, to the same one of the workers."""
+    if not hasattr(config, "workerinput"):
+        return
+    groups = {module: group for group, modules in ONE_SERVER.items() for module in modules}
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            module = Path(item.path).stem
+            item.add_marker(pytest.mark.xdist_group(groups.get(module, module)))
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> tuple[int, bool]:
+    """Long ones first, then those that need a server or the page."""
+    module = Path(item.path).stem
+    served = {"comfy_host", "browser"} & set(item.fixturenames)
+    return (LONGEST.index(module) if module in LONGEST else len(LONGEST)), not served
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not _cuda_is_there():
         pytest.skip("no CUDA device")
