@@ -87,7 +87,7 @@ def profiled(tree: Path, repetitions: int) -> dict[str, Any]:
             (previewer.Previewer, "_hand_over", "the provider's own, handing over"),
             (runs.Run, "wants", "throttle"),
             (pack._transport, "watched", "is the client there"),
-            (host, "latent_frame", "which latent"),
+            (host.sampling, "latent_frame", "which latent"),
             (previewer, "staged", "which images"),
             (worker.Engine, "capture", "the engine's own"),
             (runs.Run, "capture", "new frame"),

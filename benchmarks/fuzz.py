@@ -435,12 +435,12 @@ class Fuzz:
             if run is not None:
                 run.at(step + 1, STEPS)
                 stage(self._engine, run, latent)
-                wait_until(lambda: run._open == 0, PATIENCE)
+                wait_until(lambda: run.open_frames == 0, PATIENCE)
         return bytes(latent.numpy().tobytes() + torch.get_rng_state().numpy().tobytes())
 
     def _check(self, result: Result, seed: str, is_same: bool) -> None:
         frames, said = self._sink.frames, self._lines.said
-        decoders = {frame.decoder for frame in frames}
+        decoders = {frame.info.decoder for frame in frames}
         faults = {
             "the worker is gone": not self._engine.alive,
             f"{len(frames)} of {STEPS} frames": len(frames) != STEPS,

@@ -109,9 +109,9 @@ def _without_kernels(pack: Any) -> Callable[[], None]:
 def _without_half(pack: Any) -> Callable[[], None]:
     from sidestream.preview import host
 
-    before = host.precision
-    host.precision = lambda device: torch.float32
-    return lambda: setattr(host, "precision", before)
+    before = host.installation.precision
+    host.installation.precision = lambda device: torch.float32
+    return lambda: setattr(host.installation, "precision", before)
 
 
 def _with_pillow(pack: Any) -> Callable[[], None]:
@@ -137,7 +137,7 @@ def previewed_by(model: Any, vae: Any, pack: Any) -> Iterator[None]:
     from sidestream.preview import host
     from sidestream.preview.settings import VAE_KEY
 
-    host.leave_vae(model, vae)
+    host.models.leave_vae(model, vae)
     try:
         with sidestream(pack):
             yield

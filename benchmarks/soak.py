@@ -31,10 +31,15 @@ from .__main__ import name_the_pack
 
 name_the_pack()
 
-from sidestream.preview.capture.runs import NodeContext, Run, Runs, RunSpec, SettingsLayers, now  # noqa: E402
+from sidestream.preview.capture.runs import Run, Runs, RunSpec, SettingsLayers  # noqa: E402
 from sidestream.preview.decoders.cache import DecoderCache  # noqa: E402
 from sidestream.preview.decoders.errors import DecoderError  # noqa: E402
-from sidestream.preview.deliver.transport import Socket, Transport  # noqa: E402
+from sidestream.preview.deliver.transport import Transport  # noqa: E402
+from sidestream.preview.records import (  # noqa: E402
+    NodeContext,
+    Socket,
+    now,
+)
 from sidestream.preview.render import worker as engine_module  # noqa: E402
 from sidestream.preview.render.backends import backends_for  # noqa: E402
 from sidestream.preview.render.worker import Engine  # noqa: E402
@@ -334,7 +339,7 @@ class Soak:
         if frame is not None:
             self._engine.publish(frame)
             end = time.monotonic() + 0.003  # a step of the sampler
-            while not frame.closed and time.monotonic() < end:
+            while run.is_open(frame.label) and time.monotonic() < end:
                 time.sleep(0.0002)
 
 

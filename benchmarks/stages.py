@@ -30,24 +30,25 @@ WARM_UP = 2  # steps of each run that are not counted, and one at its end
 def cut_off(pack: Any, after: str) -> Iterator[None]:
     """SideStream in charge, each frame dropped when it is `captured`, `decoded` or `encoded`."""
     from sidestream.benchmarks import providers
-    from sidestream.preview.capture import runs
+    from sidestream.preview import records
     from sidestream.preview.deliver import encode
-    from sidestream.preview.render.worker import Engine
+    from sidestream.preview.records import Encoded
+    from sidestream.preview.render import worker
 
-    def unpublished(engine: Engine, frame: Any) -> None:
-        engine._drop(frame, runs.LATE)
+    def unpublished(engine: Any, frame: Any) -> None:
+        worker.drop(frame, records.LATE)
 
-    def unencoded(frame: Any, kind: str) -> None:
-        pass
+    def unencoded(picture: Any, kind: str) -> Encoded:
+        return Encoded(picture.label, picture.info, b"", "")
 
     def unsent(frame: Any) -> None:
-        frame.close(runs.LATE)
+        frame.label.close(records.LATE)
 
     with ExitStack() as changed:
         if after == "captured":
-            changed.enter_context(mock.patch.object(Engine, "publish", unpublished))
+            changed.enter_context(mock.patch.object(worker.Engine, "publish", unpublished))
         if after == "decoded":
-            changed.enter_context(mock.patch.object(encode, "encode_frame", unencoded))
+            changed.enter_context(mock.patch.object(encode, "encode", unencoded))
         changed.enter_context(mock.patch.object(pack._transport, "send", unsent))
         with providers.sidestream(pack):
             yield

@@ -150,7 +150,7 @@ class DemoDiffusionModel(torch.nn.Module):
 
         Args:
             x: noisy latents, float32, shape (B, 4, H, W), of any H and W.
-            timestep: shape (B,), as `_DemoSampling.timestep` counts: a quarter of log σ.
+            timestep: shape (B,), as `_DemoSampling.timestep` counts: a quarter of log sigma.
 
         Returns:
             float32, the shape of `x`.

@@ -341,7 +341,7 @@ PICTURE_SETS: dict[str, tuple[Callable[[Canvas], None], ...]] = {
     "animals": (_cat, _panda, _owl, _penguin),
     "journeys": (_sailing_boat, _balloon, _rocket, _lighthouse),
 }
-"""Name of a set → the painters of its pictures."""
+"""The painters of each set's pictures, by its name."""
 
 
 def draw_pictures(picture_set: str, width: int, height: int) -> list[Image.Image]:

@@ -1,21 +1,22 @@
 """A diffusion model that needs no training: the exact denoiser of a handful of pictures.
 
-At noise level σ each of the K equally likely pictures y_k is out of focus and covered with noise:
+At noise level s (sigma) each of the K equally likely pictures y_k is out of focus and covered with
+noise:
 
-    x = B_σ y_k + σ n,      n standard normal,      B_σ = exp(-r),  r = σ |f| / a
+    x = B y_k + s n,      n standard normal,      B = exp(-r),  r = s |f| / a
 
 where f is spatial frequency and a sets the pace. A sampler walks back from noise along
-dx/dσ = (x - D(x, σ)) / σ. That walk carries precisely this mixture from one σ to the next, and so
+dx/ds = (x - D(x, s)) / s. That walk carries precisely this mixture from one s to the next, and so
 ends at one of the pictures, each equally often, if the denoiser is
 
-    D(x, σ) = Σ_k w_k · L_σ y_k             L_σ = B_σ - σ ∂B_σ/∂σ = (1 + r) exp(-r)
-    w_k     ∝ exp(-|x - B_σ y_k|² / (2 σ²))        the posterior probability of picture k
+    D(x, s) = sum over k of w_k L y_k          L = B - s dB/ds = (1 + r) exp(-r)
+    w_k = exp(-|x - B y_k|² / (2 s²)) / Z      the posterior probability of picture k
 
-because on the path of one picture dx/dσ = ∂B_σ/∂σ y_k + n = (x - L_σ y_k) / σ, and the slope of a
-mixture is the mean of its members' slopes under the posterior.
+because on the path of one picture dx/ds = dB/ds y_k + n = (x - L y_k) / s, and the slope of a
+mixture is the mean of its members' slopes under the posterior. (Z makes the w_k add up to 1.)
 
 Why out of focus: with noise alone (B = L = 1, the textbook case) a few pictures in thousands of
-dimensions are told apart while σ is still large, and from then on every detail is certain. A
+dimensions are told apart while s is still large, and from then on every detail is certain. A
 person would see one jump. With B the colours come first, then shapes, and detail last.
 """
 
@@ -27,7 +28,7 @@ from collections.abc import Sequence
 import torch
 
 PACE = 0.03
-"""a, in units of the latent times cycles a latent pixel: f comes into focus as σ falls to a / f."""
+"""a, in units of the latent times cycles a latent pixel: f comes into focus as s falls to a / f."""
 
 LOWEST_FREQUENCY = 1 / 128
 """Added (as a right angle) to every frequency, in cycles a latent pixel, so that even the mean
@@ -35,7 +36,7 @@ colour is hidden at the start. Otherwise pictures near mid-grey would be chosen 
 
 
 class ExactDenoiser(torch.nn.Module):
-    """D(x, σ) for one set of pictures of one size, computed in float32.
+    """D(x, s) for one set of pictures of one size, computed in float32.
 
     Args:
         pictures: latents of the K pictures, floating dtype, shape (K, C, H, W), nothing empty.
@@ -83,12 +84,12 @@ class ExactDenoiser(torch.nn.Module):
         # The cosine transform keeps distances, so |x - B y|² can be measured where B is diagonal.
         spectrum = self._rows @ x.float() @ self._columns.T
         blurred = torch.exp(-self._out_of_focus(sigma))[:, None] * self._spectra
-        # |x - B y|² directly: expanding the square would lose, at small σ, the digits that decide.
+        # |x - B y|² directly: expanding the square would lose, at small s, the digits that decide.
         gaps = (spectrum[:, None] - blurred).square().sum(dim=(2, 3, 4))
         return torch.softmax(-gaps / (2 * sigma.float().square()[:, None]), dim=1)
 
     def forward(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        """D(x, σ): the best guess of the picture behind the noise, as sharp as σ allows.
+        """D(x, s): the best guess of the picture behind the noise, as sharp as s allows.
 
         Args:
             x: noisy latents, shape (B, C, H, W), any floating dtype.
@@ -103,12 +104,12 @@ class ExactDenoiser(torch.nn.Module):
         spectrum = (weights * self._spectra).sum(dim=1)
         r = self._out_of_focus(sigma)
         # Taking away what is still hidden, rather than adding up what shows: the rounding of the
-        # transform then vanishes with σ.
+        # transform then vanishes with s.
         hidden = spectrum * (1 - (1 + r) * torch.exp(-r))
         return guess - self._rows.T @ hidden @ self._columns
 
     def _out_of_focus(self, sigma: torch.Tensor) -> torch.Tensor:
-        """r = σ |f| / a, shape (B, 1, H, W)."""
+        """r = s |f| / a, shape (B, 1, H, W)."""
         return sigma.float()[:, None, None, None] * self._frequency / PACE
 
 

@@ -101,7 +101,7 @@ class SideStreamPreview(io.ComfyNode):
         """Raises SettingError for an invalid linked input, which cannot be checked earlier."""
         clone = model.clone()
         node_id = str(getattr(cls.hidden, "unique_id", ""))
-        host.leave_settings(clone, node_id, checked(explicit(settings)))
+        host.models.leave_settings(clone, node_id, checked(explicit(settings)))
         if vae is not None:
-            host.leave_vae(clone, vae)
+            host.models.leave_vae(clone, vae)
         return io.NodeOutput(clone)

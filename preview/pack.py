@@ -32,7 +32,7 @@ class Pack:
         self._provider: Any = None
         self._engines: Engines | None = None
         self._server: Any = None
-        self._runs = Runs(self._announce_start, self._announce_end, Clients(host.prompts_of))
+        self._runs = Runs(self._announce_start, self._announce_end, Clients(host.server.prompts_of))
 
     def install(self) -> None:
         """Install the provider. Where that is not possible `problem` says why, and nothing else
@@ -42,7 +42,7 @@ class Pack:
             host.check()
             from .capture.provider import Provider  # derives from a class that `check` has seen
 
-            self._server = host.Server()
+            self._server = host.server.Server()
             self._transport = Transport(self._server, self._notify)
             self._engines = Engines(self._decoders, self._transport)
             self._provider = Provider(self._decoders, self._engines, self._transport, self._runs)
@@ -51,7 +51,7 @@ class Pack:
             self.problem = plain(str(error) or type(error).__name__)
             self._provider = None
             log.warning(
-                "[SideStream] Previews are left to ComfyUI %s, which is not built as expected: %s.",
+                "[SideStream] ComfyUI %s is incompatible, so previews are left to it: %s.",
                 host.version(),
                 self.problem,
             )
@@ -93,7 +93,7 @@ class Pack:
         return {
             "fields": {name: field.describe() for name, field in FIELDS.items()},
             "defaults": DEFAULTS.as_dict(),
-            "preview_size": host.preview_size(),
+            "preview_size": host.installation.preview_size(),
         }
 
     def change(self, client_id: str, live: dict[str, Any]) -> None:
@@ -122,11 +122,11 @@ class Pack:
 def start() -> Pack:
     """Make and install the pack, in the place of one that was loaded before."""
     pack = Pack()
-    before, table = host.registered(), host.routes()
+    before, table = host.server.registered(), host.server.routes()
     if before is None and table is not None:  # else `install` says what is missing
         current = routes.Current(pack)
         routes.add_to(table, current)
-        host.register(current)
+        host.server.register(current)
     elif before is not None:
         before.pack.close()
         # Or each that was loaded would wait at the end for what its worker is doing.

@@ -92,7 +92,7 @@ class Private:
         told = {name for name in names if len(name) >= SHORTEST_NAME}
         told = {name for name in told if name.lower() not in COMMON_NAMES}
         self._names = [
-            re.compile(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])", re.IGNORECASE)
+            rf"(?i)(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])"
             for name in sorted(told, key=len, reverse=True)
         ]
 
@@ -103,23 +103,23 @@ class Private:
             # A label that is a path is taken out with what follows. Of the others the place is
             # marked, so that what follows is told from a path of its own.
             mark = label if label.startswith("/") else f"{_BEGIN}{number}{_END}"
-            text = pattern.sub(lambda _, mark=mark: mark, text)  # type: ignore[misc]
-        text = _QUOTED_PATH.sub(r"\1<path>\1", text)
-        text = _OTHER_PATH.sub("<path>", text)
-        text = _ID.sub("<id>", text)
+            text = re.sub(pattern, lambda _, mark=mark: mark, text)  # type: ignore[misc]
+        text = re.sub(_QUOTED_PATH, r"\1<path>\1", text)
+        text = re.sub(_OTHER_PATH, "<path>", text)
+        text = re.sub(_ID, "<id>", text)
         for pattern in self._names:
-            text = pattern.sub("<name>", text)
-        text = _MARK.sub(lambda mark: self._labels[int(mark[1])], text)
+            text = re.sub(pattern, "<name>", text)
+        text = re.sub(_MARK, lambda mark: self._labels[int(mark[1])], text)
         text = " ".join(text.split())
         return text if len(text) <= self.LONGEST else text[: self.LONGEST - 1] + "…"
 
 
 _BEGIN, _END = "\ue000", "\ue001"  # of a mark; for private use, so that no text has them
-_MARK = re.compile(f"{_BEGIN}([0-9]+){_END}")
+_MARK = f"{_BEGIN}([0-9]+){_END}"
 
 _DRIVE = r"""[A-Za-z]:(?:\\|/(?!/))"""  # not the end of a scheme, as in http://
 _ROOT = rf"""(?:{_DRIVE}|\\\\(?=[^\s\\])|/(?=[^\s/]))"""
-_QUOTED_PATH = re.compile(rf"""(['"]){_ROOT}[^\n]*?\1""")
+_QUOTED_PATH = rf"""(['"]){_ROOT}[^\n]*?\1"""
 # After a letter a slash may be one of "and/or", or of a path from a folder that is shown.
 _TOP = (
     "Users|Volumes|content|data|etc|home|media|mnt|opt|private|root|run|srv|tmp|usr|var|workspace"
@@ -127,16 +127,16 @@ _TOP = (
 _START = rf"""(?:(?<![\w~{_END}]){_ROOT}|{_DRIVE}|(?<=\w)/(?=(?:{_TOP})[\\/]))"""
 # Up to the line's last separator: a folder's name may hold spaces, and rather too much is taken
 # out than too little.
-_OTHER_PATH = re.compile(rf"""{_START}(?:[^\n'"{_BEGIN}]*[\\/])?[^\s'"{_BEGIN}]*""")
-_ID = re.compile(r"\b[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}\b", re.IGNORECASE)
+_OTHER_PATH = rf"""{_START}(?:[^\n'"{_BEGIN}]*[\\/])?[^\s'"{_BEGIN}]*"""
+_ID = r"(?i)\b[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}\b"
 
 
-def _path_pattern(path: str) -> re.Pattern[str]:
+def _path_pattern(path: str) -> str:
     """Finds `path` with either separator, also in a name of a module: ComfyUI has no dots there."""
     parts = re.split(r"[\\/]", path.rstrip("\\/"))
     # Two separators where a path was written as Python writes it, four where that was.
     escaped = r"[\\/]{1,4}".join(re.escape(part).replace(r"\.", r"(?:\.|_x_)") for part in parts)
-    return re.compile(rf"""{escaped}(?=[\\/\s'":;,)\]]|$)""", re.IGNORECASE)
+    return rf"""(?i){escaped}(?=[\\/\s'":;,)\]]|$)"""
 
 
 def _private() -> Private:
@@ -148,7 +148,7 @@ def _private() -> Private:
         folders[str(home)] = "/home"
         names.add(home.name)
     with contextlib.suppress(Exception):  # of a host of which little is known
-        folders |= host.folders()
+        folders |= host.installation.folders()
     names |= {os.environ.get(name, "") for name in ("USER", "LOGNAME", "USERNAME")}
     with contextlib.suppress(OSError, KeyError, ImportError):  # the system knows no name
         names.add(getpass.getuser())
@@ -174,14 +174,14 @@ def report(status: Mapping[str, Any], warnings: Warnings) -> str:
         try:
             found = list(made())
         except Exception as error:  # a report on a broken installation is still a report
-            found = [private(f"not known ({type(error).__name__}: {error})")]
+            found = [private(f"unknown ({type(error).__name__}: {error})")]
         lines += ["", title, *(f"  {line}" for line in found or ["none"])]
     return encodable("\n".join(lines) + "\n")
 
 
 def _versions(status: Mapping[str, Any], private: Private) -> Iterable[str]:
     yield f"SideStream {status['version']}"
-    yield f"ComfyUI {status['comfyui']}, page {host.page_version()}"
+    yield f"ComfyUI {status['comfyui']}, page {host.installation.page_version()}"
     yield f"Python {platform.python_version()}, torch {torch.__version__}"
     if torch.version.cuda:
         yield f"CUDA {torch.version.cuda}, NVIDIA driver {_nvidia_driver() or 'not found'}"
@@ -205,7 +205,7 @@ def _nvidia_driver() -> str | None:
 
 
 def _devices(status: Mapping[str, Any]) -> Iterable[str]:
-    yield f"models sample on {host.sampling_device()}"
+    yield f"models sample on {host.installation.sampling_device()}"
     for number in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(number)
         yield f"cuda:{number}: {device.name}, {device.total_memory / 2**30:.1f} GiB"
@@ -224,26 +224,26 @@ def _previews(provider: Mapping[str, Any], private: Private) -> Iterable[str]:
     yield private(f"in charge: {provider['in_charge']}")
     if provider["around"]:
         yield private(f"asked before SideStream: {provider['around']}")
-    yield f"ComfyUI's preview method: {host.chosen_method({}) or 'not chosen'}"
-    yield f"ComfyUI's preview size: {host.preview_size()}"
+    yield f"ComfyUI's preview method: {host.installation.chosen_method({}) or 'unset'}"
+    yield f"ComfyUI's preview size: {host.installation.preview_size()}"
 
 
 def _decoder_files(private: Private) -> Iterable[str]:
-    for name, formats in host.decoder_names().items():
-        file = host.decoder_file(name)
+    for name, formats in host.models.decoder_names().items():
+        file = host.models.decoder_file(name)
         found = _found(name) if file is None else f"{_name(file)}, {_size(file)}"
-        whose = "" if name in OUR_DECODERS else "; not used: only ComfyUI's own previews know it"
+        whose = "" if name in OUR_DECODERS else "; not used: only for ComfyUI's own previews"
         yield private(f"{name}: {found} (for {', '.join(formats)}{whose})")
-    others = host.other_decoder_files()
+    others = host.models.other_decoder_files()
     for file in others[:OTHERS]:
-        yield private(f"{_name(file)}: not used, nothing here is called so")
+        yield private(f"{_name(file)}: not used: unknown name")
     if len(others) > OTHERS:
-        yield f"{len(others) - OTHERS} more that are not used"
+        yield f"{len(others) - OTHERS} more unused files"
 
 
 def _found(name: str) -> str:
     """What to say of a decoder that ComfyUI does not find."""
-    place = host.misplaced_decoder(name)
+    place = host.models.misplaced_decoder(name)
     return "missing" if place is None else f"missing; wrong folder: {one_line(place)}"
 
 

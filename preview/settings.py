@@ -57,9 +57,11 @@ class Number:
     advanced: bool = True
     """Whether the node folds it away."""
     slider: tuple[int, int] | None = None
-    """How far the panel's slider reaches, and its step; None for the whole range by ones."""
+    """How far the panel's slider reaches, and its step; None for the whole range in steps of 1."""
+    needs: tuple[str, tuple[str, ...]] | None = None
+    """A setting and its values without which this one has no effect."""
     zero: str = ""
-    """What 0 means, where it is no number like the others: a key of the page's texts."""
+    """The key of the page's text for 0, if 0 has a special meaning."""
 
     def check(self, name: str, value: Any) -> int:
         """The value as an int. Raises SettingError for another type or a value out of range."""
@@ -75,8 +77,9 @@ class Number:
         return f"a whole number from {self.low} to {self.high}"
 
     def describe(self) -> dict[str, Any]:
-        """As `GET /sidestream/settings` says it; `least` is the least number other than `min`."""
+        """For `GET /sidestream/settings`; `least` is the least allowed number other than `min`."""
         reach, step = self.slider or (self.high, 1)
+        needs = {"name": self.needs[0], "values": list(self.needs[1])} if self.needs else None
         return {
             "type": "number",
             "default": self.default,
@@ -89,6 +92,7 @@ class Number:
             "label": self.label,
             "tooltip": self.tooltip,
             "group": self.group,
+            "needs": needs,
         }
 
 
@@ -160,129 +164,79 @@ def gpu_numbers() -> tuple[str, ...]:
 
 
 # Saved workflows hold widget values by position: a new setting goes to the end.
+# fmt: off
 FIELDS: dict[str, Number | Choice] = {
     "throttle_ms": Number(
-        100,
-        0,
-        60_000,
-        "ms",
-        "Throttle",
+        100, 0, 60_000, "ms", "Throttle",
         "Minimum time between two previews, in milliseconds. 0: as fast as the decoder allows."
         " The first and last steps are exempt.",
-        advanced=False,
-        slider=(2000, 20),
+        advanced=False, slider=(2000, 20),
     ),
     "every_n_steps": Number(
-        1,
-        1,
-        1000,
-        "steps",
-        "Every n steps",
+        1, 1, 1000, "steps", "Every n steps",
         "Preview every n-th step: 5 shows steps 1, 6, 11, 16 ... and the last one.",
-        advanced=False,
-        slider=(20, 1),
+        advanced=False, slider=(20, 1),
     ),
     "method": Choice(
-        "host",
-        ("host", "auto", "taesd", "latent2rgb", "off"),
-        "Method",
+        "host", ("host", "auto", "taesd", "latent2rgb", "off"), "Method",
         "host: use ComfyUI's preview method (--preview-method or its setting), or auto if that is"
         " unset. auto: TAESD if its file is in models/vae_approx, otherwise Latent2RGB. off: no"
         " previews.",
     ),
     "max_size": Size(
-        0,
-        64,
-        2048,
-        "px",
-        "Size",
+        0, 64, 2048, "px", "Size",
         "Length of the preview's longer side, in pixels. 0: ComfyUI's --preview-size.",
-        slider=(2048, 64),
-        zero="asComfyUI",
+        slider=(2048, 64), zero="asComfyUI",
     ),
     "budget": Number(
-        5,
-        0,
-        100,
-        "%",
-        "Budget",
+        5, 0, 100, "%", "Budget",
         "Maximum share of the decoding device's time that previews may use. 0: no limit.",
     ),
     "format": Choice(
-        "jpeg",
-        ("jpeg", "webp", "png"),
-        "Format",
-        "Image format of the previews.",
-        group="encoding",
+        "jpeg", ("jpeg", "webp", "png"), "Format", "Image format of the previews.", group="encoding"
     ),
     "quality": Number(
-        85,
-        1,
-        100,
-        "",
-        "Quality",
+        85, 1, 100, "", "Quality",
         "Quality of JPEG and WebP previews. PNG ignores it.",
         group="encoding",
     ),
     "detail": Choice(
-        "auto",
-        ("auto", "full"),
-        "Detail",
+        "auto", ("auto", "full"), "Detail",
         "auto: decode only as many pixels as are shown. full: decode the whole picture, then"
         " shrink it.",
         group="encoding",
     ),
     "device": Device(
-        "auto",
-        ("auto", "same", "cpu"),
-        "Device",
+        "auto", ("auto", "same", "cpu"), "Device",
         "Where previews are decoded. auto and same: on the model's device. cpu, or another GPU's"
         " number: there, which leaves the model's GPU free for sampling.",
         group="encoding",
     ),
     "video_frames": Number(
-        32,
-        0,
-        1024,
-        "frames",
-        "Video frames",
+        32, 0, 1024, "frames", "Video frames",
         "Number of frames in the animated preview of a video, evenly spaced. 0: all frames. 1: a"
         " still picture only.",
-        group="media",
-        slider=(128, 1),
-        zero="allFrames",
+        group="media", slider=(128, 1), zero="allFrames",
     ),
     "fps": Number(
-        0,
-        0,
-        120,
-        "fps",
-        "Frame rate",
+        0, 0, 120, "fps", "Frame rate",
         "Playback speed, in frames per second of the finished video. 0: the model's native rate.",
-        group="media",
-        slider=(60, 1),
-        zero="modelsOwn",
+        group="media", slider=(60, 1), zero="modelsOwn",
     ),
     "batch": Choice(
-        "first",
-        ("first", "grid", "spread", "animation"),
-        "Batch",
+        "first", ("first", "grid", "spread", "animation"), "Batch",
         "Which images of a batch to show. first: the first one. grid: the first few side by side."
         " spread: as many, evenly spread over the batch. animation: all of them as frames of an"
         " animation, for batches that form a video, such as AnimateDiff's.",
         group="media",
     ),
     "batch_images": Number(
-        9,
-        2,
-        64,
-        "images",
-        "Batch images",
+        9, 2, 64, "images", "Batch images",
         "Maximum number of batch images shown side by side.",
-        group="media",
-        slider=(25, 1),
+        group="media", slider=(25, 1), needs=("batch", ("grid", "spread")),
     ),
 }
+# fmt: on
 
 
 @dataclass(frozen=True, slots=True)

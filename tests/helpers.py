@@ -8,11 +8,13 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
-from sidestream.preview.capture import runs
-from sidestream.preview.capture.runs import Frame, NodeContext, Run, Runs, RunSpec, SettingsLayers
+from sidestream.preview import records
+from sidestream.preview.capture.runs import Run, Runs, RunSpec, SettingsLayers
 from sidestream.preview.decoders.cache import DecoderCache
 from sidestream.preview.decoders.errors import DecoderError
+from sidestream.preview.records import Encoded, Info, NodeContext, Picture
 from sidestream.preview.render.backends import StagingError, backends_for
 from sidestream.preview.render.worker import Engine
 
@@ -105,10 +107,10 @@ class FakeSource:
 
 @dataclass
 class FakeSink:
-    """Keeps the frames that it is sent; `hold` makes it a client that does not read."""
+    """Keeps the frames that it is sent; `stalled` makes it a client that does not read."""
 
-    frames: list[Frame] = field(default_factory=list)
-    hold: bool = False
+    frames: list[Encoded] = field(default_factory=list)
+    stalled: bool = False
     alive: bool = True
     audience: bool = True
     animated: bool = True
@@ -118,7 +120,7 @@ class FakeSink:
         return self.audience
 
     def ready(self, run: Run) -> bool:
-        return not self.hold
+        return not self.stalled
 
     def at_work(self, run: Run) -> bool:
         return True
@@ -135,9 +137,9 @@ class FakeSink:
     def format(self, run: Run) -> str:
         return self.kind
 
-    def send(self, frame: Frame) -> None:
+    def send(self, frame: Encoded) -> None:
         self.frames.append(frame)
-        frame.close(runs.SENT)
+        frame.label.close(records.SENT)
 
 
 def workers(before: set[threading.Thread]) -> list[threading.Thread]:
@@ -161,6 +163,12 @@ def start_run(
 
 def a_book() -> Runs:
     return Runs(lambda run: None, lambda run: None)
+
+
+def pictured(run: Run) -> Picture:
+    """A picture of the run's current step, as ComfyUI's own previewer would make it."""
+    info = Info((8, 8), "flat", records.now())
+    return Picture(run.capture(records.now()), info, np.zeros((8, 8, 3), np.uint8))
 
 
 def an_engine(sink: Any) -> Engine:

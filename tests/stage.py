@@ -164,7 +164,7 @@ def empty_latent() -> torch.Tensor:
 
 
 def no_frame_is_open(pack: Pack) -> bool:
-    return not any(run._open for run in list(pack._runs._active.values()))
+    return not any(run.open_frames for run in list(pack._runs._active.values()))
 
 
 def active_runs(pack: Pack) -> int:

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageSequence
 from sidestream.preview.deliver.encode import encoded
-from sidestream.preview.render.animation import animated_webp, parts
+from sidestream.preview.deliver.webp import animated_webp
+from sidestream.preview.render.animation import parts
 
 WAN = [range(3, 4), *[range(4)] * 20]  # 21 latent frames, 81 pictures
 
@@ -80,5 +81,5 @@ def test_the_file_plays_every_picture_for_its_time(quality):
 
 
 def test_what_is_no_picture_is_refused():
-    with pytest.raises(ValueError, match="no WebP picture"):
+    with pytest.raises(ValueError, match="not a WebP picture"):
         animated_webp([b"RIFF\4\0\0\0WEBP"], [40], (8, 8))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 from sidestream.benchmarks.weights import WAN, video_decoder
-from sidestream.preview.capture import runs
+from sidestream.preview import records
 from sidestream.preview.decoders.taehv import TaehvSource
 from sidestream.preview.render import animation as animation_module
 from sidestream.preview.render import worker as engine_module
@@ -58,7 +58,7 @@ def a_video(step: int) -> torch.Tensor:
 
 def levels_of(frame):
     """The grey level of each picture that plays, and for how long."""
-    animation = Image.open(io.BytesIO(frame.image))
+    animation = Image.open(io.BytesIO(frame.data))
     return [
         (round(float(np.asarray(each.convert("RGB")).mean())), each.info["duration"])
         for each in ImageSequence.Iterator(animation)
@@ -66,11 +66,11 @@ def levels_of(frame):
 
 
 def animations(sink):
-    return [frame for frame in sink.frames if frame.animation is not None]
+    return [frame for frame in sink.frames if frame.info.animation is not None]
 
 
 def stills(sink):
-    return [frame for frame in sink.frames if frame.animation is None]
+    return [frame for frame in sink.frames if frame.info.animation is None]
 
 
 def capture(engine, run, step, latent=None, images=range(1)):
@@ -91,15 +91,15 @@ def test_an_animation_of_all_frames_in_their_order_after_a_still():
     capture(engine, run, 3)
     assert wait_until(lambda: len(sink.frames) == 2)
     still, animation = sink.frames
-    assert (still.animation, still.step, animation.step) == (None, 3, 3)
+    assert (still.info.animation, still.label.step, animation.label.step) == (None, 3, 3)
     played = levels_of(animation)
     # Of the first latent frame the first picture is none of the video's.
     assert close_to(played, [13, 23, 33, 43, 53, 63, 73, 83, 93])
     # 20 frames a second of the video, 4 to a latent frame, of which 2 pictures are made.
     assert {duration for _, duration in played} == {100}
-    assert animation.animation == (9, 900)
-    assert (animation.seq, animation.size, animation.image_type) == (2, (12, 8), "image/webp")
-    assert run.outcomes == {runs.SENT: 2}
+    assert animation.info.animation == (9, 900)
+    assert (animation.label.seq, animation.info.size, animation.mime) == (2, (12, 8), "image/webp")
+    assert run.outcomes == {records.SENT: 2}
     engine.close()
 
 
@@ -111,8 +111,8 @@ def test_an_animation_is_smaller_than_its_still_but_at_full_detail(detail, size)
     capture(engine, run, 3)
     assert wait_until(lambda: len(sink.frames) == 2)
     still, animation = sink.frames
-    assert (still.size, animation.size) == ((8, 5), size)
-    assert Image.open(io.BytesIO(animation.image)).size == size
+    assert (still.info.size, animation.info.size) == ((8, 5), size)
+    assert Image.open(io.BytesIO(animation.data)).size == size
     engine.close()
 
 
@@ -138,7 +138,7 @@ def test_each_animation_begins_anew(monkeypatch):
     for step in (1, 2):
         capture(engine, run, step)
         assert wait_until(lambda n=step: len(animations(sink)) == n)
-    assert [animation.step for animation in animations(sink)] == [1, 2]
+    assert [animation.label.step for animation in animations(sink)] == [1, 2]
     assert close_to(levels_of(animations(sink)[1]), [12, 42, 72])
     engine.close()
 
@@ -155,10 +155,10 @@ def test_i2_an_animation_is_of_its_own_step_though_the_sampler_goes_on():
         capture(engine, run, step)
     gate.open.set()
     assert wait_until(lambda: len(animations(sink)) == 1)
-    assert animations(sink)[0].step == 1
+    assert animations(sink)[0].label.step == 1
     assert close_to(levels_of(animations(sink)[0])[:3], [11, 21, 31])
     # Meanwhile the newest still picture came.
-    assert [frame.step for frame in stills(sink)] == [1, 11]
+    assert [frame.label.step for frame in stills(sink)] == [1, 11]
     engine.close()
 
 
@@ -196,7 +196,7 @@ def test_animations_and_stills_have_a_share_of_the_budget_each(monkeypatch):
     monkeypatch.setattr(animation_module, "BUDGET_SHARE", 0.5)
     monkeypatch.setattr(engine_module, "BUDGET_SHARE", 0.5)
     clock = [100.0]
-    monkeypatch.setattr(runs, "now", lambda: clock[0])
+    monkeypatch.setattr(records, "now", lambda: clock[0])
     sink, book = FakeSink(), a_book()
     engine = an_engine(sink)
     run = start_run(book, FakeSource(FlatVideoDecoder()), budget=20)
@@ -236,7 +236,7 @@ def test_an_animation_goes_on_while_the_samplers_device_is_behind(monkeypatch):
     gate.open.set()
     assert wait_until(lambda: len(sink.frames) == 3)
     # All of the animation, though the second still picture was there before its second part.
-    assert [(f.step, f.animation is not None) for f in sink.frames] == [
+    assert [(f.label.step, f.info.animation is not None) for f in sink.frames] == [
         (1, False),
         (1, True),
         (2, False),
@@ -251,7 +251,7 @@ def test_a_batch_plays_as_an_animation():
     batch = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 4, 8, 8) * 50 / 255
     capture(engine, run, 1, batch, range(4))
     assert wait_until(lambda: len(sink.frames) == 2)
-    assert stills(sink)[0].grid is None
+    assert stills(sink)[0].info.grid is None
     played = levels_of(animations(sink)[0])
     assert close_to(played, [0, 50, 100, 150])
     assert {duration for _, duration in played} == {100}
@@ -287,9 +287,9 @@ def test_i7_an_animation_whose_node_is_over_is_given_up():
     assert animations(sink) == []
     assert third_waits.calls == 3
     # The slot is free again: all can be had.
-    take = engine._station.slots.take
-    slots = [take(a_video(1).shape, torch.float32) for _ in range(SLOTS + 1)]
-    assert sum(slot is not None for slot in slots) == SLOTS
+    acquire = engine._station.slots.acquire
+    slots = [acquire(a_video(1).shape, torch.float32) for _ in range(SLOTS + 1)]
+    assert sum(lease is not None for lease in slots) == SLOTS
     engine.close()
 
 
@@ -309,11 +309,11 @@ def test_i6_an_animation_that_fails_costs_the_animations_and_one_line(caplog):
     assert animations(sink) == []
     assert [r.getMessage() for r in caplog.records] == [
         "[SideStream] Animated previews failed (RuntimeError: no animation today);"
-        " this run goes on with stills."
+        " this run continues with stills."
     ]
-    take = engine._station.slots.take
-    slots = [take(a_video(1).shape, torch.float32) for _ in range(SLOTS + 1)]
-    assert sum(slot is not None for slot in slots) == SLOTS
+    acquire = engine._station.slots.acquire
+    slots = [acquire(a_video(1).shape, torch.float32) for _ in range(SLOTS + 1)]
+    assert sum(lease is not None for lease in slots) == SLOTS
     engine.close()
 
 
@@ -322,14 +322,14 @@ def test_a_finished_animation_waits_for_its_socket():
     engine = an_engine(sink)
 
     def nobody_reads():
-        sink.hold = len(sink.frames) > 0
+        sink.stalled = len(sink.frames) > 0
 
     run = start_run(book, FakeSource(FlatVideoDecoder(before=nobody_reads)))
     capture(engine, run, 1)
     assert wait_until(lambda: len(stills(sink)) == 1)
     assert wait_until(lambda: engine._animator.busy and not engine._animator._animation.todo)
     assert animations(sink) == []
-    sink.hold = False
+    sink.stalled = False
     assert wait_until(lambda: len(animations(sink)) == 1)
     engine.close()
 
@@ -365,6 +365,6 @@ def test_videos_of_two_sizes_have_an_animation_each(monkeypatch, tmp_path, caplo
         run = start_run(book, source, video_frames=2)
         capture(engine, run, 1, torch.randn(1, 16, 2, height, width))
         assert wait_until(lambda n=number: len(animations(sink)) == n, 30)
-        assert animations(sink)[-1].size == (8 * width, 8 * height)
+        assert animations(sink)[-1].info.size == (8 * width, 8 * height)
     assert caplog.records == []
     engine.close()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from sidestream.preview.capture import runs
+from sidestream.preview import records
 from sidestream.preview.decoders.cache import DecoderCache
 from sidestream.preview.render import engines as engines_module
 from sidestream.preview.render import worker as engine_module
@@ -114,7 +114,7 @@ def test_i6_a_copy_that_gives_other_values_is_noticed_before_the_first_frame():
             (picture,), seconds = super().render(slot, job)
             return (picture * 0,), seconds
 
-    with pytest.raises(BackendError, match="other values"):
+    with pytest.raises(BackendError, match="changed the values"):
         check(Wrong(CPU))
     check(CpuBackend(CPU))
 
@@ -139,11 +139,11 @@ def test_i6_the_next_backend_takes_over(caplog):
     run = start_run(a_book(), FakeSource())
     for step in range(1, 4):
         capture(engine, run, step)
-        assert wait_until(lambda: run._open == 0)
-    assert [frame.step for frame in sink.frames] == [1, 2, 3]
+        assert wait_until(lambda: run.open_frames == 0)
+    assert [frame.label.step for frame in sink.frames] == [1, 2, 3]
     assert engine.problem is None
     [line] = [record.getMessage() for record in caplog.records]
-    assert "do not work here: no luck. They go on by CPU." in line
+    assert "do not work here: no luck. Falling back to CPU." in line
     engine.close()
 
 
@@ -249,9 +249,9 @@ def test_i1_a_device_that_is_not_safe_is_touched_by_the_samplers_thread_alone(de
         run.at(step, 6)
         staged(engine, run, latent)
         latent.inner.fill_(-1)
-        assert wait_until(lambda: run._open == 0)
-    assert [frame.step for frame in sink.frames] == [1, 2, 3, 4, 5]
-    assert run.outcomes == {runs.SENT: 5}
+        assert wait_until(lambda: run.open_frames == 0)
+    assert [frame.label.step for frame in sink.frames] == [1, 2, 3, 4, 5]
+    assert run.outcomes == {records.SENT: 5}
     [status] = [engine.status() for engine in engines.all()]
     assert (status["device"], status["path"]) == ("mps", "CPU, copied by the sampler's thread")
     engines.close()
@@ -285,17 +285,17 @@ def test_i6_after_a_while_a_worker_that_hangs_is_given_up(monkeypatch, caplog):
     run = start_run(book, hangs)
     capture(first, run, 1)
     assert gate.entered.wait(5)
-    assert wait_until(lambda: first.hangs(runs.now()))
-    assert "at one piece of work" in first.status()["problem"]
+    assert wait_until(lambda: first.hangs(records.now()))
+    assert "busy with one task" in first.status()["problem"]
     second = engines.of(CPU)
     assert second is not first
-    assert run.outcomes == {runs.FAILED: 1}
+    assert run.outcomes == {records.FAILED: 1}
     [line] = [record.getMessage() for record in caplog.records]
     assert "The hanging decoder did not return" in line
     again = start_run(book, hangs, FakeSource())
     capture(second, again, 1)
-    assert wait_until(lambda: [frame.decoder for frame in sink.frames] == ["flat"])
+    assert wait_until(lambda: [frame.info.decoder for frame in sink.frames] == ["flat"])
     gate.open.set()
     assert wait_until(lambda: not first.alive)
-    assert [frame.decoder for frame in sink.frames] == ["flat"]
+    assert [frame.info.decoder for frame in sink.frames] == ["flat"]
     engines.close()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from sidestream.preview import records
 from sidestream.preview.capture import runs
 from sidestream.preview.decoders.errors import DecoderError
-from sidestream.preview.render import worker as engine_module
 from sidestream.preview.render.chain import Failures, FallbackChain
 from sidestream.tests.helpers import (
     FakeSink,
@@ -58,8 +58,8 @@ def test_each_decoder_is_spoken_of_once_a_run(caplog):
         for source in (best, next_best):
             chain.failed(source, PASSING, float(now))
     assert [record.getMessage() for record in caplog.records] == [
-        f"[SideStream] {name} previews failed (RuntimeError: {PASSING}); this run goes on with"
-        f" {after} and tries them again later."
+        f"[SideStream] {name} previews failed (RuntimeError: {PASSING}); this run continues with"
+        f" {after} and retries them later."
         for name, after in (("best", "next previews"), ("next", "ComfyUI's own previews"))
     ]
 
@@ -75,8 +75,7 @@ def test_a_decoder_that_is_known_to_fail_is_passed_over_in_silence(caplog):
 def test_i6_one_out_of_memory_at_step_3_costs_no_more_than_some_steps(monkeypatch):
     """It is tried again later in the run, and at once in the next run."""
     now = [100.0]
-    for module in (engine_module.runs, runs):
-        monkeypatch.setattr(module, "now", lambda: now[0])
+    monkeypatch.setattr(records, "now", lambda: now[0])
     fails = {3}
     step = 0
 
@@ -91,19 +90,19 @@ def test_i6_one_out_of_memory_at_step_3_costs_no_more_than_some_steps(monkeypatc
     run = start_run(book, *sources)
     for step in range(1, 9):
         capture(engine, run, step)
-        assert wait_until(lambda: run._open == 0)
+        assert wait_until(lambda: run.open_frames == 0)
         now[0] += 0.4
-    decoders = [frame.decoder for frame in sink.frames]
+    decoders = [frame.info.decoder for frame in sink.frames]
     assert decoders == ["best"] * 2 + ["next"] * 3 + ["best"] * 3
     fails.add(9)
     step = 9
     capture(engine, run, step)
-    assert wait_until(lambda: run._open == 0)
+    assert wait_until(lambda: run.open_frames == 0)
     again = start_run(book, *sources)
     step = 10
     capture(engine, again, step)
-    assert wait_until(lambda: again._open == 0)
-    assert [frame.decoder for frame in sink.frames[-2:]] == ["next", "best"]
+    assert wait_until(lambda: again.open_frames == 0)
+    assert [frame.info.decoder for frame in sink.frames[-2:]] == ["next", "best"]
     engine.close()
 
 
@@ -115,7 +114,7 @@ def test_a_method_that_cannot_be_changed_leaves_the_old_chain(caplog):
         run.context, run._spec.layers, lambda settings: [][0], 512, 20
     )  # no folder any more
     run.change({"method": "latent2rgb", "quality": 12})
-    run.wants(runs.now())  # the sampler's next step
+    run.wants(records.now())  # the sampler's next step
     assert run.chain is chain
     assert (run.settings.method, run.settings.quality) == ("host", 12)
     assert len(caplog.records) == 1

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sidestream.preview.capture.clients import KEPT, Clients
-from sidestream.preview.capture.runs import NodeContext, Run, Runs
+from sidestream.preview.capture.runs import Run, Runs
+from sidestream.preview.records import NodeContext
 from sidestream.tests.helpers import FakeSource, start_run
 
 NOW = 1000.0

@@ -21,16 +21,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageSequence
-from sidestream.preview.capture import runs
-from sidestream.preview.capture.runs import Frame, NodeContext, Run, Runs, RunSpec, SettingsLayers
+from sidestream.preview import records
+from sidestream.preview.capture.runs import Run, Runs, RunSpec, SettingsLayers
 from sidestream.preview.decoders.cache import DecoderCache
+from sidestream.preview.records import Encoded, Label, NodeContext
 from sidestream.preview.render import animation as animation_module
 from sidestream.preview.render import worker as engine_module
 from sidestream.preview.render.animation import Animator
 from sidestream.preview.render.backends import Slot, backends_for
 from sidestream.preview.render.backends.cpu import CpuBackend
 from sidestream.preview.render.mailbox import Mailbox
-from sidestream.preview.render.slots import SLOTS, Slots
+from sidestream.preview.render.slots import SLOTS, Lease, Slots
 from sidestream.preview.render.worker import Engine
 from sidestream.tests.helpers import (
     CPU,
@@ -38,7 +39,10 @@ from sidestream.tests.helpers import (
     FakeSource,
     FlatDecoder,
     FlatVideoDecoder,
+    a_book,
+    pictured,
     stage,
+    start_run,
     wait_until,
 )
 
@@ -48,11 +52,11 @@ SEED = 20
 
 HAND_OVERS: list[tuple[type, str]] = [
     *((Mailbox, name) for name in ("put", "remove")),
-    *((Slots, name) for name in ("take", "give_back")),
+    *((Slots, name) for name in ("acquire", "release")),
     *((CpuBackend, name) for name in ("stage", "render", "slot")),
     *((Run, name) for name in ("capture", "another", "change", "end", "close")),
     *((Animator, name) for name in ("begin", "advance", "_stop")),
-    *((Engine, name) for name in ("publish", "_drop")),
+    *((Engine, name) for name in ("publish", "_picture_of")),
     (DecoderCache, "get"),
 ]
 
@@ -83,22 +87,28 @@ class Witness:
 
     def __init__(self) -> None:
         self.wrong: list[str] = []
-        self.closed: Counter[int] = Counter()
+        self.closed: Counter[tuple[int, int]] = Counter()
         self.ended: Counter[str] = Counter()
-        self.frames: list[Frame] = []  # kept, so that no other has their id
         self._reading: Counter[int] = Counter()
         self._lock = threading.Lock()
 
     def closing(self, close: Callable[..., None]) -> Callable[..., None]:
-        def counted(run: Run, frame: Frame, outcome: str) -> None:
+        def counted(run: Run, label: Label, outcome: str) -> None:
             with self._lock:
-                self.frames.append(frame)
-                self.closed[id(frame)] += 1
-            if outcome == runs.FAILED and frame.slot is not None:
-                self.wrong.append(f"step {frame.step} is closed with its slot")
-            close(run, frame, outcome)
+                self.closed[id(run.execution), label.seq] += 1
+            close(run, label, outcome)
 
         return counted
+
+    def releasing(self, release: Callable[..., None]) -> Callable[..., None]:
+        def checked(slots: Slots, slot: Slot) -> None:
+            if self._reading[memory(slot)]:
+                self.wrong.append("a slot is released while it is read")
+            if any(slot is free for free in slots._free[slot.latent.shape, slot.latent.dtype]):
+                self.wrong.append("a slot is released twice")
+            release(slots, slot)
+
+        return checked
 
     def staging(self, stage: Callable[..., bool]) -> Callable[..., bool]:
         def checked(backend: CpuBackend, slot: Slot, latent: torch.Tensor) -> bool:
@@ -129,24 +139,24 @@ def memory(slot: Slot) -> int:
 class SlowSink(FakeSink):
     """A client that takes one frame at a time, on a thread of its own, and comes and goes."""
 
-    def __init__(self, pauses: Pauses, poke: Callable[[], None]) -> None:
+    def __init__(self, pauses: Pauses, notify: Callable[[], None]) -> None:
         super().__init__()
-        self._pauses, self._poke = pauses, poke
-        self._queue: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
+        self._pauses, self._notify = pauses, notify
+        self._queue: queue.SimpleQueue[Encoded | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._deliver)
         self._thread.start()
 
-    def send(self, frame: Frame) -> None:
-        self.hold = True
+    def send(self, frame: Encoded) -> None:
+        self.stalled = True
         self._queue.put(frame)
 
     def _deliver(self) -> None:
         while (frame := self._queue.get()) is not None:
             self._pauses()
             self.frames.append(frame)
-            frame.close(runs.SENT)
-            self.hold = False
-            self._poke()
+            frame.label.close(records.SENT)
+            self.stalled = False
+            self._notify()
 
     def close(self) -> None:
         self._queue.put(None)
@@ -181,6 +191,7 @@ def witness(monkeypatch: pytest.MonkeyPatch) -> Iterator[Witness]:
         function = vars(owner).get(name) or getattr(owner, name)
         monkeypatch.setattr(owner, name, pauses.around(function))
     monkeypatch.setattr(Run, "close", witness.closing(Run.close))
+    monkeypatch.setattr(Slots, "release", witness.releasing(Slots.release))
     monkeypatch.setattr(CpuBackend, "stage", witness.staging(CpuBackend.stage))
     monkeypatch.setattr(CpuBackend, "render", witness.rendering(CpuBackend.render))
     interval = sys.getswitchinterval()
@@ -230,12 +241,12 @@ class Sampler:
         last = self._random.choice([STEPS, STEPS, STEPS // 2])
         for step in range(1, last + 1):
             run.at(step, STEPS)
-            if run.wants(runs.now()):
+            if run.wants(records.now()):
                 latent = latent_of(number, step, video)
                 stage(self._engine, run, latent)
                 latent.fill_(-1)
             if self._random.random() < 0.15:
-                assert wait_until(lambda: run._open == 0, 20)  # and an animation of it is made
+                assert wait_until(lambda: run.open_frames == 0, 20)  # with its animation
         if last == STEPS:
             run.end()
         else:
@@ -288,12 +299,12 @@ def test_i2_i3_i5_nothing_is_lost_or_mixed_up_at_any_hand_over(witness: Witness)
     assert sum(book.counters()["frames"].values()) == len(witness.closed)
 
     # Each picture is of its run and step.
-    animations = [frame for frame in sink.frames if frame.animation is not None]
+    animations = [frame for frame in sink.frames if frame.info.animation is not None]
     assert len(sink.frames) - len(animations) > 100
     assert len(animations) > 10
     for frame in sink.frames:
-        label = int(frame.run.context.node_id or 0), frame.step
-        animation = Image.open(io.BytesIO(frame.image))
+        label = int(frame.label.run.context.node_id or 0), frame.label.step
+        animation = Image.open(io.BytesIO(frame.data))
         assert {read(each) for each in ImageSequence.Iterator(animation)} == {label}
 
 
@@ -309,40 +320,40 @@ def test_i5_samplers_that_begin_together_share_one_set_of_slots() -> None:
             return super().slot(shape, dtype)
 
     slots, shape = Slots(Slow(CPU)), torch.Size((1, 4, 8, 8))
-    taken: list[Slot | None] = []
+    taken: list[Lease | None] = []
     threads = [
-        threading.Thread(target=lambda: taken.append(slots.take(shape, torch.float32)))
+        threading.Thread(target=lambda: taken.append(slots.acquire(shape, torch.float32)))
         for _ in range(SLOTS + 1)
     ]
     for thread in threads[:SLOTS]:
         thread.start()
     for thread in threads[:SLOTS]:
         thread.join(10)
-    assert len({id(slot) for slot in taken if slot is not None}) == SLOTS
-    assert slots.take(shape, torch.float32) is None
-    for slot in taken:
-        assert slot is not None
-        slots.give_back(slot)
+    assert len({id(lease.slot) for lease in taken if lease is not None}) == SLOTS
+    assert slots.acquire(shape, torch.float32) is None
+    for lease in taken:
+        assert lease is not None
+        lease.close()
     assert len(slots._free[shape, torch.float32]) == SLOTS
 
 
 def test_i5_a_kind_of_slots_stays_as_long_as_one_of_them_is_out() -> None:
     slots = Slots(CpuBackend(CPU))
-    out = slots.take(torch.Size((1, 4, 8, 8)), torch.float32)
+    out = slots.acquire(torch.Size((1, 4, 8, 8)), torch.float32)
     for size in range(9, 20):
-        other = slots.take(torch.Size((1, 4, size, size)), torch.float32)
+        other = slots.acquire(torch.Size((1, 4, size, size)), torch.float32)
         assert other is not None
-        slots.give_back(other)
+        other.close()
     slots.clear()
     assert out is not None
-    slots.give_back(out)
+    out.close()
     assert [len(free) for free in slots._free.values()] == [SLOTS]
     slots.clear()
     assert not slots._free
 
 
 def test_a_mailbox_that_is_closed_gives_back_what_it_held() -> None:
-    box, frame = Mailbox(), Frame(None, 1, 1, 1, 0.0)  # type: ignore[arg-type]
+    box, frame = Mailbox(), pictured(start_run(a_book(), FakeSource()))
     box.put(frame)
     assert box.close() == [frame]
     assert box.close() == []
@@ -392,5 +403,5 @@ def test_i1_no_lock_is_held_while_a_decoder_loads_or_decodes() -> None:
         finished = not thread.is_alive()
         go_on.set()
         assert finished
-        assert wait_until(lambda run=run: run._open == 0)
+        assert wait_until(lambda run=run: run.open_frames == 0)
         engine.close(5)

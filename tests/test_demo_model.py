@@ -287,7 +287,7 @@ def test_workflow_and_api_prompt_are_the_same_graph(comfy: HostModules, demo: An
     from sidestream.nodes.preview_settings import SideStreamPreview
     from sidestream.preview.settings import explicit
 
-    workflow, prompt = json.loads(WORKFLOW.read_text()), json.loads(API_PROMPT.read_text())
+    workflow, prompt = (json.loads(file.read_text("utf-8")) for file in (WORKFLOW, API_PROMPT))
     classes = {
         "SideStreamDemoModel": demo.SideStreamDemoModel,
         "SideStreamPreview": SideStreamPreview,

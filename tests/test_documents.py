@@ -391,9 +391,9 @@ def test_what_is_missing_is_noticed():
     assert missing_tests("".join(f"`{name}`" for name in [*gone, there])) == gone
     assert unguarded(text_of(ARCHITECTURE).replace("**I7 ", "**J7 ")) == [7]
     assert stages("1. `A.b` in `preview/c/d.py`: x\n2. none\n") == [("A.b", "preview/c/d.py")]
-    slots = REPO / "preview" / "render" / "slots.py"
-    names = ("Slots.take", "give_back", "Station.take", "take")
-    assert [has_function(slots, name) for name in names] == [True, True, False, False]
+    worker = REPO / "preview" / "render" / "worker.py"
+    names = ("Engine.publish", "drop", "Engine.drop", "publish")
+    assert [has_function(worker, name) for name in names] == [True, True, False, False]
 
 
 @every_document
@@ -417,25 +417,6 @@ def test_every_promise_names_a_test_and_every_module_is_described():
     assert (modules | folders) - described(text) == {"preview/__init__.py"}
     inner = {p.name for p in (REPO / "preview").glob("*/**/[!_]*.py")}
     assert {name for name in inner if f"`{name}`" not in text} == set()
-
-
-@functools.cache
-def _needs_comfyui(path: Path) -> bool:
-    """Whether importing a module of preview/ imports `host`, by whatever way."""
-    imported: set[str] = set()
-    for node in ast.parse(text_of(path)).body:
-        if isinstance(node, ast.ImportFrom) and node.level == 1:
-            imported |= {node.module} if node.module else {alias.name for alias in node.names}
-    files = [path.parent / f"{name.replace('.', '/')}.py" for name in imported]
-    return "host" in imported or any(_needs_comfyui(file) for file in files if file.exists())
-
-
-def test_only_the_modules_that_are_named_need_comfyui():
-    sentence = re.search(r"All of it but (.+?) is\s+imported", text_of(ARCHITECTURE), re.DOTALL)
-    assert sentence is not None
-    named = set(re.findall(r"`(\w+(?:\.py|/))`", sentence[1]))
-    needing = {p.name for p in (REPO / "preview").glob("*.py") if _needs_comfyui(p)}
-    assert named == {"host/", *needing}
 
 
 # Numbers

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from sidestream.preview.deliver import encode
-from sidestream.preview.deliver.encode import TYPES, encode_frame, encoded
+from sidestream.preview.deliver.encode import TYPES, encoded
+from sidestream.preview.records import Info, Picture
 from sidestream.tests.helpers import FakeSource, a_book, start_run
 from sidestream.tests.pictures import decoded, psnr
 
@@ -83,10 +84,10 @@ def test_i12_enlarging_keeps_flat_colours_to_the_level():
         assert (decoded(encoded(flat, (64, 64), "png", 1)) == level).all()
 
 
-def test_an_encoded_frame_lets_go_of_its_picture():
-    frame = start_run(a_book(), FakeSource(), quality=40).capture(0.0)
-    frame.picture, frame.size = scene(), (96, 64)
-    encode_frame(frame, "jpeg")
-    assert frame.image_type == "image/jpeg"
-    assert frame.image == encoded(scene(), (96, 64), "jpeg", 40)
-    assert frame.picture is None
+def test_an_encoded_frame_has_its_runs_quality_and_keeps_no_pixels():
+    label = start_run(a_book(), FakeSource(), quality=40).capture(0.0)
+    picture = Picture(label, Info((96, 64), "flat", 0.0), scene())
+    frame = encode.encode(picture, "jpeg")
+    assert (frame.label, frame.info, frame.mime) == (label, picture.info, "image/jpeg")
+    assert frame.data == encoded(scene(), (96, 64), "jpeg", 40)
+    assert not hasattr(frame, "rgb")

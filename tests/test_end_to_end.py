@@ -506,4 +506,4 @@ def test_a_format_with_neither_decoder_nor_factors_gives_one_info_line(running, 
         assert run.outcome == "success"
         assert run.frames == []
     [line] = log_lines(running, since, "[SideStream]")
-    assert "No previews for BareFormat latents" in line
+    assert "BareFormat latents have no previews" in line

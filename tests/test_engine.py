@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sidestream.preview import records
 from sidestream.preview.capture import runs
-from sidestream.preview.capture.runs import Frame
 from sidestream.preview.decoders.cache import DecoderCache
 from sidestream.preview.decoders.errors import DecoderError
 from sidestream.preview.decoders.taesd import TaesdSource, decoder_layers
+from sidestream.preview.deliver.messages import told_of
+from sidestream.preview.records import Encoded
 from sidestream.preview.render import worker as engine_module
 from sidestream.preview.render.backends.cpu import CpuBackend
 from sidestream.preview.render.mailbox import Mailbox
@@ -29,6 +31,7 @@ from sidestream.tests.helpers import (
     a_book,
     an_engine,
     capture,
+    pictured,
     stage,
     start_run,
     wait_until,
@@ -36,9 +39,9 @@ from sidestream.tests.helpers import (
 )
 
 
-def grey(frame: Frame) -> int:
+def grey(frame: Encoded) -> int:
     """The grey level of a frame's picture."""
-    pixels = np.asarray(Image.open(io.BytesIO(frame.image)))
+    pixels = np.asarray(Image.open(io.BytesIO(frame.data)))
     assert pixels.min() == pixels.max()
     return int(pixels.max())
 
@@ -55,7 +58,7 @@ def test_i1_the_sampler_does_not_wait_for_a_slow_decoder():
         time.sleep(0.005)
     assert sorted(took)[50] < 0.001
     assert wait_until(lambda: len(sink.frames) >= 1)
-    assert run.outcomes[runs.REPLACED] > 90
+    assert run.outcomes[records.REPLACED] > 90
     engine.close()
 
 
@@ -66,11 +69,11 @@ def test_i3_pictures_are_of_their_step_though_the_sampler_overwrites_its_latent(
     for step in range(1, 201):
         capture(engine, run, step, value=step / 255)
         if step % 3 == 0:
-            wait_until(lambda: run._open == 0)
-    assert wait_until(lambda: run._open == 0)
+            wait_until(lambda: run.open_frames == 0)
+    assert wait_until(lambda: run.open_frames == 0)
     assert len(sink.frames) > 60
-    assert [grey(frame) for frame in sink.frames] == [frame.step for frame in sink.frames]
-    assert [f.seq for f in sink.frames] == sorted({f.seq for f in sink.frames})
+    assert [grey(frame) for frame in sink.frames] == [frame.label.step for frame in sink.frames]
+    assert [f.label.seq for f in sink.frames] == sorted({f.label.seq for f in sink.frames})
     engine.close()
 
 
@@ -82,25 +85,25 @@ def test_i5_one_in_work_one_waiting_and_the_latest_wins():
     assert gate.entered.wait(5)
     for step in range(2, 50):
         capture(engine, run, step)
-    assert run._open == 2
+    assert run.open_frames == 2
     gate.open.set()
     assert wait_until(lambda: len(sink.frames) == 2)
-    assert [frame.step for frame in sink.frames] == [1, 49]
-    assert run.outcomes[runs.REPLACED] == 47
+    assert [frame.label.step for frame in sink.frames] == [1, 49]
+    assert run.outcomes[records.REPLACED] == 47
     engine.close()
 
 
 def test_i5_a_client_that_does_not_read_costs_no_decode():
-    source, sink, book = FakeSource(), FakeSink(hold=True), a_book()
+    source, sink, book = FakeSource(), FakeSink(stalled=True), a_book()
     engine = an_engine(sink)
     run = start_run(book, source)
     for step in range(1, 20):
         capture(engine, run, step)
     time.sleep(0.05)
     assert source.loads == 0
-    sink.hold = False
+    sink.stalled = False
     engine.notify()
-    assert wait_until(lambda: [frame.step for frame in sink.frames] == [19])
+    assert wait_until(lambda: [frame.label.step for frame in sink.frames] == [19])
     engine.close()
 
 
@@ -108,7 +111,7 @@ def test_i1_a_free_socket_wakes_the_worker_only_where_a_frame_waits():
     mailbox, run = Mailbox(), start_run(a_book(), FakeSource())
     mailbox.notify()
     assert not mailbox.pause(0)
-    mailbox.put(run.capture(runs.now()))
+    mailbox.put(pictured(run))
     assert mailbox.pause(0)
     mailbox.notify()
     assert mailbox.pause(0)
@@ -123,11 +126,14 @@ def test_i1_without_a_free_slot_the_frame_is_dropped():
     backend = CpuBackend(CPU)
     slots = Slots(backend)
     shape = torch.Size((1, 4, 8, 8))
-    taken = [slots.take(shape, torch.float32) for _ in range(SLOTS)]
-    assert len({id(slot) for slot in taken}) == SLOTS
-    assert slots.take(shape, torch.float32) is None
-    slots.give_back(taken[0])
-    assert slots.take(shape, torch.float32) is taken[0]
+    taken = [slots.acquire(shape, torch.float32) for _ in range(SLOTS)]
+    assert len({id(lease.slot) for lease in taken}) == SLOTS
+    assert slots.acquire(shape, torch.float32) is None
+    freed = taken[0].slot
+    taken[0].close()
+    taken[0].close()  # once is enough, and twice does nothing
+    assert slots.acquire(shape, torch.float32).slot is freed
+    assert slots.acquire(shape, torch.float32) is None
 
 
 def test_i1_no_memory_is_allocated_after_the_first_frame(monkeypatch):
@@ -139,15 +145,14 @@ def test_i1_no_memory_is_allocated_after_the_first_frame(monkeypatch):
     )
     slots = Slots(backend)
     for _ in range(100):
-        slot = slots.take(torch.Size((1, 4, 8, 8)), torch.float32)
-        slots.give_back(slot)
+        slots.acquire(torch.Size((1, 4, 8, 8)), torch.float32).close()
     assert len(made) == SLOTS
 
 
 def test_slots_of_few_kinds_are_kept():
     slots = Slots(CpuBackend(CPU))
     for size in range(1, 50):
-        slots.give_back(slots.take(torch.Size((1, 4, size, size)), torch.float32))
+        slots.acquire(torch.Size((1, 4, size, size)), torch.float32).close()
     assert len(slots._free) == Slots.KINDS
 
 
@@ -161,8 +166,8 @@ def test_i6_a_decoder_that_raises_is_left_for_the_next_decoder(caplog):
     with caplog.at_level(logging.WARNING):
         for step in range(1, 5):
             capture(engine, run, step)
-            assert wait_until(lambda: run._open == 0)
-    assert [frame.decoder for frame in sink.frames] == ["flat"] * 4
+            assert wait_until(lambda: run.open_frames == 0)
+    assert [frame.info.decoder for frame in sink.frames] == ["flat"] * 4
     assert len(caplog.records) == 1
     assert "first previews failed (RuntimeError: out of luck)" in caplog.text
     engine.close()
@@ -173,9 +178,9 @@ def test_i6_without_any_working_decoder_the_run_is_left_to_comfyui(caplog):
     engine = an_engine(sink)
     run = start_run(book, source)
     for step in range(1, 5):
-        if run.wants(runs.now()):
+        if run.wants(records.now()):
             capture(engine, run, step)
-        assert wait_until(lambda: run._open == 0)
+        assert wait_until(lambda: run.open_frames == 0)
     assert sink.frames == []
     assert source.loads == 1
     assert "flat.pth is damaged" in caplog.text
@@ -189,11 +194,11 @@ def test_i6_an_encoder_that_raises_costs_its_frame_only(monkeypatch):
     run = start_run(book, FakeSource())
     failing = monkeypatch.context()
     with failing as patch:
-        patch.setattr(engine_module.encode, "encode_frame", lambda *a: 1 / 0)
+        patch.setattr(engine_module.encode, "encode", lambda *a: 1 / 0)
         capture(engine, run, 1)
-        assert wait_until(lambda: run.outcomes[runs.FAILED] == 1)
+        assert wait_until(lambda: run.outcomes[records.FAILED] == 1)
     capture(engine, run, 2)
-    assert wait_until(lambda: [frame.step for frame in sink.frames] == [2])
+    assert wait_until(lambda: [frame.label.step for frame in sink.frames] == [2])
     assert len(engine._station.slots._free[(torch.Size((1, 4, 8, 8)), torch.float32)]) == SLOTS
     engine.close()
 
@@ -207,7 +212,7 @@ def test_i7_frames_of_a_node_that_has_finished_are_dropped_and_counted():
     capture(engine, run, 2)
     sink.alive = False
     gate.open.set()
-    assert wait_until(lambda: run.outcomes[runs.LATE] == 1)
+    assert wait_until(lambda: run.outcomes[records.LATE] == 1)
     engine.close()
 
 
@@ -222,11 +227,11 @@ def test_the_end_of_a_run_is_told_once_and_after_its_last_frame():
     run.end()
     assert ended == []
     gate.open.set()
-    assert wait_until(lambda: ended == [{runs.SENT: 1}])
+    assert wait_until(lambda: ended == [{records.SENT: 1}])
     run.end()
     run.abort()
     assert len(ended) == 1
-    assert book.counters()["frames"] == {runs.SENT: 1}
+    assert book.counters()["frames"] == {records.SENT: 1}
     engine.close()
 
 
@@ -241,9 +246,9 @@ def test_a_decoders_first_picture_is_not_held_against_the_budget():
     run = start_run(book, FakeSource(FlatDecoder(before=work)), budget=5)
     for step in range(1, 4):
         capture(engine, run, step)
-        assert wait_until(lambda: run._open == 0)
-    assert [frame.step for frame in sink.frames if frame.way is None] == [1, 2]
-    assert engine.budget.share(runs.now()) > 0.05
+        assert wait_until(lambda: run.open_frames == 0)
+    assert [frame.label.step for frame in sink.frames if not frame.info.is_quicker] == [1, 2]
+    assert engine.budget.share(records.now()) > 0.05
     engine.close()
 
 
@@ -254,7 +259,7 @@ def test_i11_decoders_are_loaded_once_and_slots_go_when_idle(monkeypatch):
     for _ in range(5):
         run = start_run(book, source)
         capture(engine, run, 1)
-        assert wait_until(lambda run=run: run._open == 0)
+        assert wait_until(lambda run=run: run.open_frames == 0)
     assert source.loads == 1
     assert wait_until(lambda: not engine._station.slots._free)
     engine.close()
@@ -266,7 +271,7 @@ def test_closing_ends_the_thread():
     assert not engine._thread.is_alive()
     run = start_run(a_book(), FakeSource())
     capture(engine, run, 1)  # a sampler that goes on sees nothing of it
-    assert run._open == 0
+    assert run.open_frames == 0
 
 
 def test_i7_the_last_frame_of_a_run_waits_beside_the_next_runs():
@@ -275,7 +280,7 @@ def test_i7_the_last_frame_of_a_run_waits_beside_the_next_runs():
 
     def frame(run, step):
         run.at(step, 20)
-        return run.capture(runs.now())
+        return pictured(run)
 
     last, newer, newest = frame(first, 20), frame(second, 1), frame(second, 2)
     assert mailbox.put(last) is None
@@ -285,7 +290,7 @@ def test_i7_the_last_frame_of_a_run_waits_beside_the_next_runs():
     second.end()  # at its second step: an adaptive sampler
     assert mailbox.put(frame(third, 1)) is last  # one of them waits: the newer
     taken = [mailbox.remove(lambda frame: True) for _ in range(3)]
-    assert [t and (t.run, t.step) for t in taken] == [(second, 2), (third, 1), None]
+    assert [t and (t.label.run, t.label.step) for t in taken] == [(second, 2), (third, 1), None]
     mailbox.close()
 
 
@@ -293,16 +298,16 @@ def test_i7_what_was_interrupted_does_not_wait_beside_the_next_run():
     book, mailbox = a_book(), Mailbox()
     first, second = (start_run(book, FakeSource()) for _ in range(2))
     first.at(20, 20)
-    last = first.capture(runs.now())
+    last = pictured(first)
     mailbox.put(last)
     first.abort()
-    assert mailbox.put(second.capture(runs.now())) is last
+    assert mailbox.put(pictured(second)) is last
     mailbox.close()
 
 
 def test_mailbox_gives_nothing_that_is_not_ready():
     box = Mailbox()
-    frame = start_run(a_book(), FakeSource()).capture(0)
+    frame = pictured(start_run(a_book(), FakeSource()))
     assert box.put(frame) is None
     assert box.take(lambda frame: False, 0.01) is None
     assert box.take(lambda frame: True, 0.01) is frame
@@ -323,7 +328,7 @@ def test_the_worker_survives_many_threads():
         thread.start()
     for thread in threads:
         thread.join()
-    assert wait_until(lambda: all(run._open == 0 for run in all_runs))
+    assert wait_until(lambda: all(run.open_frames == 0 for run in all_runs))
     assert sum(sum(run.outcomes.values()) for run in all_runs) == 4 * 199
     engine.close()
 
@@ -348,7 +353,7 @@ def test_i6_the_next_decoder_takes_what_was_staged_for_the_one_that_failed(tmp_p
     run = start_run(a_book(), staged_in_half, taesd)
     capture(engine, run, 1)
     assert wait_until(lambda: len(sink.frames) == 1)
-    assert sink.frames[0].decoder == "taesd"
+    assert sink.frames[0].info.decoder == "taesd"
     engine.close()
 
 
@@ -364,11 +369,11 @@ def test_positions_that_are_not_finite_are_grey_and_counted(caplog):
     run.at(1, 20)
     stage(engine, run, latent)
     assert wait_until(lambda: len(sink.frames) == 1)
-    pixels = np.asarray(Image.open(io.BytesIO(sink.frames[0].image)))[..., 0]
+    pixels = np.asarray(Image.open(io.BytesIO(sink.frames[0].data)))[..., 0]
     grey_at = {tuple(map(int, position)) for position in np.argwhere(pixels != 255)}
     assert grey_at == {(1, 3), (5, 6), (5, 7)}
     assert {int(pixels[position]) for position in grey_at} == {128}
-    assert sink.frames[0].info(0.0)["not_finite"] == 3
+    assert told_of(sink.frames[0], 0.0)["not_finite"] == 3
     assert book.counters()["not_finite"] == 1
     assert not caplog.records
     engine.close()
@@ -425,7 +430,7 @@ def sample(engine, run):
     for step in range(1, 21):
         run.at(step, 20)
         stage(engine, run, torch.full((1, 4, 64, 64), step / 100))
-        assert wait_until(lambda: run._open == 0)
+        assert wait_until(lambda: run.open_frames == 0)
 
 
 @pytest.mark.parametrize(
@@ -440,18 +445,18 @@ def test_between_the_pictures_of_a_slow_decoder_a_quicker_one_serves(seconds, se
     factors = FakeSource(FlatDecoder(scale=8), "factors")
     run = start_run(a_book(), tiny, factors, budget=5)
     sample(engine, run)
-    told = [(frame.step, frame.decoder, "slow" in frame.info(0.0)) for frame in sink.frames]
+    told = [(f.label.step, f.info.decoder, "slow" in told_of(f, 0.0)) for f in sink.frames]
     # The first two tell what it takes; the last step passes the budget.
     slow = [(step, "tiny", False) for step in (1, 2, 20)]
     assert [each for each in told if not each[2]] == slow
     quick = [each for each in told if each[2]]
     assert {decoder for _, decoder, _ in quick} == {served}
     assert len(quick) == 17 if served == "factors" else len(quick) >= 2
-    facts = next(frame for frame in sink.frames if frame.way is not None).info(0.0)["slow"]
+    facts = told_of(next(each for each in sink.frames if each.info.is_quicker), 0.0)["slow"]
     assert facts["decoder"] == "tiny"
     assert facts["decode_ms"] == pytest.approx(seconds * 1000, rel=0.2)
     assert facts["seconds_between"] == pytest.approx(seconds / 0.025, rel=0.2)
-    assert len({frame.size for frame in sink.frames}) == 1
+    assert len({frame.info.size for frame in sink.frames}) == 1
     engine.close()
 
 
@@ -462,7 +467,7 @@ def test_a_decoder_that_keeps_up_has_nothing_between_its_pictures():
     tiny.decoder.scale = 8
     run = start_run(a_book(), tiny, factors, budget=5)
     sample(engine, run)
-    assert {frame.decoder for frame in sink.frames} == {"tiny"}
+    assert {frame.info.decoder for frame in sink.frames} == {"tiny"}
     assert len(sink.frames) < 20
     assert run.slow is None
     engine.close()

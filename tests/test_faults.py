@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+from sidestream.preview import records
 from sidestream.preview.capture import runs
 from sidestream.preview.capture.runs import Run
 from sidestream.preview.decoders.cache import DecoderCache
 from sidestream.preview.decoders.taesd import TaesdSource, decoder_layers
 from sidestream.preview.deliver import encode
+from sidestream.preview.deliver.messages import told_of
 from sidestream.preview.deliver.transport import Transport
 from sidestream.preview.render import animation
 from sidestream.preview.render import slots as slots_module
@@ -81,16 +83,16 @@ def sample(engine: Engine, run: Run, settle: Callable[[], object] | None = None)
 
     def callback(step: int, x0: torch.Tensor) -> None:
         run.at(step, STEPS)
-        if run.wants(runs.now()):
+        if run.wants(records.now()):
             stage(engine, run, x0)
-        (settle or (lambda: wait_until(lambda: run._open == 0)))()
+        (settle or (lambda: wait_until(lambda: run.open_frames == 0)))()
 
     assert torch.equal(sampled(callback), sampled())
     run.end()
 
 
 def steps(sink: FakeSink) -> list[int]:
-    return [frame.step for frame in sink.frames]
+    return [frame.label.step for frame in sink.frames]
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -130,10 +132,10 @@ def test_i6_a_decoder_that_raises(engine, sink, caplog, error, said):
     bad = FakeSource(FlatDecoder(before=raising(error)), name="bad")
     sample(engine, start_run(a_book(), bad, FakeSource()))
     assert steps(sink) == list(range(1, STEPS + 1))
-    assert {frame.decoder for frame in sink.frames} == {"flat"}
+    assert {frame.info.decoder for frame in sink.frames} == {"flat"}
     assert lines(caplog) == [
-        f"[SideStream] bad previews failed ({said}); this run goes on with flat previews and tries"
-        " them again later."
+        f"[SideStream] bad previews failed ({said}); this run continues with flat previews and"
+        " retries them later."
     ]
     assert all_slots_are_free(engine)
 
@@ -161,10 +163,10 @@ class Odd(FlatDecoder):
 )
 def test_i6_a_decoder_that_gives_no_rgb(engine, sink, caplog, change, given):
     sample(engine, start_run(a_book(), FakeSource(Odd(change), name="odd"), FakeSource()))
-    assert {frame.decoder for frame in sink.frames} == {"flat"}
+    assert {frame.info.decoder for frame in sink.frames} == {"flat"}
     assert lines(caplog) == [
-        f"[SideStream] odd previews failed (the decoder gave {given}, not [3, H, W] of floats);"
-        " this run goes on with flat previews."
+        f"[SideStream] odd previews failed (the decoder returned {given}, not [3, H, W] of floats);"
+        " this run continues with flat previews."
     ]
 
 
@@ -177,9 +179,9 @@ def test_i6_a_decoder_that_gives_nan_shows_grey_and_is_counted(engine, sink, cap
     book = a_book()
     sample(engine, start_run(book, FakeSource(Odd(broken))))
     for frame in sink.frames:
-        levels = decoded(frame.image)
+        levels = decoded(frame.data)
         assert levels[2, 3].tolist() == levels[5, 6].tolist() == [128] * 3
-        assert frame.info(0)["not_finite"] == 2
+        assert told_of(frame, 0)["not_finite"] == 2
     assert len(sink.frames) == book.counters()["not_finite"] == STEPS
     assert lines(caplog) == []
 
@@ -196,9 +198,9 @@ def test_i6_an_animation_whose_decoder_gives_no_rgb_costs_the_animations(engine,
         run.at(step, 3)
         stage(engine, run, torch.zeros(1, 4, 5, 8, 8))
         assert wait_until(lambda n=step: len(sink.frames) == n and not engine._animator.busy)
-    assert [frame.animation for frame in sink.frames] == [None] * 3
+    assert [frame.info.animation for frame in sink.frames] == [None] * 3
     assert len(lines(caplog)) == 1
-    assert "the decoder gave [2, 1, 8, 8] of torch.float32, not [2, 3, H, W]" in caplog.text
+    assert "the decoder returned [2, 1, 8, 8] of torch.float32, not [2, 3, H, W]" in caplog.text
     assert all_slots_are_free(engine, (torch.Size((1, 4, 5, 8, 8)), torch.float32))
 
 
@@ -212,7 +214,7 @@ def test_i6_an_animation_that_cannot_be_planned_costs_no_still(engine, sink, cap
         assert wait_until(lambda n=step: len(sink.frames) == n)
     assert lines(caplog) == [
         "[SideStream] Animated previews failed (RuntimeError: no streaming);"
-        " this run goes on with stills."
+        " this run continues with stills."
     ]
 
 
@@ -222,20 +224,20 @@ def test_i6_an_animation_that_cannot_be_joined_leaves_no_frame_open(engine, sink
     run.at(1, 3)
     stage(engine, run, torch.zeros(1, 4, 5, 8, 8))
     assert wait_until(lambda: run.animation_failed)
-    assert run._open == 0
+    assert run.open_frames == 0
 
 
 def test_i6_a_decoder_that_hangs_costs_frames_and_holds_up_nobody(sink, caplog):
     engine, gate = an_engine(sink), Gate()
     run = start_run(a_book(), FakeSource(FlatDecoder(before=gate)))
     sample(engine, run, settle=lambda: gate.entered.wait(5))
-    assert run.outcomes == {runs.REPLACED: STEPS - 2}
+    assert run.outcomes == {records.REPLACED: STEPS - 2}
     engine.close(0.01)  # as at ComfyUI's end, which waits no longer than it is told to
     assert engine.alive
-    assert run.outcomes[runs.LATE] == 1
+    assert run.outcomes[records.LATE] == 1
     gate.open.set()
     assert wait_until(lambda: not engine.alive)
-    assert run._open == 0
+    assert run.open_frames == 0
     assert lines(caplog) == []
 
 
@@ -255,11 +257,11 @@ def test_i6_a_disk_that_fails_while_a_decoder_loads(engine, sink, caplog, tmp_pa
         sample(engine, start_run(a_book(), source, FakeSource()))
     assert lines(caplog) == [
         "[SideStream] taesd previews failed (taesd_decoder.pth cannot be read: Input/output"
-        " error); this run goes on with flat previews and tries them again later."
+        " error); this run continues with flat previews and retries them later."
     ]
     assert len(sink.frames) == STEPS
     sample(engine, start_run(a_book(), source, every_n_steps=STEPS))  # the disk is well again
-    assert sink.frames[-1].decoder == "taesd"
+    assert sink.frames[-1].info.decoder == "taesd"
 
 
 def test_i6_any_error_of_the_disk_in_a_decoders_load(engine, sink, caplog):
@@ -268,7 +270,7 @@ def test_i6_any_error_of_the_disk_in_a_decoders_load(engine, sink, caplog):
             raise OSError(errno.EIO, "Input/output error")
 
     sample(engine, start_run(a_book(), Source(name="far"), FakeSource()))
-    assert {frame.decoder for frame in sink.frames} == {"flat"}
+    assert {frame.info.decoder for frame in sink.frames} == {"flat"}
     assert len(lines(caplog)) == 1
 
 
@@ -295,7 +297,7 @@ def test_i6_without_memory_to_stage_sampling_goes_on_and_asks_seldom(
         now[0] += slots_module.REFUSED_SECONDS
         sample(engine, start_run(a_book(), FakeSource()))
     assert len(asked) == 2
-    assert run.outcomes == {runs.FAILED: STEPS}  # ComfyUI's own previewer shows them
+    assert run.outcomes == {records.FAILED: STEPS}  # ComfyUI's own previewer shows them
     assert not run.left_to_host
     assert lines(caplog) == [
         "[SideStream] A latent could not be staged (OutOfMemoryError: CUDA out of memory.);"
@@ -311,7 +313,7 @@ def test_i6_a_copy_that_fails_costs_its_frame_and_no_slot(engine, sink, caplog, 
     monkeypatch.setattr(engine.backend, "stage", lambda *a: 1 / 0)
     run = start_run(a_book(), FakeSource())
     sample(engine, run)
-    assert run.outcomes == {runs.FAILED: STEPS}
+    assert run.outcomes == {records.FAILED: STEPS}
     assert run.left_to_host
     assert len(lines(caplog)) == 1
     assert all_slots_are_free(engine)
@@ -327,7 +329,7 @@ def test_i6_a_device_that_fails_at_every_decode(engine, sink, caplog, monkeypatc
     sample(engine, start_run(a_book(), FakeSource()))
     assert sink.frames == []
     assert len(lines(caplog)) == 1
-    assert "CUDA error: out of memory); this run goes on with ComfyUI's own" in caplog.text
+    assert "CUDA error: out of memory); this run continues with ComfyUI's own" in caplog.text
     assert all_slots_are_free(engine)
 
 
@@ -339,12 +341,12 @@ def test_i6_an_encoder_that_raises_is_told_once_a_run(engine, sink, caplog, monk
     for _ in range(2):
         run = start_run(a_book(), FakeSource())
         sample(engine, run)
-        assert run.outcomes == {runs.FAILED: STEPS}
+        assert run.outcomes == {records.FAILED: STEPS}
     assert (
         lines(caplog)
         == [
-            "[SideStream] A preview failed (OSError: no encoder); sampling goes on."
-            " More such failures of this run are not logged."
+            "[SideStream] A preview failed (OSError: no encoder); sampling continues."
+            " Further failures in this run are not logged."
         ]
         * 2
     )
@@ -359,7 +361,7 @@ def test_i6_a_server_that_fails_is_told_once_and_no_frame_stays_open(engine, sin
     sink.send = raising_always(RuntimeError("Event loop is closed"))
     run = start_run(a_book(), FakeSource())
     sample(engine, run)
-    assert run.outcomes == {runs.FAILED: STEPS}
+    assert run.outcomes == {records.FAILED: STEPS}
     assert len(lines(caplog)) == 1
 
 
@@ -389,7 +391,7 @@ class Failing:
 
 
 ANYWHERE = ["ready", "live", "watched", "format", "send"]
-BEGINS_ANEW = "[SideStream] The worker failed (SystemExit: 3) and begins anew; this run goes on"
+BEGINS_ANEW = "[SideStream] The worker failed (SystemExit: 3) and restarts; this run continues"
 
 
 @pytest.mark.parametrize("where", ANYWHERE)
@@ -397,7 +399,7 @@ def test_i6_a_worker_that_fails_begins_anew(engine, sink, caplog, where):
     setattr(sink, where, Failing(getattr(sink, where), 1, SystemExit(3)))
     run = start_run(a_book(), FakeSource())
     sample(engine, run)
-    assert run.outcomes == {runs.FAILED: 1, runs.SENT: STEPS - 1}
+    assert run.outcomes == {records.FAILED: 1, records.SENT: STEPS - 1}
     assert lines(caplog) == [f"{BEGINS_ANEW} with previews."]
     assert all_slots_are_free(engine)
 
@@ -410,7 +412,7 @@ def test_i6_a_run_at_which_the_worker_fails_twice_goes_on_without_previews(
     setattr(sink, where, failing)
     run = start_run(a_book(), FakeSource())
     sample(engine, run)
-    assert run.outcomes == {runs.FAILED: 2}
+    assert run.outcomes == {records.FAILED: 2}
     assert lines(caplog) == [f"{BEGINS_ANEW} with previews.", f"{BEGINS_ANEW} without previews."]
     failing.left = 0
     sample(engine, start_run(a_book(), FakeSource()))
@@ -433,9 +435,9 @@ def test_i6_a_worker_that_fails_at_an_animation_gives_its_slot_back(engine, sink
     for step in (1, 2):
         run.at(step, 2)
         stage(engine, run, video)
-        assert wait_until(lambda: run._open == 0 and not engine._animator.busy)
+        assert wait_until(lambda: run.open_frames == 0 and not engine._animator.busy)
     assert run.strikes == 1
-    assert sink.frames[-1].animation is not None
+    assert sink.frames[-1].info.animation is not None
     assert all_slots_are_free(engine, (video.shape, torch.float32))
 
 
@@ -457,7 +459,7 @@ def test_i6_a_worker_that_fails_at_rest_says_so_once_and_serves_the_next_run(
     assert len(sink.frames) == 2 * STEPS
     assert lines(caplog) == [
         "[SideStream] The worker failed while idle (RuntimeError: CUDA error: device-side assert"
-        " triggered)."
+        " triggered); it keeps running."
     ]
 
 
@@ -473,7 +475,7 @@ def test_i6_a_worker_that_cannot_even_begin_takes_no_processor(sink, monkeypatch
     run = start_run(a_book(), FakeSource())
     sample(engine, run)
     assert run.aborted
-    assert run._open == 0
+    assert run.open_frames == 0
     assert len(tries) <= STEPS
     engine.close(5)
 
@@ -487,7 +489,7 @@ def test_i6_a_worker_that_is_dead_is_replaced_for_the_next_run(sink, monkeypatch
     run = start_run(a_book(), FakeSource())
     sample(dead, run)
     assert wait_until(lambda: not dead.alive)
-    assert wait_until(lambda: run._open == 0)  # what it left was dropped, and the rest not taken
+    assert wait_until(lambda: run.open_frames == 0)  # what it left was dropped
     fresh = engines.of(CPU)
     assert fresh is not dead
     sample(fresh, start_run(a_book(), FakeSource()))

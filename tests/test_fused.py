@@ -95,9 +95,9 @@ def test_a_lane_writes_eight_outputs_in_a_row():
 @pytest.mark.parametrize(
     ("layers", "says"),
     [
-        (decoder_layers(32, pooled=True).half(), "not those"),
-        (nn.Sequential(nn.Conv2d(4, 64, 3)).half(), "not those"),
-        (nn.Sequential(), "not those"),
+        (decoder_layers(32, pooled=True).half(), "not support these layers"),
+        (nn.Sequential(nn.Conv2d(4, 64, 3)).half(), "not support these layers"),
+        (nn.Sequential(), "not support these layers"),
         (decoder_layers(4, pooled=False), "float32"),
         (decoder_layers(4, pooled=False).bfloat16(), "bfloat16"),
         (decoder_layers(4, pooled=False).half(), "cpu"),
@@ -123,7 +123,7 @@ def test_a_decoder_that_was_loaded_on_the_cpu_offers_nothing(tmp_path):
 
 def test_i6_without_nvrtc_it_says_so_once_and_gives_up(monkeypatch, caplog):
     def compiled(source, capability):
-        raise KernelError("libnvrtc.so.13 is not there")
+        raise KernelError("libnvrtc.so.13 was not found")
 
     monkeypatch.setattr(nvrtc, "compiled", compiled)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
@@ -141,8 +141,8 @@ def test_i6_without_nvrtc_it_says_so_once_and_gives_up(monkeypatch, caplog):
     finally:
         fused.compiling.cache_clear()
     assert caplog.messages == [
-        "[SideStream] libnvrtc.so.13 is not there: previews are decoded by PyTorch,"
-        " which takes more of the sampler's time"
+        "[SideStream] TAESD's GPU kernels cannot be used (libnvrtc.so.13 was not found); PyTorch"
+        " decodes instead, which takes more of the sampler's time."
     ]
     assert kernels.given_up
 

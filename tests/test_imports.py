@@ -30,6 +30,109 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
             yield node.level, node.module or ""
 
 
+Graph = dict[str, set[str]]
+"""The modules of preview/, named from there, each with those that it imports."""
+
+MAY_IMPORT = {
+    "plain": set(),
+    "settings": {"plain"},
+    "records": {"settings"},
+    "vae_copy": set(),
+    "host": {"plain", "settings", "records", "vae_copy"},
+    "decoders": {"plain", "vae_copy"},
+    "deliver": {"plain", "settings", "records"},
+    "render": {"plain", "records", "decoders", "deliver"},
+    "capture": {"plain", "settings", "records", "vae_copy", "host", "decoders", "deliver"}
+    | {"render"},
+    "report": {"plain", "settings", "host", "decoders"},
+    "pack": {"plain", "settings", "host", "decoders", "deliver", "render", "capture", "report"},
+}
+"""By package or module at the top of preview/. Each line names only lines above it."""
+
+
+def drawn(folder: Path) -> Graph:
+    """The graph of the modules in a folder, from their sources; also of what only types need."""
+    files = {
+        ".".join(file.relative_to(folder).with_suffix("").parts).removesuffix(".__init__"): file
+        for file in folder.rglob("*.py")
+    }
+    return {name: set(_imported(name, file, files)) for name, file in files.items()}
+
+
+def _imported(name: str, file: Path, files: dict[str, Path]) -> Iterator[str]:
+    parts = ["preview", *(name.split(".") if name != "__init__" else [])]
+    package = parts if file.name == "__init__.py" else parts[:-1]
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = [*package[: len(package) - node.level + 1], *(node.module or "").split(".")]
+            base = [part for part in base if part]
+            for alias in node.names:
+                inner, module = ".".join([*base[1:], alias.name]), ".".join(base[1:])
+                found = inner if inner in files else module
+                yield found if base[:1] == ["preview"] else ".".join(["", *base, alias.name])
+
+
+def cycles(graph: Graph) -> list[list[str]]:
+    """Ways from a module back to itself, one for each module that has one."""
+    found = []
+    for start in graph:
+        ways = [[start]]
+        seen: set[str] = set()
+        while ways:
+            way = ways.pop()
+            for name in sorted(graph.get(way[-1], ())):
+                if name == start:
+                    found.append([*way, name])
+                    ways = []
+                    break
+                if name not in seen:
+                    seen.add(name)
+                    ways.append([*way, name])
+    return found
+
+
+def wrong_ways(graph: Graph) -> list[str]:
+    """The imports that `MAY_IMPORT` does not allow."""
+    return [
+        f"preview.{name} imports {other}"
+        for name, others in sorted(graph.items())
+        for other in sorted(others)
+        if (top := name.split(".")[0]) != (to := other.split(".")[0])
+        and to not in MAY_IMPORT.get(top, set())
+    ]
+
+
+def test_an_import_in_a_circle_or_upwards_is_noticed(tmp_path):
+    for name, text in {
+        "plain.py": "from . import settings\n",
+        "settings.py": "if TYPE_CHECKING:\n    from .plain import plain\n",
+        "deliver/__init__.py": "",
+        "deliver/encode.py": "def f():\n    from ..render import job\n    from ...nodes import a\n",
+        "render/__init__.py": "from .job import Job\n",
+        "render/job.py": "from ..deliver.encode import TYPES\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    graph = drawn(tmp_path)
+    assert ["plain", "settings", "plain"] in cycles(graph)
+    assert ["deliver.encode", "render.job", "deliver.encode"] in cycles(graph)
+    assert wrong_ways(graph) == [
+        "preview.deliver.encode imports .nodes.a",
+        "preview.deliver.encode imports render.job",
+        "preview.plain imports settings",
+    ]
+
+
+def test_preview_has_no_import_cycle_and_imports_in_one_direction():
+    names = list(MAY_IMPORT)
+    for place, name in enumerate(names):
+        assert MAY_IMPORT[name] <= set(names[:place]), name
+    graph = drawn(PREVIEW)
+    assert {name.split(".")[0] for name in graph} - {"__init__"} == set(names)
+    assert cycles(graph) == []
+    assert wrong_ways(graph) == []
+
+
 def run(script: str, *arguments: str) -> None:
     """Run a script in a Python of its own, in the repository. It must end well."""
     command = [sys.executable, "-c", script, *arguments]
@@ -54,21 +157,35 @@ def test_others_import_that_folder_and_not_its_files():
     assert {name for name in found if re.search(rf"\bhost\.({'|'.join(inner)})\b", name)} == set()
 
 
-WITHOUT_TORCH = """
+WITHOUT = """
 import importlib, sys, types
 pack = sys.modules["sidestream"] = types.ModuleType("sidestream")
 pack.__path__ = ["."]
-for module in sys.argv[1:]:
-    importlib.import_module(f"sidestream.preview.{module}")
-    assert "torch" not in sys.modules, room
+absent, names = sys.argv[1].split(","), sys.argv[2:]
+for name in absent:
+    sys.modules[name] = None
+for name in names:
+    importlib.import_module(f"sidestream.preview.{name}")
 """
 
 
-def test_rooms_that_must_not_know_torch_do_not_import_it():
+def modules() -> list[str]:
+    return [name for name in drawn(PREVIEW) if name != "__init__"]
+
+
+def test_what_delivers_and_what_is_recorded_know_no_torch():
+    known = ("plain", "settings", "records", "deliver", "capture.runs", "capture.clients")
+    run(WITHOUT, "torch", *(name for name in modules() if name.startswith(known)))
+
+
+def test_all_but_the_modules_that_are_named_import_without_comfyui():
     text = (REPO / "docs" / "architecture.md").read_text("utf-8")
-    modules = re.findall(r"^\| `preview/(\w+)\.py` \|[^|]*\|[^|]*\btorch\b", text, re.MULTILINE)
-    assert {"settings"} <= set(modules)
-    run(WITHOUT_TORCH, "capture.runs", "capture.clients", "deliver.transport", *modules)
+    sentence = re.search(r"All of it but\s(.+?) is\simported", text, re.DOTALL)
+    assert sentence is not None
+    named = re.findall(r"`([\w/]+?)(?:\.py|/)`", sentence[1])
+    assert named == ["host", "capture/provider", "pack"]
+    others = [n for n in modules() if not n.startswith(tuple(n.replace("/", ".") for n in named))]
+    run(WITHOUT, ",".join(COMFYUIS), *others)
 
 
 UNTOUCHED = """
@@ -106,7 +223,7 @@ pack = Pack()
 pack.install()
 assert sys.argv[2] in pack.problem, pack.problem
 assert not pack.status()["provider"]["installed"]
-assert pack.report().count("not known") == 0, pack.report()
+assert pack.report().count("unknown (") == 0, pack.report()
 assert pack.settings()["preview_size"] == 512
 """
 

@@ -214,7 +214,7 @@ def test_i12_every_format_with_a_taesd_is_within_one_level_of_comfyuis_picture(
         with torch.no_grad():
             reference = exact(own, latent)
         full = TaesdSource.of(source.path, format.latent_channels).load(CPU)
-        assert full.scale == host.picture_scale(format), name
+        assert full.scale == host.models.picture_scale(format), name
         ours = picture(full, latent)
         assert ours.std() > 20, f"{name}: there is nothing to compare"
         assert np.abs(ours - reference).max() <= 0.51, name
@@ -249,7 +249,7 @@ def test_every_preview_has_the_size_of_the_final_picture(formats, find):
 
     for name, format in formats.items():
         each = PIXELS_EACH.get(name, 8)
-        assert host.picture_scale(format) == each, name
+        assert host.models.picture_scale(format) == each, name
         for source in find("latent2rgb", format):
             if not isinstance(source, SpectrogramSource):
                 decoder, latent = source.load(CPU), random_latent(format)
@@ -270,7 +270,7 @@ def test_what_comfyui_says_of_a_formats_size_goes_before_what_is_known_of_an_old
     class Other(type(formats["LTXV"])):
         pass
 
-    assert [host.picture_scale(kind()) for kind in (Newer, Newest, Other)] == [64, 64, 32]
+    assert [host.models.picture_scale(kind()) for kind in (Newer, Newest, Other)] == [64, 64, 32]
 
 
 def test_decoders_that_this_comfyui_does_not_name_are_found_too(formats, find, vae_approx):

@@ -248,5 +248,5 @@ def test_i11_a_sampler_that_begins_when_all_is_closed_leaves_no_worker():
     engine = engines.of(CPU)
     run = start_run(a_book(), FakeSource())
     capture(engine, run, 1)
-    assert run._open == 0
+    assert run.open_frames == 0
     assert wait_until(lambda: not engine.alive)

@@ -292,7 +292,7 @@ def test_settings_from_outside_cost_what_the_settings_there_are_cost():
     assert good == {"quality": 7}
     assert len(complaints) == 3
     assert all(len(complaint) < 400 for complaint in complaints)
-    assert "999999 more are no settings" in complaints[-1]
+    assert "999999 more are not settings" in complaints[-1]
 
 
 def test_every_odd_value_is_complained_of_once():
@@ -505,7 +505,7 @@ def test_a_decoder_in_the_wrong_folder_is_said_in_log_and_report(
         folder_paths.filename_list_cache.clear()
     place = "models/vae/taesd_decoder.safetensors"
     [line] = said(caplog)
-    assert f"{place} is there and not used" in line
+    assert f"{place} is ignored" in line
     assert f"taesd_decoder: missing; wrong folder: {place} (for SD15)" in report
 
 
@@ -526,7 +526,7 @@ def test_a_decoder_of_a_kind_that_is_not_known_is_said_in_log_and_report(
         latent_preview.get_previewer(CPU, Newest())
         assert all_told(pack)
     [line] = said(caplog)
-    assert "models/vae_approx/taenew_decoder.pth is there and not used" in line
+    assert "models/vae_approx/taenew_decoder.pth is ignored" in line
     report = pack.report()
     report.encode("utf-8")
     assert "taenew_decoder: taenew_decoder.pth, 5 bytes (for Newest; not used" in report
@@ -546,7 +546,7 @@ def test_a_decoder_that_was_refused_is_in_the_report(
         assert all_told(pack)
     assert {frame.sidestream["decoder"] for frame in client.frames} == {"latent2rgb"}
     [refused] = pack.status()["refused"]
-    assert "a pointer of Git LFS" in refused
+    assert "a Git LFS pointer" in refused
     assert f"  {refused}\n" in pack.report()
 
 
@@ -592,9 +592,11 @@ def test_a_vae_is_copied_where_it_is_wanted_and_on_the_samplers_thread(
     from sidestream.preview import host
 
     copied = []
-    monkeypatch.setattr(host, "vae_copy", lambda vae: copied.append(threading.current_thread()))
+    monkeypatch.setattr(
+        host.models, "vae_copy", lambda vae: copied.append(threading.current_thread())
+    )
     model = with_settings(stage.demo_model(), method="latent2rgb")
-    host.leave_vae(model, object())
+    host.models.leave_vae(model, object())
     with stage.node():
         callback = latent_preview.prepare_callback(model, 4)
         called(stage, callback, latents(2))

@@ -255,14 +255,14 @@ def test_i6_a_plan_that_fails_leaves_comfyuis_own_previews(
 ):
     from sidestream.preview import host
 
-    monkeypatch.setattr(host, "current_context", lambda: 1 / 0)
+    monkeypatch.setattr(host.prompts, "current_context", lambda: 1 / 0)
     with stage.node():
         assert latent_preview.get_previewer(CPU, sd15(stage)) is None
         told(method="latent2rgb")
         previewer = latent_preview.get_previewer(CPU, sd15(stage))
         stage.sample(stage.demo_model())
     assert type(previewer) is latent_preview.Latent2RGBPreviewer
-    assert "Could not set up previews" in caplog.text
+    assert "Previews could not be set up" in caplog.text
 
 
 def test_i6_a_capture_that_fails_costs_the_runs_previews_and_one_line(
@@ -270,7 +270,7 @@ def test_i6_a_capture_that_fails_costs_the_runs_previews_and_one_line(
 ):
     from sidestream.preview import host
 
-    monkeypatch.setattr(host, "latent_frame", lambda x0: 1 / 0)
+    monkeypatch.setattr(host.sampling, "latent_frame", lambda x0: 1 / 0)
     with stage.node():
         stage.sample(with_settings(stage.demo_model()))
         assert all_told(pack)
@@ -409,8 +409,8 @@ def test_the_node_changes_its_own_copy_of_the_model_only(stage):
     first = with_settings(model, quality=10)
     second = with_settings(first, quality=20)
     assert model.model_options == before
-    assert [left.settings["quality"] for left in host.left_settings(first)] == [10]
-    assert [left.settings["quality"] for left in host.left_settings(second)] == [10, 20]
+    assert [left.settings["quality"] for left in host.models.left_settings(first)] == [10]
+    assert [left.settings["quality"] for left in host.models.left_settings(second)] == [10, 20]
 
 
 # I10: polite
@@ -562,12 +562,12 @@ def test_loading_twice_leaves_one_pack_at_work(
     server = stage.comfy("server").PromptServer.instance
     own = latent_preview.get_previewer
     monkeypatch.setattr(server, "sidestream", None, raising=False)
-    before = len(host.routes())
+    before = len(host.server.routes())
     first, second, third = pack.start(), pack.start(), pack.start()
     stage.waits_for = third
     try:
-        assert len(host.routes()) == before + 6
-        assert host.registered().pack is third
+        assert len(host.server.routes()) == before + 6
+        assert host.server.registered().pack is third
         with stage.node():
             stage.sample(with_settings(stage.demo_model()), steps=3)
             assert all_told(third)
@@ -746,17 +746,18 @@ def test_a_format_with_neither_decoder_nor_factors_has_one_info_line_and_no_prev
         assert latent_preview.get_previewer(CPU, format) is None
     [record] = [r for r in caplog.records if "SideStream" in r.getMessage()]
     assert record.levelname == "INFO"
-    assert "No previews for HunyuanImage21Refiner latents" in record.getMessage()
+    assert "HunyuanImage21Refiner latents have no previews" in record.getMessage()
     assert wait_until(lambda: client.run_states == ["none", "none"])
     assert client.frames == []
 
 
 def test_i5_a_pack_keeps_nothing_of_runs_that_are_over(stage, pack, client, told):
-    from sidestream.preview.capture.runs import Frame, Run
+    from sidestream.preview.capture.runs import Run
+    from sidestream.preview.records import Label
 
     def alive() -> int:
         gc.collect()
-        return sum(type(thing) in (Run, Frame) for thing in gc.get_objects())
+        return sum(type(thing) in (Run, Label) for thing in gc.get_objects())
 
     before = alive()  # of other tests
     stage.waits_for = None

@@ -185,7 +185,7 @@ def test_a_pack_that_is_not_installed_says_why(
         "because: latent_preview.get_previewer is missing",
         "in charge: ComfyUI",
     ]
-    assert "not built as expected" in section(text, "Last warnings")[0]
+    assert "is incompatible" in section(text, "Last warnings")[0]
 
 
 def test_a_section_that_fails_leaves_the_others(
@@ -198,7 +198,7 @@ def test_a_section_that_fails_leaves_the_others(
         monkeypatch.setattr(report.host, name, fail)
     text = pack.report()
     for title in ("Devices", "Decoder files in models/vae_approx"):
-        assert section(text, title) == ["not known (FileNotFoundError: [Errno 2] gone: '<path>')"]
+        assert section(text, title) == ["unknown (FileNotFoundError: [Errno 2] gone: '<path>')"]
     assert "in charge: SideStream" in section(text, "Previews")
 
 
@@ -257,7 +257,7 @@ def test_nothing_personal_is_in_the_report_of_a_real_run(
     assert "taesd_decoder: taesd_decoder.pth, 10 bytes (for SD15)" in files
     assert "taesdxl_decoder: missing (for SDXL, SDXL_Playground_2_5)" in files
     (warning,) = section(text, "Last warnings")
-    assert "(taesd_decoder.pth is no TAESD decoder" in warning
+    assert "(taesd_decoder.pth is not a TAESD decoder" in warning
     assert "runs: 1" in section(text, "Counters")
     small = text.lower()
     own = [*PERSON.lower().split(), tmp_path.name, sys.prefix, client_id, socket.gethostname()]

@@ -14,8 +14,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sidestream.preview.capture.runs import NodeContext
 from sidestream.preview.deliver.routes import MAX_BODY, Current, add_to, read_live
+from sidestream.preview.records import NodeContext
 from sidestream.preview.settings import FIELDS, FORMATS, SettingError, checked
 from sidestream.tests.helpers import FakeSource, a_book, start_run
 

@@ -191,8 +191,8 @@ def test_every_n_steps_counts_on_over_the_samplings_of_a_node(stage, pack, clien
 def frames_to_come(pack):
     """Whether a frame is on its way that the throttle lets pass."""
     waiting = [f for e in pack._engines.all() for f in (e._mailbox._last, e._mailbox._newest)]
-    held = sum(frame is not None and frame.held for frame in waiting)
-    return sum(run._open for run in list(pack._runs._active.values())) > held
+    held = sum(frame is not None and frame.label.held for frame in waiting)
+    return sum(run.open_frames for run in list(pack._runs._active.values())) > held
 
 
 def test_a_last_step_that_was_held_comes_when_the_throttle_lets_it(stage, pack, client, told):
@@ -401,6 +401,6 @@ def test_what_has_six_dimensions_has_one_line_and_no_preview(stage, pack, client
         assert all_told(pack)
     assert client.frames == []
     assert [r.getMessage() for r in caplog.records if "SideStream" in r.getMessage()] == [
-        "[SideStream] No previews of a latent with 6 dimensions: nothing is known of it."
+        "[SideStream] Latents with 6 dimensions are not supported; this run has no previews."
     ]
     assert no_frame_is_open(pack)

@@ -483,7 +483,7 @@ def cut(name):
 def test_i6_a_file_of_another_network_is_refused(tmp_path, spoil):
     weights = random_weights(MEMBERS["taehv"].shapes())
     spoil(weights)
-    with pytest.raises(DecoderError, match=r"taehv\.pth is no TAEHV decoder"):
+    with pytest.raises(DecoderError, match=r"taehv\.pth is not a TAEHV decoder"):
         load(tmp_path, weights, 16)
 
 
@@ -492,7 +492,7 @@ def test_i6_a_bad_file_gives_an_error_that_names_it(tmp_path):
     with pytest.raises(DecoderError, match=r"taehv\.pth is gone"):
         TaehvSource.of(str(path), 16).load(CPU)
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1")
-    with pytest.raises(DecoderError, match=r"taehv\.pth is no TAEHV decoder .*Git LFS"):
+    with pytest.raises(DecoderError, match=r"taehv\.pth is not a TAEHV decoder .*Git LFS"):
         TaehvSource.of(str(path), 16).load(CPU)
 
 

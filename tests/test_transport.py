@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import pytest
-from sidestream.preview.capture import runs
-from sidestream.preview.capture.runs import Frame, NodeContext, Run
-from sidestream.preview.deliver.transport import Socket, Transport
+from sidestream.preview import records
+from sidestream.preview.capture.runs import Run
+from sidestream.preview.deliver.transport import Transport
+from sidestream.preview.records import Encoded, Info, NodeContext, Socket
 from sidestream.tests.helpers import FakeSource, a_book, start_run, wait_until
 
 PICTURE = b"\xff\xd8 a picture \xff\xd9"
@@ -131,13 +132,11 @@ def header(message: bytes) -> tuple[dict[str, Any], bytes]:
     return json.loads(message[4 : 4 + length]), message[4 + length :]
 
 
-def encoded_frame(run: Run, step: int = 1, kind: str = "image/jpeg") -> Frame:
+def encoded_frame(run: Run, step: int = 1, kind: str = "image/jpeg") -> Encoded:
     """A frame as it comes from the encoder."""
     run.at(step, 20)
-    frame = run.capture(runs.now())
-    frame.image, frame.image_type = PICTURE, kind
-    frame.size, frame.decoder, frame.decode_ms = (512, 384), "latent2rgb", 1.23456
-    return frame
+    info = Info((512, 384), "latent2rgb", 0.0, decode_ms=1.23456)
+    return Encoded(run.capture(records.now()), info, PICTURE, kind)
 
 
 def a_run(client: str | None = "c", **settings: Any) -> Run:
@@ -223,8 +222,8 @@ def test_start_and_end_of_a_run_are_told_with_its_counters(wire, transport, stat
     wire.connect("other")
     wire.connect("old", metadata=False)
     run = a_run()
-    encoded_frame(run).close(runs.SENT)
-    encoded_frame(run).close(runs.LATE)
+    encoded_frame(run).label.close(records.SENT)
+    encoded_frame(run).label.close(records.LATE)
     transport.announce(run, state)
     wire.settle()
     [sent] = wire.sent
@@ -283,7 +282,7 @@ def test_a_frame_of_nobodys_prompt_goes_to_everybody_in_their_own_form(wire, tra
     transport.send(encoded_frame(run))
     assert wait_until(lambda: run.outcomes.sent == 1)
     assert len(wire.to("new", 4)) == len(wire.to("old", 1)) == 1
-    assert run.outcomes == {runs.SENT: 1}
+    assert run.outcomes == {records.SENT: 1}
 
 
 def test_i8_a_client_that_is_gone_leaves_its_frames_to_nobody(wire, transport):
@@ -294,7 +293,7 @@ def test_i8_a_client_that_is_gone_leaves_its_frames_to_nobody(wire, transport):
     transport.send(encoded_frame(run))
     wire.settle()
     assert wire.sent == []
-    assert (run.outcomes.dropped, run._open) == (1, 0)
+    assert (run.outcomes.dropped, run.open_frames) == (1, 0)
 
 
 # I5: back-pressure
@@ -311,7 +310,7 @@ def test_i5_a_client_that_does_not_read_has_one_frame_in_flight(wire, transport)
     wire.settle()
     assert wire.sent == []
     assert wire.started == 1
-    assert run.outcomes == {runs.BUSY: 98}
+    assert run.outcomes == {records.BUSY: 98}
     wire.resume(connection)
     assert wait_until(lambda: run.outcomes.sent == 1)
     assert transport.ready(run)
@@ -346,7 +345,7 @@ def test_i5_of_everybodys_frames_a_stuck_client_misses_some_and_the_others_none(
     assert wait_until(lambda: run.outcomes.sent == 10)
     assert wire.steps("quick") == list(range(1, 11))
     assert wire.steps("stuck") == [1]
-    assert run._open == 0
+    assert run.open_frames == 0
 
 
 def test_i5_what_waits_for_a_stuck_client_does_not_grow_with_runs(wire, transport):
@@ -380,7 +379,7 @@ def test_i6_a_connection_that_raises_costs_its_frame_only(wire, transport, caplo
     connection.raises = True
     run = a_run()
     transport.send(encoded_frame(run, step=1))
-    assert wait_until(lambda: run._open == 0)
+    assert wait_until(lambda: run.open_frames == 0)
     assert run.outcomes.sent == 0
     assert run.outcomes.dropped == 1
     assert len(caplog.records) == 1
@@ -407,9 +406,9 @@ def test_i6_a_connection_that_raises_keeps_no_frame_from_the_others(wire, transp
     wire.connect("fine")
     run = a_run(client=None)
     transport.send(encoded_frame(run))
-    assert wait_until(lambda: run._open == 0)
+    assert wait_until(lambda: run.open_frames == 0)
     assert wire.steps("fine") == [1]
-    assert run.outcomes == {runs.SENT: 1}
+    assert run.outcomes == {records.SENT: 1}
 
 
 def test_a_client_that_connects_anew_is_not_held_up_by_its_old_connection(wire, transport):
@@ -434,7 +433,7 @@ def test_i7_a_run_that_ended_well_may_still_show_its_last_frames(wire, transport
     assert transport.live(run)
     transport.send(encoded_frame(run, step=20))
     assert wait_until(lambda: wire.steps("c") == [20])
-    monkeypatch.setattr(runs, "now", lambda: time.monotonic() + 31)
+    monkeypatch.setattr(records, "now", lambda: time.monotonic() + 31)
     assert not transport.live(run)
 
 
@@ -447,7 +446,7 @@ def test_i7_nothing_is_shown_after_something_newer_on_its_node(wire, transport):
     assert wait_until(lambda: new.outcomes.sent == 1)
     assert not transport.live(old)
     transport.send(encoded_frame(old, step=20))
-    assert wait_until(lambda: old.outcomes == {runs.LATE: 1})
+    assert wait_until(lambda: old.outcomes == {records.LATE: 1})
     other_node = start_run(book, FakeSource(), context=NodeContext("p", "2", client_id="c"))
     transport.send(encoded_frame(other_node, step=3))
     assert wait_until(lambda: other_node.outcomes.sent == 1)
@@ -460,7 +459,7 @@ def test_i7_of_two_devices_the_slower_ones_older_frame_is_not_shown(wire, transp
     transport.send(quick)
     assert wait_until(lambda: run.outcomes.sent == 1)
     transport.send(slow)
-    assert wait_until(lambda: run.outcomes == {runs.SENT: 1, runs.LATE: 1})
+    assert wait_until(lambda: run.outcomes == {records.SENT: 1, records.LATE: 1})
     assert wire.steps("c") == [2]
 
 
@@ -471,7 +470,7 @@ def test_a_frame_for_a_socket_that_was_replaced_does_not_count_as_sent(wire, tra
     old = wire.clients["c"].connection
     wire.connect("c")
     wire.resume(old)
-    assert wait_until(lambda: run.outcomes == {runs.LATE: 1})
+    assert wait_until(lambda: run.outcomes == {records.LATE: 1})
 
 
 def test_i7_nothing_is_sent_when_the_node_is_no_longer_at_work(wire, transport):
@@ -480,7 +479,7 @@ def test_i7_nothing_is_sent_when_the_node_is_no_longer_at_work(wire, transport):
     wire.running = False
     assert not transport.live(run)
     transport.send(encoded_frame(run))
-    assert wait_until(lambda: run.outcomes == {runs.LATE: 1})
+    assert wait_until(lambda: run.outcomes == {records.LATE: 1})
     assert wire.sent == []
     assert transport.ready(run)
 
@@ -491,7 +490,7 @@ def test_i7_nothing_is_sent_of_a_run_that_was_interrupted(wire, transport):
     run.abort()
     assert not transport.live(run)
     transport.send(encoded_frame(run))
-    assert wait_until(lambda: run.outcomes == {runs.LATE: 1})
+    assert wait_until(lambda: run.outcomes == {records.LATE: 1})
     assert wire.sent == []
 
 
@@ -502,6 +501,6 @@ def test_i7_an_interrupt_while_the_socket_is_busy_keeps_the_picture_back(wire, t
     wire.settle()  # the JSON is on its way
     run.abort()
     wire.resume(connection)
-    assert wait_until(lambda: run._open == 0)
+    assert wait_until(lambda: run.open_frames == 0)
     assert wire.to("c", 4) == []
-    assert run.outcomes == {runs.LATE: 1}
+    assert run.outcomes == {records.LATE: 1}

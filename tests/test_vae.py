@@ -22,16 +22,14 @@ from sidestream.preview.decoders.vae import (
     MB,
     RESERVE,
     SHARED,
-    SMALLEST,
     Memory,
     NotEnoughMemory,
     Vae,
-    VaeCopy,
     VaeSource,
-    copied,
     feathers,
     places,
 )
+from sidestream.preview.vae_copy import SMALLEST, VaeCopy, copied
 from sidestream.tests.helpers import CPU
 from sidestream.tests.stage import all_told
 from torch import nn
@@ -198,7 +196,7 @@ def test_i6_too_little_memory_is_said_in_one_line(memory):
     memory(4 * RESERVE)
     vae = load(Blank())
     memory(RESERVE + 3 * MB)
-    with pytest.raises(NotEnoughMemory, match=r"needs 4 MB, 3 MB are free beside the 1024 MB") as e:
+    with pytest.raises(NotEnoughMemory, match="4 MB, but only 3 MB are free besides the 1024") as e:
         vae(torch.randn(1, 4, 128, 128), 512)
     assert isinstance(e.value, DecoderError)
     assert "\n" not in str(e.value)
@@ -300,12 +298,12 @@ def test_a_staged_latent_stays_as_it_is():
 
 
 def test_i6_latents_of_another_model_are_refused():
-    with pytest.raises(DecoderError, match="takes latents of 4 channels, this model's have 16"):
+    with pytest.raises(DecoderError, match="expects latents with 4 channels, this model's have 16"):
         load()(torch.randn(1, 16, 8, 8), 512)
 
 
 def test_i6_what_is_no_picture_is_refused():
-    with pytest.raises(DecoderError, match="no picture of 16x16 pixels"):
+    with pytest.raises(DecoderError, match="not a picture of 16x16 pixels"):
         load(scale=2)(torch.randn(1, 4, 8, 8), 512)
 
 
@@ -668,17 +666,17 @@ def test_i4_a_vae_that_decodes_with_noise_does_so_without(comfy, seam):
     assert vae.first_stage_model.timestep_conditioning
 
 
-@pytest.mark.parametrize("what", ["no weights", "not loaded", "no pictures", "audio", "foreign"])
+@pytest.mark.parametrize("what", ["no weights", "not loaded", "not decode", "audio", "foreign"])
 def test_i6_a_vae_that_cannot_be_copied_is_told_once(comfy, seam, caplog, what):
     vae = kl(comfy)
     if what == "no weights":
         vae.first_stage_model = None
     elif what == "not loaded":
         vae.first_stage_model.to("meta")
-    elif what == "no pictures":
+    elif what == "not decode":
         vae.latent_dim = 1
     elif what == "audio":
-        vae.extra_1d_channel, what = 16, "no pictures"
+        vae.extra_1d_channel, what = 16, "not decode"
     elif what == "foreign":
         vae, what = type("Other", (), {"first_stage_model": nn.Conv2d(1, 1, 1)})(), "latent_dim"
     with caplog.at_level(logging.WARNING):

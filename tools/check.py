@@ -36,13 +36,18 @@ def check(names: Sequence[str]) -> int:
     return _run_all(_prepare(), [known[name] for name in names or known])
 
 
-def test(pytest_arguments: Sequence[str]) -> int:
-    """Run everything; with arguments, only pytest, with these."""
+def test(pytest_arguments: Sequence[str], *, browser: bool) -> int:
+    """Run everything; with arguments, only pytest, with these. Without `browser`, say so."""
     environment = _prepare()
-    get_chromium()
+    selected = () if browser else ("-m", "not browser")
+    if browser:
+        get_chromium()
+    else:
+        say("Tests that need a browser are left out; pytest counts them as deselected.")
     if pytest_arguments:
-        return _pytest(environment, pytest_arguments)
-    everything = Stage("pytest", lambda environment: _pytest(environment, (*_workers(), "tests")))
+        return _pytest(environment, (*selected, *pytest_arguments))
+    arguments = (*_workers(), *selected, "tests")
+    everything = Stage("pytest", lambda environment: _pytest(environment, arguments))
     return _run_all(environment, (*STATIC_STAGES, everything))
 
 

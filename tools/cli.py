@@ -49,17 +49,13 @@ def main(arguments: Sequence[str]) -> int:
             return _bench("benchmarks", rest)
         if options.command == "bench-server":
             return _bench("benchmarks.server", rest)
-        if options.command == "soak":
-            return _soak(rest)
-        if options.command == "fuzz":
-            return _fuzz(rest)
-        if options.command == "coverage":
-            return _on_host("tools.coverage", rest)
-        if options.command == "neighbours":
-            return _on_host("tools.neighbours", rest)
+        if options.command in ("soak", "fuzz"):
+            return _run(get_host(), f"benchmarks.{options.command}", *rest)
+        if options.command in ("coverage", "neighbours"):
+            return _on_host(f"tools.{options.command}", rest)
         if options.command == "check":
             return check.check(rest)
-        return check.test(rest)
+        return check.test(rest, browser=not options.no_browser)
     except SetupError as error:
         sys.stdout.flush()
         print(f"dev.py: {error}", file=sys.stderr)
@@ -83,7 +79,8 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     demo.add_argument("--port", type=int, help="where ComfyUI listens (8188, or a free one)")
     demo.add_argument("--sheet", help="where --headless saves its contact sheet")
 
-    commands.add_parser("test", help="all checks and tests; or pytest with these arguments")
+    test = commands.add_parser("test", help="all checks and tests; or pytest with these arguments")
+    test.add_argument("--no-browser", action="store_true", help="leave out what needs a browser")
     commands.add_parser("check", help="the static checks alone; or those of these names")
     commands.add_parser("host", help="just ComfyUI with the pack: host -- ARGUMENTS")
 
@@ -124,9 +121,7 @@ def _demo(options: argparse.Namespace) -> int:
 def _run_demo(host: Host, base: Path, port: int, *arguments: str) -> int:
     # In the host's interpreter: the demo's client and its pictures need packages that every
     # ComfyUI has.
-    module = [str(host.python), "-m", "tools.demo"]
-    command = [*module, str(host.tree), str(base), str(port), *arguments]
-    return _wait(subprocess.Popen(command, cwd=REPO))
+    return _run(host, "tools.demo", str(host.tree), str(base), str(port), *arguments)
 
 
 def _host(arguments: Sequence[str]) -> int:
@@ -147,24 +142,17 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _bench(module: str, arguments: Sequence[str]) -> int:
     host = get_host()
-    command = [str(host.python), "-m", module, "--comfyui", str(host.tree), *arguments]
-    return _wait(subprocess.Popen(command, cwd=REPO))
-
-
-def _soak(arguments: Sequence[str]) -> int:
-    command = [str(get_host().python), "-m", "benchmarks.soak", *arguments]
-    return _wait(subprocess.Popen(command, cwd=REPO))
-
-
-def _fuzz(arguments: Sequence[str]) -> int:
-    command = [str(get_host().python), "-m", "benchmarks.fuzz", *arguments]
-    return _wait(subprocess.Popen(command, cwd=REPO))
+    return _run(host, module, "--comfyui", str(host.tree), *arguments)
 
 
 def _on_host(module: str, folders: Sequence[str]) -> int:
     host = get_host()
     absolute = [str(Path(folder).absolute()) for folder in folders]
-    command = [str(host.python), "-m", module, str(host.tree), *absolute]
+    return _run(host, module, str(host.tree), *absolute)
+
+
+def _run(host: Host, module: str, *arguments: str) -> int:
+    command = [str(host.python), "-m", module, *arguments]
     return _wait(subprocess.Popen(command, cwd=REPO))
 
 

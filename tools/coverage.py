@@ -119,13 +119,13 @@ INTRODUCTION = """\
 Every latent format of ComfyUI, and how ComfyUI's own previewers and SideStream show it.
 `python dev.py coverage` queries both and writes this page.
 
-- *TAESD, else Latent2RGB* means TAESD if `models/vae_approx` has the decoder file (its name begins as
-  stated), otherwise Latent2RGB.
+- *TAESD, else Latent2RGB* means TAESD if `models/vae_approx` has the decoder file (its name begins
+  as stated), otherwise Latent2RGB.
 - *Default* means that no preview method is set; ComfyUI then shows nothing. With any of ComfyUI's
   other methods, SideStream shows at least as much as ComfyUI.
 - The still preview of a video (three dimensions) is its first frame. ComfyUI shows only that.
-- A *spectrogram* maps latents that are not images: time, or another sequence, runs to the right, and
-  channels upwards.
+- A *spectrogram* maps latents that are not images: time, or another sequence, runs to the right,
+  and channels upwards.
 - A VAE connected to SideStream's node decodes the preview instead, and needs neither factors nor a
   decoder file.
 """
@@ -233,11 +233,11 @@ def row_of(latent_format: Any, folder: Path) -> Row:
     """The row of a format, where decoder files are looked for in `folder`."""
     from sidestream.preview import host
 
-    name = host.decoder_name(latent_format)
+    name = host.models.decoder_name(latent_format)
     states = [everything_shown(latent_format)]
     if name is not None:
         file = folder / f"{name}.pth"
-        write_decoder(file, name, host.latent_channels(latent_format))
+        write_decoder(file, name, host.models.latent_channels(latent_format))
         states.append(everything_shown(latent_format))
         file.unlink()
     own, ours, animated = (

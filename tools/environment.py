@@ -88,7 +88,8 @@ class Environment:
 def site_packages(python: Path) -> Path:
     """The folder into which `python` installs packages."""
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    return Path(subprocess.check_output([python, "-c", code], text=True).strip())
+    command = [str(python), "-X", "utf8", "-c", code]  # a user's name may not fit a console
+    return Path(subprocess.check_output(command, encoding="utf-8").strip())
 
 
 def say(line: str) -> None:

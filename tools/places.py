@@ -63,6 +63,15 @@ def link_folder(link: Path, target: Path) -> None:
         link.symlink_to(target, target_is_directory=True)
 
 
+def is_link(path: Path) -> bool:
+    """Whether it is one as `link_folder` makes: `Path.is_symlink` denies that of junctions."""
+    try:
+        os.readlink(path)
+    except OSError:
+        return False
+    return True
+
+
 def remove_link(link: Path) -> None:
     """Remove a link made by `link_folder`, never what it leads to."""
     if link.is_symlink():

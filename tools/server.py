@@ -18,7 +18,7 @@ from typing import BinaryIO
 from .environment import SetupError
 from .host import Host
 from .local import opened
-from .places import link_folder, remove_link
+from .places import is_link, link_folder, remove_link
 
 # No API nodes: they would ask servers on the internet. No database file to migrate or to lock.
 QUIET_ARGUMENTS = ("--disable-api-nodes", "--database-url", "sqlite:///:memory:")
@@ -38,7 +38,7 @@ def make_base_directory(base: Path, packs: Mapping[str, Path]) -> None:
         else:
             (custom_nodes / name).write_bytes(pack.read_bytes())
     for entry in custom_nodes.iterdir():
-        if entry.name not in packs and entry.is_symlink():
+        if entry.name not in packs and is_link(entry):
             remove_link(entry)
 
 

@@ -5,7 +5,7 @@
  * and saved) → data (what is known) → host (ComfyUI's page).
  */
 
-import { app, toast } from "./lib/host/comfy.js";
+import { api, app, toast } from "./lib/host/comfy.js";
 import { isDemo, loadDemo } from "./lib/host/demo.js";
 import { prepareFields } from "./lib/host/node_fields.js";
 import { addStyleSheet, markPage } from "./lib/host/page.js";
@@ -56,11 +56,12 @@ receive(store);
 guardPictures(store, prompts);
 drawThumbnails(store, prompts);
 function showStreaming() {
-  markPage("sidestream-streams", store.live && !liveSettings.paused);
+  markPage("sidestream-streams", store.runs.some((run) => run.live && !liveSettings.silences(run)));
 }
 store.addEventListener("runs", showStreaming);
 liveSettings.addEventListener("change", showStreaming);
 joinQueueing(
+  api,
   (body) => {
     const nodes = takeOutValues(body.prompt, Object.keys(settings.fields));
     const beside = Object.keys(nodes).length ? { nodes } : {};
@@ -70,7 +71,7 @@ joinQueueing(
   (promptId, prompt, workflow) => prompts.remember(promptId, prompt, workflow),
 );
 
-addStyleSheet(new URL("sidestream.css", import.meta.url).href);
+addStyleSheet(document, new URL("sidestream.css", import.meta.url).href);
 
 await Promise.all([settings.load(), loadStrings()]);
 liveSettings.listen();
@@ -127,7 +128,7 @@ function showDemoAfter(wait) {
 }
 
 app.registerExtension({
-  name: "SideStream",
+  name: "sidestream",
   settings: settings.entries(),
   bottomPanelTabs: [tab()],
   commands: [

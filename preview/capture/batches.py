@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from ..records import FIRST_IMAGE
 from ..settings import Settings
-from .runs import FIRST_IMAGE
 
 STAGED_WHOLE = 1 << 20
 """Numbers in a latent up to which it is staged as it is."""

@@ -1,4 +1,4 @@
-"""What a sampler holds in the place of ComfyUI's previewer."""
+"""What a sampler's callback does: the steps of its run, and their frames for the worker."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Any
 
 import torch
 
-from .. import host
+from .. import host, records
 from ..deliver.transport import Transport
 from ..plain import in_a_line
 from ..render.backends import BackendError, StagingError, inline
 from ..render.engines import Engines
+from ..render.mailbox import Frame
 from ..render.worker import Engine
-from . import runs
 from .batches import shown_images, staged
-from .runs import Frame, Run
+from .runs import Run
 
 log = logging.getLogger(__name__)
 
 
-class Previewer(host.LatentPreviewer):
-    """What a sampler holds: hands latents to the engine and returns at once, without a picture."""
+class Previewer:
+    """Hands latents to the engine and returns at once, without a picture."""
 
     def __init__(
         self,
@@ -47,11 +47,11 @@ class Previewer(host.LatentPreviewer):
         self._transport = transport
         self._make_own = own
         self._scale = scale
-        self._counts = True
         self._views = views
         self._shapes: Sequence[Sequence[int]] = ()
         """Of the latents that are sampled as one, where there are several."""
         self._captured: tuple[Engine, Frame] | None = None
+        self._in_step = False
         self._asked = False
         self._engine: Engine | None = None
         self._engine_for: tuple[torch.device, str] | None = None
@@ -68,23 +68,28 @@ class Previewer(host.LatentPreviewer):
         return run
 
     def decode_latent_to_preview_image(self, preview_format: str, x0: torch.Tensor) -> None:
-        """Stage the frame of the current step; SideStream sends it when it is ready."""
+        """Stage the frame of the current step; SideStream sends it when it is ready.
+
+        A call outside a callback that is tracked is a step of its own.
+        """
         self._asked = True
+        is_step = not self._in_step
         try:
-            if self._counts:
-                self.run.at(self.run.step + 1, host.announced_steps(self.run.context))
-            host.expect_progress()
-            if self.run.wants(runs.now()) and self._transport.watched(self.run):
+            if is_step:
+                self._begin_step(self.run.step, host.prompts.announced_steps(self.run.context))
+            host.prompts.expect_progress()
+            if self.run.wants(records.now()) and self._transport.watched(self.run):
                 self._capture(self._picture_of(x0))
-            if self._counts:
-                self._hand_over()
         except Exception as error:
             log.warning(
-                "[SideStream] A preview failed (%s); sampling goes on without previews.",
+                "[SideStream] A preview failed (%s); sampling continues without previews.",
                 in_a_line(error),
                 exc_info=log.isEnabledFor(logging.DEBUG),
             )
             self.run.abort()
+        finally:
+            if is_step:
+                self._end_step()
 
     def decode_latent_to_preview(self, x0: torch.Tensor) -> Any:
         """For packs that decode on their own: ComfyUI's picture of `x0`, made on the spot."""
@@ -97,13 +102,13 @@ class Previewer(host.LatentPreviewer):
 
         `asks` learns whether the callback asks this previewer for its pictures, and each change.
         """
-        self._counts = False
         before: bool | None = None
 
         @functools.wraps(callback)
-        def told(step: int, x0: Any, x: Any, total_steps: int) -> Any:
+        def tracked(step: int, x0: Any, x: Any, total_steps: int) -> Any:
             nonlocal before
-            run = self._run_of(step, total_steps)
+            self._begin_step(step, total_steps)
+            run = self.run
             self._asked = False
             try:
                 result = callback(step, x0, x, total_steps)
@@ -115,12 +120,13 @@ class Previewer(host.LatentPreviewer):
                 run.abort()
                 raise
             finally:
-                self._hand_over()
+                self._end_step()
 
-        return told
+        return tracked
 
-    def _run_of(self, step: Any, total_steps: Any) -> Run:
-        """The run that `step` (from 0) is of, which is told of it."""
+    def _begin_step(self, step: Any, total_steps: Any) -> None:
+        """Tell the run of `step` (from 0); the next run where it is of another sampling."""
+        self._in_step = True
         run = self.run
         try:
             number, total = int(step) + 1, int(total_steps)
@@ -133,9 +139,16 @@ class Previewer(host.LatentPreviewer):
                 run = self.run = self._started()
             except Exception as error:
                 run.abort()
-                log.warning("[SideStream] No previews of this sampling (%s).", in_a_line(error))
+                log.warning(
+                    "[SideStream] Previews could not be set up (%s); this sampling has none.",
+                    in_a_line(error),
+                )
         run.at(number, total)
-        return run
+
+    def _end_step(self) -> None:
+        """The callback has nothing else left to do: the worker may have what was captured."""
+        self._in_step = False
+        self._hand_over()
 
     def begun(self, shapes: Sequence[Sequence[int]]) -> None:
         """Sampling begins, with latents of these shapes: several where they are sampled as one."""
@@ -150,14 +163,15 @@ class Previewer(host.LatentPreviewer):
 
     def _picture_of(self, x0: Any) -> torch.Tensor:
         """The part of `x0` that is shown: [B, C, ...]."""
-        latent = host.unpacked(host.latent_frame(x0), self._shapes)
-        return host.views_as_batch(latent) if self._views else latent
+        latent = host.sampling.unpacked(host.sampling.latent_frame(x0), self._shapes)
+        return host.sampling.views_as_batch(latent) if self._views else latent
 
     def _capture(self, latent: torch.Tensor) -> None:
         settings = self.run.settings
         if not 3 <= latent.ndim <= 5:
             log.info(
-                "[SideStream] No previews of a latent with %d dimensions: nothing is known of it.",
+                "[SideStream] Latents with %d dimensions are not supported; this run has no"
+                " previews.",
                 latent.ndim,
             )
             self.run.abort()
@@ -167,7 +181,7 @@ class Previewer(host.LatentPreviewer):
         except BackendError:
             engine = None
         run = self.run
-        if engine is None or run.left_to_host or run.chain.current(runs.now()) is None:
+        if engine is None or run.left_to_host or run.chain.current(records.now()) is None:
             self._preview_inline(latent)
             return
         if self._views and settings.batch == "first":
@@ -209,7 +223,7 @@ class Previewer(host.LatentPreviewer):
         except Exception as error:
             run.host_failed = True
             log.warning(
-                "[SideStream] ComfyUI's own previewer failed too (%s); this run goes on with no"
+                "[SideStream] ComfyUI's own previewer failed too (%s); this run continues without"
                 " previews.",
                 in_a_line(error),
             )
@@ -230,7 +244,10 @@ class Previewer(host.LatentPreviewer):
             try:
                 engine.publish(frame)
             except Exception as error:
-                log.warning("[SideStream] A preview was lost (%s).", in_a_line(error))
+                log.warning(
+                    "[SideStream] A preview was lost (%s); this run continues without previews.",
+                    in_a_line(error),
+                )
                 self.run.abort()
 
     def __deepcopy__(self, memo: object) -> Previewer:

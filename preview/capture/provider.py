@@ -44,7 +44,11 @@ class Sampling:
 _sampling: ContextVar[Sampling | None] = ContextVar("sidestream_sampling", default=None)
 
 
-_DECODES = Previewer.decode_latent_to_preview_image
+class SideStreamPreviewer(Previewer, host.sampling.LatentPreviewer):
+    """What a sampler holds in the place of ComfyUI's previewer."""
+
+
+_DECODES = SideStreamPreviewer.decode_latent_to_preview_image
 
 
 class Provider:
@@ -70,8 +74,8 @@ class Provider:
         """Take the place of ComfyUI's functions. Raises host.UnknownHost."""
         host.check()
         self._active = True
-        self._progress = host.install_progress()
-        self._method = host.watch_method()
+        self._progress = host.prompts.install_progress()
+        self._method = host.installation.watch_method()
         self._replace("get_previewer", self._get_previewer)
         self._replace("prepare_callback", self._prepare_callback)
 
@@ -79,12 +83,12 @@ class Provider:
         """Give the functions back; where another pack wraps ours, ours only passes through."""
         self._active = False
         if self._progress is not None:
-            host.uninstall_progress(self._progress)
+            host.prompts.uninstall_progress(self._progress)
             self._progress = None
-            host.unwatch_method(self._method)
+            host.installation.unwatch_method(self._method)
         for name, (original, ours) in self._replaced.items():
-            if getattr(host.latent_preview, name) is ours:
-                setattr(host.latent_preview, name, original)
+            if getattr(host.sampling.latent_preview, name) is ours:
+                setattr(host.sampling.latent_preview, name, original)
         self._replaced.clear()
 
     def in_charge(self) -> str:
@@ -93,13 +97,13 @@ class Provider:
 
     def around(self) -> str:
         """Which pack was loaded later and is asked for previewers first; "" where none is."""
-        current = host.latent_preview.get_previewer
+        current = host.sampling.latent_preview.get_previewer
         if not self._active or current is self._replaced["get_previewer"][1]:
             return ""
-        return host.author(current)
+        return host.installation.author(current)
 
     def _replace(self, name: str, method: Callable[..., Any]) -> None:
-        original = getattr(host.latent_preview, name)
+        original = getattr(host.sampling.latent_preview, name)
 
         @functools.wraps(original)
         def ours(*args: Any, **kwargs: Any) -> Any:
@@ -107,7 +111,7 @@ class Provider:
 
         ours.__module__ = __name__
         self._replaced[name] = (original, ours)
-        setattr(host.latent_preview, name, ours)
+        setattr(host.sampling.latent_preview, name, ours)
 
     def _prepare_callback(
         self, original: Callable[..., Any], model: Any, steps: int, *args: Any, **kwargs: Any
@@ -123,9 +127,9 @@ class Provider:
         previewer = sampling.previewer
         if previewer is None:
             if not sampling.asked:
-                self._theirs = self.around() or host.author(original)
+                self._theirs = self.around() or host.installation.author(original)
             return callback
-        host.watch_sampling(model, previewer)
+        host.sampling.watch_sampling(model, previewer)
         return previewer.with_step_tracking(callback, self._asks)
 
     def _asks(self, run: Run, asked: bool) -> None:
@@ -133,13 +137,13 @@ class Provider:
         if asked:
             self._theirs = ""
             return
-        decodes = Previewer.decode_latent_to_preview_image
+        decodes = SideStreamPreviewer.decode_latent_to_preview_image
         if decodes is _DECODES:  # something wraps the previewer, and makes pictures of its own
             self._theirs = self.around() or "another pack"
             return
-        self._theirs = who = host.author(decodes)
-        self._say_once(logging.INFO, f"{who} suppresses the previews of a sampler.")
-        where = host.preview_switch(who)
+        self._theirs = who = host.installation.author(decodes)
+        self._say_once(logging.INFO, f"{who} suppresses this sampler's previews.")
+        where = host.prompts.preview_switch(who)
         self._transport.announce_none(run.context, "suppressed", who=who, where=where)
 
     def _get_previewer(
@@ -166,14 +170,16 @@ class Provider:
             spec = self._run_spec(latent_format)
             if spec is None:
                 return original()
-            own = functools.partial(host.own_previewer, original, latent_format)
+            own = functools.partial(host.sampling.own_previewer, original, latent_format)
             start = functools.partial(self._runs.start, spec)
-            scale = host.picture_scale(latent_format)
-            views = host.shows_views(latent_format)
-            previewer = Previewer(start, self._engines, self._transport, own, scale, device, views)
+            scale = host.models.picture_scale(latent_format)
+            views = host.models.shows_views(latent_format)
+            previewer = SideStreamPreviewer(
+                start, self._engines, self._transport, own, scale, device, views
+            )
         except Exception as error:
             log.warning(
-                "[SideStream] Could not set up previews (%s); ComfyUI's own are used.",
+                "[SideStream] Previews could not be set up (%s); ComfyUI's own are used instead.",
                 in_a_line(error),
                 exc_info=log.isEnabledFor(logging.DEBUG),
             )
@@ -186,19 +192,19 @@ class Provider:
 
     def _author(self, theirs: Any) -> str:
         """Who made a previewer that is not ours, or changed ComfyUI's."""
-        if not host.is_own_previewer(theirs):
-            return host.author(type(theirs))
-        return host.author(host.overriding_method())
+        if not host.sampling.is_own_previewer(theirs):
+            return host.installation.author(type(theirs))
+        return host.installation.author(host.sampling.overriding_method())
 
     def _their_previewer(
         self, get_previewer: Callable[..., Any], original: Callable[[], Any]
     ) -> Any:
         """Another pack's previewer, or ComfyUI's own that another pack has changed; else None."""
-        overridden = host.is_overridden_for_all()
-        if host.is_own_function(get_previewer, "get_previewer") and not overridden:
+        overridden = host.sampling.is_overridden_for_all()
+        if host.sampling.is_own_function(get_previewer, "get_previewer") and not overridden:
             return None
         theirs = self._contained(original)
-        return theirs if overridden or not host.is_own_previewer(theirs) else None
+        return theirs if overridden or not host.sampling.is_own_previewer(theirs) else None
 
     def _contained(self, original: Callable[[], Any]) -> Any:
         """What other packs give; None where that, or ComfyUI, fails."""
@@ -207,35 +213,35 @@ class Provider:
         except Exception as error:
             self._say_once(
                 logging.WARNING,
-                f"Another pack's previewer failed ({in_a_line(error)}); SideStream's is used.",
+                f"Another pack's previewer failed ({in_a_line(error)}); using SideStream's.",
             )
             return None
 
     def _run_spec(self, latent_format: Any) -> RunSpec | None:
         """How to preview this sampling; None to leave it to ComfyUI."""
         sampling = _sampling.get()
-        context = host.current_context()
-        extra = host.extra_data(context.prompt_id)
+        context = host.prompts.current_context()
+        extra = host.prompts.extra_data(context.prompt_id)
         node = self._node_settings(sampling.model, extra) if sampling else {}
-        chosen = host.chosen_method(extra)
+        chosen = host.installation.chosen_method(extra)
         if chosen == "none" and node.get("method", "host") == "host":
             self._transport.announce_none(context, "method")
             return None
-        left = host.left_vae(sampling.model) if sampling else None
+        left = host.models.left_vae(sampling.model) if sampling else None
 
         def sources_for(settings: Settings) -> list[Source]:
             method = settings.method
             if method == "host":
                 method = chosen or "auto"
             # Here, on the sampler's thread, and only where it is wanted: a copy takes memory.
-            vae = host.vae_copy(left) if left is not None and method == "auto" else None
+            vae = host.models.vae_copy(left) if left is not None and method == "auto" else None
             return sources.find(method, latent_format, self._say_once, vae)
 
         others = sources.find("auto", latent_format, self._say_once)
-        if not others and (left is None or host.vae_copy(left) is None):
+        if not others and (left is None or host.models.vae_copy(left) is None):
             self._say_once(
                 logging.INFO,
-                f"No previews for {type(latent_format).__name__} latents:"
+                f"{type(latent_format).__name__} latents have no previews:"
                 " ComfyUI has neither a decoder nor colour factors for them.",
             )
             self._transport.announce_none(context, "latents")
@@ -244,17 +250,17 @@ class Provider:
             context,
             SettingsLayers(self._good(*salvaged(extra.get(KEY, {})), "sent with a prompt"), node),
             sources_for,
-            host.preview_size(),
+            host.installation.preview_size(),
             _whole(sampling.steps) if sampling else 0,
-            host.video(latent_format),
+            host.models.video(latent_format),
             self._decoders.is_broken,
         )
 
     def _node_settings(self, model: Any, extra: Any) -> dict[str, Any]:
         """What the nodes on a MODEL set: as inputs, or beside the prompt that runs now."""
         settings: dict[str, Any] = {}
-        for left in host.left_settings(model):
-            settings |= self._good(*salvaged(left.settings), "left on a MODEL")
+        for left in host.models.left_settings(model):
+            settings |= self._good(*salvaged(left.settings), "attached to a MODEL")
             settings |= self._good(*of_node(extra.get(KEY), left.node_id), "sent with a prompt")
         return settings
 

@@ -1,61 +1,27 @@
-"""Who a frame belongs to, and the one record that travels from the sampler to the socket."""
+"""The runs that are going on: what is wanted of each, its frames, and what became of them."""
 
 from __future__ import annotations
 
 import logging
 import os
 import threading
-import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from .. import records
 from ..plain import in_a_line
+from ..records import FIRST_IMAGE, Label, NodeContext, Outcomes, Video
 from ..render.chain import Failures, FallbackChain
 from ..settings import Settings, combined
 from .clients import Clients, overlay
 from .throttle import Throttle
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ..decoders.protocols import Source
-    from ..render.backends import Slot
-    from ..render.quicker import Way
 
 log = logging.getLogger(__name__)
-
-SENT = "sent"
-REPLACED = "replaced"  # a newer frame took its place before it was decoded
-BUSY = "busy"  # no room to stage it, or its client still takes the last one
-LATE = "late"  # its node or its prompt was over
-UNWATCHED = "unwatched"  # its client is not connected
-FIRST_IMAGE = range(1)
-
-FAILED = "failed"  # no decoder or encoder could make a picture of it
-
-
-@dataclass(frozen=True, slots=True)
-class NodeContext:
-    """The node of the prompt that is sampling. `client_id` None stands for everybody."""
-
-    prompt_id: str | None = None
-    node_id: str | None = None
-    display_node_id: str | None = None
-    parent_node_id: str | None = None
-    real_node_id: str | None = None
-    client_id: str | None = None
-
-    def wire(self) -> dict[str, Any]:
-        """The keys that ComfyUI gives with a preview."""
-        return {
-            "node_id": self.node_id,
-            "prompt_id": self.prompt_id,
-            "display_node_id": self.display_node_id,
-            "parent_node_id": self.parent_node_id,
-            "real_node_id": self.real_node_id,
-        }
 
 
 @dataclass(slots=True)
@@ -71,15 +37,6 @@ class SettingsLayers:
 
 
 @dataclass(frozen=True, slots=True)
-class Video:
-    """What the model's videos are made of."""
-
-    fps: float = 16.0
-    frames_each: int = 4
-    """Frames of the finished video for each latent frame."""
-
-
-@dataclass(frozen=True, slots=True)
 class RunSpec:
     """All that a run is made from."""
 
@@ -89,112 +46,9 @@ class RunSpec:
     """The decoders that settings ask for, best first."""
     default_size: int
     steps: int = 0
-    video: Video = Video()
+    video: Video = field(default_factory=Video)
     is_broken: Callable[[Source], bool] = lambda source: False
     """Whether a decoder is known to fail."""
-
-
-@dataclass(slots=True)
-class Frame:
-    """One preview on its way: a label, the staged latent, then the picture, then the bytes."""
-
-    run: Run
-    seq: int
-    step: int
-    total_steps: int
-    captured_at: float
-    images: range = FIRST_IMAGE
-    """Those of the sampler's batch that it shows."""
-    slot: Slot | None = None
-    picture: np.ndarray | None = None
-    size: tuple[int, int] = (0, 0)
-    grid: tuple[int, int] | None = None
-    """Columns and rows, where several images are shown side by side."""
-    animation: tuple[int, int] | None = None
-    """Frames and milliseconds, where it plays."""
-    non_finite: int = 0
-    """Positions of the latent that were not finite, and pixels that the decoder gave as NaN."""
-    decoder: str = ""
-    decode_ms: float = 0.0
-    ready_at: float = 0.0
-    """When the sampler's device had made the latent, which may be long after the callback."""
-    image: bytes = b""
-    image_type: str = ""
-    held: bool = False
-    """Whether the throttle forbids it, unless its node samples no more."""
-    way: Way | None = None
-    """The quicker one that it comes, where its decoder is too slow for the budget."""
-    closed: bool = False
-
-    def ends_another_run_than(self, frame: Frame) -> bool:
-        """Whether it is the last of a run that ended well before that of `frame` began."""
-        run = self.run
-        if self.held and run.execution is frame.run.execution:
-            return False  # the node samples on
-        over = run.ended or self.step >= self.total_steps
-        return run is not frame.run and over and not run.aborted
-
-    @property
-    def is_outrun(self) -> bool:
-        """Whether it was held for the end of its node, which has begun another sampling."""
-        return self.held and self.run.execution.newest != self.run.number
-
-    def may_go(self, now: float) -> bool:
-        """Whether the throttle lets a frame that was held go by now."""
-        return self.run.admits(self.step, now)
-
-    def close(self, outcome: str) -> None:
-        """The frame's way is over. Must be called for each frame; the first call counts."""
-        self.run.close(self, outcome)
-
-    def info(self, now: float) -> dict[str, Any]:
-        """SideStream's own object on the wire, at the moment of sending."""
-        return self._special() | {
-            "run": self.run.id,
-            "stage": self.run.stage,
-            "seq": self.seq,
-            "step": self.step,
-            "total_steps": self.total_steps,
-            "width": self.size[0],
-            "height": self.size[1],
-            "decoder": self.decoder,
-            "captured_to_sent_ms": round((now - self.captured_at) * 1000, 1),
-            "ready_to_sent_ms": round((now - self.ready_at) * 1000, 1),
-            "decode_ms": round(self.decode_ms, 2),
-            "dropped": self.run.execution.outcomes.dropped,
-            "outcomes": dict(self.run.execution.outcomes),
-        }
-
-    def _special(self) -> dict[str, Any]:
-        """What only some frames have to say."""
-        special: dict[str, Any] = {}
-        if self.grid is not None:
-            columns, rows = self.grid
-            special["grid"] = {"columns": columns, "rows": rows, "images": list(self.images)}
-        if self.animation is not None:
-            frames, duration = self.animation
-            special["animation"] = {
-                "frames": frames,
-                "fps": round(frames * 1000 / max(1, duration), 3),
-                "duration_ms": duration,
-            }
-        if self.way is not None and self.run.slow is not None:
-            special["slow"] = self.run.slow
-        if self.non_finite:
-            special["not_finite"] = self.non_finite
-        return special
-
-
-class Outcomes(Counter[str]):
-    """What became of frames, and of how many."""
-
-    @property
-    def sent(self) -> int:
-        return self[SENT]
-
-    @property
-    def dropped(self) -> int:
-        return self.total() - self[SENT]
 
 
 class Execution:
@@ -249,6 +103,9 @@ class Run:
         self._method = self.settings.method
         """The method that `chain` is of."""
         self.outcomes = Outcomes()
+        self.outcomes_of_node = execution.outcomes
+        self.ended = False
+        """Whether its sampling is over."""
         self.aborted = False
         self.paused = False
         """Whether its client has stopped previews: steps are counted, no frame is wanted."""
@@ -260,10 +117,11 @@ class Run:
         """Which decoder is too slow for the budget, where one is, as it is told to clients."""
         self.strikes = 0
         """How often the worker failed at it."""
-        self.not_finite = 0
+        self.frames_not_finite = 0
         """Frames with positions that were not finite."""
-        self._open = 0
-        self._ended = False
+        self._open: set[int] = set()
+        """The numbers of the frames that have not found their end."""
+        self._acquired = 0
         self._ended_at = float("inf")
         self._on_closed = on_closed
         self._lock = execution.lock
@@ -273,7 +131,7 @@ class Run:
         if not self.left_to_host and not self.warned_of_loss:
             log.warning(
                 "[SideStream] A latent could not be staged (%s); ComfyUI's own previewer shows %s.",
-                in_a_line(error) if error is not None else "no reason is known",
+                in_a_line(error) if error is not None else "unknown reason",
                 "such steps" if passes else "this run",
             )
         self.warned_of_loss = True
@@ -298,7 +156,7 @@ class Run:
         What may be the node's last step is captured even where the throttle forbids it, and held.
         """
         self._follow_method()
-        if self._ended or self.paused or not self.chain.wanted:
+        if self.ended or self.paused or not self.chain.wanted:
             return False
         admitted = self.admits(self.step, now)
         self._held = not admitted and self.may_be_last
@@ -333,26 +191,25 @@ class Run:
         """The frame of the current step is for the case that no other follows."""
         self._held = True
 
-    def capture(self, now: float, images: range = FIRST_IMAGE) -> Frame:
+    def capture(self, now: float, images: range = FIRST_IMAGE) -> Label:
         """A new frame of the current step. Whoever takes it must `close` it."""
-        frame = Frame(self, self._next(), self.step, self.total_steps, now, images)
-        frame.held = self._held
-        if not frame.held:
+        label = Label(self, self._next(), self.step, self.total_steps, now, images, self._held)
+        if not self._held:
             self.execution.throttle.mark(now, self._is_last(self.step))
-        return frame
+        return label
 
-    def let_pass(self, frame: Frame, now: float) -> None:
+    def let_pass(self, label: Label, now: float) -> Label:
         """A frame that was held is shown at `now`."""
-        frame.held = False
         self.execution.throttle.mark(now)
+        return replace(label, held=False)
 
     def note_slow(self, decoder: str, seconds: float, between: float) -> None:
         """A decoder that takes `seconds` has pictures only every so many seconds `between`."""
         if self.slow is None:
             log.info(
-                "[SideStream] %s previews take %.2f s each, which the budget of %d %% allows every"
-                " %.0f s. A quicker decoder serves between them. A larger budget, 0 for none, or a"
-                " smaller max_size brings more of them.",
+                "[SideStream] %s previews take %.2f s each, so the budget of %d %% allows one every"
+                " %.0f s; a faster decoder fills the gaps. To get more, raise the budget (0 sets"
+                " no limit) or reduce max_size.",
                 decoder,
                 seconds,
                 self.settings.budget,
@@ -361,12 +218,9 @@ class Run:
         ms, every = round(seconds * 1000), round(between, 1)
         self.slow = {"decoder": decoder, "decode_ms": ms, "seconds_between": every}
 
-    def another(self, frame: Frame) -> Frame:
-        """A new frame of the step of `frame`. Whoever takes it must `close` it."""
-        made = Frame(self, self._next(), frame.step, frame.total_steps, frame.captured_at)
-        made.ready_at, made.decoder = frame.ready_at, frame.decoder
-        made.non_finite = frame.non_finite
-        return made
+    def another(self, label: Label) -> Label:
+        """A new frame of the step of `label`. Whoever takes it must `close` it."""
+        return replace(label, seq=self._next(), images=FIRST_IMAGE, held=False)
 
     def latent_rate(self) -> float:
         """Latent frames of a video that are played in a second."""
@@ -377,7 +231,7 @@ class Run:
         """The number of a frame that is now open."""
         with self._lock:
             self.execution.seq += 1
-            self._open += 1
+            self._open.add(self.execution.seq)
             return self.execution.seq
 
     def change(self, live: Mapping[str, Any]) -> None:
@@ -401,7 +255,7 @@ class Run:
             self._spec.layers.live["method"] = self._method
             self.settings = self._spec.layers.settings()
             log.warning(
-                "[SideStream] Previews stay with the method %s (%s).",
+                "[SideStream] Previews keep the method %s, because the new one failed (%s).",
                 self._method,
                 in_a_line(error),
             )
@@ -417,11 +271,6 @@ class Run:
         """The settings that were changed for this run, and those to come of its prompt."""
         return dict(self._spec.layers.live)
 
-    @property
-    def ended(self) -> bool:
-        """Whether its sampling is over."""
-        return self._ended
-
     def ended_for(self, now: float) -> float:
         """Seconds since the sampling was over; below 0 where it is not."""
         return now - self._ended_at
@@ -432,40 +281,54 @@ class Run:
         Also called when a previewer is garbage, so at any moment, within any of these locks.
         """
         with self._lock:
-            if not self._ended:
-                self._ended, self._ended_at = True, now()
-            closed = self._open == 0
-        if closed:
-            self._on_closed(self)
+            if not self.ended:
+                self.ended, self._ended_at = True, records.now()
+        self._close_if_over()
 
     def abort(self) -> None:
         """Sampling was interrupted or failed: nothing more is sent."""
         self.aborted = True
         self.end()
 
-    def close(self, frame: Frame, outcome: str) -> None:
-        """A frame of this run has found its end, unless it had before."""
+    def close(self, label: Label, outcome: str) -> None:
+        """A frame has found its end, unless it had before. Nothing else counts outcomes."""
         with self._lock:
-            if frame.closed:
+            if label.seq not in self._open:
                 return
-            frame.closed = True
-            if not frame.held:  # a step that the throttle forbade, as all that are not captured
+            self._open.remove(label.seq)
+            if not label.held:  # a step that the throttle forbade, as all that are not captured
                 self.outcomes[outcome] += 1
-                self.execution.outcomes[outcome] += 1
-        self.let_go()
+                self.outcomes_of_node[outcome] += 1
+        self._close_if_over()
 
-    def hold(self) -> None:
-        """A frame may still come of what is in the making, until `let_go`."""
-        with self._lock:
-            self._open += 1
+    def is_open(self, label: Label) -> bool:
+        """Whether that frame has not found its end."""
+        return label.seq in self._open
 
-    def let_go(self) -> None:
-        """What was held, or a frame, is over; the run too, if it was the last."""
+    @property
+    def open_frames(self) -> int:
+        """How many frames have not found their end, or may still come of what is in the making."""
+        return len(self._open) + self._acquired
+
+    def acquire(self) -> None:
+        """A frame may still come of what is in the making, until `release`."""
         with self._lock:
-            self._open -= 1
-            closed = self._ended and self._open == 0
-        if closed:
+            self._acquired += 1
+
+    def release(self) -> None:
+        """What was in the making is over; the run too, if it was the last."""
+        with self._lock:
+            self._acquired -= 1
+        self._close_if_over()
+
+    def _close_if_over(self) -> None:
+        if self.ended and not self.open_frames:
             self._on_closed(self)
+
+    @property
+    def is_outrun(self) -> bool:
+        """Whether its node has begun another sampling."""
+        return self.execution.newest != self.number
 
     @property
     def max_size(self) -> int:
@@ -567,7 +430,7 @@ class Runs:
                 "active_runs": len({run.id for run in active}),
                 # Copies: the runs go on counting.
                 "frames": dict(sum((Counter(dict(r.outcomes)) for r in active), self._closed)),
-                "not_finite": sum((run.not_finite for run in active), self._not_finite),
+                "not_finite": sum((run.frames_not_finite for run in active), self._not_finite),
             }
 
     def _close(self, run: Run) -> None:
@@ -575,7 +438,7 @@ class Runs:
             if self._active.pop(run.number, None) is None:
                 return
             self._closed.update(run.outcomes)
-            self._not_finite += run.not_finite
+            self._not_finite += run.frames_not_finite
         _tell(self._on_end, run)
 
 
@@ -585,10 +448,6 @@ def _tell(listener: Callable[[Run], None], run: Run) -> None:
         listener(run)
     except Exception as error:
         log.warning(
-            "[SideStream] The start or the end of a run could not be told (%s).", in_a_line(error)
+            "[SideStream] The start or end of a run could not be announced (%s); clients miss it.",
+            in_a_line(error),
         )
-
-
-def now() -> float:
-    """The clock of frames, in seconds."""
-    return time.monotonic()

@@ -13,8 +13,9 @@ from ..decoders.protocols import Source
 from ..decoders.spectrogram import SpectrogramSource
 from ..decoders.taehv import TaehvSource
 from ..decoders.taesd import TaesdSource
-from ..decoders.vae import VaeCopy, VaeSource
+from ..decoders.vae import VaeSource
 from ..plain import file_name, in_a_line, plain
+from ..vae_copy import VaeCopy
 
 Say = Callable[[int, str], None]
 """Logs a line at a level."""
@@ -30,50 +31,52 @@ def find(method: str, latent_format: Any, say: Say, vae: VaeCopy | None = None) 
     if method in ("auto", "taesd"):
         found.append(_tiny_decoder(latent_format, say, wanted=method == "taesd"))
     found.append(_factors(latent_format))
-    if not any(found) and host.is_sound(latent_format):
+    if not any(found) and host.models.is_sound(latent_format):
         found.append(SpectrogramSource())
     return [source for source in found if source is not None]
 
 
 def _tiny_decoder(latent_format: Any, say: Say, wanted: bool) -> Source | None:
-    name = host.decoder_name(latent_format)
+    name = host.models.decoder_name(latent_format)
     if name is None:
         return None
     try:
-        path = host.decoder_file(name)
+        path = host.models.decoder_file(name)
     except OSError as error:  # the folder went away, or a disk
-        say(logging.WARNING, f"models/vae_approx cannot be read ({in_a_line(error)}).")
+        reason = in_a_line(error)
+        say(logging.WARNING, f"models/vae_approx cannot be read ({reason}), so it is ignored.")
         return None
     if path is None:
         _say_what_is_missing(name, say, wanted)
         return None
-    channels = host.latent_channels(latent_format)
+    channels = host.models.latent_channels(latent_format)
     if name in taesd.FAMILY:
-        return TaesdSource.of(path, channels, host.precision)
+        return TaesdSource.of(path, channels, host.installation.precision)
     if name in taehv.FAMILY:
         space = _space(latent_format)
-        return TaehvSource.of(path, channels, host.precision, space, latent_format.process_out)
+        return TaehvSource.of(
+            path, channels, host.installation.precision, space, latent_format.process_out
+        )
     say(
         logging.WARNING,
-        f"models/vae_approx/{file_name(path)} is there and not used: SideStream knows no decoders"
-        f" called {name}. ComfyUI's own previews use it where its preview method is taesd.",
+        f"models/vae_approx/{file_name(path)} is ignored: SideStream does not support decoders"
+        f" named {name}. ComfyUI's own previews use it if its preview method is taesd.",
     )
     return None
 
 
 def _say_what_is_missing(name: str, say: Say, wanted: bool) -> None:
-    place = host.misplaced_decoder(name)
+    place = host.models.misplaced_decoder(name)
     if place is not None:
         say(
             logging.WARNING,
-            f"{plain(place)} is there and not used: decoders of previews belong into"
-            " models/vae_approx.",
+            f"{plain(place)} is ignored: preview decoders belong in models/vae_approx.",
         )
     elif wanted:
         say(
             logging.WARNING,
-            f"TAESD previews want the file models/vae_approx/{name}, which is not there;"
-            " Latent2RGB previews are used.",
+            f"TAESD previews need the file models/vae_approx/{name}, which is missing; Latent2RGB"
+            " is used instead.",
         )
 
 
@@ -90,5 +93,5 @@ def _factors(latent_format: Any) -> Source | None:
         latent_format.latent_rgb_factors,
         getattr(latent_format, "latent_rgb_factors_bias", None),
         getattr(latent_format, "latent_rgb_factors_reshape", None),
-        host.picture_scale(latent_format),
+        host.models.picture_scale(latent_format),
     )

@@ -32,12 +32,7 @@ HEADER = 1 << 20
 SIP = 1 << 20
 """Bytes that are read at a time."""
 
-TYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-}
+TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """By the names in .safetensors files, the types that weights of decoders are stored in."""
 
 STORAGES = {
@@ -83,31 +78,31 @@ def opened(path: str, kind: str) -> Iterator[Mapping[str, Stored]]:
     """The weights in the .safetensors or .pth file at `path`, by their names.
 
     What goes wrong within, DecoderError or not, becomes a DecoderError that names the file, and
-    says that it is no `kind` where the file could be read.
+    says that it is not a `kind` where the file could be read.
     """
     name = file_name(path)
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise DecoderError("it is no file")  # to open a pipe would wait for who writes
+            raise DecoderError("it is not a file")  # to open a pipe would wait for who writes
         with open(path, "rb") as file:
             yield _weights(file)
     except FileNotFoundError as error:
-        raise DecoderError(f"{name} is gone") from error
+        raise DecoderError(f"{name} no longer exists") from error
     except OSError as error:
         if error.errno == errno.EINVAL:  # a place that no file has
-            raise DecoderError(f"{name} is damaged or no {kind}") from error
+            raise DecoderError(f"{name} is damaged or not a {kind}") from error
         # The disk's fault, which may pass.
         failure = DecoderError(f"{name} cannot be read: {error.strerror or in_a_line(error)}")
         failure.lasting = False
         raise failure from error
     except DecoderError as error:
-        raise DecoderError(f"{name} is no {kind}: {error}") from error
+        raise DecoderError(f"{name} is not a {kind}: {error}") from error
     except MemoryError as error:
-        failure = DecoderError(f"{name} cannot be read: there is too little memory")
+        failure = DecoderError(f"{name} cannot be read: not enough memory")
         failure.lasting = False
         raise failure from error
     except Exception as error:  # whatever the parts of a damaged file lead to
-        raise DecoderError(f"{name} is damaged or no {kind}: {in_a_line(error)}") from error
+        raise DecoderError(f"{name} is damaged or not a {kind}: {in_a_line(error)}") from error
 
 
 def _weights(file: IO[bytes]) -> Mapping[str, Stored]:
@@ -118,12 +113,12 @@ def _weights(file: IO[bytes]) -> Mapping[str, Stored]:
     if len(head) > 8 and head[8:9] == b"{":
         return _safetensors_weights(file)
     if head.startswith(b"version https://git-lfs"):
-        raise DecoderError("it is a pointer of Git LFS, not the file that this points to")
+        raise DecoderError("it is a Git LFS pointer, not the file itself")
     if head.lstrip()[:5].lower() in (b"<!doc", b"<html"):
         raise DecoderError("it is a web page")
     if head.startswith(b"\x80"):
-        raise DecoderError("it is a pickle, or of PyTorch before 1.6; save it anew")
-    raise DecoderError("it is empty" if not head else "it is something else")
+        raise DecoderError("it is a pickle, or from PyTorch before 1.6; save it again")
+    raise DecoderError("it is empty" if not head else "its format is unknown")
 
 
 # --- .safetensors -------------------------------------------------------------------------------
@@ -146,7 +141,7 @@ def _safetensors_weights(file: IO[bytes]) -> dict[str, Stored]:
             continue
         size = math.prod(shape) * dtype.itemsize
         if not 0 <= begin <= stop <= end - start or stop - begin != size:
-            raise DecoderError("its header and its size do not go together")
+            raise DecoderError("its header does not match its size")
         found[name] = Stored(shape, dtype, _reader(file, start + begin, shape, dtype))
     return found
 
@@ -154,7 +149,7 @@ def _safetensors_weights(file: IO[bytes]) -> dict[str, Stored]:
 def _shape(lengths: Any) -> tuple[int, ...]:
     shape = tuple(lengths)
     if len(shape) > 8 or not all(type(length) is int and length >= 0 for length in shape):
-        raise DecoderError("it has weights of no shape")
+        raise DecoderError("it has weights with an invalid shape")
     return shape
 
 
@@ -177,7 +172,7 @@ def _numbers(file: IO[bytes], count: int, dtype: torch.dtype) -> torch.Tensor:
     while filled < len(data):
         sip = file.read(min(SIP, len(data) - filled))
         if not sip:
-            raise DecoderError("it ends too early")
+            raise DecoderError("it is truncated")
         data[filled : filled + len(sip)] = sip
         filled += len(sip)
     return torch.frombuffer(data, dtype=dtype)
@@ -223,16 +218,16 @@ def _torch_weights(file: IO[bytes]) -> dict[str, Stored]:
     members = {info.filename: info for info in archive.infolist()}
     listing = next((name for name in members if name.endswith("/data.pkl")), None)
     if listing is None:
-        raise DecoderError("it is another archive")
+        raise DecoderError("it is another kind of archive")
     folder = listing.removesuffix("data.pkl")
     if sys.byteorder != "little" or _content(archive, members, f"{folder}byteorder") == b"big":
-        raise DecoderError("it is of a computer with another order of bytes")
+        raise DecoderError("it has another byte order")
     pickled = _content(archive, members, listing)
     weights = _Listing(io.BytesIO(pickled)).load()
     if isinstance(weights, dict) and isinstance(weights.get("state_dict"), dict):
         weights = weights["state_dict"]
     if not isinstance(weights, dict):
-        raise DecoderError("it holds no weights by name")
+        raise DecoderError("it has no named weights")
     found = {}
     for name, view in weights.items():
         if isinstance(view, _View):
@@ -246,7 +241,7 @@ def _content(archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], n
     if name not in members:
         return b""
     if members[name].compress_type != zipfile.ZIP_STORED:
-        raise DecoderError("it is compressed, as no file of weights is")
+        raise DecoderError("it is compressed, which weight files never are")
     with archive.open(members[name]) as file:
         content = file.read(HEADER)
         if file.read(1):
@@ -261,13 +256,13 @@ def _stored(archive: zipfile.ZipFile, member: zipfile.ZipInfo | None, view: _Vie
     span = 1 + sum((length - 1) * stride for length, stride in zip(shape, view.strides))  # noqa: B905
     span = span if math.prod(shape) else 0
     if member is None or (view.offset + span) * size > member.file_size:
-        raise DecoderError("its list of weights and its data do not go together")
+        raise DecoderError("its list of weights does not match its data")
     if member.compress_type != zipfile.ZIP_STORED:
-        raise DecoderError("it is compressed, as no file of weights is")
+        raise DecoderError("it is compressed, which weight files never are")
 
     def read() -> torch.Tensor:
         if span > math.prod(shape):
-            raise DecoderError("it has weights that lie apart")
+            raise DecoderError("it has weights that are not contiguous")
         with archive.open(member) as file:
             _skip(file, view.offset * size)
             numbers = _numbers(file, span, storage.dtype)
@@ -286,10 +281,10 @@ def _rebuilt(
 ) -> _View:
     """In the place of torch's function that makes a tensor."""
     if not (isinstance(storage, _Storage) and isinstance(shape, tuple)):
-        raise DecoderError("it has weights of no kind")
+        raise DecoderError("it has weights of unknown type")
     shape, strides = _shape(shape), _shape(strides)
     if type(offset) is not int or offset < 0 or len(shape) != len(strides):
-        raise DecoderError("it has weights of no shape")
+        raise DecoderError("it has weights with an invalid shape")
     return _View(storage, offset, shape, strides)
 
 
@@ -370,11 +365,11 @@ class _Listing(_PythonUnpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in KNOWN:
-            raise DecoderError(f"it refers to {module}.{name}, and holds more than weights")
+            raise DecoderError(f"it refers to {module}.{name}, so it contains more than weights")
         return KNOWN[module, name]
 
     def persistent_load(self, pid: Any) -> _Storage:
         kind, dtype, key, _, count = pid
         if kind != "storage" or not isinstance(dtype, torch.dtype) or type(count) is not int:
-            raise DecoderError("it has weights of no kind")
+            raise DecoderError("it has weights of unknown type")
         return _Storage(str(key), dtype, count)

@@ -131,8 +131,8 @@ class Kernels:
         """Never again on this device; says so in a line."""
         if not self.given_up:
             log.warning(
-                "[SideStream] %s: previews are decoded by PyTorch, which takes more of the"
-                " sampler's time",
+                "[SideStream] TAESD's GPU kernels cannot be used (%s); PyTorch decodes instead,"
+                " which takes more of the sampler's time.",
                 error,
             )
         self.given_up = True
@@ -254,9 +254,7 @@ class FusedTaesd:
 
     PLANS = 8
 
-    def __init__(
-        self, kernels: Kernels, channels: int, weights: Sequence[torch.Tensor]
-    ) -> None:
+    def __init__(self, kernels: Kernels, channels: int, weights: Sequence[torch.Tensor]) -> None:
         self._channels = channels
         self._loaded = kernels.loaded
         self._context = kernels.context
@@ -382,9 +380,9 @@ def suitable(layers: nn.Sequential) -> list[nn.Conv2d]:
     channels = shapes[0][1] if shapes else 0
     inner = [(WIDTH, WIDTH, 3, 3)] * (CONVOLUTIONS - 1)
     if shapes != [(WIDTH, channels, 3, 3), *inner, (3, WIDTH, 3, 3)] or channels > WIDTH:
-        raise UnsuitableError("these layers are not those that the kernels are for")
+        raise UnsuitableError("the kernels do not support these layers")
     if [i for i, layer in enumerate(found) if layer.bias is None] != list(UPSAMPLED):
-        raise UnsuitableError("these layers have their bias where the kernels expect none")
+        raise UnsuitableError("the kernels do not support the biases of these layers")
     dtype = found[0].weight.dtype
     if dtype != torch.float16:
         raise UnsuitableError(f"the kernels work in float16, not in {dtype}")

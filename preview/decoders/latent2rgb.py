@@ -17,11 +17,7 @@ class Latent2RGB:
     frames_each = 1
 
     def __init__(
-        self,
-        factors: torch.Tensor,
-        bias: torch.Tensor | None,
-        reshape: Reshape | None,
-        scale: int,
+        self, factors: torch.Tensor, bias: torch.Tensor | None, reshape: Reshape | None, scale: int
     ) -> None:
         """Takes `factors` [channels, 3] and `bias` [3], which map a latent to RGB of -1 to 1."""
         self.scale = scale

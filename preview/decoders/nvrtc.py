@@ -50,7 +50,7 @@ def library_folders() -> Iterator[Path]:
 def nvrtc() -> ctypes.CDLL:
     """The compiler. Raises KernelError where there is none."""
     if torch.version.cuda is None:
-        raise KernelError("this torch is not NVIDIA's")
+        raise KernelError("this build of torch is not for NVIDIA GPUs")
     name = library_name(torch.version.cuda)
     paths = [folder / name for folder in library_folders()]
     for candidate in (name, *(str(path) for path in paths if path.is_file())):
@@ -58,7 +58,7 @@ def nvrtc() -> ctypes.CDLL:
             return ctypes.CDLL(candidate)
         except OSError:
             continue
-    raise KernelError(f"{name} is not there")
+    raise KernelError(f"{name} was not found")
 
 
 @functools.cache

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn import Conv2d
 
 from .convolution import conv_relu
 from .errors import DecoderError
@@ -66,7 +67,7 @@ class Layout:
             patch=math.isqrt(last[0] // 3),
         )
         if max(found.widths) > WIDEST or not (0 < found.patch <= MOST_PATCH) or found.grows_wild:
-            raise DecoderError(f"its layers make no sense: {found}")
+            raise DecoderError(f"its layers are inconsistent: {found}")
         return found
 
     @property
@@ -89,9 +90,9 @@ class Layout:
         return H3_CYCLE if self.channels == MINIMAX_H3 else 0
 
 
-def conv3x3(channels: int, out: int, bias: bool = True) -> nn.Conv2d:
+def conv3x3(channels: int, out: int, bias: bool = True) -> Conv2d:
     """A convolution that keeps the size."""
-    return nn.Conv2d(channels, out, 3, padding=1, bias=bias)
+    return Conv2d(channels, out, 3, padding=1, bias=bias)
 
 
 class MemoryBlock(nn.Module):
@@ -112,7 +113,7 @@ class MemoryBlock(nn.Module):
 
     def forward(self, x: torch.Tensor, before: torch.Tensor | None) -> torch.Tensor:
         """`x` and the frame before, each [1, width, h, w], to the same shape; None is zeros."""
-        first, second, third = (layer for layer in self.conv if isinstance(layer, nn.Conv2d))
+        first, second, third = (layer for layer in self.conv if isinstance(layer, Conv2d))
         past = None if before is None else self.past(before)
         y = conv_relu(x, first, past, self.leak)
         return conv_relu(conv_relu(y, second, leak=self.leak), third, x, self.leak)
@@ -123,7 +124,7 @@ class Growth(nn.Module):
 
     def __init__(self, width: int, stride: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(width, width * stride, 1, bias=False)
+        self.conv = Conv2d(width, width * stride, 1, bias=False)
         self.stride = stride
 
     def forward(self, x: torch.Tensor, step: int) -> torch.Tensor:
@@ -226,9 +227,9 @@ class Affine:
         probe = torch.linspace(-3, 3, channels).reshape(shape)
         expected, probed = probe * factor + offset, process_out(probe)
         if probed.shape != shape or not probed.isfinite().all():
-            raise ValueError("they become no finite latents of as many channels")
+            raise ValueError("process_out gives other shapes or infinite values")
         if not torch.allclose(probed, expected, rtol=1e-4, atol=1e-4):
-            raise ValueError("they take more than a factor and an offset for each channel")
+            raise ValueError("process_out is more than a factor and an offset per channel")
         return cls(factor[:, :, 0], offset[:, :, 0])
 
     def to(self, device: torch.device) -> Affine:
@@ -413,7 +414,7 @@ class TaehvSource:
             layout = Layout.of(stored)
             if self.latent_channels != layout.channels:
                 raise DecoderError(
-                    f"it takes latents of {layout.channels} channels,"
+                    f"it expects latents with {layout.channels} channels,"
                     f" this model's have {self.latent_channels}"
                 )
             space = self._space(layout, stored)

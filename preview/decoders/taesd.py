@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn import Conv2d, GroupNorm
 
 from .convolution import conv_relu
 from .errors import DecoderError
@@ -93,15 +94,15 @@ class ResidualBlock(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for _ in range(3):
-            layers += [nn.Conv2d(width, width, 3, padding=1), nn.ReLU()]
+            layers += [Conv2d(width, width, 3, padding=1), nn.ReLU()]
         self.conv = nn.Sequential(*layers[:-1])
         wide = 4 * width
         self.pool = (
             nn.Sequential(
-                nn.Conv2d(width, wide, 1, bias=False),
-                nn.GroupNorm(4, wide),
+                Conv2d(width, wide, 1, bias=False),
+                GroupNorm(4, wide),
                 nn.ReLU(),
-                nn.Conv2d(wide, width, 1, bias=False),
+                Conv2d(wide, width, 1, bias=False),
             )
             if pooled
             else None
@@ -110,7 +111,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.pool is not None:
             x = x + self.pool(x)
-        first, second, third = (layer for layer in self.conv if isinstance(layer, nn.Conv2d))
+        first, second, third = (layer for layer in self.conv if isinstance(layer, Conv2d))
         return conv_relu(conv_relu(conv_relu(x, first), second), third, add=x)
 
 
@@ -122,21 +123,14 @@ def decoder_layers(latent_channels: int, pooled: bool) -> nn.Sequential:
 def layers_of(layout: Layout) -> nn.Sequential:
     """The decoder: [B, channels, h, w] to [B, colours · patch², 8 h, 8 w] in 0 to 1."""
     first, *narrower = layout.widths
-    layers: list[nn.Module] = [
-        SoftClamp(),
-        nn.Conv2d(layout.channels, first, 3, padding=1),
-        nn.ReLU(),
-    ]
+    layers: list[nn.Module] = [SoftClamp(), Conv2d(layout.channels, first, 3, padding=1), nn.ReLU()]
     for stage, (width, next_width) in enumerate(zip(layout.widths, narrower, strict=False)):
         pooled = layout.pooled and stage == 0
         layers += [ResidualBlock(width, pooled) for _ in range(BLOCKS)]
-        layers += [
-            nn.Upsample(scale_factor=2),
-            nn.Conv2d(width, next_width, 3, padding=1, bias=False),
-        ]
+        layers += [nn.Upsample(scale_factor=2), Conv2d(width, next_width, 3, padding=1, bias=False)]
     last = layout.widths[-1]
     layers += [ResidualBlock(last, False)]
-    layers += [nn.Conv2d(last, layout.colours * layout.patch**2, 3, padding=1)]
+    layers += [Conv2d(last, layout.colours * layout.patch**2, 3, padding=1)]
     return nn.Sequential(*layers)
 
 
@@ -239,7 +233,7 @@ class TaesdSource:
             packed = layout.pooled and self.latent_channels == 4 * layout.channels
             if not packed and self.latent_channels != layout.channels:
                 raise DecoderError(
-                    f"it takes latents of {layout.channels} channels,"
+                    f"it expects latents with {layout.channels} channels,"
                     f" this model's have {self.latent_channels}"
                 )
             with UNFILLED:

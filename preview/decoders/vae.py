@@ -7,28 +7,24 @@ moment, so that the sampler beside it never runs short.
 
 from __future__ import annotations
 
-import copy
-import itertools
 import math
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Hashable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..vae_copy import SMALLEST, TensorFunction, VaeCopy, copied
 from .errors import DecoderError
-from .weights import Precision
 
 MB = 1 << 20
 RESERVE = 1024 * MB
 """Bytes of the device that are left to the sampler."""
 
-# Tiles, in latent pixels.
-SMALLEST = 32
+# Tiles, in latent pixels, of `SMALLEST` at the least.
 STEP = 8
 WHERE_UNKNOWN = 64  # on devices that do not tell their free memory
 SHARED = 16  # by neighbours, at the least: 8 to each side of the seam
@@ -38,10 +34,6 @@ RAMP = SHARED - 2 * UNUSED  # over which one tile fades into the next
 SHRINKABLE = (8, 4, 2, 1)
 """How far a tile may be averaged down as soon as it is decoded."""
 
-TensorFunction = Callable[[torch.Tensor], torch.Tensor]
-
-_numbers = itertools.count(1)
-
 
 class NotEnoughMemory(DecoderError):
     """The device has too little free memory for a VAE now."""
@@ -50,8 +42,8 @@ class NotEnoughMemory(DecoderError):
 
     def __init__(self, what: str, wanted: float, room: float) -> None:
         super().__init__(
-            f"{what} needs {wanted / MB:.0f} MB, {max(0, room) / MB:.0f} MB are free"
-            f" beside the {RESERVE // MB} MB that are left to the sampler"
+            f"{what} needs {wanted / MB:.0f} MB, but only {max(0, room) / MB:.0f} MB are free"
+            f" besides the {RESERVE // MB} MB reserved for the sampler"
         )
 
 
@@ -75,91 +67,6 @@ def memory_of(device: torch.device) -> Memory | None:
     free, _ = torch.cuda.mem_get_info(device)
     returns = torch.cuda.memory_stats(device).get("num_device_free", 0)
     return Memory(free, torch.cuda.memory_reserved(device), returns)
-
-
-# --- the copy -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class VaeCopy:
-    """A VAE's decoder on the CPU, which shares no weights with the VAE."""
-
-    model: nn.Module
-    """Its method `decode` takes [1, C, h, w] to [1, 3 or more, H, W]; with T before h and H where
-    `latent_dimensions` is 3."""
-
-    process_output: TensorFunction
-    """From what `decode` gives, in float32, to RGB of 0 to 1. May change its argument."""
-
-    channels: int
-    """Of the latents that it takes."""
-
-    scale: int
-    """Pixels for each latent pixel."""
-
-    latent_dimensions: int
-    """2, or 3 with time."""
-
-    precision: Precision
-    """The fastest type that it is right in, on a device."""
-
-    numbers_held: float
-    """How many numbers decoding holds at a time, for each latent pixel."""
-
-    name: str = "VAE"
-    number: int = field(default_factory=lambda: next(_numbers))
-    """No other copy has it, nor will have."""
-
-    def size(self, dtype: torch.dtype) -> int:
-        """Bytes of its weights in `dtype`."""
-        return sum(weight.numel() for weight in weights(self.model)) * dtype.itemsize
-
-
-def weights(model: nn.Module) -> Iterable[torch.Tensor]:
-    """All parameters and buffers."""
-    return itertools.chain(model.parameters(), model.buffers())
-
-
-def copied(
-    model: nn.Module,
-    device: torch.device,
-    dtype: torch.dtype,
-    leave_out: Callable[[str], bool] = lambda name: False,
-) -> nn.Module:
-    """A copy of `model` on `device` in `dtype`, not to be trained.
-
-    Module by module, so that no weight is ever there in another type or on another device than
-    these, and what else hangs on a module (a host's bookkeeping) is shared, not copied. Children
-    whose names `leave_out` are missing in the copy.
-    """
-    done: dict[int, nn.Module] = {}
-
-    def moved(weight: torch.Tensor) -> torch.Tensor:
-        to = dtype if weight.is_floating_point() else weight.dtype
-        return weight.detach().to(device, to, copy=True)
-
-    def copy_of(module: nn.Module) -> nn.Module:
-        if id(module) not in done:
-            twin = done[id(module)] = module.__new__(type(module))
-            twin.__dict__ = {
-                name: copy.copy(value) if isinstance(value, (dict, list, set)) else value
-                for name, value in vars(module).items()
-            }
-            for name, weight in module._parameters.items():
-                if weight is not None:
-                    twin._parameters[name] = nn.Parameter(moved(weight), requires_grad=False)
-            for name, buffer in module._buffers.items():
-                if buffer is not None:
-                    twin._buffers[name] = moved(buffer)
-            for name, child in module._modules.items():
-                if child is not None:
-                    twin._modules[name] = None if leave_out(name) else copy_of(child)
-        return done[id(module)]
-
-    # As ordinary tensors, also where ComfyUI calls in inference mode: what is made there is of
-    # no use elsewhere.
-    with torch.inference_mode(False), torch.no_grad():
-        return copy_of(model).eval()
 
 
 # --- tiles --------------------------------------------------------------------------------------
@@ -207,7 +114,7 @@ class NothingRandom(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         if draws(func, args) and kwargs.get("generator") is None:
-            raise DecoderError(f"this VAE draws random numbers to decode, by {func.name()}")
+            raise DecoderError(f"this VAE draws random numbers while decoding, with {func.name()}")
         return func(*args, **kwargs)
 
 
@@ -276,7 +183,7 @@ class Vae:
             latent = latent[:, :, None]
         if latent.shape[1] != self._source.channels:
             raise DecoderError(
-                f"this VAE takes latents of {self._source.channels} channels,"
+                f"this VAE expects latents with {self._source.channels} channels,"
                 f" this model's have {latent.shape[1]}"
             )
         return latent.to(self._dtype)
@@ -292,8 +199,8 @@ class Vae:
         height, width = (self.scale * length for length in latent.shape[-2:])
         if rgb.ndim != 3 or rgb.shape[0] < 3 or rgb.shape[1:] != (height, width):
             raise DecoderError(
-                f"this VAE makes {tuple(decoded.shape)} of a latent {tuple(latent.shape)},"
-                f" which is no picture of {width}x{height} pixels"
+                f"this VAE decodes a latent {tuple(latent.shape)} to {tuple(decoded.shape)},"
+                f" which is not a picture of {width}x{height} pixels"
             )
         self._is_proven = True
         return rgb[:3]

@@ -62,10 +62,10 @@ def fill(layers: nn.Module, stored: Mapping[str, Stored], dtype: torch.dtype) ->
         raise DecoderError(f"it also has {surplus}")
     numbers = sum(math.prod(shape) for shape in expected.values())
     if numbers > LARGEST:
-        raise DecoderError(f"it has {numbers:,} weights, more than any")
+        raise DecoderError(f"it has {numbers:,} weights, more than any decoder")
     # One at a time: of what is read in another type only one is there.
     filled = {name: stored[name].read().to(dtype) for name in expected}
     layers.load_state_dict(filled, assign=True)
-    layers.requires_grad_(False).eval()
+    layers.requires_grad_(False).train(False)
     # Made ready on the CPU: what moves to a device is all that it sees of loading.
     layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

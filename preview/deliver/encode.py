@@ -1,6 +1,6 @@
-"""From RGB to the bytes of a picture, stealing as little of the GIL as possible.
+"""From RGB to the bytes of a picture, holding the GIL as little as possible.
 
-Pillow's JPEG encoder holds the lock while it works, and the sampler's thread stands still for as
+Pillow's JPEG encoder holds it while it works, and the sampler's thread stands still for as
 long. torchvision's, which ComfyUI ships, does not; Pillow is what remains where it is missing.
 """
 
@@ -11,10 +11,9 @@ import io
 from collections.abc import Callable
 
 import numpy as np
-import torch
 from PIL import Image
 
-from ..capture.runs import Frame
+from ..records import Encoded, Picture
 
 TYPES = {"jpeg": "image/jpeg", "webp": "image/webp", "png": "image/png"}
 
@@ -42,6 +41,7 @@ def encoded(picture: np.ndarray, size: tuple[int, int], kind: str, quality: int)
 def jpeg_encoder() -> JpegEncoder:
     """The encoder that takes least from other threads among those that are there."""
     try:
+        import torch  # here alone: what delivers pictures needs no torch but torchvision's encoder
         from torchvision.io import encode_jpeg
 
         encode_jpeg(torch.zeros(3, 8, 8, dtype=torch.uint8))
@@ -68,9 +68,8 @@ def pillow(picture: np.ndarray, kind: str, **options: int) -> bytes:
     return target.getvalue()
 
 
-def encode_frame(frame: Frame, kind: str) -> None:
-    """Turn the frame's picture into bytes."""
-    assert frame.picture is not None
-    frame.image = encoded(frame.picture, frame.size, kind, frame.run.settings.quality)
-    frame.image_type = TYPES[kind]
-    frame.picture = None
+def encode(picture: Picture, kind: str) -> Encoded:
+    """The picture as bytes in the format `kind`, a key of `TYPES`, in its run's quality."""
+    quality = picture.label.run.settings.quality
+    data = encoded(picture.rgb, picture.info.size, kind, quality)
+    return Encoded(picture.label, picture.info, data, TYPES[kind])

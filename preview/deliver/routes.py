@@ -131,7 +131,7 @@ def read_pause(body: bytes) -> tuple[str, bool]:
     if not isinstance(paused, bool):
         raise SettingError("paused must be true or false")
     for name in data:
-        raise SettingError(f"{shown(name)} is unknown; there are client_id and paused")
+        raise SettingError(f"{shown(name)} is unknown; known keys: client_id, paused")
     return client_id, paused
 
 

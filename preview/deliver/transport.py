@@ -5,23 +5,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import struct
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-from ..capture import runs
-from ..capture.runs import Frame, NodeContext, Run
+from .. import records
 from ..plain import in_a_line
+from ..records import Encoded, NodeContext, Run, Socket
+from .messages import legacy_message, metadata_message, run_message, told_of
 
 log = logging.getLogger(__name__)
 
 PREVIEW_IMAGE = 1
 PREVIEW_IMAGE_WITH_METADATA = 4
-LEGACY_TYPES = {"image/jpeg": 1, "image/png": 2}
 
 WHY_NONE = ("method", "latents", "suppressed")
 """None was chosen; nothing is known of the latents; another pack suppresses previews."""
@@ -30,15 +28,6 @@ LATE_SECONDS = 30.0
 """How long after its sampling a frame may still come; a decoder is loaded meanwhile, maybe."""
 
 NOTES = 8  # announcements that may be on their way to one socket; more are not made
-
-
-class Socket(NamedTuple):
-    """One connected client."""
-
-    id: str
-    connection: object
-    metadata: bool
-    """Whether it announced `supports_preview_metadata`."""
 
 
 class Wire(Protocol):
@@ -70,18 +59,6 @@ class Wire(Protocol):
 
     async def send_json(self, event: str, data: dict[str, Any], socket: Socket) -> bool:
         """Send a JSON event; returns when the socket took it. False where it was replaced."""
-
-
-def metadata_message(frame: Frame, info: dict[str, Any]) -> bytes:
-    """ComfyUI's binary event 4: length, JSON with SideStream's own `info`, picture."""
-    header = frame.run.context.wire() | {"image_type": frame.image_type, "sidestream": info}
-    encoded = json.dumps(header).encode()
-    return struct.pack(">I", len(encoded)) + encoded + frame.image
-
-
-def legacy_message(frame: Frame) -> bytes:
-    """ComfyUI's binary event 1: type of picture, picture."""
-    return struct.pack(">I", LEGACY_TYPES[frame.image_type]) + frame.image
 
 
 class Transport:
@@ -119,7 +96,7 @@ class Transport:
             return False
         if self._wire.is_running(context.prompt_id, context.node_id):
             return True
-        if run.ended_for(runs.now()) > LATE_SECONDS:
+        if run.ended_for(records.now()) > LATE_SECONDS:
             return False
         return self._wire.may_show_late(context.prompt_id, context.node_id)
 
@@ -139,18 +116,18 @@ class Transport:
             return "jpeg"
         return wanted
 
-    def send(self, frame: Frame) -> None:
+    def send(self, frame: Encoded) -> None:
         """Hand an encoded frame over. Closes it when every free socket of its client has it."""
         with self._lock:
             free = [
                 socket
-                for socket in self._wire.sockets(frame.run.context.client_id)
+                for socket in self._wire.sockets(frame.label.run.context.client_id)
                 if socket.connection not in self._busy
-                and (socket.metadata or frame.animation is None)
+                and (socket.metadata or frame.info.animation is None)
             ]
             self._busy.update(socket.connection for socket in free)
         if not free:
-            frame.close(runs.BUSY)
+            frame.label.close(records.BUSY)
             return
         delivery = Delivery(frame, len(free))
         for socket in free:
@@ -158,21 +135,7 @@ class Transport:
 
     def announce(self, run: Run, state: str) -> None:
         """Tell the run's client that it has started or ended, with its counters."""
-        data = run.context.wire() | {
-            "run": run.id,
-            "stage": run.stage,
-            "state": state,
-            "total_steps": run.total_steps,
-            "sent": run.execution.outcomes.sent,
-            "dropped": run.execution.outcomes.dropped,
-            "outcomes": dict(run.execution.outcomes),
-            "settings": run.settings.as_dict(),
-            "live": run.live,
-            "paused": run.paused,
-        }
-        if run.slow is not None:
-            data["slow"] = run.slow
-        self._note(run.context.client_id, data)
+        self._note(run.context.client_id, run_message(run, state))
 
     def announce_none(self, context: NodeContext, why: str, **more: Any) -> None:
         """Tell a client that its sampler has no previews: `why` is one of `WHY_NONE`."""
@@ -191,7 +154,7 @@ class Transport:
             await self._wire.send_json("sidestream.run", data, socket)
         except Exception as error:
             log.warning(
-                "[SideStream] The start or the end of a run could not be sent (%s).",
+                "[SideStream] The start or end of a run could not be sent (%s) and is lost.",
                 in_a_line(error),
             )
         finally:
@@ -199,40 +162,43 @@ class Transport:
                 self._notes[socket.connection] -= 1
                 self._notes += Counter()  # forgets those at zero
 
-    def _is_newest(self, frame: Frame, socket: Socket) -> bool:
+    def _is_newest(self, frame: Encoded, socket: Socket) -> bool:
         """Whether `frame` may be shown, and none after it was: two devices may have made them."""
-        run = frame.run
+        run = frame.label.run
         newest = self._newest.get((socket.id, run.context.node_id), NEVER)
-        return self.live(run) and (run.number, frame.seq) >= newest
+        return self.live(run) and (run.number, frame.label.seq) >= newest
 
-    def _remember(self, frame: Frame, socket: Socket) -> None:
-        place = (socket.id, frame.run.context.node_id)
-        self._newest[place] = (frame.run.number, frame.seq)
+    def _remember(self, frame: Encoded, socket: Socket) -> None:
+        run = frame.label.run
+        place = (socket.id, run.context.node_id)
+        self._newest[place] = (run.number, frame.label.seq)
         self._newest.move_to_end(place)
         while len(self._newest) > PLACES:
             self._newest.popitem(last=False)
 
     async def _deliver(self, delivery: Delivery, socket: Socket) -> None:
-        frame = delivery.frame
+        frame, run = delivery.frame, delivery.frame.label.run
         sent = False
         try:
             if self._is_newest(frame, socket):
                 self._remember(frame, socket)
                 if socket.metadata:
-                    info = frame.info(runs.now())
-                    facts = frame.run.context.wire() | info
+                    told = told_of(frame, records.now())
+                    facts = run.context.wire() | told
                     await self._wire.send_json("sidestream.frame", facts, socket)
                     if not self._is_newest(frame, socket):  # that may have taken long
                         return
-                    message = metadata_message(frame, info)
+                    message = metadata_message(frame, told)
                     sent = await self._wire.send_bytes(PREVIEW_IMAGE_WITH_METADATA, message, socket)
                 else:
                     message = legacy_message(frame)
                     sent = await self._wire.send_bytes(PREVIEW_IMAGE, message, socket)
         except Exception as error:
-            if not frame.run.warned_of_loss:
-                frame.run.warned_of_loss = True
-                log.warning("[SideStream] A preview could not be sent (%s).", in_a_line(error))
+            if not run.warned_of_loss:
+                run.warned_of_loss = True
+                log.warning(
+                    "[SideStream] A preview could not be sent (%s) and is lost.", in_a_line(error)
+                )
         finally:
             with self._lock:
                 self._busy.discard(socket.connection)
@@ -253,7 +219,7 @@ PLACES = 256
 class Delivery:
     """A frame on its way to several sockets. Lives on the event loop alone."""
 
-    def __init__(self, frame: Frame, sockets: int) -> None:
+    def __init__(self, frame: Encoded, sockets: int) -> None:
         self.frame = frame
         self._left = sockets
         self._sent = False
@@ -262,4 +228,4 @@ class Delivery:
         self._left -= 1
         self._sent = self._sent or sent
         if self._left == 0:
-            self.frame.close(runs.SENT if self._sent else runs.LATE)
+            self.frame.label.close(records.SENT if self._sent else records.LATE)

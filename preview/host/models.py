@@ -15,10 +15,10 @@ import comfy.model_management
 import folder_paths
 import torch
 
-from ..capture.runs import Video
-from ..decoders.vae import SMALLEST, VaeCopy, copied, weights
 from ..plain import in_a_line
+from ..records import Video
 from ..settings import KEY, VAE_KEY
+from ..vae_copy import SMALLEST, VaeCopy, copied, weights
 
 log = logging.getLogger(__name__)
 
@@ -80,13 +80,9 @@ def left_vae(model: Any) -> Any:
 
 
 DECODERS = {
-    "Flux2": "taef2_decoder",
-    "HunyuanVideo": "taehv",
-    "Wan21": "lighttaew2_1",
-    "Wan22": "lighttaew2_2",
-    "LTXAV": "taeltx_2",
-    "QwenImage21": "taeqi2_1_decoder",
-}
+    "Flux2": "taef2_decoder", "HunyuanVideo": "taehv", "Wan21": "lighttaew2_1",
+    "Wan22": "lighttaew2_2", "LTXAV": "taeltx_2", "QwenImage21": "taeqi2_1_decoder",
+}  # fmt: skip
 """By latent format, decoders that there are and that some versions of ComfyUI do not name."""
 
 
@@ -162,18 +158,10 @@ def latent_channels(latent_format: Any) -> int:
 
 
 SCALES = {
-    "SC_Prior": 42,
-    "SC_B": 4,
-    "SD_X4": 4,
-    "Flux2": 16,
-    "QwenImage21": 16,
-    "LTXV": 32,
-    "Wan22": 16,
-    "HunyuanImage21": 32,
-    "HunyuanImage21Refiner": 16,
-    "HunyuanVideo15": 16,
+    "SC_Prior": 42, "SC_B": 4, "SD_X4": 4, "Flux2": 16, "QwenImage21": 16, "LTXV": 32,
+    "Wan22": 16, "HunyuanImage21": 32, "HunyuanImage21Refiner": 16, "HunyuanVideo15": 16,
     "ChromaRadiance": 1,
-}
+}  # fmt: skip
 """By latent format, pixels for each latent pixel where that is not `SCALE`: ComfyUI says it of
 some, in its newer versions."""
 
@@ -190,17 +178,11 @@ def picture_scale(latent_format: Any) -> int:
 
 
 VIDEOS = {
-    "Wan21": Video(16, 4),
-    "Wan22": Video(24, 4),
-    "HunyuanVideo": Video(24, 4),
-    "HunyuanVideo15": Video(24, 4),
-    "LTXV": Video(25, 8),
-    "Mochi": Video(24, 6),
-    "Cosmos1CV8x8x8": Video(24, 8),
-    "CogVideoX": Video(8, 4),
-    "CogVideoX1_5": Video(16, 4),
+    "Wan21": Video(16, 4), "Wan22": Video(24, 4), "HunyuanVideo": Video(24, 4),
+    "HunyuanVideo15": Video(24, 4), "LTXV": Video(25, 8), "Mochi": Video(24, 6),
+    "Cosmos1CV8x8x8": Video(24, 8), "CogVideoX": Video(8, 4), "CogVideoX1_5": Video(16, 4),
     "MiniMaxH3Video": Video(24, 4),
-}
+}  # fmt: skip
 """By latent format, the frame rate that its models are made for: ComfyUI does not say."""
 
 
@@ -247,7 +229,7 @@ def vae_copy(vae: Any) -> VaeCopy | None:
         return _vae_copies[vae]
     except Exception as error:  # it may be any pack's
         log.warning(
-            "[SideStream] This VAE cannot show previews (%s); they go on without it.",
+            "[SideStream] This VAE cannot decode previews (%s); they continue without it.",
             in_a_line(error),
         )
         return None
@@ -257,11 +239,11 @@ def _copy_of_vae(vae: Any) -> VaeCopy:
     """Raises ValueError where it makes no pictures; something else where it is built otherwise."""
     model = getattr(vae, "first_stage_model", None)
     if model is None:
-        raise ValueError("it holds no weights")
+        raise ValueError("it has no weights")
     dimensions = vae.latent_dim
     is_audio = getattr(vae, "extra_1d_channel", None) is not None
     if is_audio or dimensions not in (2, 3) or getattr(vae, "output_channels", 3) < 3:
-        raise ValueError("it makes no pictures")
+        raise ValueError("it does not decode to pictures")
     if any(weight.is_meta for weight in weights(model)):
         raise ValueError("its weights are not loaded")
     types = getattr(vae, "working_dtypes", [torch.bfloat16])

@@ -14,7 +14,7 @@ from server import PromptServer
 
 import nodes
 
-from ..capture.runs import NodeContext
+from ..records import NodeContext
 from .installation import author
 
 

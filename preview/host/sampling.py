@@ -21,10 +21,7 @@ log = logging.getLogger(__name__)
 
 OWN_PREVIEWERS = ("TAESDPreviewerImpl", "TAEHVPreviewerImpl", "Latent2RGBPreviewer")
 
-REPLACED = {
-    "get_previewer": ["device", "latent_format"],
-    "prepare_callback": ["model", "steps"],
-}
+REPLACED = {"get_previewer": ["device", "latent_format"], "prepare_callback": ["model", "steps"]}
 """The functions that SideStream replaces, and how their parameters begin."""
 
 
@@ -184,7 +181,11 @@ def _tell(listener: Callable[[Any], None], what: object) -> None:
     try:
         listener(what)
     except Exception as error:
-        log.warning("[SideStream] A sampling's course was lost (%s).", in_a_line(error))
+        log.warning(
+            "[SideStream] The course of a sampling could not be followed (%s); its last preview may"
+            " be missing.",
+            in_a_line(error),
+        )
 
 
 def watch_sampling(model: Any, listener: Listener) -> bool:

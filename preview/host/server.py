@@ -14,7 +14,7 @@ from typing import Any
 
 import comfy.model_management
 
-from ..deliver.transport import Socket
+from ..records import Socket
 
 
 def _instance() -> Any:

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import logging
-import struct
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
-from ..capture import runs
-from ..capture.runs import Frame, Run
+from .. import records
 from ..decoders.protocols import Decoder, VideoDecoder
 from ..deliver import encode
+from ..deliver.webp import LONGEST, animated_webp
 from ..plain import in_a_line
-from .backends import Backend, BackendError, Slot
+from ..records import Encoded, Picture
+from .backends import Backend, BackendError
 from .budget import Budget
 from .job import RenderJob, StreamingRenderJob, shown_size
-
-if TYPE_CHECKING:
-    from .worker import Sink
+from .protocols import Run, Sink
+from .slots import Lease, Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +38,6 @@ BATCH_RATE = 8.0
 """Images a second of a batch that is played as an animation, where `fps` is not set."""
 PATIENCE = 0.02
 """Seconds until an animation that had to wait asks again."""
-LONGEST = (1 << 24) - 1  # ms that a frame of a WebP file may last
 
 
 @dataclass(frozen=True)
@@ -79,10 +76,11 @@ def parts(visible: Sequence[range], limit: int, rate: float) -> list[Part]:
 
 @dataclass(eq=False)
 class Animation:
-    """An animation in the making, of the step whose latent lies in `slot`."""
+    """An animation in the making, of the step whose latent lies in the slot of `lease`."""
 
-    still: Frame
-    slot: Slot | None
+    run: Run
+    still: Picture
+    lease: Lease
     latent: torch.Tensor
     job: RenderJob | StreamingRenderJob
     size: tuple[int, int]
@@ -98,13 +96,13 @@ class Animation:
         return self.latent[:1, :, i : i + 1] if self.latent.ndim == 5 else self.latent[i : i + 1]
 
 
-def moves(still: Frame, decoder: Decoder, latent: torch.Tensor) -> bool:
+def moves(still: Picture, decoder: Decoder, latent: torch.Tensor) -> bool:
     """Whether more of what was staged is to be shown than the picture of `still`."""
-    settings = still.run.settings
+    settings = still.label.run.settings
     if latent.ndim == 5:
         several = latent.shape[2] > 1 and settings.video_frames != 1
         return several and isinstance(decoder, VideoDecoder)
-    return settings.batch == "animation" and len(still.images) > 1
+    return settings.batch == "animation" and len(still.label.images) > 1
 
 
 def animation_size(run: Run, latent: torch.Tensor) -> int:
@@ -116,11 +114,10 @@ def animation_size(run: Run, latent: torch.Tensor) -> int:
 class Animator:
     """Makes one animation at a time. All of it happens on the worker's thread, but for `busy`."""
 
-    def __init__(self, backend: Backend, sink: Sink, give_back: Callable[[Slot], None]) -> None:
+    def __init__(self, backend: Backend, sink: Sink) -> None:
         self.budget = Budget()  # of its own, or animations and stills would starve each other
         self._backend = backend
         self._sink = sink
-        self._give_back = give_back
         self._animation: Animation | None = None
         self._streaming: StreamingRenderJob | None = None
         self._streaming_for: object = None
@@ -136,27 +133,29 @@ class Animator:
     @property
     def run(self) -> Run | None:
         """Whose animation is in the making."""
-        return None if self._animation is None else self._animation.still.run
+        return None if self._animation is None else self._animation.run
 
-    def begin(self, still: Frame, decoder: Decoder) -> bool:
-        """Animate what `still` shows the first picture of; takes over its slot if True."""
-        run, slot = still.run, still.slot
-        if slot is None or not moves(still, decoder, slot.latent):
-            return False
-        rested = self._animation is None and runs.now() >= self._rests_until
+    def begin(self, snapshot: Snapshot, still: Picture, decoder: Decoder) -> None:
+        """Animate what `still` shows the first picture of, where that is wanted and can be now.
+
+        The slot of `snapshot` is then taken over.
+        """
+        run, latent = snapshot.run, snapshot.lease.slot.latent
+        if not moves(still, decoder, latent):
+            return
+        rested = self._animation is None and records.now() >= self._rests_until
         if run.animation_failed or not (rested and self._sink.animates(run)):
-            return False
+            return
         try:
-            max_size = animation_size(run, slot.latent)
-            job, plan = self._plan(still, decoder, slot.latent, max_size)
-            size = shown_size(decoder, (1, *slot.latent.shape[1:]), max_size)
+            max_size = animation_size(run, latent)
+            job, plan = self._plan(still, decoder, latent, run, max_size)
+            size = shown_size(decoder, (1, *latent.shape[1:]), max_size)
         except Exception as error:
             self._give_up(run, error)
-            return False
-        animation = Animation(still, slot, slot.latent, job, size, deque(plan))
-        run.hold()
-        self._animation = animation
-        return True
+            return
+        lease = snapshot.lease.take_over()
+        self._animation = Animation(run, still, lease, latent, job, size, deque(plan))
+        run.acquire()
 
     def patience(self) -> float:
         """Seconds to wait for a still picture before the animation goes on; 0 to do so at once."""
@@ -167,7 +166,7 @@ class Animator:
         animation = self._animation
         if animation is None:
             return False
-        run = animation.still.run
+        run = animation.run
         try:
             if not self._sink.live(run) or not self._sink.watched(run):
                 self._stop()
@@ -186,7 +185,7 @@ class Animator:
 
     def _give_up(self, run: Run, error: Exception) -> None:
         log.warning(
-            "[SideStream] Animated previews failed (%s); this run goes on with stills.",
+            "[SideStream] Animated previews failed (%s); this run continues with stills.",
             in_a_line(error),
         )
         run.animation_failed = True
@@ -199,9 +198,9 @@ class Animator:
         self._warm = None
 
     def _plan(
-        self, still: Frame, decoder: Decoder, latent: torch.Tensor, max_size: int
+        self, still: Picture, decoder: Decoder, latent: torch.Tensor, run: Run, max_size: int
     ) -> tuple[RenderJob | StreamingRenderJob, list[Part]]:
-        settings, run = still.run.settings, still.run
+        settings = run.settings
         full = settings.detail == "full"
         if latent.ndim == 5:
             assert isinstance(decoder, VideoDecoder)
@@ -209,7 +208,7 @@ class Animator:
             visible = [decoder.visible_frames(i) for i in range(latent.shape[2])]
             plan = parts(visible, settings.video_frames, rate)
             return self._rewound_job(decoder, max_size, full, latent.shape[-2:]), plan
-        visible = [range(1)] * len(still.images)
+        visible = [range(1)] * len(still.label.images)
         return RenderJob(decoder, max_size, full), parts(visible, 0, settings.fps or BATCH_RATE)
 
     def _rewound_job(
@@ -227,18 +226,17 @@ class Animator:
         animation = self._animation
         if animation is None or not animation.todo:
             return False
-        percent = animation.still.run.settings.budget * BUDGET_SHARE
-        return self.budget.allows(runs.now(), percent)
+        percent = animation.run.settings.budget * BUDGET_SHARE
+        return self.budget.allows(records.now(), percent)
 
     def _decode(self, animation: Animation, part: Part) -> None:
-        assert animation.slot is not None
-        staged = animation.slot.part(animation.staged(part))
+        staged = animation.lease.slot.part(animation.staged(part))
         arrays, seconds = self._backend.render(staged, animation.job)
         if not animation.todo:
-            self._return_slot(animation)
+            animation.lease.close()
         animation.decode_seconds += seconds
         if animation.job == self._warm:
-            self.budget.spend(runs.now(), seconds)
+            self.budget.spend(records.now(), seconds)
         else:
             self.budget.renew()
         self._warm = animation.job
@@ -250,70 +248,27 @@ class Animator:
         animation.encode_seconds += time.thread_time() - start
 
     def _encoded(self, animation: Animation, picture: np.ndarray) -> bytes:
-        return encode.encoded(picture, animation.size, "webp", animation.still.run.settings.quality)
+        return encode.encoded(picture, animation.size, "webp", animation.run.settings.quality)
 
     def _send(self, animation: Animation) -> None:
         image = animated_webp(animation.pictures, animation.durations, animation.size)
-        frame = animation.still.run.another(animation.still)
-        frame.animation = (len(animation.pictures), sum(animation.durations))
-        frame.size = animation.size
-        frame.decode_ms = animation.decode_seconds * 1000
-        frame.image, frame.image_type = image, encode.TYPES["webp"]
-        self._rests_until = runs.now() + animation.encode_seconds / ENCODING_SHARE
+        label = animation.run.another(animation.still.label)
+        info = replace(
+            animation.still.info,
+            size=animation.size,
+            decode_ms=animation.decode_seconds * 1000,
+            grid=None,
+            animation=(len(animation.pictures), sum(animation.durations)),
+        )
+        self._rests_until = records.now() + animation.encode_seconds / ENCODING_SHARE
         try:
-            self._sink.send(frame)
+            self._sink.send(Encoded(label, info, image, encode.TYPES["webp"]))
         except BaseException:
-            frame.close(runs.FAILED)
+            label.close(records.FAILED)
             raise
 
     def _stop(self) -> None:
-        animation = self._animation
+        animation, self._animation = self._animation, None
         if animation is not None:
-            self._return_slot(animation)
-            self._animation = None
-            animation.still.run.let_go()
-
-    def _return_slot(self, animation: Animation) -> None:
-        if animation.slot is not None:
-            self._give_back(animation.slot)
-            animation.slot = None
-
-
-def animated_webp(
-    pictures: Iterable[bytes], durations: Iterable[int], size: tuple[int, int]
-) -> bytes:
-    """One WebP file that plays still ones without alpha, all of `size`, in a loop.
-
-    `durations` are in milliseconds. The container is that of Google's WebP specification; that the
-    pictures are encoded one by one lets the encoder's work be spread.
-    """
-    width, height = (_uint24(side - 1) for side in size)
-    chunks = [
-        _chunk(b"VP8X", b"\2\0\0\0" + width + height),  # 2: an animation
-        _chunk(b"ANIM", bytes(6)),  # no background, no end
-    ]
-    for picture, duration in zip(pictures, durations, strict=True):
-        # At 0, 0; each replaces the one before.
-        place = bytes(6) + width + height + _uint24(duration) + b"\2"
-        chunks.append(_chunk(b"ANMF", place + _pixels(picture)))
-    return _chunk(b"RIFF", b"WEBP" + b"".join(chunks))
-
-
-def _pixels(webp: bytes) -> bytes:
-    """The chunk of a still WebP file that holds its picture."""
-    at = 12
-    while at < len(webp):
-        name, length = struct.unpack_from("<4sI", webp, at)
-        end = at + 8 + length + length % 2
-        if name in (b"VP8 ", b"VP8L"):
-            return webp[at:end]
-        at = end
-    raise ValueError("no WebP picture")
-
-
-def _chunk(name: bytes, content: bytes) -> bytes:
-    return name + struct.pack("<I", len(content)) + content + b"\0" * (len(content) % 2)
-
-
-def _uint24(value: int) -> bytes:
-    return value.to_bytes(3, "little")
+            animation.lease.close()
+            animation.run.release()

@@ -109,9 +109,9 @@ class FallbackChain:
             return
         after = self.current(now)
         log.warning(
-            "[SideStream] %s previews failed (%s); this run goes on with %s%s.",
+            "[SideStream] %s previews failed (%s); this run continues with %s%s.",
             source.name,
             in_a_line(error),
             f"{after.name} previews" if after else "ComfyUI's own previews",
-            "" if is_lasting(error) else " and tries them again later",
+            "" if is_lasting(error) else " and retries them later",
         )

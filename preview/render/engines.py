@@ -10,11 +10,12 @@ from functools import partial
 
 import torch
 
-from ..capture import runs
+from .. import records
 from ..decoders.cache import DecoderCache
 from .backends import BackendError, backends_for, decoding_device
 from .backends.cpu import CpuBackend
-from .worker import Engine, Sink
+from .protocols import Sink
+from .worker import Engine
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Engines:
         Raises BackendError where previews of that device cannot be decoded.
         """
         if source.type == "meta":
-            raise BackendError("latents on the meta device hold nothing")
+            raise BackendError("latents on the meta device hold no data")
         key = (source, decoding_device(wanted, source))
         refusal = self._refused.get(key)
         if refusal is not None:
@@ -78,11 +79,11 @@ class Engines:
 
     def _serves(self, engine: Engine) -> bool:
         """Whether it works, or has said why it cannot."""
-        return engine.problem is not None or (engine.alive and not engine.hangs(runs.now()))
+        return engine.problem is not None or (engine.alive and not engine.hangs(records.now()))
 
     def _made(self, key: Way, before: Engine | None) -> Engine:
         source, device = key
-        if before is not None and before.alive and before.hangs(runs.now()):
+        if before is not None and before.alive and before.hangs(records.now()):
             before.give_up()
             self._hung[key] += 1
             if self._hung[key] >= MOST_HUNG:
@@ -93,8 +94,8 @@ class Engines:
         except BackendError as error:
             self._refused[key] = str(error)
             log.warning(
-                "[SideStream] Latents on %s cannot be decoded on %s: %s. ComfyUI's own previews"
-                " serve there.",
+                "[SideStream] Latents on %s cannot be decoded on %s: %s. ComfyUI's own previewer is"
+                " used instead.",
                 source,
                 device,
                 str(error),  # a log that keeps the error would keep the sampler's frames

@@ -90,7 +90,7 @@ def checked(rgb: torch.Tensor, channels: tuple[int, ...]) -> torch.Tensor:
     if rgb.shape[:-2] != channels or not rgb.is_floating_point():
         shape = ", ".join(map(str, channels))
         raise DecoderError(
-            f"the decoder gave {list(rgb.shape)} of {rgb.dtype}, not [{shape}, H, W] of floats"
+            f"the decoder returned {list(rgb.shape)} of {rgb.dtype}, not [{shape}, H, W] of floats"
         )
     return rgb
 

@@ -6,10 +6,14 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
-from ..capture.runs import Frame
+from ..records import Label, Picture
 from .backends import BackendError
-from .slots import Station
+from .slots import Snapshot, Station
+
+Frame = Snapshot | Picture
+"""What waits for the worker; a picture is one that another has made."""
 
 HELD_SECONDS = 0.05
 """How often it is looked whether the node of a frame that is held has ended."""
@@ -21,6 +25,20 @@ class StationError(Exception):
     def __init__(self, station: Station, reason: BackendError) -> None:
         super().__init__(str(reason))
         self.station, self.reason = station, reason
+
+
+def ends_another_run(waiting: Label, newer: Label) -> bool:
+    """Whether `waiting` is the last of a run that ended well before that of `newer` began."""
+    run = waiting.run
+    if waiting.held and run.id == newer.run.id:
+        return False  # the node samples on
+    over = run.ended or waiting.step >= waiting.total_steps
+    return run is not newer.run and over and not run.aborted
+
+
+def takes_the_place(newer: Label, waiting: Label) -> bool:
+    """Whether `newer`, which is held, comes in the place of one that was to be shown."""
+    return newer.held and not waiting.held and newer.run.id == waiting.run.id
 
 
 class Mailbox:
@@ -45,10 +63,10 @@ class Mailbox:
             if self._closed:
                 return frame
             replaced, self._newest = self._newest, frame
-            if replaced is not None and replaced.ends_another_run_than(frame):
+            if replaced is not None and ends_another_run(replaced.label, frame.label):
                 replaced, self._last = self._last, replaced
-            elif replaced is not None and replaced.run.execution is frame.run.execution:
-                frame.held &= replaced.held  # it comes in the place of one that was to be shown
+            elif replaced is not None and takes_the_place(frame.label, replaced.label):
+                self._newest = replace(frame, label=replace(frame.label, held=False))
         self._wake()
         return replaced
 
@@ -96,7 +114,7 @@ class Mailbox:
     @property
     def holds(self) -> bool:
         """Whether a frame waits for the end of its node."""
-        return any(frame is not None and frame.held for frame in (self._last, self._newest))
+        return any(frame is not None and frame.label.held for frame in (self._last, self._newest))
 
     def fail(self, error: StationError) -> None:
         """Let the taker know that staging failed, so that it goes on with another backend."""

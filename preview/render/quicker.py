@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from .budget import Budget
 
 if TYPE_CHECKING:
-    from ..capture.runs import Run
     from ..decoders.protocols import Source
+    from .protocols import Run
 
 SHARE = 0.5
 """Of the setting `budget`, once a decoder is too slow for it; the rest is the slow one's."""

@@ -1,18 +1,69 @@
-"""The staging slots of a device, and the backend that they belong to."""
+"""The staging slots of a device: who holds one, and what is staged in it."""
 
 from __future__ import annotations
 
 import threading
 import time
+from dataclasses import dataclass
 
 import torch
 
+from ..records import Label
 from .backends import Backend, BackendError, Slot
+from .protocols import Run
+from .quicker import Way
 
 SLOTS = 5  # one being read, two waiting, one being written, one that an animation is made of
 REFUSED_SECONDS = 1.0
 """How long no memory for slots is asked for where there was none. To say no, a device's allocator
 first gives back what it keeps for the sampler, which would have to be fetched anew each time."""
+
+
+class Lease:
+    """A slot in the hands of one holder, who closes it once nobody reads or writes the slot.
+
+    A context manager: the end of the block closes it, unless another holder took it over.
+    """
+
+    __slots__ = ("_slot", "slots")
+
+    def __init__(self, slots: Slots, slot: Slot) -> None:
+        self.slots = slots
+        self._slot: Slot | None = slot
+
+    @property
+    def slot(self) -> Slot:
+        """The slot. Only for whoever holds it."""
+        assert self._slot is not None
+        return self._slot
+
+    def take_over(self) -> Lease:
+        """The slot for another holder. This lease holds nothing any more."""
+        slot, self._slot = self.slot, None
+        return Lease(self.slots, slot)
+
+    def close(self) -> None:
+        """Let the next frame have the slot. Does nothing where it is closed or was taken over."""
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            self.slots.release(slot)
+
+    def __enter__(self) -> Slot:
+        return self.slot
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """A staged frame: the latent of a step lies in the slot that it holds."""
+
+    run: Run
+    label: Label
+    lease: Lease
+    way: Way | None = None
+    """The quicker one that it comes, where its decoder is too slow for the budget."""
 
 
 class Slots:
@@ -26,7 +77,7 @@ class Slots:
         self._refused_until = float("-inf")
         self._lock = threading.Lock()
 
-    def take(self, shape: torch.Size, dtype: torch.dtype) -> Slot | None:
+    def acquire(self, shape: torch.Size, dtype: torch.dtype) -> Lease | None:
         """A free slot, or None where all are in use.
 
         Raises what the device says where it has no memory, for `REFUSED_SECONDS` without asking it.
@@ -35,11 +86,11 @@ class Slots:
         with self._lock:
             free = self._free.get(kind)
             if free is not None:
-                return free.pop() if free else None
+                return Lease(self, free.pop()) if free else None
         if time.monotonic() < self._refused_until:
-            raise torch.cuda.OutOfMemoryError("there was no memory for it a moment ago")
+            raise torch.cuda.OutOfMemoryError("it ran out of memory a moment ago")
         try:
-            made = [self._new(shape, dtype) for _ in range(SLOTS)]
+            made = [self._backend.slot(shape, dtype) for _ in range(SLOTS)]
         except BackendError:
             raise
         except Exception:
@@ -47,18 +98,14 @@ class Slots:
             raise
         with self._lock:
             free = self._free.setdefault(kind, made)  # another sampler may have been first
-            taken = free.pop() if free else None
+            lease = Lease(self, free.pop()) if free else None
             self._trim(keep=self.KINDS)
-        return taken
+        return lease
 
-    def give_back(self, slot: Slot) -> None:
+    def release(self, slot: Slot) -> None:
+        """Take back a slot: for its `Lease`."""
         with self._lock:
             self._free[slot.latent.shape, slot.latent.dtype].append(slot)
-
-    def _new(self, shape: torch.Size, dtype: torch.dtype) -> Slot:
-        slot = self._backend.slot(shape, dtype)
-        slot.owner = self
-        return slot
 
     def clear(self) -> None:
         with self._lock:
@@ -70,11 +117,6 @@ class Slots:
             free = self._free[kind]
             if len(free) == SLOTS and all(self._backend.settled(slot) for slot in free):
                 del self._free[kind]
-
-
-def give_back(slot: Slot) -> None:
-    """Let the next frame have `slot`."""
-    slot.owner.give_back(slot)
 
 
 class Station:

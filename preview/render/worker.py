@@ -8,15 +8,13 @@ it at once. The worker waits for work in a queue, holding none of them; that an 
 filled is all that it takes to wake it. Loading a decoder, which may take seconds, holds no lock
 either.
 
-Why no slot is written while it is read: a slot is in one place at a time, either free, or with the
-sampler's thread that took it, or in the mailbox, or with the worker. The worker has one slot for
-the still picture that it makes, and may leave it to the animator, which keeps it over all parts
-of an animation. A slot returns to the free ones from the sampler's thread or the mailbox, where
-nobody has begun to read it, or from the worker or its animator, who have then waited for its end
-of the
-reading or, where it failed, show nothing of what was read. The one write that may still be under
-way when a slot is taken again is that of a frame that was dropped unread; `Backend.stage` orders
-the new write after it.
+Why no slot is written while it is read: a slot is free, or has one holder, who has its `Lease`: the
+sampler's thread that acquired it, the `Snapshot` that it became, the worker, or the animator, which
+takes over the one that an animation is made from. A lease is closed by the sampler's thread or the
+mailbox's, where nobody has begun to read, or by the worker or its animator, who have then waited
+for the end of the reading or, where it failed, show nothing of what was read. The one write that
+may still be under way when a slot is acquired again is that of a frame that was dropped unread;
+`Backend.stage` orders the new write after it.
 
 Nothing that fails here may kill the worker. What the fallback chain, the encoder and the animator
 do not contain is caught in `Engine._work`, which drops what was in work and begins anew. Where the
@@ -28,67 +26,36 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any
 
 import torch
 
-from ..capture import runs
-from ..capture.runs import FIRST_IMAGE, Frame, Run
+from .. import records
 from ..decoders.cache import DecoderCache
 from ..decoders.picture import near_square
 from ..decoders.protocols import Decoder, Source
 from ..deliver import encode
 from ..plain import in_a_line
+from ..records import FIRST_IMAGE, Info, Label, Picture
 from . import quicker
 from .animation import BUDGET_SHARE, Animator
-from .backends import (
-    Backend,
-    BackendError,
-    Slot,
-    StagingError,
-    check,
-)
+from .backends import Backend, BackendError, Slot, StagingError, check
 from .budget import Budget
 from .job import RenderJob, shown_size
-from .mailbox import Mailbox, StationError
+from .mailbox import Frame, Mailbox, StationError
 from .profile import span
-from .slots import Station, give_back
+from .protocols import Run, Sink
+from .quicker import Way
+from .slots import Lease, Snapshot, Station
 
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 8.0
 HANG_SECONDS = 60.0
 """After so long in one piece of work a worker is given up. To load a large file may take long."""
-
-
-class Sink(Protocol):
-    """Where finished frames go."""
-
-    def watched(self, run: Run) -> bool:
-        """Whether anybody is there to see this run."""
-
-    def ready(self, run: Run) -> bool:
-        """Whether a frame handed over now would be sent at once."""
-
-    def live(self, run: Run) -> bool:
-        """Whether frames of this run may still be shown."""
-
-    def at_work(self, run: Run) -> bool:
-        """Whether the node of this run goes on, and may sample again."""
-
-    def animates(self, run: Run) -> bool:
-        """Whether anybody is there who can show animated frames of this run."""
-
-    def format(self, run: Run) -> str:
-        """How to encode frames of this run: a key of `encode.TYPES`."""
-
-    def quiet(self) -> bool:
-        """Whether nothing samples, so that memory may go back to the device."""
-
-    def send(self, frame: Frame) -> None:
-        """Take over an encoded frame, and close it in the end. Raises nothing."""
 
 
 class Engine:
@@ -123,7 +90,9 @@ class Engine:
         """The backend that serves now."""
         return self._station.backend
 
-    def capture(self, run: Run, latent: torch.Tensor, images: range = FIRST_IMAGE) -> Frame | None:
+    def capture(
+        self, run: Run, latent: torch.Tensor, images: range = FIRST_IMAGE
+    ) -> Snapshot | None:
         """Stage `latent` as the frame of the run's current step; None if it is not wanted.
 
         `images` are the indices in the sampler's batch of those that are shown, which come first
@@ -133,7 +102,7 @@ class Engine:
 
         Raises StagingError.
         """
-        now = runs.now()
+        now = records.now()
         source = run.chain.current(now)
         if source is None:
             return None
@@ -149,45 +118,52 @@ class Engine:
                 return None
             if way is None:
                 run.hold_back()
+        label = run.capture(now, images)
+        snapshot, outcome = None, records.FAILED
+        try:
+            lease = self._staged(run, source, latent)
+            if lease is None:
+                outcome = records.BUSY
+            else:
+                snapshot = Snapshot(run, label, lease, way)
+        finally:
+            if snapshot is None:
+                label.close(outcome)
+        return snapshot
+
+    def _staged(self, run: Run, source: Source, latent: torch.Tensor) -> Lease | None:
+        """The slot in which `latent` lies; None where it cannot now. Raises StagingError."""
         station = self._station
-        frame = run.capture(now, images)
-        frame.way = way
         try:
             dtype = run.chain.staging_dtype(source, station.backend.device)
-            frame.slot = station.slots.take(latent.shape, dtype)
-            if frame.slot is not None and station.backend.stage(frame.slot, latent):
-                return frame
-        except BackendError as error:
-            self._drop(frame, runs.FAILED)
-            self._mailbox.fail(StationError(station, error))
-            raise StagingError from error
+            lease = station.slots.acquire(latent.shape, dtype)
+            if lease is None:
+                return None
+            with lease as slot:
+                return lease.take_over() if station.backend.stage(slot, latent) else None
         except Exception as error:
-            self._drop(frame, runs.FAILED)
+            if isinstance(error, BackendError):
+                self._mailbox.fail(StationError(station, error))
             raise StagingError from error
-        except BaseException:
-            self._drop(frame, runs.FAILED)
-            raise
-        self._drop(frame, runs.BUSY)
-        return None
 
     def publish(self, frame: Frame) -> None:
         """Let the worker have a captured frame, in the place of an older one that it had not."""
         replaced = self._mailbox.put(frame)
         if replaced is not None:
-            self._drop(replaced, runs.REPLACED)
+            drop(replaced, records.REPLACED)
 
     def notify(self) -> None:
         """A socket has become free."""
         self._mailbox.notify()
 
     def status(self) -> dict[str, Any]:
-        now = runs.now()
+        now = records.now()
         share = sum(
             each.share(now) for each in (self.budget, self._quicker.budget, self._animator.budget)
         )
         problem = self.problem
         if problem is None and self.hangs(now):
-            problem = f"the worker has been at one piece of work for over {HANG_SECONDS:.0f} s"
+            problem = f"the worker has been busy with one task for over {HANG_SECONDS:.0f} s"
         return {
             "device": str(self.backend.source),
             "path": "ComfyUI's own previewer" if self.problem else self.backend.name,
@@ -216,13 +192,13 @@ class Engine:
         if source is not None:
             self._decoders.leave(source, f"it did not return within {HANG_SECONDS:.0f} s")
         log.warning(
-            "[SideStream] %s did not return within %.0f s; previews go on without it.",
+            "[SideStream] %s did not return within %.0f s; previews continue without it.",
             "The worker" if source is None else f"The {source.name} decoder",
             HANG_SECONDS,
         )
         frame = self._frame
         if frame is not None:
-            frame.close(runs.FAILED)  # its slot stays with who may still read it
+            frame.label.close(records.FAILED)  # who may still read its slot keeps the lease
         self.shut()
 
     def close(self, timeout: float = 1.0) -> None:
@@ -233,25 +209,7 @@ class Engine:
     def shut(self) -> None:
         """Let the worker stop when it has done what it is doing."""
         for left in self._mailbox.close():
-            self._drop(left, runs.LATE)
-
-    def _lose(self, frame: Frame, error: BaseException) -> None:
-        """Drop a frame for something that no other decoder would do better; said once a run."""
-        self._drop(frame, runs.FAILED)
-        if not frame.run.warned_of_loss:
-            frame.run.warned_of_loss = True
-            log.warning(
-                "[SideStream] A preview failed (%s); sampling goes on. More such failures of this"
-                " run are not logged.",
-                in_a_line(error),
-                exc_info=log.isEnabledFor(logging.DEBUG),
-            )
-
-    def _drop(self, frame: Frame, outcome: str) -> None:
-        if frame.slot is not None:
-            give_back(frame.slot)
-            frame.slot = None
-        frame.close(outcome)
+            drop(left, records.LATE)
 
     # The worker's thread
 
@@ -290,7 +248,7 @@ class Engine:
             self._animator = self._new_animator()
             serves = self.backend.name
         log.warning(
-            "[SideStream] Previews by way of the %s do not work here: %s. They go on by %s.",
+            "[SideStream] Previews via the %s do not work here: %s. Falling back to %s.",
             left,
             str(error),
             serves,
@@ -303,10 +261,10 @@ class Engine:
                 return Station(make())
             except BackendError as reason:
                 error = error or reason
-        raise error or BackendError("there is no way to decode previews on this device")
+        raise error or BackendError("no backend can decode previews on this device")
 
     def _new_animator(self) -> Animator:
-        return Animator(self.backend, self._sink, give_back)
+        return Animator(self.backend, self._sink)
 
     def _recover(self, error: BaseException) -> None:
         """Clear up after `error`. A run that it strikes twice goes on without previews."""
@@ -316,31 +274,34 @@ class Engine:
                 return
             if not self._faltered:
                 self._faltered = True
-                log.error("[SideStream] The worker failed while idle (%s).", in_a_line(error))
+                log.error(
+                    "[SideStream] The worker failed while idle (%s); it keeps running.",
+                    in_a_line(error),
+                )
             self._mailbox.pause(IDLE_SECONDS)
             return
         run.strikes += 1
         if run.strikes > 1:
             run.abort()
         log.error(
-            "[SideStream] The worker failed (%s) and begins anew; this run goes on %s previews.",
+            "[SideStream] The worker failed (%s) and restarts; this run continues %s previews.",
             in_a_line(error),
             "without" if run.aborted else "with",
             exc_info=log.isEnabledFor(logging.DEBUG),
         )
 
-    def _struck(self) -> Run | None:
+    def _struck(self) -> records.Run | None:
         """Drop what the worker failed at, and say whose it was."""
         frame, self._frame = self._frame, None
-        run = frame.run if frame is not None else self._animator.run
+        run = self._animator.run
         self._animator.forget()
-        if run is None:
+        if frame is None and run is None:
             # Maybe it failed at asking whether the frame that waits may be taken.
             frame = self._mailbox.remove(lambda frame: True)
-        if frame is not None:
-            run = frame.run
-            self._drop(frame, runs.FAILED)
-        return run
+        if frame is None:
+            return run
+        drop(frame, records.FAILED)
+        return frame.label.run
 
     def _serve(self) -> None:
         self._prove()
@@ -351,7 +312,7 @@ class Engine:
             if frame is None and not animator.busy:
                 self._rest()
                 continue
-            self._frame, self._in_work, self._work_began = frame, 1, runs.now()
+            self._frame, self._in_work, self._work_began = frame, 1, records.now()
             try:
                 if frame is not None:
                     self._process(frame)
@@ -362,33 +323,31 @@ class Engine:
 
     def _is_due(self, frame: Frame) -> bool:
         """Whether a frame that waits is to be taken now."""
-        if not frame.held:
-            return self._sink.ready(frame.run)
-        if frame.is_outrun:
+        label, run = frame.label, frame.label.run
+        if not label.held:
+            return self._sink.ready(run)
+        if label.is_outrun:
             return True  # to be dropped
-        run, now = frame.run, runs.now()
+        now = records.now()
         over = not self._sink.at_work(run)
-        fits = frame.may_go(now) and self.budget.allows(now, run.settings.budget)
+        fits = run.admits(label.step, now) and self.budget.allows(now, run.settings.budget)
         return (over or fits) and self._sink.ready(run)
 
     def _prove(self) -> None:
         """Try the backend on a tiny latent before its first frame. Raises BackendError."""
         if self._station.proven or self.problem is not None:
             return
-        self._work_began = runs.now()
+        self._work_began = records.now()
         try:
             check(self.backend)
         finally:
             self._work_began = None
         self._station.proven = True
 
-    def _has_landed(self, frame: Frame) -> bool:
-        return frame.slot is None or self.backend.settled(frame.slot)
-
     def _rest(self) -> None:
-        stale = self._mailbox.remove(lambda frame: not self._sink.live(frame.run))
+        stale = self._mailbox.remove(lambda frame: not self._sink.live(frame.label.run))
         if stale is not None:
-            self._drop(stale, runs.LATE)
+            drop(stale, records.LATE)
         self._station.slots.clear()
         if self._sink.quiet():
             self._animator.forget()
@@ -398,84 +357,119 @@ class Engine:
 
     def _process(self, frame: Frame) -> None:
         """Carry one frame from its slot to the sink."""
-        if frame.is_outrun:
-            self._drop(frame, runs.REPLACED)
+        run = frame.label.run
+        if frame.label.is_outrun:
+            drop(frame, records.REPLACED)
             return
-        if frame.held:
-            frame.run.let_pass(frame, runs.now())
+        if frame.label.held:
+            frame = replace(frame, label=run.let_pass(frame.label, records.now()))
+            self._frame = frame
         try:
             # The sampler's device may be a whole step behind its callbacks.
             while not self._has_landed(frame) and self._animator.advance():
                 pass
-            if not self._sink.live(frame.run):
-                self._drop(frame, runs.LATE)
-            elif not self._sink.watched(frame.run):
-                self._drop(frame, runs.UNWATCHED)
-            elif frame.picture is None and not (self._is_ours(frame) and self._decode(frame)):
-                self._drop(frame, runs.FAILED)
-            elif frame.closed:  # the worker hung, and was given up
-                pass
-            else:
+            if not self._sink.live(run):
+                drop(frame, records.LATE)
+            elif not self._sink.watched(run):
+                drop(frame, records.UNWATCHED)
+            elif (picture := self._picture_of(frame)) is None:
+                drop(frame, records.FAILED)
+            elif run.is_open(picture.label):  # else the worker hung, and was given up
                 with span("encode"):
-                    encode.encode_frame(frame, self._sink.format(frame.run))
-                self._sink.send(frame)
+                    encoded = encode.encode(picture, self._sink.format(run))
+                self._sink.send(encoded)
         except BackendError:
             raise
         except Exception as error:
-            self._lose(frame, error)
+            drop(frame, records.FAILED)
+            say_what_is_lost(run, error)
 
-    def _is_ours(self, frame: Frame) -> bool:
-        """Whether it was staged for the backend that serves now."""
-        slot = frame.slot
-        return self.problem is None and slot is not None and slot.owner is self._station.slots
+    def _has_landed(self, frame: Frame) -> bool:
+        return isinstance(frame, Picture) or self.backend.settled(frame.lease.slot)
 
-    def _decode(self, frame: Frame) -> bool:
-        """Fill in the picture, going down the fallback chain as long as decoders fail."""
-        slot, chain = frame.slot, frame.run.chain
-        assert slot is not None
-        while True:
-            source = chain.current(runs.now()) if frame.way is None else frame.way.source
-            if source is None:
-                return False
-            self._source = source
-            try:
-                decoder = self._decoders.get(source, self.backend.device)
-                self._render(frame, slot, decoder)
-            except BackendError:
-                raise
-            except Exception as error:
-                chain.failed(source, error, runs.now())
-                frame.way = None
-                continue
-            finally:
-                self._source = None
-            frame.decoder = source.name
-            if frame.way is not None or not self._animator.begin(frame, decoder):
-                give_back(slot)
-            frame.slot = None
-            return True
+    def _picture_of(self, frame: Frame) -> Picture | None:
+        """What is to be shown; None where no decoder can make it."""
+        if isinstance(frame, Picture):
+            return frame
+        is_ours = self.problem is None and frame.lease.slots is self._station.slots
+        return self._decoded(frame) if is_ours else None  # else staged for a backend that was left
 
-    def _render(self, frame: Frame, slot: Slot, decoder: Decoder) -> None:
-        """Fill in what `decoder` makes of the frame in `slot`."""
-        way, settings, max_size = frame.way, frame.run.settings, frame.run.max_size
+    def _decoded(self, snapshot: Snapshot) -> Picture | None:
+        """The picture by the first decoder of the fallback chain that does not fail.
+
+        The slot goes back to the free ones, or on to the animator that goes on reading it.
+        """
+        with snapshot.lease as slot:
+            for source, way in self._decoders_for(snapshot):
+                self._source = source
+                try:
+                    decoder = self._decoders.get(source, self.backend.device)
+                    picture = self._render(snapshot.label, slot, source.name, decoder, way)
+                except BackendError:
+                    raise
+                except Exception as error:
+                    snapshot.run.chain.failed(source, error, records.now())
+                    continue
+                finally:
+                    self._source = None
+                if way is None:
+                    self._animator.begin(snapshot, picture, decoder)
+                return picture
+        return None
+
+    def _decoders_for(self, snapshot: Snapshot) -> Iterator[tuple[Source, Way | None]]:
+        """The quicker way of a snapshot, then its chain's best decoder as long as that fails."""
+        if snapshot.way is not None:
+            yield snapshot.way.source, snapshot.way
+        while (source := snapshot.run.chain.current(records.now())) is not None:
+            yield source, None
+
+    def _render(
+        self, label: Label, slot: Slot, name: str, decoder: Decoder, way: Way | None
+    ) -> Picture:
+        """What `decoder`, called `name`, makes of the latent in `slot`."""
+        run, settings = label.run, label.run.settings
         full = settings.detail == "full"
-        images = 1 if settings.batch == "animation" else len(frame.images)
-        painting = RenderJob(decoder, max_size if way is None else way.max_size, full, images)
-        (picture, non_finite), seconds = self.backend.render(slot, painting)
-        now = runs.now()
+        images = 1 if settings.batch == "animation" else len(label.images)
+        job = RenderJob(decoder, run.max_size if way is None else way.max_size, full, images)
+        (rgb, not_finite), seconds = self.backend.render(slot, job)
+        now = records.now()
         if way is not None:
-            self._quicker.spend(way, painting, seconds, settings.budget, now)
+            self._quicker.spend(way, job, seconds, settings.budget, now)
         else:
             # A first decode makes things ready, and tells nothing of the next one.
-            if painting == self._warm:
+            if job == self._warm:
                 self.budget.spend(now, seconds)
             else:
                 self.budget.renew()
-            self._warm = painting
-        frame.ready_at = now - seconds
-        frame.picture = picture
-        frame.non_finite = int(non_finite)
-        frame.run.not_finite += frame.non_finite > 0
-        frame.size = shown_size(decoder, (images, *slot.latent.shape[1:]), max_size)
-        frame.grid = near_square(images) if images > 1 else None
-        frame.decode_ms = seconds * 1000
+            self._warm = job
+        run.frames_not_finite += int(not_finite) > 0
+        info = Info(
+            shown_size(decoder, (images, *slot.latent.shape[1:]), run.max_size),
+            name,
+            ready_at=now - seconds,
+            decode_ms=seconds * 1000,
+            grid=near_square(images) if images > 1 else None,
+            not_finite=int(not_finite),
+            is_quicker=way is not None,
+        )
+        return Picture(label, info, rgb)
+
+
+def drop(frame: Frame, outcome: str) -> None:
+    """End the way of a frame, and the holding of its slot."""
+    if isinstance(frame, Snapshot):
+        frame.lease.close()
+    frame.label.close(outcome)
+
+
+def say_what_is_lost(run: records.Run, error: BaseException) -> None:
+    """A frame failed for something that no other decoder would do better; said once a run."""
+    if not run.warned_of_loss:
+        run.warned_of_loss = True
+        log.warning(
+            "[SideStream] A preview failed (%s); sampling continues. Further failures in this"
+            " run are not logged.",
+            in_a_line(error),
+            exc_info=log.isEnabledFor(logging.DEBUG),
+        )

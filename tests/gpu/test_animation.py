@@ -54,11 +54,11 @@ def random_video(seed, device):
 
 
 def animations(sink):
-    return [frame for frame in sink.frames if frame.animation is not None]
+    return [frame for frame in sink.frames if frame.info.animation is not None]
 
 
 def pictures_of(frame):
-    animation = Image.open(io.BytesIO(frame.image))
+    animation = Image.open(io.BytesIO(frame.data))
     return [np.asarray(each.convert("RGB")) for each in ImageSequence.Iterator(animation)]
 
 
@@ -91,7 +91,7 @@ def test_i2_i3_animations_are_of_their_step_on_any_stream(cuda, sink, engine, so
             stage(engine, run, latent)
             latent.fill_(-9)
             assert wait_until(lambda n=step: len(animations(sink)) == n, 30)
-    assert [animation.step for animation in animations(sink)] == list(steps)
+    assert [animation.label.step for animation in animations(sink)] == list(steps)
     for step, animation in zip(steps, animations(sink), strict=True):
         expected = reference(source, random_video(step, cuda))
         shown = pictures_of(animation)

@@ -38,9 +38,9 @@ def previewed(cuda, sources, steps):
     for step in range(1, steps + 1):
         run.at(step, steps)
         stage(engine, run, latent)
-        assert wait_until(lambda: run._open == 0, 30)
+        assert wait_until(lambda: run.open_frames == 0, 30)
     engine.close(5)
-    return [frame.decoder for frame in sink.frames]
+    return [frame.info.decoder for frame in sink.frames]
 
 
 def test_i6_with_1_gb_free_a_smaller_decoder_takes_over_with_one_line(cuda, sources, caplog):
@@ -56,7 +56,7 @@ def test_i6_with_1_gb_free_a_smaller_decoder_takes_over_with_one_line(cuda, sour
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 1
     assert lines[0].startswith("[SideStream] vae previews failed (")
-    assert lines[0].endswith("this run goes on with taesd previews and tries them again later.")
+    assert lines[0].endswith("this run continues with taesd previews and retries them later.")
 
 
 def test_with_room_the_vae_is_shown(cuda, sources):

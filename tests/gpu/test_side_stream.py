@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sidestream.preview.capture import runs
+from sidestream.preview import records
 from sidestream.preview.decoders.cache import DecoderCache
 from sidestream.preview.decoders.taesd import TaesdSource, decoder_layers
 from sidestream.preview.render import worker as engine_module
@@ -70,8 +70,8 @@ def taesd_source(tmp_path, precision=half):
 
 
 def grey(frame):
-    pixels = np.asarray(Image.open(io.BytesIO(frame.image)))
-    assert pixels.min() == pixels.max(), f"step {frame.step} is a mixture"
+    pixels = np.asarray(Image.open(io.BytesIO(frame.data)))
+    assert pixels.min() == pixels.max(), f"step {frame.label.step} is a mixture"
     return int(pixels[0, 0, 0])
 
 
@@ -90,9 +90,9 @@ def test_i2_i3_500_frames_behind_a_slow_kernel_and_before_an_overwrite(cuda, eng
             run.at(level, 1000)
             stage(engine, run, latent)
             latent.fill_(0)  # a reader that comes late sees 0
-            assert wait_until(lambda: run._open == 0)
+            assert wait_until(lambda: run.open_frames == 0)
     assert len(sink.frames) == frames
-    assert [grey(frame) for frame in sink.frames] == [frame.step for frame in sink.frames]
+    assert [grey(frame) for frame in sink.frames] == [frame.label.step for frame in sink.frames]
 
 
 def test_i3_frames_that_were_replaced_leave_no_trace_in_those_that_were_not(cuda, engine_of):
@@ -110,10 +110,10 @@ def test_i3_frames_that_were_replaced_leave_no_trace_in_those_that_were_not(cuda
                 run.at(level, 5000)
                 stage(engine, run, latent)
                 latent.fill_(0)
-    assert wait_until(lambda: run._open == 0, 20)
-    assert run.outcomes[runs.REPLACED] + run.outcomes[runs.BUSY] > 100
+    assert wait_until(lambda: run.open_frames == 0, 20)
+    assert run.outcomes[records.REPLACED] + run.outcomes[records.BUSY] > 100
     assert len(sink.frames) > 50
-    assert [grey(frame) for frame in sink.frames] == [frame.step for frame in sink.frames]
+    assert [grey(frame) for frame in sink.frames] == [frame.label.step for frame in sink.frames]
 
 
 def test_i1_the_samplers_thread_makes_no_call_that_waits(cuda, engine_of, tmp_path):
@@ -129,11 +129,11 @@ def test_i1_the_samplers_thread_makes_no_call_that_waits(cuda, engine_of, tmp_pa
             time.sleep(0.004)
 
     sample(20)
-    assert wait_until(lambda: run._open == 0, 20)
+    assert wait_until(lambda: run.open_frames == 0, 20)
     kinds = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=kinds) as profile:
         sample(100)
-        assert wait_until(lambda: run._open == 0, 20)
+        assert wait_until(lambda: run.open_frames == 0, 20)
     events = profile.profiler.kineto_results.events()
     here = threading.get_native_id()
     callbacks = [
@@ -214,7 +214,7 @@ def test_a_sampler_may_record_graphs_of_its_own(cuda, engine_of, tmp_path, mode,
                     time.sleep(0.002)
                     graph.capture_end()
                 graph.replay()
-            assert wait_until(lambda run=run: run._open == 0, 20)
+            assert wait_until(lambda run=run: run.open_frames == 0, 20)
     torch.cuda.synchronize()
     assert torch.isfinite(result).all()
     assert len(sink.frames) >= 12
@@ -253,7 +253,7 @@ def test_i6_a_real_out_of_memory_steps_down_and_sampling_goes_on(cuda, engine_of
         latent.fill_(step / 255)
         run.at(step, 8)
         stage(engine, run, latent)
-        assert wait_until(lambda: run._open == 0)
+        assert wait_until(lambda: run.open_frames == 0)
     assert [grey(frame) for frame in sink.frames] == list(range(1, 8))
     assert "greedy previews failed (OutOfMemoryError" in caplog.text
     assert len([r for r in caplog.records if r.levelname == "WARNING"]) == 1
@@ -273,7 +273,7 @@ def test_i11_memory_goes_back_when_nothing_samples(cuda, engine_of, tmp_path, mo
         while time.monotonic() < end:
             run.at(run.step + 1, 10_000)
             stage(engine, run, latent)
-            assert wait_until(lambda: run._open == 0)
+            assert wait_until(lambda: run.open_frames == 0)
         run.end()
 
     sample(5)
@@ -320,7 +320,7 @@ def test_decoding_on_the_cpu_what_a_gpu_samples(cuda, engine_of):
             run.at(step, 30)
             stage(engine, run, latent)
             latent.fill_(0)
-        assert wait_until(lambda: run._open == 0)
+        assert wait_until(lambda: run.open_frames == 0)
     assert [grey(frame) for frame in sink.frames] == list(range(1, 30))
 
 
@@ -339,7 +339,7 @@ def test_two_devices(engine_of, tmp_path, sampled, painted):
             run.at(step, 200)
             stage(engine, run, latent)
             latent.fill_(0)
-            assert wait_until(lambda: run._open == 0)
+            assert wait_until(lambda: run.open_frames == 0)
     assert len(sink.frames) == 199
     assert [grey(frame) for frame in sink.frames] == list(range(1, 200))
     assert torch.cuda.current_device() == 0
@@ -359,7 +359,7 @@ def test_latents_that_are_elsewhere_for_some_steps(cuda):
             device = devices[step % len(devices)]
             run.at(step, 100)
             stage(engines.of(device), run, torch.full(SHAPE, step / 255, device=device))
-            assert wait_until(lambda: run._open == 0)
+            assert wait_until(lambda: run.open_frames == 0)
     assert [grey(frame) for frame in sink.frames] == list(range(1, 100))
     assert len(engines.all()) == len(devices)
     engines.close()
@@ -396,7 +396,7 @@ def test_i4_nothing_of_another_thread_ever_raises(cuda, engine_of, tmp_path, dec
             for step in range(1, 6):
                 run.at(step, 1000)
                 stage(engine, run, torch.full((1, 4, size, 64), 0.5, device=cuda))
-                assert wait_until(lambda run=run: run._open == 0, 20)
+                assert wait_until(lambda run=run: run.open_frames == 0, 20)
             sent += run.outcomes.sent
     finally:
         stop.set()
@@ -446,7 +446,7 @@ def test_i4_another_thread_may_record_for_long(cuda, engine_of, tmp_path, mode, 
             for step in range(1, 6):
                 run.at(step, 1000)
                 stage(engine, run, latent)
-                assert wait_until(lambda run=run: run._open == 0, 20)
+                assert wait_until(lambda run=run: run.open_frames == 0, 20)
     finally:
         stop.set()
         thread.join()
@@ -472,7 +472,7 @@ def test_stress_with_another_thread_allocating_and_freeing(cuda, engine_of, tmp_
         for step in range(1, 251):
             run.at(step, 1000)
             stage(engine, run, torch.full(SHAPE, step / 255, device=cuda))
-            assert wait_until(lambda: run._open == 0, 20)
+            assert wait_until(lambda: run.open_frames == 0, 20)
         assert [grey(frame) for frame in sink.frames] == list(range(1, 251))
     finally:
         stop.set()
@@ -506,7 +506,7 @@ try:
         latent = latent * 0.9
         if previews:
             run.at(step, 20)
-            if run.wants(runs.now()):
+            if run.wants(records.now()):
                 stage(engine, run, latent)
         time.sleep(0.005)
     torch.cuda.synchronize()
@@ -517,7 +517,7 @@ if previews:
     start = time.monotonic()
     engine.close()
     engine.backend.release()
-    print("CLOSED", not engine.alive, run._open)
+    print("CLOSED", not engine.alive, run.open_frames)
 print("END")
 """
 

@@ -288,7 +288,7 @@ def test_it_plays_in_a_window_of_its_own(panel: PanelPage) -> None:
     page = panel.page
     frames = moving_bar(4)
     show_animation(panel, frames)
-    page.locator(f"{PANEL} [aria-label^='Open in a window']").click()
+    page.locator(f"{PANEL} [aria-label^='Open in a separate']").click()
     animation = "documentPictureInPicture.window?.document.querySelector('.ss-animation')"
     panel.wait(f"() => {animation} && !{animation}.hidden")
     drawn = f"() => {animation}.getContext('2d').getImageData(0, 0, 96, 64).data.join()"
@@ -418,6 +418,12 @@ def test_stills_and_animations_are_saved_apart(panel: PanelPage) -> None:
     go_to(panel, 4)
     wait_for_picture(panel, frames[4])
     assert saved(panel, "animation", "webp") == file
+    burn = page.locator(f"{PANEL} .ss-menu input")
+    burn.evaluate("(box) => { box.checked = true; }")
+    with page.expect_download() as download:
+        page.locator(f"{PANEL} [data-save=animation]").evaluate("(button) => button.click()")
+    assert "labelled" not in download.value.suggested_filename  # nothing is written into it
+    burn.evaluate("(box) => { box.checked = false; }")
     picture = Image.open(io.BytesIO(saved(panel, "png"))).convert("RGB")
     assert (np.asarray(picture) == np.asarray(frames[4])).all()
     run = Image.open(io.BytesIO(saved(panel, "webp")))
@@ -429,22 +435,6 @@ def test_stills_and_animations_are_saved_apart(panel: PanelPage) -> None:
 
 
 # In memory
-
-
-def test_animations_count_in_what_is_kept(panel: PanelPage) -> None:
-    page = panel.page
-    send_still(panel, moving_bar(1)[0], step=1)
-    still = page.evaluate("() => sidestream.store.bytes")
-    file = send_animation(panel, moving_bar(6), step=1)
-    assert page.evaluate("() => sidestream.store.bytes") == still + len(file)
-    other = send_animation(panel, moving_bar(9), step=1)  # takes its place
-    assert page.evaluate("() => sidestream.store.bytes") == still + len(other)
-    send_animation(panel, moving_bar(6), step=2)  # has no still: counted once
-    assert page.evaluate("() => sidestream.store.bytes") == still + len(other) + len(file)
-    assert page.evaluate("() => sidestream.watching.run.bytes") == still + len(other) + len(file)
-    end_run(panel)
-    page.evaluate("() => sidestream.store.clear()")
-    assert page.evaluate("() => [sidestream.store.bytes, sidestream.store.frameCount]") == [0, 0]
 
 
 def test_many_animations_leave_memory_bounded(panel: PanelPage) -> None:

@@ -91,10 +91,10 @@ def test_a_double_click_on_a_cell_does_not_zoom_and_dragging_chooses_nothing(pan
     page.mouse.move(x + 60, y + 30, steps=4)
     page.mouse.up()
     assert page.evaluate("() => sidestream.watching.image") is None
-    page.locator(f"{PANEL} [aria-label='Fit the picture in']").click()
+    page.locator(f"{PANEL} [aria-label='Fit to view']").click()
     page.mouse.dblclick(x, y)
     wait_for_image(panel, 1)
-    expect(page.locator(f"{PANEL} [aria-label='Fit the picture in']")).to_have_attribute("aria-pressed", "true")
+    expect(page.locator(f"{PANEL} [aria-label='Fit to view']")).to_have_attribute("aria-pressed", "true")
 
 
 def test_keys_choose_an_image(panel: PanelPage) -> None:
@@ -170,7 +170,7 @@ def test_a_map_of_a_sound_says_that_it_is_no_picture(panel: PanelPage) -> None:
     panel.open_panel()
     send_still(panel, cells_picture([0], 1), step=1, decoder="spectrogram")
     wait_shown(panel, 1)
-    said = page.get_by_text("Audio latent, not a picture")
+    said = page.get_by_text("Not an image: audio latent")
     expect(said).to_be_visible()
     panel.wait("() => document.querySelector('.ss-stat-picture dd').textContent === 'Spectrogram · 32 × 32'")
     send_still(panel, cells_picture([0], 1), step=2, decoder="vae")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 from sidestream.tests.web.conftest import on_all_kinds, on_the_oldest_and_the_newest
-from sidestream.tests.web.views import SEEDS
+from sidestream.tests.web.views import SEEDS, start_run
 from sidestream.tools.page import PanelPage, demo_prompt
 
 pytestmark = pytest.mark.browser
@@ -219,28 +219,6 @@ def test_packs_that_wrap_the_queueing_lose_nothing_and_make_us_lose_nothing(
 
 
 
-@on_the_oldest_and_the_newest
-def test_whatever_else_is_given_with_a_request_is_handed_on(panel: PanelPage) -> None:
-    heard = panel.page.evaluate(
-        """async () => {
-          const { joinQueueing } = await import("/extensions/ComfyUI-SideStream/lib/host/queueing.js");
-          const { api } = app, ours = api.fetchApi;
-          const heard = [];
-          const answer = () => new Response(JSON.stringify({ prompt_id: "x" }));
-          api.fetchApi = async function (...args) { heard.push([this === api, ...args.slice(2)]); return answer(); };
-          joinQueueing(() => {}, () => {});
-          const joined = api.fetchApi;
-          const body = JSON.stringify({ prompt: { 1: { class_type: "A", inputs: {} } } });
-          await joined("/prompt", { method: "POST", body }, "third", 4);
-          await joined("/queue", {}, "third");
-          await joined("/queue");
-          api.fetchApi = ours;
-          return heard;
-        }"""
-    )
-    assert heard == [[True, "third", 4], [True, "third"], [True]]
-
-
 @on_all_kinds
 def test_a_bypassed_node_says_that_it_sets_nothing(panel: PanelPage) -> None:
     page = panel.page
@@ -248,8 +226,8 @@ def test_a_bypassed_node_says_that_it_sets_nothing(panel: PanelPage) -> None:
     for _ in range(2):  # some pages keep the elements of an earlier node of the same id
         panel.load(demo_prompt())
         caption.wait_for()
-    off, idle = "Bypassed: sets nothing", "Shows its samplers' previews"
-    for mode, said in ((4, off), (0, idle), (2, off), (0, idle)):
+    idle = "Shows previews of the samplers it feeds"
+    for mode, said in ((4, "Bypassed: no effect"), (0, idle), (2, "Bypassed: no effect"), (0, idle)):
         page.evaluate(
             f"""(mode) => {{
               {NODE}.mode = mode;
@@ -258,3 +236,14 @@ def test_a_bypassed_node_says_that_it_sets_nothing(panel: PanelPage) -> None:
             mode,
         )
         expect(caption).to_have_text(said)
+    # Also while a run goes on that still has its settings.
+    start_run(panel, steps=1000, seconds=0.03)
+    panel.wait("() => document.querySelector('.ss-node-caption').textContent.startsWith('KSampler')")
+    page.evaluate(
+        f"() => {{ {NODE}.mode = 4; app.extensionManager.workflow.activeWorkflow.changeTracker.checkState(); }}"
+    )
+    panel.wait("() => document.querySelector('.ss-node-caption').textContent.startsWith('Bypassed')")
+    panel.wait_frames(int(page.evaluate("() => sidestream.store.frameCount")) + 4)
+    expect(caption).to_have_text("Bypassed: no effect")
+    page.evaluate("() => app.api.interrupt()")
+    panel.wait_idle()

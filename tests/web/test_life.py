@@ -114,26 +114,6 @@ def test_samplers_in_subgraphs_have_names_and_thumbnails(panel: PanelPage) -> No
     panel.wait_idle()
 
 
-def test_late_and_unpaired_events_do_no_harm(panel: PanelPage) -> None:
-    page = panel.page
-    panel.open_panel()
-    deliver(panel, 4)
-    end_run(panel)
-    deliver(panel, 1, first=5)
-    assert not page.evaluate("() => sidestream.store.live")
-    page.evaluate(
-        """() => {
-          const tell = (type, data) => app.api.socket.dispatchEvent(
-            new MessageEvent("message", { data: JSON.stringify({ type, data }) }));
-          for (let i = 0; i < 500; i++) {
-            tell("sidestream.frame", { node_id: `n${i}`, prompt_id: "p", run: "x", seq: 1, step: 1 });
-          }
-          tell("sidestream.run", { run: "never seen", state: "end", outcomes: {} });
-        }"""
-    )
-    assert page.evaluate("() => sidestream.store.frameCount") == 5
-
-
 @on_the_oldest_and_the_newest
 def test_opening_and_closing_leaves_nothing_behind(panel: PanelPage) -> None:
     def open_and_close(times: int) -> None:

@@ -68,7 +68,7 @@ def test_a_change_holds_for_this_run_and_is_not_stored(panel: PanelPage) -> None
     panel.wait_frames(5)
     throttle = page.locator(f"{PANEL} input[name=throttle_ms]")
     expect(throttle).to_have_value("0")  # what the node asked for
-    expect(part(panel, ".ss-hint:not(.ss-grid-hint)")).to_contain_text("A 'Side-Stream Preview' node sets some")
+    expect(part(panel, ".ss-hint:not(.ss-grid-hint)")).to_contain_text("set by a Side-Stream Preview node")
     body = change(panel, "throttle_ms", 60000)
     assert body == {"client_id": page.evaluate("() => app.api.clientId"), "throttle_ms": 60000}
     wait_for_silence(panel)
@@ -169,13 +169,13 @@ def test_a_value_out_of_range_is_said_and_put_back(panel: PanelPage) -> None:
     panel.open_panel()
     type_into(panel, "throttle_ms", 60001)
     problem = page.locator(f"{ROW}throttle_ms] .ss-problem")
-    expect(problem).to_have_text("A whole number from 0 to 60000, please.")
+    expect(problem).to_have_text("Enter a whole number from 0 to 60000.")
     expect(page.locator(f"{PANEL} input[name=throttle_ms]")).to_have_value("100")
     assert stored(panel, "throttle_ms") == 100
     type_into(panel, "max_size", 63)
     said = page.locator(f"{ROW}max_size] .ss-problem").inner_text()
-    assert said == "A whole number from 64 to 2048, please. Or 0."
-    type_into(panel, "throttle_ms", 101)
+    assert said == "Enter a whole number from 64 to 2048. 0 is also allowed."
+    type_into(panel, "throttle_ms", 100)  # what it is already
     expect(problem).to_be_hidden()
 
 
@@ -272,9 +272,41 @@ def test_a_pause_that_the_server_did_not_take_is_no_pause(panel: PanelPage) -> N
     panel.open_panel()
     page.route("**/sidestream/pause", lambda route: route.abort())
     page.locator(f"{PANEL} [aria-label='Pause previews']").click()
-    page.get_by_text("The server did not answer").last.wait_for()
+    page.get_by_text("The server did not respond").last.wait_for()
     panel.wait("() => !sidestream.liveSettings.paused")
     page.unroute("**/sidestream/pause")
+
+
+def test_where_previews_are_off_nothing_says_that_they_come(panel: PanelPage) -> None:
+    page = panel.page
+    panel.open_panel()
+    told = {"run": "a", "node_id": "10", "display_node_id": "10", "prompt_id": "p"}
+    values = page.evaluate("() => sidestream.settings.values()")
+    tell(panel, "sidestream.run", **told, state="start", total_steps=20, settings={**values, "method": "off"})
+    tell(panel, "progress", node="10", prompt_id="p", value=3, max=20)
+    panel.wait("() => document.querySelector('.ss-stat-step dd').textContent === '3 / 20'")
+    expect(part(panel, ".ss-empty")).to_have_text("Previews of this sampler are off. Choose another method below.")
+    expect(page.locator("html.sidestream-streams")).to_have_count(0)
+    expect(page.locator(f"{PANEL} .ss-on-air")).to_have_count(0)
+    tell(panel, "sidestream.run", **told, state="start", total_steps=20, settings=values)
+    page.locator(f"{PANEL} .ss-on-air").wait_for()
+    assert part(panel, ".ss-empty").inner_text().startswith("Waiting")
+    end_run(panel, run="a")
+
+
+def test_a_pause_by_another_page_of_the_client_is_noticed(panel: PanelPage) -> None:
+    page = panel.page
+    panel.open_panel()
+    page.evaluate(
+        """() => app.api.fetchApi("/sidestream/pause", {
+          method: "POST",
+          headers: { "Content-Type": "application/json" },
+          body: JSON.stringify({ client_id: app.api.clientId, paused: true }),
+        })"""
+    )
+    start_run(panel, steps=20, seconds=0.05)
+    page.locator(f"{PANEL} [aria-label='Resume previews']").wait_for()
+    interrupt(panel)
 
 
 @on_the_oldest_and_the_newest

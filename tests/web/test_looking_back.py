@@ -49,39 +49,6 @@ def test_a_new_run_says_that_it_is_there_and_is_gone_to(panel: PanelPage) -> Non
     expect(page.locator(CHIP)).to_be_hidden()
 
 
-def test_a_new_run_is_followed_when_the_old_one_is_over(panel: PanelPage) -> None:
-    page = panel.page
-    panel.open_panel()
-    deliver(panel, 6, run="a", prompt="pa")
-    page.evaluate("() => sidestream.watching.scrub(1)")
-    deliver(panel, 3, run="b", prompt="pb")
-    assert watched(panel) == "a"
-    end_run(panel, run="a", prompt="pa")
-    wait_shown(panel, 3)
-    assert watched(panel) == "b"
-    # Also where it was over before.
-    end_run(panel, run="b", prompt="pb")
-    page.evaluate("() => sidestream.watching.scrub(0)")
-    deliver(panel, 4, run="c", prompt="pc")
-    wait_shown(panel, 4)
-    assert watched(panel) == "c"
-
-
-def test_who_goes_back_to_an_old_run_while_a_new_one_goes_on_stays_there(panel: PanelPage) -> None:
-    page = panel.page
-    panel.open_panel()
-    deliver(panel, 6, run="a", prompt="pa")
-    end_run(panel, run="a", prompt="pa")
-    deliver(panel, 3, run="b", prompt="pb")
-    page.evaluate("() => sidestream.watching.choose(sidestream.store.runs[0])")
-    page.locator(CHIP).wait_for()
-    deliver(panel, 3, run="b", prompt="pb", first=4)
-    assert watched(panel) == "a"
-    page.evaluate("() => sidestream.watching.scrub(2)")
-    deliver(panel, 3, run="b", prompt="pb", first=7)
-    assert watched(panel) == "a"
-
-
 def test_who_has_pinned_a_sampler_stays_there(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()
@@ -92,9 +59,14 @@ def test_who_has_pinned_a_sampler_stays_there(panel: PanelPage) -> None:
     deliver(panel, 3, run="b", prompt="pb", node="11")
     page.locator(CHIP).wait_for()
     assert watched(panel) == "a"
+    page.locator(f"{PANEL} .ss-live-button").click()
+    wait_shown(panel, 6)
+    expect(page.locator(f"{PANEL} .ss-on-air")).to_have_count(0)  # what is shown is over
+    page.evaluate("() => sidestream.watching.scrub(1)")
     page.locator(CHIP).click()
     wait_shown(panel, 3)
     assert watched(panel) == "b"
+    page.locator(f"{PANEL} .ss-on-air").wait_for()
 
 
 # All samplers
@@ -106,8 +78,8 @@ def test_all_ends_where_one_sampler_is_left_and_says_what_it_does_not_do(panel: 
     for node, run in (("10", "a"), ("11", "b")):
         deliver(panel, 3, run=run, node=node, prompt="two")
     page.locator(f"{PANEL} .ss-tabs >> text=All").click()
-    expect(part(panel, ".ss-grid-hint")).to_contain_text("Choose one sampler")
-    for control in (".ss-scrubber", "[aria-label^='Compare']", "[aria-label='Zoom in']", "[aria-label^='One frame']"):
+    expect(part(panel, ".ss-grid-hint")).to_contain_text("Select one sampler")
+    for control in (".ss-scrubber", "[aria-label^='Compare']", "[aria-label='Zoom in']", "[aria-label^='Previous f']"):
         page.locator(f"{PANEL} {control}:disabled").first.wait_for(state="attached")
     expect(page.locator(f"{PANEL} .ss-menu-button")).to_have_attribute("aria-disabled", "true")
     for node, run in (("10", "a"), ("11", "b")):
@@ -143,6 +115,24 @@ def test_the_zooms_number_is_true_after_a_resize(panel: PanelPage) -> None:
         )
 
 
+def test_the_zoom_has_no_number_before_the_first_picture_is_drawn(panel: PanelPage) -> None:
+    deliver(panel, 3)
+    panel.page.evaluate(
+        """() => {
+          globalThis.zooms = new Set();
+          globalThis.looking = new MutationObserver(() => {
+            for (const zoom of document.querySelectorAll(".ss-zoom")) zooms.add(zoom.textContent);
+          });
+          looking.observe(document.body, { childList: true, subtree: true, characterData: true });
+        }"""
+    )
+    panel.open_panel()
+    wait_shown(panel, 3)
+    panel.wait("() => document.querySelector('.ss-zoom').textContent.endsWith('%')")
+    zooms = panel.page.evaluate("() => { looking.disconnect(); return [...zooms].filter(Boolean); }")
+    assert max(float(zoom.split()[0]) for zoom in zooms) < 2000
+
+
 def test_the_wheel_zooms_by_how_far_it_is_turned(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()
@@ -161,19 +151,3 @@ def test_the_wheel_zooms_by_how_far_it_is_turned(panel: PanelPage) -> None:
     for _ in range(30):
         page.mouse.wheel(0, -100)
     assert zoom(panel) == 1600
-
-
-def test_a_comparison_is_left_alone_when_a_new_run_begins(panel: PanelPage) -> None:
-    page = panel.page
-    panel.open_panel()
-    deliver(panel, 4, run="old", prompt="o")
-    for act in ("scrub(1)", "compare(true)", "scrub(2)"):
-        page.evaluate(f"() => sidestream.watching.{act}")
-    end_run(panel, run="old", prompt="o")
-    deliver(panel, 2, run="new", prompt="n")
-    steps = page.evaluate("() => [sidestream.watching.against.step, sidestream.watching.frame.step]")
-    assert steps == [2, 3]
-    assert watched(panel) == "old"
-    page.locator(CHIP).click()
-    assert watched(panel) == "new"
-    end_run(panel, run="new", prompt="n")

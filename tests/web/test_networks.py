@@ -83,11 +83,13 @@ def test_after_5_s_without_a_network_the_panel_goes_on_with_the_right_state(
     one.set_broken(True)
     kept = page.evaluate("() => sidestream.store.frameCount")
     panel.wait("() => !sidestream.status.reached")
-    panel.wait("() => /does not answer/.test(document.querySelector('.ss-notice').textContent)")
+    panel.wait("() => /not responding/.test(document.querySelector('.ss-notice').textContent)")
+    expect(page.locator("html.sidestream-streams")).to_have_count(0)
+    expect(page.locator(".ss-on-air")).to_have_count(0)
     page.wait_for_timeout(5000)  # what is tried
     one.set_broken(False)
     panel.wait_frames(kept + 8, 20)
-    panel.wait("() => !/does not answer/.test(document.querySelector('.ss-notice').textContent)")
+    panel.wait("() => !/not responding/.test(document.querySelector('.ss-notice').textContent)")
     state = page.evaluate(
         """() => {
           const { store, watching: { run, isLive } } = sidestream;

@@ -63,6 +63,19 @@ def load(panel: PanelPage) -> str:
     return found
 
 
+def load_in_subgraph(panel: PanelPage) -> tuple[str, str]:
+    """The same with the sampler in a subgraph; returns its execution id, and that of the subgraph's node."""
+    load(panel)
+    path: str = panel.page.evaluate(
+        """() => {
+          const inside = app.graph._nodes.filter((node) => node.type === "KSampler");
+          const { node } = app.graph.convertToSubgraph(new Set(inside));
+          return `${node.id}:${node.subgraph._nodes.find((one) => one.type === "KSampler").id}`;
+        }"""
+    )
+    return path, path.split(":")[0]
+
+
 def begin(panel: PanelPage, prompt: str, node: str) -> None:
     tell(panel, "execution_start", prompt_id=prompt)
     tell_progress(panel, node=node, prompt=prompt)
@@ -166,15 +179,7 @@ def test_a_late_frame_of_an_older_prompt_does_not_come_between_those_of_a_newer_
 
 def test_in_a_subgraph_a_late_frame_is_shown_outside_and_inside(panel: PanelPage) -> None:
     page = panel.page
-    load(panel)
-    path: str = page.evaluate(
-        """() => {
-          const inside = app.graph._nodes.filter((node) => node.type === "KSampler");
-          const { node } = app.graph.convertToSubgraph(new Set(inside));
-          return `${node.id}:${node.subgraph._nodes.find((one) => one.type === "KSampler").id}`;
-        }"""
-    )
-    outer = path.split(":")[0]
+    path, outer = load_in_subgraph(panel)
     begin(panel, "dp", path)
     still(panel, RED, step=19, prompt="dp", node=path)
     wait_node_shows(panel, RED, outer)
@@ -194,6 +199,22 @@ def test_in_a_subgraph_a_late_frame_is_shown_outside_and_inside(panel: PanelPage
         outer,
     )
     wait_node_shows(panel, BLUE, path)
+
+
+def test_an_animation_makes_a_subgraphs_node_no_higher_than_a_still_does(panel: PanelPage) -> None:
+    path, outer = load_in_subgraph(panel)
+    size = f"() => [...app.graph.getNodeById({outer}).size].map(Math.round)"
+    begin(panel, "sa", path)
+    still(panel, RED, step=1, prompt="sa", node=path)
+    wait_node_shows(panel, RED, outer)
+    settle(panel)
+    before = panel.page.evaluate(size)
+    frames = [flat(BLUE), flat(GREEN)]
+    send_animation(panel, frames, step=2, prompt="sa", node=path, run="run of sa", duration=2000)
+    wait_node_shows(panel, BLUE, outer)
+    settle(panel)
+    assert panel.page.evaluate(size) == before
+    tell_success(panel, prompt="sa")
 
 
 def test_a_run_is_not_painted_onto_another_workflows_node_with_the_same_id(panel: PanelPage) -> None:

@@ -138,11 +138,11 @@ def test_a_window_that_the_browser_blocks_and_a_setting_that_is_not_stored_are_t
           };
         }"""
     )
-    page.locator(f"{PANEL} [aria-label^='Open in a window']").click()
-    page.get_by_text("The browser has blocked the window").last.wait_for()
+    page.locator(f"{PANEL} [aria-label^='Open in a separate']").click()
+    page.get_by_text("The browser blocked the window").last.wait_for()
     page.locator(f"{PANEL} input[name=throttle_ms]").fill("300")
     page.locator(f"{PANEL} input[name=throttle_ms]").press("Tab")
-    page.get_by_text("The setting could not be stored").last.wait_for()
+    page.get_by_text("The setting could not be saved").last.wait_for()
     page.evaluate("() => restore()")
 
 
@@ -177,23 +177,24 @@ def test_the_bottom_panel_full_screen_and_a_window_show_it_too(panel: PanelPage)
     bottom = page.locator(".bottom-panel .sidestream, .sidestream")
     bottom.first.wait_for()
     wait_shown(panel, 2)
-    page.locator(".sidestream [aria-label='Full screen']").click()
+    page.locator(".sidestream [aria-label='Enter full screen']").click()
     panel.wait("() => document.fullscreenElement?.classList.contains('sidestream')")
-    page.locator(".sidestream [aria-label='Leave full screen']").click()
+    page.locator(".sidestream [aria-label='Exit full screen']").click()
     panel.wait("() => !document.fullscreenElement")
     on_top = "documentPictureInPicture.window"
-    page.locator(".sidestream [aria-label^='Open in a window']").click()
+    page.locator(".sidestream [aria-label^='Open in a separate']").click()
     panel.wait(f"() => {on_top}?.document.querySelector('.ss-viewer')?.ariaLabel.endsWith('2 / 20')")
     page.evaluate(f"() => {on_top}.close()")
     panel.wait(f"() => !{on_top}")
     # And where the browser has no such windows.
     page.evaluate("() => Object.defineProperty(window, 'documentPictureInPicture', { value: undefined })")
     with page.context.expect_page() as opening:
-        page.locator(".sidestream [aria-label^='Open in a window']").click()
+        page.locator(".sidestream [aria-label^='Open in a separate']").click()
     window = opening.value
     window.wait_for_selector(".sidestream .ss-viewer")
     window.wait_for_function("() => document.querySelector('.ss-canvas').width === 64")
-    expect(window.locator("[aria-label^='Open in a window']")).to_have_count(0)
+    expect(window.locator("[aria-label^='Open in a separate']")).to_have_count(0)
+    assert window.title() == "Live Preview"
     deliver(panel, 1, first=3)
     window.wait_for_function("() => document.querySelector('.ss-viewer').ariaLabel.endsWith('3 / 20')")
     window.close()
@@ -224,6 +225,27 @@ def test_the_timeline_goes_back_while_the_run_goes_on(panel: PanelPage) -> None:
     wait_shown(panel, 15)
     middle = "() => { const f = document.querySelector('.ss-thumbnails'); const d = f.getContext('2d')"
     panel.wait(f"{middle}.getImageData(f.width / 2, 20, 1, 1).data; return d[3] === 255; }}")
+
+
+def test_thumbnails_that_are_slow_to_make_are_of_the_last_frame_in_the_end(panel: PanelPage) -> None:
+    panel.open_panel()
+    panel.page.evaluate(
+        """() => {
+          const { thumbnails } = sidestream.store;
+          globalThis.asked = [];
+          thumbnails.of = async (frame, height) => {
+            asked.push(frame.step);
+            await new Promise((done) => setTimeout(done, 500));
+            return Object.getPrototypeOf(thumbnails).of.call(thumbnails, frame, height);
+          };
+        }"""
+    )
+    deliver(panel, 1)
+    panel.wait("() => asked.length === 1")
+    deliver(panel, 1, first=2)
+    end_run(panel)
+    panel.wait("() => asked.includes(2)")
+    panel.page.evaluate("() => { delete sidestream.store.thumbnails.of; }")
 
 
 def test_two_frames_are_compared_with_a_slider(panel: PanelPage) -> None:
@@ -278,7 +300,7 @@ def test_what_was_forgotten_is_watched_no_longer(panel: PanelPage) -> None:
     panel.open_panel()
     deliver(panel, 5)
     end_run(panel)
-    forget = page.locator(f"{PANEL} [aria-label='Forget the kept frames']")
+    forget = page.locator(f"{PANEL} [aria-label='Clear the timeline']")
     for look_back in ("scrub(1)", "choose(sidestream.store.runs[0])"):
         page.evaluate(f"() => sidestream.watching.{look_back}")
         assert not page.evaluate("() => sidestream.watching.isLive")
@@ -359,7 +381,7 @@ def test_the_numbers_are_those_of_the_frames(panel: PanelPage) -> None:
     [
         ({"installed": False, "problem": "get_previewer is missing"}, "get_previewer is missing"),
         ({"installed": True, "in_charge": "other_pack"}, "other_pack"),
-        (None, "does not answer"),
+        (None, "not responding"),
     ],
 )
 def test_what_is_degraded_is_said(panel: PanelPage, answer: dict[str, Any] | None, said: str) -> None:
@@ -378,7 +400,7 @@ def test_what_is_degraded_is_said(panel: PanelPage, answer: dict[str, Any] | Non
 
 
 @pytest.mark.parametrize(
-    ("why", "said"), [("method", "told to show no previews"), ("latents", "no decoder")]
+    ("why", "said"), [("method", "turned off in ComfyUI"), ("latents", "not supported")]
 )
 def test_why_a_sampler_has_no_previews_is_said(panel: PanelPage, why: str, said: str) -> None:
     panel.open_panel()
@@ -402,7 +424,7 @@ def test_who_suppresses_previews_is_said_with_the_place_to_switch_it_off(panel: 
     tell(panel, "sidestream.run", **about, who="APack", where=where)
     panel.page.locator(f"{PANEL} .ss-notice:visible").wait_for()
     expect(part(panel, ".ss-notice")).to_contain_text("APack suppresses")
-    expect(part(panel, ".ss-notice")).to_contain_text("switch suppress off on its node 'Override'")
+    expect(part(panel, ".ss-notice")).to_contain_text("Turn off suppress on its node 'Override'")
     # However much is to be said, its button stays in reach.
     tell(panel, "sidestream.run", **about, who="x" * 4000, where=None)
     panel.wait("() => document.querySelector('.ss-notice').innerText.includes('xxxx')")
@@ -419,26 +441,8 @@ def test_a_decoder_that_is_too_slow_is_said_with_what_to_set(panel: PanelPage) -
     slow = {"decoder": "taesd", "decode_ms": 1250.4, "seconds_between": 25.2}
     tell(panel, "sidestream.run", run="r", prompt_id="p", node_id="10", state="start", slow=slow)
     panel.wait("() => document.querySelector('.ss-notice').innerText.includes('taesd takes 1250 ms')")
-    expect(part(panel, ".ss-notice")).to_contain_text("one comes every 25 s")
-    expect(part(panel, ".ss-notice")).to_contain_text("raise the budget")
-
-
-def test_a_nodes_samplings_are_stages_of_one_run(panel: PanelPage) -> None:
-    panel.open_panel()
-    deliver(panel, 3)
-    wait_shown(panel, 3)
-    told = {"run": "r", "prompt_id": "p", "node_id": "10"}
-    tell(panel, "sidestream.run", **told, state="end", dropped=0, outcomes={})
-    panel.wait("() => sidestream.store.runs.every((run) => !run.live)")
-    tell(panel, "sidestream.run", **told, state="start", total_steps=8, stage=2)
-    panel.wait("() => sidestream.store.runs.length === 1 && sidestream.store.runs[0].live")
-    tell(panel, "progress", node="10", prompt_id="p", value=2, max=8)
-    state = panel.page.evaluate(
-        "() => { const [{ stage, step, totalSteps }] = sidestream.store.runs; return [stage, step, totalSteps]; }"
-    )
-    assert state == [2, 2, 8]
-    frames = panel.page.evaluate("() => sidestream.store.runs[0].frames.length")
-    assert frames == 3
+    expect(part(panel, ".ss-notice")).to_contain_text("one every 25 s")
+    expect(part(panel, ".ss-notice")).to_contain_text("Raise the budget")
 
 
 @on_the_oldest_and_the_newest

@@ -37,7 +37,7 @@ def test_the_report_is_on_the_clipboard(panel: PanelPage, secure: bool) -> None:
     finally:
         page.evaluate(GIVE_BACK)
     assert "in charge: SideStream" in page.evaluate("() => kept.readText()")
-    page.get_by_text("The report is on the clipboard.").first.wait_for()
+    page.get_by_text("Report copied to the clipboard.").first.wait_for()
     expect(page.locator("textarea[readonly]")).to_have_count(0)
 
 
@@ -66,8 +66,8 @@ def test_the_panel_says_in_words_how_each_device_is_served(panel: PanelPage) -> 
     lines.nth(3).wait_for()
     assert lines.all_inner_texts() == [
         "Latents on cuda:0 are decoded on a side stream of cuda:0.",
-        "Latents on mps are decoded on the CPU; the sampler's thread copies them.",
-        "Latents on xpu:0 are left to ComfyUI's own previewer. ⚠ its events are broken",
+        "Latents on mps are copied to the CPU by the sampler's thread, and decoded there.",
+        "Latents on xpu:0 are previewed by ComfyUI's own previewer. ⚠ its events are broken",
         "tpu: something new",
     ]
     page.unroute("**/sidestream/status")

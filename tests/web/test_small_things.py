@@ -16,7 +16,7 @@ from sidestream.tools.page import PanelPage, demo_prompt
 
 pytestmark = pytest.mark.browser
 
-MENU = f"{PANEL} .ss-menu"
+MENU = f"{PANEL} .ss-menu-list"
 PAUSE = """
 (paused) => {
   sidestream.liveSettings.paused = paused;
@@ -62,19 +62,22 @@ def test_the_save_menu_closes_by_a_press_elsewhere_and_is_off_with_nothing_to_sa
     page = panel.page
     panel.open_panel()
     button = page.locator(f"{PANEL} .ss-menu-button")
+    forget = page.locator(f"{PANEL} [aria-label='Clear the timeline']")
     expect(button).to_have_attribute("aria-disabled", "true")
-    button.click()
-    expect(page.locator(f"{MENU}[open]")).to_have_count(0)
+    assert forget.is_disabled()
+    button.click(force=True)
+    expect(page.locator(f"{MENU}:popover-open")).to_have_count(0)
     deliver(panel, 2)
     wait_shown(panel, 2)
+    expect(forget).to_be_enabled()
     for elsewhere in (f"{PANEL} .ss-stats", "canvas#graph-canvas"):
         button.click()
-        expect(page.locator(f"{MENU}[open]")).to_have_count(1)
+        expect(page.locator(f"{MENU}:popover-open")).to_have_count(1)
         page.locator(elsewhere).first.click(position={"x": 5, "y": 5}, force=True)
-        expect(page.locator(f"{MENU}[open]")).to_have_count(0)
+        expect(page.locator(f"{MENU}:popover-open")).to_have_count(0)
     button.click()
     page.locator(f"{MENU} input").check()  # a press within leaves it open
-    expect(page.locator(f"{MENU}[open]")).to_have_count(1)
+    expect(page.locator(f"{MENU}:popover-open")).to_have_count(1)
     page.locator(f"{MENU} input").uncheck()
     button.click()
 
@@ -147,8 +150,12 @@ def test_it_fits_into_220_pixels(panel: PanelPage) -> None:
     for fold in page.locator(f"{PANEL} .ss-fold").all():
         fold.evaluate("(fold) => (fold.open = true)")
     page.locator(f"{PANEL} .ss-menu-button").click()
-    narrow = OVERFLOWING.replace("320", "220").replace(", .ss-menu-list", "")
-    assert page.evaluate(narrow) == []
+    assert page.evaluate(OVERFLOWING.replace("320", "220")) == []
+    menu, view = page.locator(MENU).bounding_box(), page.viewport_size
+    assert menu
+    assert view
+    assert 0 <= menu["x"] <= view["width"] - menu["width"]
+    assert 0 <= menu["y"] <= view["height"] - menu["height"]
     page.locator(f"{PANEL} .ss-menu-button").click()
 
 
@@ -158,7 +165,7 @@ def test_a_window_of_its_own_follows_the_theme(panel: PanelPage) -> None:
     deliver(panel, 2)
     panel.open_panel()
     on_top = "documentPictureInPicture.window"
-    page.locator(f"{PANEL} [aria-label^='Open in a window']").click()
+    page.locator(f"{PANEL} [aria-label^='Open in a separate']").click()
     panel.wait(f"() => {on_top}?.document.querySelector('.ss-viewer')")
     colour = f"() => {on_top}.getComputedStyle({on_top}.document.querySelector('.sidestream')).backgroundColor"
     before = page.evaluate(colour)

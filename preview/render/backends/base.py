@@ -31,8 +31,8 @@ class StagingError(Exception):
 class Slot:
     """Room for one staged latent.
 
-    It is written by the sampler's thread and read by the worker; the engine gives it back only
-    when nobody reads it, so `written` is never recorded again while someone waits for it.
+    It is written by the sampler's thread and read by the worker; it is given back only when
+    nobody reads it, so `written` is never recorded again while someone waits for it.
     """
 
     latent: torch.Tensor
@@ -40,8 +40,6 @@ class Slot:
     """The event behind the last copy into it; None where copies are done when they return."""
     writer: Any = None
     """The stream of that copy."""
-    owner: Any = None
-    """Where it is given back."""
 
     def part(self, latent: torch.Tensor) -> Slot:
         """A view of what was staged, to be rendered alone."""
@@ -113,4 +111,4 @@ def check(backend: Backend) -> None:
     except Exception as error:
         raise BackendError(f"{in_a_line(error)}") from error
     if not np.array_equal(given, (values + 1).numpy()):
-        raise BackendError("a copy through a side stream gave other values than it was given")
+        raise BackendError("a copy through a side stream changed the values")

@@ -27,7 +27,7 @@ class HostCopyBackend(StreamStaging):
             self._stream = streams.stream()
             self._landed = streams.timer()
         except Exception as error:
-            raise BackendError(f"no side stream could be made: {in_a_line(error)}") from error
+            raise BackendError(f"no side stream could be created: {in_a_line(error)}") from error
         self._pinned = PinnedMemory(streams, self._stream)
 
     def working(self) -> AbstractContextManager[object]:

@@ -7,29 +7,29 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from ...capture import runs
-from ...capture.runs import Frame, Run
+from ... import records
 from ...decoders.picture import contained
+from ...records import FIRST_IMAGE, Info, Picture
+from ..protocols import Run
 
 NAME = "comfyui"
 """What such frames say of their decoder."""
 
 
-def frame(run: Run, picture: Image.Image | None, latent_shape: Sequence[int], scale: int) -> Frame:
+def frame(
+    run: Run, picture: Image.Image | None, latent_shape: Sequence[int], scale: int
+) -> Picture:
     """The frame of the run's current step, of a picture of latents [B, C, ..., h, w].
 
     `scale` is the pixels of the final picture for each latent pixel. Raises ValueError where there
     is no picture.
     """
     if picture is None:
-        raise ValueError("it gave no picture")
-    pixels = np.asarray(picture.convert("RGB"))
-    now = runs.now()
-    made = run.capture(now)
+        raise ValueError("it returned no picture")
+    rgb = np.asarray(picture.convert("RGB"))
+    now = records.now()
     height, width = latent_shape[-2:]
-    made.picture = pixels
-    made.size = contained(
+    size = contained(
         max(picture.width, width * scale), max(picture.height, height * scale), run.max_size
     )
-    made.decoder, made.ready_at = NAME, now
-    return made
+    return Picture(run.capture(now, FIRST_IMAGE), Info(size, NAME, now), rgb)

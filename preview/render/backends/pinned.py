@@ -42,7 +42,7 @@ class PinnedMemory:
             except Exception as error:
                 self._refused = True
                 log.warning(
-                    "[SideStream] No memory can be pinned (%s): pictures are copied by way of"
+                    "[SideStream] Memory cannot be pinned (%s); previews are copied through"
                     " ordinary memory.",
                     in_a_line(error),
                 )

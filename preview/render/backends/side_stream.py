@@ -49,7 +49,7 @@ class SideStreamBackend:
                 self.source = source
                 self._staging = CopyStaging()
         except Exception as error:
-            raise BackendError(f"no side stream could be made: {in_a_line(error)}") from error
+            raise BackendError(f"no side stream could be created: {in_a_line(error)}") from error
         self._pinned = PinnedMemory(streams, self._stream)
 
     def slot(self, shape: torch.Size, dtype: torch.dtype) -> Slot:

@@ -21,7 +21,7 @@ class StreamStaging:
         try:
             return Slot(latent, self._streams.event())
         except Exception as error:
-            raise BackendError(f"no event could be made: {in_a_line(error)}") from error
+            raise BackendError(f"no event could be created: {in_a_line(error)}") from error
 
     def stage(self, slot: Slot, latent: torch.Tensor) -> bool:
         if self._streams.is_recording():

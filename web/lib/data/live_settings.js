@@ -37,17 +37,37 @@ export class LiveSettings extends EventTarget {
     /** @type {Record<string, any>} not yet told to the server; null takes a change back */
     this._unsent = {};
     this._timer = 0;
+    this._isCut = false;
   }
 
-  /** Follow what the server remembers, beginning with what it has from before the page was loaded. */
+  /** Follow the server's state, beginning with what it kept from before the page was loaded. */
   listen() {
     void this._ask(true);
-    listen("reconnected", () => void (this.paused ? this._pause() : this._ask()));
+    listen("reconnecting", () => {
+      this._isCut = true;
+      this._tell();
+    });
+    listen("reconnected", () => {
+      this._isCut = false;
+      void (this.paused ? this._pause() : this._ask());
+    });
+    // A page of the same client, such as a tab's duplicate, may have paused or resumed.
+    listen("sidestream.run", ({ paused = this.paused }) => {
+      if (paused !== this.paused) void this._ask();
+    });
     for (const name of ENDINGS) {
       listen(name, () => {
         if (Object.keys(this.changes).length) void this._ask();
       });
     }
+  }
+
+  /**
+   * @param {Run | null | undefined} run
+   * @returns {boolean} whether no pictures come of it: previews are paused or off, or the server is gone
+   */
+  silences(run) {
+    return this.paused || this._isCut || run?.settings?.method === "off";
   }
 
   /** The names of the settings that differ, for what runs, from what they were. */
@@ -72,19 +92,19 @@ export class LiveSettings extends EventTarget {
     this._tellServer(Object.fromEntries(names.map((name) => [name, null])));
   }
 
-  /** What was changed is to hold for later prompts, too. */
+  /** Store the changes as the user's settings. */
   keepAlways() {
     for (const name of this.changed) this._store(name, this.changes[name]);
   }
 
-  /** Stop making previews, or go on. */
+  /** Pause or resume previews. */
   togglePause() {
     this.paused = !this.paused;
     void this._pause();
     this._tell();
   }
 
-  /** Stop the run. */
+  /** Interrupt the run. */
   interrupt() {
     void app.extensionManager.command.execute("Comfy.Interrupt");
   }
@@ -112,8 +132,8 @@ export class LiveSettings extends EventTarget {
   async _send() {
     const changes = this._unsent;
     this._unsent = {};
-    const state = await this._post("/sidestream/live", changes);
-    // Nothing runs, or nobody knows: then it is for what comes.
+    const state = await this._post("/sidestream/live", changes, "unreachable");
+    // Nothing runs or waits, or the server is silent: store it for later prompts.
     if (!state?.prompts) {
       for (const [name, value] of Object.entries(changes)) {
         delete this.changes[name];
@@ -125,7 +145,7 @@ export class LiveSettings extends EventTarget {
 
   async _pause() {
     const { paused } = this;
-    const state = await this._post("/sidestream/pause", { paused });
+    const state = await this._post("/sidestream/pause", { paused }, "notPaused");
     if (state) this._follow(state);
     else if (this.paused === paused) {
       this.paused = !paused;
@@ -136,9 +156,10 @@ export class LiveSettings extends EventTarget {
   /**
    * @param {string} route
    * @param {Record<string, any>} what
+   * @param {string} failed what to say where the server does not answer
    * @returns {Promise<State | null>} null where it was refused, or the server did not answer
    */
-  async _post(route, what) {
+  async _post(route, what, failed) {
     try {
       const response = await api.fetchApi(route, {
         method: "POST",
@@ -149,7 +170,7 @@ export class LiveSettings extends EventTarget {
       if (response.ok) return answer;
       toast("error", answer.error);
     } catch {
-      toast("error", t("liveSettings.unreachable"));
+      toast("error", t(`liveSettings.${failed}`));
     }
     return null;
   }
@@ -160,7 +181,7 @@ export class LiveSettings extends EventTarget {
     try {
       this._follow(await getJson(`/sidestream/client?client_id=${encodeURIComponent(clientId())}`), isNew);
     } catch {
-      // As before, until the server answers again.
+      // Keep the last state until the server answers again.
     }
   }
 

@@ -1,6 +1,6 @@
 /**
  * What the queued prompts look like: names of nodes, and which 'Side-Stream Preview' each sampler
- * hangs on. Learnt from the request that queues a prompt, so that it holds when another workflow is
+ * hangs on. Read from the request that queues a prompt, so that it stays right when another workflow is
  * opened meanwhile; after a reload of the page, from the server's queue.
  */
 
@@ -26,7 +26,7 @@ export class Prompts {
     /** @type {Map<string, Record<string, any>>} output types of node classes */
     this._definitions = new Map();
     this._asking = false;
-    /** Called when a prompt was learnt late. */
+    /** Called when a prompt became known later than its runs. */
     this.learnt = () => {};
   }
 
@@ -129,7 +129,7 @@ export class Prompts {
       this.remember(promptId, item?.[2] ?? {}, { opened: null, name: "", id });
       if (item) this.learnt();
     } catch {
-      // The names stay numbers.
+      // The names remain node ids.
     } finally {
       this._asking = false;
     }
@@ -157,8 +157,8 @@ function seedOf(nodes, id, depth = 4) {
 }
 
 /**
- * Take the values that preview nodes hold out of a prompt: where they stand as inputs, ComfyUI
- * computes everything behind them anew when one is changed.
+ * Take the values that preview nodes hold out of a prompt: as inputs they would make
+ * ComfyUI recompute everything downstream whenever one changes.
  *
  * @param {Prompt} prompt loses them
  * @param {Iterable<string>} names of settings

@@ -1,4 +1,4 @@
-/** Frames a second, now and over the last minute. */
+/** Frames per second, now and over the last minute. */
 
 /** @typedef {import("./store.js").Frame} Frame */
 /** @typedef {import("./store.js").FrameStore} FrameStore */
@@ -6,7 +6,7 @@
 export const SECONDS = 60;
 const WINDOW_MS = 3000;
 
-/** Counts arrivals second by second in a ring, so that it never grows. */
+/** Counts arrivals per second in a ring buffer of fixed size. */
 export class Rates {
   /** @param {FrameStore} store */
   constructor(store) {

@@ -11,10 +11,14 @@ import { settingText, t } from "../host/strings.js";
  * @property {"number" | "choice"} type
  * @property {number | string} default
  * @property {number} [min]
+ * @property {number} [least] the least number that is allowed beside `min`
  * @property {number} [max]
+ * @property {{ max: number, step: number }} [slider]
  * @property {string[]} [options]
  * @property {string} [unit]
- * @property {string} [zero] set where 0 has a meaning of its own
+ * @property {string} [zero] the key of the text for 0, where that has a meaning of its own
+ * @property {string} [group] of the panel's folded controls
+ * @property {{ name: string, values: string[] } | null} [needs] the setting without which it has no effect
  * @property {string} label
  * @property {string} tooltip
  */
@@ -27,7 +31,7 @@ const PAGE_FIELDS = {
     min: 10,
     max: 20000,
     label: "Frames to keep",
-    tooltip: "How many frames the timeline keeps in the browser, over all runs.",
+    tooltip: "Number of frames the timeline keeps in the browser, across all runs.",
   },
   keep_megabytes: {
     type: "number",
@@ -36,7 +40,7 @@ const PAGE_FIELDS = {
     max: 4096,
     unit: "MB",
     label: "Memory for frames",
-    tooltip: "The timeline forgets its oldest frames beyond this many megabytes.",
+    tooltip: "Memory limit for the timeline, in megabytes. Beyond it, the oldest frames are discarded.",
   },
 };
 
@@ -56,7 +60,7 @@ export class Settings {
     try {
       this.fields = (await getJson("/sidestream/settings")).fields;
     } catch (error) {
-      console.warn("[SideStream] The server did not say what can be set.", error);
+      console.warn("[SideStream] The settings could not be loaded from the server, so they are missing from the dialog.", error);
     }
   }
 
@@ -87,7 +91,7 @@ export class Settings {
     if (!this._complained.has(name)) {
       this._complained.add(name);
       const shown = JSON.stringify(value);
-      console.warn(`[SideStream] The setting ${name} is stored as ${shown}; ${field.default} is used.`);
+      console.warn(`[SideStream] The stored value ${shown} of the setting ${name} is invalid; ${field.default} is used instead.`);
     }
     return field.default;
   }
@@ -130,23 +134,15 @@ export function tooltipOf(name, field) {
   return settingText(name, "tooltip", field.tooltip);
 }
 
-/** What 0 means, where it is no number like the others. */
-const ZEROS = /** @type {Record<string, string>} */ ({
-  max_size: "asComfyUI",
-  video_frames: "allFrames",
-  fps: "modelsOwn",
-});
-
 /**
  * What to write behind a field's value: its unit, or what 0 means.
  *
- * @param {string} name
  * @param {Field} field
  * @param {any} value
  */
-export function unitText(name, field, value) {
-  if (value === 0 && ZEROS[name]) return t(`liveSettings.${ZEROS[name]}`);
-  const { unit = "" } = field;
+export function unitText(field, value) {
+  const { unit = "", zero } = field;
+  if (value === 0 && zero) return t(`liveSettings.${zero}`);
   return COUNTS.includes(unit) ? t(`units.${unit}`) : unit;
 }
 
@@ -157,7 +153,8 @@ export function unitText(name, field, value) {
 export function allows(field, value) {
   if (field.type === "choice") return (field.options ?? []).includes(/** @type {string} */ (value));
   const number = /** @type {number} */ (value);
-  return Number.isInteger(value) && number >= (field.min ?? 0) && number <= (field.max ?? 0);
+  const { min = 0, least = min, max = 0 } = field;
+  return Number.isInteger(value) && (number === min || number >= least) && number <= max;
 }
 
 /** @param {string} name */

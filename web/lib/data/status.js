@@ -9,10 +9,10 @@ import { t } from "../host/strings.js";
 
 const INTERVAL_MS = 2000;
 
-/** What is as somebody chose it, or good enough. */
+/** Notices about a choice of the user's, or about something good enough. */
 const MILD = new Set(["paused", "off", "fallback", "slow"]);
 
-/** Asks `GET /sidestream/status` while somebody looks and something runs. Tells by `change`. */
+/** Asks `GET /sidestream/status` while a panel is open and something runs. Tells by `change`. */
 export class ServerStatus extends EventTarget {
   /** @param {FrameStore} store */
   constructor(store) {
@@ -32,7 +32,7 @@ export class ServerStatus extends EventTarget {
   }
 
   /**
-   * Somebody looks, until `signal` ends it.
+   * Ask regularly until `signal` ends it.
    *
    * @param {AbortSignal} signal
    */

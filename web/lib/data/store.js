@@ -41,7 +41,7 @@ import { Thumbnails } from "./thumbnails.js";
 /**
  * @typedef {object} Silence Why a sampler has no previews.
  * @property {string} why `method`, `latents` or `suppressed`
- * @property {string} who the pack that suppresses them
+ * @property {string} who the pack that suppresses previews
  * @property {{ title?: string, option?: string } | null} where to switch that off
  */
 
@@ -70,7 +70,7 @@ import { Thumbnails } from "./thumbnails.js";
 const MAX_RUNS = 40;
 const MAX_ENDED = 100;
 
-/** Of the memory for frames, at most so much may hold their thumbnails. */
+/** The share of the memory for frames that their thumbnails may take. */
 const THUMBNAILS_SHARE = 1 / 4;
 
 /**
@@ -105,13 +105,13 @@ export class FrameStore extends EventTarget {
     return newest ? this.runs.filter((run) => run.promptId === newest.promptId) : [];
   }
 
-  /** Whether any run is going on. */
+  /** Whether any run is live. */
   get live() {
     return this.runs.some((run) => run.live);
   }
 
   /**
-   * The run of that id, made where it is new.
+   * The run with that id, created if new.
    *
    * @param {string} id
    * @param {{ promptId: string, nodeId: string, displayNodeId?: string, foreign?: boolean }} about
@@ -148,7 +148,7 @@ export class FrameStore extends EventTarget {
   }
 
   /**
-   * The run that the server speaks of, made where it is new.
+   * The run that a message is about, created if new.
    *
    * @param {any} told with the keys of ComfyUI's messages
    */
@@ -226,7 +226,7 @@ export class FrameStore extends EventTarget {
   }
 
   /**
-   * The runs for which `over` holds are over. The last frame may still come, until they are closed.
+   * End the runs for which `over` holds. A last frame may still come until they are closed.
    *
    * @param {(run: Run) => boolean} over
    */
@@ -245,7 +245,7 @@ export class FrameStore extends EventTarget {
   }
 
   /**
-   * No more frames come of this run.
+   * The server will send no more frames of this run.
    *
    * @param {Run} run
    */
@@ -260,13 +260,13 @@ export class FrameStore extends EventTarget {
     this._tell("runs");
   }
 
-  /** The names of nodes were learnt: use them. */
+  /** The nodes' names are known now: use them. */
   nameRuns() {
     for (const run of this.runs) run.title = this.titleOf(run.promptId, run.displayNodeId);
     this._tell("runs");
   }
 
-  /** Forget everything but what is going on. */
+  /** Forget all frames, and all runs but live ones. */
   clear() {
     for (const run of this.runs) this._forget(run, run.frames.length);
     this.runs = this.runs.filter((run) => run.live);

@@ -1,4 +1,4 @@
-/** Small pictures of frames for all timelines: each decoded once, those used last kept. */
+/** Small pictures of frames for all timelines: each decoded once, the most recently used kept. */
 
 /** @typedef {import("./store.js").Frame} Frame */
 /**
@@ -15,7 +15,7 @@ export class Thumbnails {
   constructor(limit, grown = () => {}) {
     this.limit = limit;
     this.grown = grown;
-    /** What those that are kept take in memory. */
+    /** Memory of the kept ones, in bytes. */
     this.bytes = 0;
     /** @type {Map<Frame, Thumbnail>} by last use */
     this._kept = new Map();
@@ -25,7 +25,7 @@ export class Thumbnails {
    * @param {Frame} frame
    * @param {number} height in pixels
    * @returns {Promise<ImageBitmap | null>} null where it could not be decoded; closed, and so without
-   *   a width, when it had to go meanwhile
+   *   a width, if it was dropped meanwhile
    */
   of(frame, height) {
     let known = this._kept.get(frame);

@@ -27,7 +27,7 @@ export class Watching extends EventTarget {
     this._grid = false;
     /** @type {Run | null} the newest run when somebody began to look back */
     this._newestThen = null;
-    /** Whether the still is wanted also where there is an animation. */
+    /** Whether to show the still even where there is an animation. */
     this.stills = false;
     /** @type {WeakMap<Run, number>} the image of its batch that is shown alone */
     this._images = new WeakMap();
@@ -106,7 +106,7 @@ export class Watching extends EventTarget {
     return going === this.run ? null : going;
   }
 
-  /** Show the run that began while an older one was looked at. */
+  /** Show the run that began while an older one was watched. */
   goToNewRun() {
     const { newRun } = this;
     this.goLive();
@@ -182,7 +182,7 @@ export class Watching extends EventTarget {
     this._tell();
   }
 
-  /** Whether the run that is looked at is over, and a newer one goes on that nobody has seen begin. */
+  /** Whether the watched run is over, and a newer one has begun unseen. */
   _isLeftBehind() {
     const { newRun, store } = this;
     if (!newRun || this._node !== null || this._against || this.run?.live) return false;
@@ -190,7 +190,7 @@ export class Watching extends EventTarget {
   }
 
   _tell() {
-    // What was forgotten is watched no longer.
+    // A forgotten frame or run cannot be watched.
     if (!this._at?.run.frames.length) this._at = null;
     if (!this._against?.run.frames.length) this._against = null;
     if (this._chosen && !this.store.runs.includes(this._chosen)) this._chosen = null;

@@ -1,5 +1,5 @@
 /**
- * ComfyUI's events made into frames of the store.
+ * Turns ComfyUI's events into frames of the store.
  *
  * The page drops what it does not know of a preview's metadata, so a frame comes in two events:
  * `sidestream.frame` with the facts, then ComfyUI's own preview event with the picture. Facts wait
@@ -81,7 +81,7 @@ export function receive(store) {
 
   for (const [name, handle] of Object.entries(handlers)) listen(name, handle);
   for (const name of ENDINGS) {
-    // What waits stays: the end may come between the facts and the picture of the last step.
+    // Facts keep waiting: the prompt may end between the facts and the picture of its last step.
     listen(name, (detail) => {
       if (detail?.prompt_id) store.endPrompt(detail.prompt_id);
     });

@@ -25,7 +25,7 @@ export function clientId() {
 }
 
 /**
- * What the page knows about a prompt's id differs by its version.
+ * The id of a preview's prompt, whose key differs by the page's version.
  *
  * @param {Record<string, any>} detail of the event `b_preview_with_metadata`
  * @returns {string}

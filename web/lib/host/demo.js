@@ -19,6 +19,6 @@ export async function loadDemo(pack) {
     const graph = await getJson(`/workflow_templates/${encodeURIComponent(pack)}/${GRAPH}.json`);
     await app.loadGraphData(graph, true, true, GRAPH);
   } catch (error) {
-    console.warn("[SideStream] The demo graph could not be loaded.", error);
+    console.warn("[SideStream] The demo graph could not be loaded; the page stays as it is.", error);
   }
 }

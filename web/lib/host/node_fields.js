@@ -1,14 +1,11 @@
 /**
- * The fields of a 'Side-Stream Preview' node: each says in words that it is as in the user's
- * settings, until it is changed; those that are changed less often are folded away.
+ * The fields of a 'Side-Stream Preview' node: each says that it inherits the user's settings until it
+ * is changed; advanced ones are folded away.
  */
 
 import { usesVueNodes } from "./comfy.js";
 import { setStyleText } from "./page.js";
 import { t } from "./strings.js";
-
-/** What a number holds that sets nothing; choices have a word for it. */
-const INHERITED = -1;
 
 // Of the classic canvas, which adds the gap to every height.
 const WIDGET_HEIGHT = 20;
@@ -23,9 +20,9 @@ export function prepareFields(node, fields) {
   for (const widget of node.widgets ?? []) {
     const [type, options] = inputs[widget.name] ?? [];
     if (options?.advanced) foldAway(node, widget);
-    if (type === "INT") sayInherited(widget, fields[widget.name]?.min ?? 0);
+    if (type === "INT") sayInherited(widget, options.default, fields[widget.name]?.min ?? 0);
   }
-  // Nodes 2.0 take the words from the style sheet.
+  // Nodes 2.0 take the text from the style sheet.
   setStyleText("--ss-inherited", t("node.inherited"));
 }
 
@@ -44,20 +41,21 @@ function foldAway(node, widget) {
 
 /**
  * @param {any} widget of a number
+ * @param {number} inherited the value that sets nothing
  * @param {number} min the least that it can be set to
  */
-function sayInherited(widget, min) {
+function sayInherited(widget, inherited, min) {
   const kind = Object.getPrototypeOf(widget);
   Object.defineProperty(widget, "_displayValue", {
     configurable: true,
-    get: () => (widget.value === INHERITED ? t("node.inherited") : Reflect.get(kind, "_displayValue", widget)),
+    get: () => (widget.value === inherited ? t("node.inherited") : Reflect.get(kind, "_displayValue", widget)),
   });
   const { callback } = widget;
-  let last = INHERITED;
+  let last = inherited;
   widget.callback = function (/** @type {any[]} */ ...args) {
     const result = callback?.apply(this, args); // which rounds the value
     // There is nothing between inheriting and the least number.
-    if (widget.value < min && widget.value !== INHERITED) widget.value = last === INHERITED ? min : INHERITED;
+    if (widget.value < min && widget.value !== inherited) widget.value = last === inherited ? min : inherited;
     last = widget.value;
     return result;
   };

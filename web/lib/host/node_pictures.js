@@ -2,12 +2,12 @@
 
 import { app, nodeByExecutionId } from "./comfy.js";
 
-/** In frames of the screen, until the page has taken a new preview in. */
+/** In animation frames, for the page to read a new preview. */
 const PATIENCE = 120;
-/** The page takes none in for nodes that are out of view. */
+/** The page reads no previews of nodes that are out of view. */
 const LOOK_AGAIN_MS = 500;
 
-/** The page's store of pictures, with a say in what it takes. On pages that have none it takes all. */
+/** The page's store of pictures, filtered. Pages without one show every picture. */
 export class NodePictures {
   constructor() {
     /** @type {any} */
@@ -15,7 +15,7 @@ export class NodePictures {
     this._holds = false;
   }
 
-  /** The preview that is being told of is not for the page. */
+  /** Keep the preview that is being announced from the page. */
   holdBack() {
     this._holds = this._open();
     queueMicrotask(() => this.letPass());
@@ -69,7 +69,7 @@ function pagesStore() {
 }
 
 /**
- * Newer pages forget the address of a picture when nobody uses it any more.
+ * Newer pages count the uses of a picture's address and revoke it themselves.
  *
  * @param {any} store
  */
@@ -104,6 +104,7 @@ async function markAnimated(node, before) {
     if (isInView(node)) waited += 1;
     await (isInView(node) ? drawn(node) : new Promise((done) => setTimeout(done, LOOK_AGAIN_MS)));
   }
+  if (!showsPictures(node)) return;
   const [picture] = node.imgs;
   node.animatedImages = true;
   // Older pages make the element in one drawing, and put it where it belongs in the next.
@@ -118,6 +119,16 @@ async function markAnimated(node, before) {
  */
 function isRead(node) {
   return Boolean(node.preview?.[0]) && node.imgs?.[0]?.src === node.preview[0];
+}
+
+/**
+ * Newer pages draw no picture on the classic node of a subgraph, though it has one: an element for
+ * it would only make the node higher.
+ *
+ * @param {any} node
+ */
+function showsPictures(node) {
+  return !node.subgraph || node.widgets?.some((/** @type {any} */ { name }) => String(name).startsWith("$$"));
 }
 
 /** @param {any} node */

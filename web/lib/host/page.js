@@ -1,13 +1,18 @@
-/** What SideStream does to the document that it shares with the page and with other packs. */
+/** What SideStream changes in, or hears from, the document that it shares with other packs. */
 
-/** @param {string} address of a style sheet for all of the page */
-export function addStyleSheet(address) {
-  const link = Object.assign(document.createElement("link"), { rel: "stylesheet", href: address });
-  document.head.append(link);
+/**
+ * Each rule of it has to name a class of the pack's own.
+ *
+ * @param {Document} page
+ * @param {string} address of a style sheet for all of the page
+ */
+export function addStyleSheet(page, address) {
+  const link = Object.assign(page.createElement("link"), { rel: "stylesheet", href: address });
+  page.head.append(link);
 }
 
 /**
- * Tell style sheets that something is so.
+ * Set or remove a class for style sheets.
  *
  * @param {string} name of a class of the page's root
  * @param {boolean} on
@@ -17,25 +22,11 @@ export function markPage(name, on) {
 }
 
 /**
- * Hand style sheets a text.
+ * Set a text that style sheets show.
  *
  * @param {string} property
  * @param {string} text
  */
 export function setStyleText(property, text) {
   document.documentElement.style.setProperty(property, JSON.stringify(text));
-}
-
-/**
- * Hear of presses anywhere else, also of those that the page keeps to itself.
- *
- * @param {HTMLElement} element
- * @param {() => void} act
- * @param {AbortSignal} signal ends it
- */
-export function onPressOutside(element, act, signal) {
-  const onPress = (/** @type {Event} */ event) => {
-    if (!event.composedPath().includes(element)) act();
-  };
-  element.ownerDocument.addEventListener("pointerdown", onPress, { capture: true, signal });
 }

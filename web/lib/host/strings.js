@@ -10,7 +10,7 @@ export async function loadStrings() {
   try {
     byLanguage = /** @type {Record<string, any>} */ (await api.getCustomNodesI18n());
   } catch (error) {
-    console.warn("[SideStream] The translations could not be loaded.", error);
+    console.warn("[SideStream] The translations could not be loaded, so keys are shown instead.", error);
   }
 }
 

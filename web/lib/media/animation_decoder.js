@@ -1,10 +1,10 @@
-/** An animated WebP decoded frame by frame; all that it holds of them is one composed picture. */
+/** Decodes an animated WebP frame by frame; only one composed picture is kept. */
 
 import { unpackedWebp } from "./webp.js";
 
 /** @typedef {import("./webp.js").PackedFrame} PackedFrame */
 
-// As browsers play it: a frame that asks for less gets a tenth of a second.
+// As browsers do: a frame with a shorter duration is shown for a tenth of a second.
 const LEAST_MS = 11;
 const INSTEAD_MS = 100;
 

@@ -1,4 +1,4 @@
-/** Frames decoded to bitmaps, once for all who draw them, and bitmaps drawn into canvases. */
+/** Frames decoded to bitmaps, shared by all that draw them, and bitmaps drawn into canvases. */
 
 import { partOf } from "../data/cells.js";
 
@@ -10,7 +10,7 @@ const KEPT = 6;
 const decoded = new Map();
 
 /**
- * Call `draw` with the frame's bitmap, which must not be used after `draw` returns.
+ * Call `draw` with the frame's bitmap, which is valid only until `draw` returns.
  *
  * @param {Frame} frame
  * @param {(bitmap: ImageBitmap) => void} draw
@@ -28,7 +28,7 @@ export async function withBitmap(frame, draw) {
   }
   try {
     const bitmap = await pending;
-    // Closed meanwhile, by others who drew much: decode it for this call alone.
+    // Evicted and closed meanwhile: decode it for this call alone.
     if (bitmap.width === 0) return await drawApart(frame, draw);
     draw(bitmap);
     return true;

@@ -1,5 +1,5 @@
 /**
- * Do one thing at a time, and the newest only: what comes meanwhile replaces what waits.
+ * One at a time, newest wins: an item that arrives meanwhile replaces the waiting one.
  *
  * @template T
  * @param {(item: T) => Promise<void>} work never rejects

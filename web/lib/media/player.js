@@ -159,6 +159,6 @@ export class Player extends EventTarget {
 
 /** @param {unknown} error */
 function complain(error) {
-  console.info("[SideStream] An animation could not be decoded.", error);
+  console.info("[SideStream] An animation could not be decoded, so it is not played.", error);
   return undefined;
 }

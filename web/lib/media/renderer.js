@@ -11,7 +11,7 @@ const WORKER = new URL("render_worker.js", import.meta.url);
 
 /** @type {Worker | null} alive while any canvas is its own */
 let worker = null;
-/** Whether the browser said that there is no worker to be had, as a page's rules may. */
+/** Whether the browser refused the worker, as a page's security policy may make it. */
 let isRefused = false;
 /** @type {Map<number, WorkerRenderer>} */
 const renderers = new Map();
@@ -104,12 +104,12 @@ class WorkerRenderer extends Renderer {
    */
   constructor(canvas, drawn, replaced) {
     super();
-    worker ??= startWorker(); // before the canvas is given away: one that is given away cannot be drawn on
+    worker ??= startWorker(); // first, since a transferred canvas cannot be drawn on here
     const handedOver = canvas.transferControlToOffscreen();
     this.canvas = canvas;
     this.drawn = drawn;
     this.replaced = replaced;
-    /** @type {PageRenderer | null} where the worker could not be had after all */
+    /** @type {PageRenderer | null} if the browser refused the worker after all */
     this.instead = null;
     this.id = ++lastId;
     /** @type {Map<number, Frame>} with the worker, by number */
@@ -135,12 +135,12 @@ class WorkerRenderer extends Renderer {
   /** @param {Drawing & { number: number, failed?: boolean }} told */
   onDrawn({ number, width, height, at, failed }) {
     const frame = this.sent.get(number);
-    // The ones before it were drawn or overtaken.
+    // Earlier ones were drawn or replaced.
     for (const older of this.sent.keys()) if (older <= number) this.sent.delete(older);
     if (frame && !failed) this.drawn(frame, { width, height, at: at - performance.timeOrigin });
   }
 
-  /** Go on without the worker, on another canvas: one that is given away does not come back. */
+  /** Go on without the worker, on another canvas: a transferred one cannot be taken back. */
   giveUp() {
     const canvas = /** @type {HTMLCanvasElement} */ (this.canvas.cloneNode());
     this.canvas.replaceWith(canvas);

@@ -46,11 +46,13 @@ export async function savePlayed(player, wishes) {
 }
 
 /**
+ * As it came: with all images of its batch, and nothing written into it.
+ *
  * @param {Animation} animation
  * @param {Wishes} wishes
  */
 export function saveAnimation(animation, wishes) {
-  download(animation.blob, `${stemOf(animation, { ...wishes, image: null })}_${stepName(animation)}.webp`);
+  download(animation.blob, `${stemOf(animation, { ...wishes, burn: false, image: null })}_${stepName(animation)}.webp`);
 }
 
 /**
@@ -137,7 +139,7 @@ async function makeWebp(sheet, frames, progress) {
 }
 
 /**
- * Recorded in real time, which is the only way that browsers offer.
+ * Recorded in real time: browsers offer no other way.
  *
  * @param {Sheet} sheet
  * @param {Frame[]} frames
@@ -153,7 +155,7 @@ async function makeWebm(sheet, frames, progress) {
   recorder.start();
   for (const [i, frame] of frames.entries()) {
     progress(i + 1);
-    // What is not drawn anew is not recorded: the last picture would end at once.
+    // A picture is recorded only when it is drawn again: otherwise the last one would end at once.
     for (let left = i === frames.length - 1 ? LAST_FRAME_MS : FRAME_MS; left > 0; left -= FRAME_MS) {
       await sheet.draw(frame);
       await new Promise((resolve) => setTimeout(resolve, FRAME_MS));
@@ -177,7 +179,7 @@ function encoded(canvas, type) {
 }
 
 /**
- * What tells a file from those of other runs: workflow, sampler, seed, and when the run began.
+ * What sets a file apart from those of other runs: workflow, sampler, seed, and when the run began.
  *
  * @param {import("../data/store.js").Picture} picture
  * @param {Wishes} wishes
@@ -219,6 +221,6 @@ function download(blob, name) {
   link.href = address;
   link.download = name;
   link.click();
-  // The browser has taken the file when the click's task is over.
+  // By then the browser has taken the file.
   setTimeout(() => URL.revokeObjectURL(address), 1000);
 }

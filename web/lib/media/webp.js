@@ -1,6 +1,6 @@
 /**
- * Still WebP pictures put together into an animated one, and taken apart again: the container alone,
- * bytes in, bytes out.
+ * Packs still WebP pictures into an animated one, and unpacks it again: the container only, bytes in,
+ * bytes out.
  */
 
 const HEADER = 12; // "RIFF", size, "WEBP"

@@ -13,24 +13,8 @@ import { t } from "../host/strings.js";
  * @property {(value: any, isOther: boolean) => void} show the value; `isOther`: that of another run
  */
 
-/** How far sliders reach; any allowed number can be typed beside them. */
-const COMFORTABLE = /** @type {Record<string, [max: number, step: number]>} */ ({
-  throttle_ms: [2000, 20],
-  every_n_steps: [20, 1],
-  max_size: [2048, 64],
-  video_frames: [128, 1],
-  fps: [60, 1],
-  batch_images: [25, 1],
-});
-
-/** The least that a number with a meaning of its own for 0 may be otherwise. */
-const LEAST = /** @type {Record<string, number>} */ ({ max_size: 64 });
-
-/** What is changed less often, or matters to some models alone, is folded away. */
-const FOLDS = { media: ["video_frames", "fps", "batch", "batch_images"], encoding: ["format", "quality", "detail", "device"] };
-
-/** What `batch_images` counts. */
-const SEVERAL = ["grid", "spread"];
+/** The groups of settings that are folded away: rarely changed, or relevant to some models only. */
+const FOLDS = ["media", "encoding"];
 
 export class Controls {
   /**
@@ -68,13 +52,13 @@ export class Controls {
       element("summary", { onkeydown: keepFromPage }, t("liveSettings.label")),
       this.hint,
       this.changedBar,
-      this._rows(Object.keys(shared.settings.fields).filter((name) => !Object.values(FOLDS).flat().includes(name))),
-      ...Object.entries(FOLDS).map(([fold, names]) =>
+      this._rows(""),
+      ...FOLDS.map((fold) =>
         element(
           "details",
           { class: "ss-fold" },
           element("summary", { onkeydown: keepFromPage }, t(`liveSettings.${fold}`)),
-          this._rows(names),
+          this._rows(fold),
         ),
       ),
     );
@@ -89,10 +73,11 @@ export class Controls {
     return this.make("button", { type: "button", class: "ss-chip", title, onclick: act }, t(`liveSettings.${name}`));
   }
 
-  /** @param {string[]} names */
-  _rows(names) {
-    const known = names.flatMap((name) => this.controls.get(name)?.element ?? []);
-    return this.make("div", { class: "ss-controls" }, ...known);
+  /** @param {string} group */
+  _rows(group) {
+    const { fields } = this.shared.settings;
+    const shown = [...this.controls].filter(([name]) => fields[name].group === group);
+    return this.make("div", { class: "ss-controls" }, ...shown.map(([, { element }]) => element));
   }
 
   /** Show the settings of the watched run, or the user's own. */
@@ -104,13 +89,14 @@ export class Controls {
     this._run = running;
     const own = settings.values();
     const { changed, changes } = liveSettings;
+    const valueOf = (/** @type {string} */ name) => running?.settings?.[name] ?? changes[name] ?? own[name];
     for (const [name, control] of this.controls) {
-      const value = running?.settings?.[name] ?? changes[name] ?? own[name];
-      control.show(value, isOther);
+      const { needs } = settings.fields[name];
+      control.show(valueOf(name), isOther);
+      control.element.hidden = !!needs && !needs.values.includes(valueOf(needs.name));
       const isChanged = changed.includes(name);
       control.element.classList.toggle("ss-changed", isChanged);
       control.undo.hidden = !isChanged;
-      if (name === "batch") this.controls.get("batch_images")?.element.toggleAttribute("hidden", !SEVERAL.includes(value));
     }
     this.changedBar.hidden = changed.length === 0;
     setText(this.changedText, t("liveSettings.changed", { count: changed.length }));
@@ -155,9 +141,7 @@ export class Controls {
    * @returns {Control}
    */
   _number(name, field) {
-    const { min = 0, max = 100 } = field;
-    const [reach, step] = COMFORTABLE[name] ?? [max, 1];
-    const least = LEAST[name] ?? min;
+    const { min = 0, least = min, max = 100, slider: reach = { max, step: 1 } } = field;
     const label = labelOf(name, field);
     const text = this.make("span", { class: "ss-unit" });
     const problem = this.make("span", { class: "ss-problem", role: "alert", hidden: true });
@@ -169,7 +153,7 @@ export class Controls {
     const write = (value) => {
       if (!isDragged && slider.valueAsNumber !== value) slider.value = String(value);
       if (number.valueAsNumber !== value) number.value = String(value);
-      const unit = unitText(name, field, value);
+      const unit = unitText(field, value);
       setText(text, unit);
       slider.setAttribute("aria-valuetext", `${value} ${unit}`.trim());
     };
@@ -178,8 +162,7 @@ export class Controls {
     const slider = this.make("input", {
       type: "range",
       min,
-      max: Math.min(reach, max),
-      step,
+      ...reach,
       "aria-label": label,
       // While it is dragged only its own number moves; what it comes to is told once, at the end.
       oninput: () => {
@@ -200,12 +183,15 @@ export class Controls {
       max,
       step: 1,
       "aria-label": label,
-      oninput: () => (isTyped = true),
+      oninput: () => {
+        isTyped = true;
+        problem.hidden = true;
+      },
       onblur: () => (isTyped = false),
       onchange: () => {
         isTyped = false;
         const value = number.valueAsNumber;
-        const isRight = allows(field, value) && !(value > min && value < least);
+        const isRight = allows(field, value);
         problem.hidden = isRight;
         if (isRight) return this.shared.liveSettings.change(name, value);
         const range = t("liveSettings.range", { min: least, max });
@@ -217,6 +203,7 @@ export class Controls {
     return {
       ...this._row(name, field, slider, number, text, problem),
       show: (value, isOther) => {
+        if (isOther || value !== shown) problem.hidden = true;
         shown = value;
         if (isOther) isTyped = isDragged = false;
         if (!isTyped && !isDragged) write(value);

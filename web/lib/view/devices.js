@@ -1,11 +1,11 @@
-/** On which path each device's previews are made, in plain words, with what is wrong with it. */
+/** How each device's previews are made, in plain words, and what is wrong with it. */
 
 import { elementsOf } from "./dom.js";
 import { t } from "../host/strings.js";
 
 /** @typedef {{ device: string, path: string, problem: string | null }} Device as the server tells of it */
 
-/** What the server calls its paths; a device in one is named by the text. */
+/** The server's names of its paths; a device in one becomes a value of the text. */
 const PATHS = /** @type {[RegExp, string][]} */ ([
   [/^side stream of (?<stream>.+)$/, "sideStream"],
   [/^CPU, copied by a side stream of (?<stream>.+)$/, "hostCopy"],

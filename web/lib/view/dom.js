@@ -1,4 +1,4 @@
-/** Elements in one expression, for any document: panels also live in pop-out windows. */
+/** Creates elements in one expression, in any document: panels also live in pop-out windows. */
 
 /**
  * @typedef {Record<string, string | number | boolean | ((event: any) => void) | null | undefined>} Props
@@ -51,7 +51,7 @@ export function iconButton(element, icon, label, act, props = {}) {
 }
 
 /**
- * Change an icon button's face.
+ * Change an icon button's icon and label.
  *
  * @param {HTMLButtonElement} button
  * @param {string} icon
@@ -65,7 +65,7 @@ export function setIcon(button, icon, label) {
 }
 
 /**
- * Write text only where it changes, so that an idle panel touches nothing.
+ * Write text only if it changed, so that an idle panel touches nothing.
  *
  * @param {Element} element
  * @param {string} text
@@ -75,7 +75,7 @@ export function setText(element, text) {
 }
 
 /**
- * Keep keys that a control uses from the page's own bindings.
+ * Keep a control's keys from the page's key bindings.
  *
  * @param {KeyboardEvent} event
  */
@@ -84,7 +84,7 @@ export function keepFromPage(event) {
 }
 
 /**
- * Do something when a signal ends what it is given to.
+ * Call `act` when the signal aborts.
  *
  * @param {AbortSignal} signal
  * @param {() => void} act

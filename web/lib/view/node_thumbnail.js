@@ -24,7 +24,7 @@ const NODE = "SideStreamPreview";
 const MAX_SIDE = 512;
 const MIN_HEIGHT = 160;
 
-// Modes of a node that does not take part.
+// Modes of nodes that are switched off.
 const NEVER = 2;
 const BYPASS = 4;
 
@@ -102,7 +102,7 @@ export function drawThumbnails(store, prompts) {
     for (const id of ids) {
       const node = nodeByExecutionId(id);
       const thumbnail = node && thumbnails.get(node);
-      if (thumbnail && putOnScreen(node, thumbnail.element)) draw(thumbnail, frame.run);
+      if (thumbnail && !thumbnail.isOff && putOnScreen(node, thumbnail.element)) draw(thumbnail, frame.run);
     }
   }
   store.addEventListener("frame", onPicture);
@@ -110,7 +110,7 @@ export function drawThumbnails(store, prompts) {
   listen("graphChanged", sayWhichAreBypassed);
 }
 
-/** A node that is switched off sets nothing, and shows nobody's previews. */
+/** A node that is switched off sets nothing and shows no previews. */
 function sayWhichAreBypassed() {
   const root = /** @type {any} */ (app).rootGraph ?? app.graph;
   for (const graph of [root, ...(root?.subgraphs?.values() ?? [])]) {

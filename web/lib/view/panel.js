@@ -25,7 +25,7 @@ import { t } from "../host/strings.js";
  */
 
 /**
- * Keep what would remove the selected nodes from the graph.
+ * Keep the keys that remove the selected nodes from the page.
  *
  * @param {KeyboardEvent} event
  */
@@ -120,7 +120,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     fit.setAttribute("aria-pressed", String(viewer.zoom === null));
     exact.setAttribute("aria-pressed", String(viewer.zoom === 1));
     const percent = Math.round(viewer.scale * window.devicePixelRatio * 100);
-    setText(zoomText, shared.watching.frame && !shared.watching.grid ? `${percent} %` : "");
+    setText(zoomText, viewer.hasPicture && !shared.watching.grid ? `${percent} %` : "");
   };
 
   function showNotice() {
@@ -129,6 +129,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     noticeBar.hidden = !told || dismissed.has(noticeKey);
     noticeBar.classList.toggle("ss-mild", told?.mild ?? false);
     setText(noticeText, told?.text ?? "");
+    return noticeText.textContent;
   }
 
   const zoomButtons = [fit, exact, ...zooms.querySelectorAll("button")];
@@ -137,7 +138,6 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
   function update() {
     asked = 0;
     if (signal.aborted) return;
-    setText(viewer.empty, t(shared.store.live ? "viewer.waiting" : "viewer.empty"));
     viewer.element.hidden = shared.watching.grid;
     newRun.hidden = !shared.watching.newRun;
     for (const button of zoomButtons) /** @type {HTMLButtonElement} */ (button).disabled = shared.watching.grid;
@@ -148,9 +148,12 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     timeline.update();
     controls.update();
     viewer.onZoom();
-    showNotice();
+    const said = showNotice();
+    const { store, liveSettings, watching } = shared;
+    const waiting = liveSettings.silences(watching.run) ? said : t("viewer.waiting");
+    setText(viewer.empty, store.live ? waiting : t("viewer.empty"));
   }
-  // The picture at once; the words around it once for each picture that the screen shows.
+  // The picture is updated at once, the text around it once per animation frame.
   function onChange() {
     viewer.update();
     asked ||= window.requestAnimationFrame(update);

@@ -1,4 +1,4 @@
-/** The panel in a window that stays on top, where the browser has such windows; else in a plain one. */
+/** The panel in a window that stays on top, or in a plain one if the browser has no such windows. */
 
 import { toast } from "../host/comfy.js";
 import { t } from "../host/strings.js";
@@ -51,17 +51,17 @@ async function openWindow() {
 }
 
 /**
- * Give a bare document the page's looks.
+ * Copy the page's styles to an empty document.
  *
  * @param {Document} target
  */
 function dress(target) {
-  target.title = t("panel.title");
   target.head.replaceChildren();
   target.body.replaceChildren();
+  target.title = t("panel.title");
   for (const sheet of document.querySelectorAll('link[rel="stylesheet"], style')) {
     const copy = /** @type {HTMLElement} */ (target.importNode(sheet, true));
-    // The bare document has another base address.
+    // The empty document has another base address.
     if (sheet instanceof HTMLLinkElement) copy.setAttribute("href", sheet.href);
     target.head.append(copy);
   }

@@ -1,4 +1,4 @@
-/** The server's report on itself, for the clipboard: a text to post where one asks for help. */
+/** Copies the server's report on itself: a text to post when asking for help. */
 
 import { api, get, toast } from "../host/comfy.js";
 import { elementsOf } from "./dom.js";
@@ -46,7 +46,7 @@ async function copied(button, text) {
     await document.defaultView?.navigator.clipboard.writeText(text);
     return true;
   } catch {
-    // Browsers have no clipboard for a page that came over plain HTTP from another machine.
+    // Over plain HTTP from another machine browsers offer no clipboard API.
     const area = elementsOf(document)("textarea", { readonly: true });
     area.value = text;
     button.after(area);

@@ -31,7 +31,7 @@ export class SamplerTabs {
     this.chips = new Map();
   }
 
-  /** Show the samplers of now. */
+  /** Show the current samplers. */
   update() {
     const { watching } = this;
     const runs = newestOfEachNode(watching.store.current);
@@ -54,7 +54,7 @@ export class SamplerTabs {
       setText(chip, total ? `${run.title} ${run.step}/${total}` : run.title);
       chip.title = t("tabs.pinTooltip", { title: run.title });
       chip.style.setProperty("--progress", String(total ? run.step / total : 0));
-      chip.classList.toggle("ss-live", run.live && !this.liveSettings.paused);
+      chip.classList.toggle("ss-live", run.live && !this.liveSettings.silences(run));
       chip.classList.toggle("ss-shown", !watching.grid && watching.run?.displayNodeId === node);
       chip.setAttribute("aria-pressed", String(pinnedNode === node));
     }

@@ -1,7 +1,6 @@
 /** The menu that saves what is watched: the large picture, its animation, the run. */
 
 import { toast } from "../host/comfy.js";
-import { onPressOutside } from "../host/page.js";
 import { elementsOf, setText } from "./dom.js";
 import { saveAnimation, saveFrame, savePlayed, saveRun } from "../media/saving.js";
 import { isStandIn } from "../data/store.js";
@@ -12,9 +11,8 @@ export class SaveMenu {
    * @param {Document} document
    * @param {import("./panel.js").Shared} shared
    * @param {import("../media/player.js").Player} player the viewer's
-   * @param {AbortSignal} signal
    */
-  constructor(document, { watching, prompts }, player, signal) {
+  constructor(document, { watching, prompts }, player) {
     const element = elementsOf(document);
     this.watching = watching;
     this.prompts = prompts;
@@ -32,8 +30,9 @@ export class SaveMenu {
       if (watching.animation) saveAnimation(watching.animation, this._wishes);
     });
     this.button = element(
-      "summary",
+      "button",
       {
+        type: "button",
         class: "ss-icon-button ss-menu-button",
         title: t("timeline.save.tooltip"),
         onclick: (/** @type {Event} */ event) => {
@@ -43,24 +42,23 @@ export class SaveMenu {
       element("i", { class: "pi pi-download", "aria-hidden": "true" }),
       this.label,
     );
-    this.element = element(
-      "details",
-      { class: "ss-menu", onkeydown: (/** @type {KeyboardEvent} */ event) => this._onKey(event) },
-      this.button,
-      element(
-        "div",
-        { class: "ss-menu-list" },
-        item("png", () => this._savePicture()),
-        this.animation,
-        item("webp", () => this._saveRun("webp")),
-        item("webm", () => this._saveRun("webm")),
-        element("label", { class: "ss-menu-item" }, this.burn, t("timeline.save.burn")),
-      ),
+    // The browser closes it by a press anywhere else, also by one that the page keeps to itself.
+    this.list = element(
+      "div",
+      { class: "ss-menu-list", popover: true },
+      item("png", () => this._savePicture()),
+      this.animation,
+      item("webp", () => this._saveRun("webp")),
+      item("webm", () => this._saveRun("webm")),
+      element("label", { class: "ss-menu-item" }, this.burn, t("timeline.save.burn")),
     );
-    onPressOutside(this.element, () => (this.element.open = false), signal);
+    this.button.popoverTargetElement = this.list;
+    /** @param {KeyboardEvent} event */
+    const keepEscape = (event) => event.key === "Escape" && event.stopPropagation();
+    this.element = element("div", { class: "ss-menu", onkeydown: keepEscape }, this.button, this.list);
   }
 
-  /** Whether there is nothing to save, or nothing alone: of all samplers one is to be chosen. */
+  /** Whether there is nothing to save; with all samplers shown, one must be chosen first. */
   get isEmpty() {
     return !this.watching.frame || this.watching.grid;
   }
@@ -69,7 +67,7 @@ export class SaveMenu {
   update() {
     this.animation.hidden = !this.watching.animation;
     const { isEmpty } = this;
-    if (isEmpty) this.element.open = false;
+    if (isEmpty) this.list.hidePopover();
     this.button.classList.toggle("ss-disabled", isEmpty);
     this.button.setAttribute("aria-disabled", String(isEmpty));
     this.button.tabIndex = isEmpty ? -1 : 0;
@@ -99,20 +97,12 @@ export class SaveMenu {
 
   /** @param {() => Promise<void> | void} save */
   async _save(save) {
-    this.element.open = false;
+    this.list.hidePopover();
     try {
       await save();
     } catch (error) {
       toast("error", t("timeline.save.failed", { why: String(error) }));
     }
     setText(this.label, t("timeline.save.label"));
-  }
-
-  /** @param {KeyboardEvent} event */
-  _onKey(event) {
-    if (event.key !== "Escape") return;
-    this.element.open = false;
-    this.button.focus();
-    event.stopPropagation();
   }
 }

@@ -1,4 +1,4 @@
-/** The honest numbers: step, rate, latency, drops, share of the device, decoder and size. */
+/** The numbers: step, rate, latency, drops, share of the device, decoder and size. */
 
 import { Devices } from "./devices.js";
 import { elementsOf, setText, whenEnded } from "./dom.js";
@@ -59,12 +59,13 @@ export class Stats {
     whenEnded(signal, () => clearInterval(timer));
   }
 
-  /** Show the numbers of now. */
+  /** Show the current numbers. */
   update() {
     const { watching, rates, status, liveSettings, store } = this.shared;
     const { frame, run } = watching;
-    // While previews are paused there is no picture of the step.
-    const going = liveSettings.paused ? store.runs.findLast((one) => one.live && !one.foreign) : null;
+    // Where no picture comes, none says which step it is.
+    const isGoing = (/** @type {Run} */ one) => one.live && !one.foreign && liveSettings.silences(one);
+    const going = watching.isLive ? store.runs.findLast(isGoing) : null;
     const rate = rates.now();
     const share = status.share;
     const picture = frame ? pictureText(frame) : NOTHING;

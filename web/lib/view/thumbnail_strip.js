@@ -20,6 +20,7 @@ export class ThumbnailStrip {
     this.canvas = elementsOf(document)("canvas", { class: "ss-thumbnails", "aria-hidden": "true" });
     this._timer = 0;
     this._drawn = 0;
+    this._asked = false;
     const observer = new this.window.ResizeObserver(() => this.update());
     observer.observe(this.canvas);
     whenEnded(signal, () => {
@@ -30,12 +31,14 @@ export class ThumbnailStrip {
 
   /** Show the frames of the watched run, soon. */
   update() {
+    this._asked = true;
     if (this._timer) return;
     const wait = Math.max(0, this._drawn + INTERVAL_MS - performance.now());
     this._timer = setTimeout(() => void this._draw(), wait);
   }
 
   async _draw() {
+    this._asked = false;
     const frames = this.watching.run?.frames ?? [];
     const { canvas } = this;
     const ratio = this.window.devicePixelRatio;
@@ -57,6 +60,7 @@ export class ThumbnailStrip {
       if (picture?.width) drawCovering(context, picture, i * slot, slot, height);
     });
     markAnimations(context, frames, width, ratio);
+    if (this._asked) this.update(); // something changed while pictures were made
   }
 }
 
@@ -65,7 +69,7 @@ export class ThumbnailStrip {
  * @param {number} count
  * @returns {Frame[]} at most `count` of them, evenly, with the first and the last
  */
-function spread(frames, count) {
+export function spread(frames, count) {
   if (frames.length <= count) return [...frames];
   if (count === 1) return [frames[frames.length - 1]];
   return Array.from({ length: count }, (_, i) => frames[Math.round((i * (frames.length - 1)) / (count - 1))]);

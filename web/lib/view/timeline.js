@@ -53,8 +53,8 @@ export class Timeline {
     const step = (/** @type {number} */ by) => () => watching.scrub(watching.index + by);
     this.back = iconButton(element, "step-backward", t("timeline.back"), step(-1));
     this.forth = iconButton(element, "step-forward", t("timeline.forth"), step(1));
-    this.save = new SaveMenu(document, shared, player, signal);
-    const forget = iconButton(element, "trash", t("timeline.forget"), () => watching.store.clear());
+    this.save = new SaveMenu(document, shared, player);
+    this.forget = iconButton(element, "trash", t("timeline.forget"), () => watching.store.clear());
     this.element = element(
       "section",
       { class: "ss-timeline", "aria-label": t("timeline.label") },
@@ -68,7 +68,7 @@ export class Timeline {
         this.compare,
         element("span", { class: "ss-space" }),
         this.save.element,
-        forget,
+        this.forget,
       ),
       this.runs,
     );
@@ -85,9 +85,11 @@ export class Timeline {
     this.scrubber.disabled = count < 2 || grid;
     this.scrubber.setAttribute("aria-valuetext", frame ? stepText(frame) : "");
     this.live.setAttribute("aria-pressed", String(watching.isLive));
-    this.live.classList.toggle("ss-on-air", watching.isLive && watching.store.live && !this.liveSettings.paused);
+    const isGoing = grid ? watching.store.live : run?.live;
+    this.live.classList.toggle("ss-on-air", watching.isLive && Boolean(isGoing) && !this.liveSettings.silences(run));
     this.compare.setAttribute("aria-pressed", String(watching.against !== null));
     this.compare.disabled = this.back.disabled = this.forth.disabled = !frame || grid;
+    this.forget.disabled = watching.store.frameCount === 0;
     this._listRuns();
     this.save.update();
     this.thumbnails.update();

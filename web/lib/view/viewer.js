@@ -1,6 +1,6 @@
 /**
  * The large picture: fitted or pixel-exact, zoomed and panned, two frames on either side of a slider.
- * While an animation plays, the still of a newer step stands small in the corner.
+ * While an animation plays, the still of a newer step is small in the corner.
  */
 
 import { elementsOf, setText, whenEnded } from "./dom.js";
@@ -16,10 +16,10 @@ import { stepText, t } from "../host/strings.js";
 const ZOOMS = [1 / 8, 1 / 4, 1 / 2, 1, 2, 3, 4, 6, 8, 12, 16];
 const PAN_STEP = 40;
 
-/** So many pixels of the wheel zoom to double the size: one notch of a mouse's. */
+/** Wheel pixels that double the size: one notch of a mouse wheel. */
 const WHEEL_DOUBLES = 100;
 const LINE = 16;
-/** Browsers tell of two fingers that spread as of a wheel with the Ctrl key, in small numbers. */
+/** Browsers report a pinch as the wheel with the Ctrl key, in small numbers. */
 const PINCH = 5;
 const KEPT_IN_VIEW = 24;
 
@@ -104,7 +104,7 @@ export class Viewer {
     );
     this.element.addEventListener("wheel", (event) => this._onWheel(event), { passive: false });
 
-    // Kept, since asking the page for sizes makes it lay itself out.
+    // Cached, since reading sizes forces a layout.
     this.viewport = { width: 0, height: 0 };
     this.still = { width: 1, height: 1 };
     this.player = new Player(this.animation);
@@ -198,6 +198,11 @@ export class Viewer {
     this.setZoom(Math.min(most, Math.max(least, now * 2 ** (-pixels / WHEEL_DOUBLES))));
   }
 
+  /** Whether one was drawn of what is watched. */
+  get hasPicture() {
+    return this.played !== null || this.drawn !== null;
+  }
+
   /** The size of the large picture. */
   get picture() {
     return this.played ? this.animationSize : this.still;
@@ -222,7 +227,7 @@ export class Viewer {
     this.element.dispatchEvent(new CustomEvent("sidestream-drawn", { bubbles: true, detail }));
   }
 
-  /** The player drew a picture: of another animation, or of another size, it changes more. */
+  /** The player drew a picture; another animation or size needs a new layout. */
   _onPlayed() {
     const { width, height } = this.animation;
     const isSameSize = width === this.animationSize.width && height === this.animationSize.height;
@@ -349,7 +354,7 @@ export class Viewer {
 
   /** @param {MouseEvent} event */
   _onDoubleClick(event) {
-    // The first of the two clicks was on a button, perhaps, that is gone since.
+    // The first of the two clicks may have been on a button that is gone by now.
     if (event.timeStamp - this._pressedButtonAt < DOUBLE_CLICK_MS) return;
     this.setZoom(this.zoom === null ? 1 : null);
   }

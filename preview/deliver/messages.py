@@ -1,0 +1,76 @@
+"""What goes over the websocket of a frame and of a run."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+from ..records import Encoded, Run
+
+LEGACY_TYPES = {"image/jpeg": 1, "image/png": 2}
+
+
+def metadata_message(frame: Encoded, told: dict[str, Any]) -> bytes:
+    """ComfyUI's binary event 4: length, JSON with what is `told` as SideStream's own, picture."""
+    header = frame.label.run.context.wire() | {"image_type": frame.mime, "sidestream": told}
+    encoded = json.dumps(header).encode()
+    return struct.pack(">I", len(encoded)) + encoded + frame.data
+
+
+def legacy_message(frame: Encoded) -> bytes:
+    """ComfyUI's binary event 1: type of picture, picture."""
+    return struct.pack(">I", LEGACY_TYPES[frame.mime]) + frame.data
+
+
+def told_of(frame: Encoded, now: float) -> dict[str, Any]:
+    """SideStream's own object beside a frame, at the moment of sending."""
+    label, info = frame.label, frame.info
+    run = label.run
+    told: dict[str, Any] = {}
+    if info.grid is not None:
+        columns, rows = info.grid
+        told["grid"] = {"columns": columns, "rows": rows, "images": list(label.images)}
+    if info.animation is not None:
+        frames, duration = info.animation
+        told["animation"] = {
+            "frames": frames,
+            "fps": round(frames * 1000 / max(1, duration), 3),
+            "duration_ms": duration,
+        }
+    if info.is_quicker and run.slow is not None:
+        told["slow"] = run.slow
+    if info.not_finite:
+        told["not_finite"] = info.not_finite
+    return told | {
+        "run": run.id,
+        "stage": run.stage,
+        "seq": label.seq,
+        "step": label.step,
+        "total_steps": label.total_steps,
+        "width": info.size[0],
+        "height": info.size[1],
+        "decoder": info.decoder,
+        "captured_to_sent_ms": round((now - label.captured_at) * 1000, 1),
+        "ready_to_sent_ms": round((now - info.ready_at) * 1000, 1),
+        "decode_ms": round(info.decode_ms, 2),
+        "dropped": run.outcomes_of_node.dropped,
+        "outcomes": dict(run.outcomes_of_node),
+    }
+
+
+def run_message(run: Run, state: str) -> dict[str, Any]:
+    """That a run has started or ended, with its counters."""
+    told = run.context.wire() | {
+        "run": run.id,
+        "stage": run.stage,
+        "state": state,
+        "total_steps": run.total_steps,
+        "sent": run.outcomes_of_node.sent,
+        "dropped": run.outcomes_of_node.dropped,
+        "outcomes": dict(run.outcomes_of_node),
+        "settings": run.settings.as_dict(),
+        "live": run.live,
+        "paused": run.paused,
+    }
+    return told if run.slow is None else told | {"slow": run.slow}

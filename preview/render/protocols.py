@@ -1,0 +1,56 @@
+"""What the worker asks of a run, and of whoever sends its frames."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from .. import records
+from ..records import Encoded, Label
+from .chain import FallbackChain
+
+
+class Run(records.Run, Protocol):
+    """What is asked of a run to capture and decode its latents; see `capture.runs.Run`."""
+
+    chain: FallbackChain
+    animation_failed: bool
+
+    @property
+    def is_at_edge(self) -> bool: ...
+    @property
+    def may_be_last(self) -> bool: ...
+    def hold_back(self) -> None: ...
+    def capture(self, now: float, images: range) -> Label: ...
+    def another(self, label: Label) -> Label: ...
+    def acquire(self) -> None: ...
+    def release(self) -> None: ...
+    def latent_rate(self) -> float: ...
+    def note_slow(self, decoder: str, seconds: float, between: float) -> None: ...
+
+
+class Sink(Protocol):
+    """Where finished frames go."""
+
+    def watched(self, run: records.Run) -> bool:
+        """Whether anybody is there to see this run."""
+
+    def ready(self, run: records.Run) -> bool:
+        """Whether a frame handed over now would be sent at once."""
+
+    def live(self, run: records.Run) -> bool:
+        """Whether frames of this run may still be shown."""
+
+    def at_work(self, run: records.Run) -> bool:
+        """Whether the node of this run goes on, and may sample again."""
+
+    def animates(self, run: records.Run) -> bool:
+        """Whether anybody is there who can show animated frames of this run."""
+
+    def format(self, run: records.Run) -> str:
+        """How to encode frames of this run: a key of `encode.TYPES`."""
+
+    def quiet(self) -> bool:
+        """Whether nothing samples, so that memory may go back to the device."""
+
+    def send(self, frame: Encoded) -> None:
+        """Take over a frame, and close its label in the end. Raises nothing."""

@@ -1,0 +1,139 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { FrameStore, isStandIn, newestAnimation } from "../../../web/lib/data/store.js";
+import { Watching } from "../../../web/lib/data/watching.js";
+import { receive } from "../../../web/lib/data/wire.js";
+import { endRun, preview, previews, tell } from "./comfy.js";
+
+/** A store that hears the server, and what is watched of it. */
+function opened(limits = { frames: 600, bytes: 2 ** 20 }) {
+  const store = new FrameStore(() => limits);
+  receive(store);
+  const watching = new Watching(store);
+  return { store, watching, seen: () => watching.run?.id };
+}
+
+test("frames are bounded by count and by bytes, the oldest go first", () => {
+  const limits = { frames: 12, bytes: 1000 };
+  const { store } = opened(limits);
+  previews(9, { run: "first", prompt: "p1" });
+  endRun("first");
+  previews(8, { run: "second", prompt: "p2" });
+  assert.deepEqual([store.frameCount, store.bytes], [12, 120]);
+  assert.deepEqual(store.runs.map(({ frames }) => frames.length), [4, 8]);
+  limits.bytes = 55;
+  preview(9, { run: "second", prompt: "p2" });
+  assert.deepEqual([store.frameCount, store.bytes], [5, 50]);
+  assert.deepEqual(store.runs.map(({ id }) => id), ["second"]); // an ended run without frames is gone
+});
+
+test("animations count in what is kept", () => {
+  const { store, watching } = opened();
+  const animation = { frames: 6 };
+  preview(1, { size: 10 });
+  preview(1, { size: 300, animation });
+  assert.equal(store.bytes, 310);
+  preview(1, { size: 400, animation }); // takes its place
+  assert.equal(store.bytes, 410);
+  preview(2, { size: 300, animation }); // has no still: counted once
+  assert.equal(store.bytes, 710);
+  assert.equal(watching.run.bytes, 710);
+  assert.ok(isStandIn(watching.frame));
+  assert.equal(newestAnimation(watching.run).step, 2);
+  endRun();
+  store.clear();
+  assert.deepEqual([store.bytes, store.frameCount], [0, 0]);
+});
+
+test("a node's samplings are stages of one run", () => {
+  const { store } = opened();
+  const about = { run: "r", prompt_id: "p", node_id: "10" };
+  previews(3);
+  endRun();
+  assert.ok(store.runs.every((run) => !run.live));
+  tell("sidestream.run", { ...about, state: "start", total_steps: 8, stage: 2 });
+  assert.deepEqual(store.runs.map((run) => run.live), [true]);
+  tell("progress", { node: "10", prompt_id: "p", value: 2, max: 8 });
+  const [{ stage, step, totalSteps, frames }] = store.runs;
+  assert.deepEqual([stage, step, totalSteps], [2, 2, 8]);
+  assert.equal(frames.length, 3);
+});
+
+test("late and unpaired events do no harm", () => {
+  const { store } = opened();
+  previews(4);
+  endRun();
+  preview(5);
+  assert.ok(!store.live);
+  for (let i = 0; i < 500; i++) tell("sidestream.frame", { node_id: `n${i}`, prompt_id: "p", run: "x", seq: 1, step: 1 });
+  tell("sidestream.run", { run: "never seen", state: "end", outcomes: {} });
+  assert.equal(store.frameCount, 5);
+});
+
+test("a picture without facts of its prompt is another previewer's", () => {
+  const { store } = opened();
+  tell("progress", { node: "10", prompt_id: "q", value: 3, max: 9 });
+  tell("sidestream.frame", { run: "r", node_id: "10", prompt_id: "p", seq: 1, step: 1, total_steps: 20 });
+  tell("b_preview_with_metadata", { nodeId: "10", jobId: "q", blob: new Blob(["x"]) });
+  const [{ foreign, promptId, step, totalSteps }] = store.runs;
+  assert.deepEqual([foreign, promptId, step, totalSteps], [true, "q", 3, 9]);
+  tell("execution_success", { prompt_id: "q" });
+  assert.ok(!store.live);
+});
+
+test("a new run is followed when the old one is over", () => {
+  const { watching, seen } = opened();
+  previews(6, { run: "a", prompt: "pa" });
+  watching.scrub(1);
+  previews(3, { run: "b", prompt: "pb" });
+  assert.equal(seen(), "a");
+  endRun("a");
+  assert.deepEqual([seen(), watching.frame.step], ["b", 3]);
+  // Also where it was over before.
+  endRun("b");
+  watching.scrub(0);
+  previews(4, { run: "c", prompt: "pc" });
+  assert.deepEqual([seen(), watching.frame.step], ["c", 4]);
+});
+
+test("who goes back to an old run while a new one goes on stays there", () => {
+  const { store, watching, seen } = opened();
+  previews(6, { run: "a", prompt: "pa" });
+  endRun("a");
+  previews(3, { run: "b", prompt: "pb" });
+  watching.choose(store.runs[0]);
+  assert.equal(watching.newRun?.id, "b");
+  previews(3, { run: "b", prompt: "pb", first: 4 });
+  assert.equal(seen(), "a");
+  watching.scrub(2);
+  previews(3, { run: "b", prompt: "pb", first: 7 });
+  assert.equal(seen(), "a");
+});
+
+test("who has pinned a sampler stays there", () => {
+  const { watching, seen } = opened();
+  previews(6, { run: "a", prompt: "pa" });
+  watching.pin("10");
+  watching.scrub(1);
+  endRun("a");
+  previews(3, { run: "b", prompt: "pb", node: "11" });
+  assert.equal(watching.newRun?.id, "b");
+  assert.equal(seen(), "a");
+  watching.goToNewRun();
+  assert.deepEqual([seen(), watching.frame.step], ["b", 3]);
+});
+
+test("a comparison is left alone when a new run begins", () => {
+  const { watching, seen } = opened();
+  previews(4, { run: "old", prompt: "o" });
+  watching.scrub(1);
+  watching.compare(true);
+  watching.scrub(2);
+  endRun("old");
+  previews(2, { run: "new", prompt: "n" });
+  assert.deepEqual([watching.against.step, watching.frame.step], [2, 3]);
+  assert.equal(seen(), "old");
+  watching.goToNewRun();
+  assert.equal(seen(), "new");
+});
