@@ -29,13 +29,13 @@ pytestmark = pytest.mark.browser
 @on_the_oldest_and_the_newest
 def test_frames_go_on_after_a_lost_connection(panel: PanelPage) -> None:
     panel.open_panel()
-    start_run(panel, steps=60, seconds=0.05)
+    start_run(panel, steps=2000, seconds=0.05)  # it goes on however long the page takes
     panel.wait_frames(3)
     panel.page.evaluate("() => app.api.socket.close()")
     before = panel.page.evaluate("() => sidestream.store.frameCount")
     panel.wait_frames(before + 8)
+    panel.page.evaluate("() => app.api.interrupt()")
     panel.wait_idle()
-    assert shown_step(panel) >= 58
 
 
 def test_a_run_that_ended_while_the_connection_was_lost_is_over(panel: PanelPage) -> None:
@@ -47,15 +47,17 @@ def test_a_run_that_ended_while_the_connection_was_lost_is_over(panel: PanelPage
 
 @on_the_oldest_and_the_newest
 def test_reloading_the_page_in_mid_run_finds_the_run_again(panel: PanelPage) -> None:
-    start_run(panel, steps=90, seconds=0.05)
+    start_run(panel, steps=2000, seconds=0.05)  # it goes on however long the page takes
     panel.wait_frames(3)
+    before = shown_step(panel)
     panel.page.reload()
     panel.wait_until_ready()
     panel.open_panel()
     panel.wait_frames(3)
     panel.wait("() => sidestream.watching.run.title === 'KSampler A'")
+    assert before < shown_step(panel) < 2000
+    panel.page.evaluate("() => app.api.interrupt()")
     panel.wait_idle()
-    assert shown_step(panel) >= 88
 
 
 def test_another_tab_is_left_alone(panel: PanelPage) -> None:

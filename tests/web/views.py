@@ -80,11 +80,7 @@ def wait_shown(panel: PanelPage, step: int) -> None:
 
 def wait_until_the_frame_is_shown(panel: PanelPage) -> None:
     """Wait until the canvas holds the very pixels of the frame that the panel says it shows."""
-    for _ in range(40):
-        if panel.page.evaluate(SHOWS_THE_FRAME):
-            return
-        panel.page.wait_for_timeout(50)
-    raise AssertionError("the canvas shows other pixels than those of the frame")
+    panel.wait(SHOWS_THE_FRAME)
 
 
 def measured(panel: PanelPage) -> dict[str, float]:
