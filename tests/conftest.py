@@ -82,6 +82,7 @@ ONE_SERVER = {
 """Modules that use the same server, or that of these tests of the page."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Give the tests of a module, or of modules with one server, to the same one of the workers."""
     if not hasattr(config, "workerinput"):

@@ -8,7 +8,12 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 from sidestream.tests.web.animations import moving_bar, send_animation, send_still
-from sidestream.tests.web.conftest import on_all_kinds, on_the_oldest_and_the_newest
+from sidestream.tests.web.conftest import (
+    NEWEST,
+    OLDEST,
+    on_all_kinds,
+    on_the_oldest_and_the_newest,
+)
 from sidestream.tests.web.streams import end_run, tell_progress
 from sidestream.tests.web.views import PANEL, SEEDS, part
 from sidestream.tools.page import PanelPage, demo_prompt
@@ -101,11 +106,9 @@ def test_a_sampler_that_was_out_of_view_shows_the_newest_again(panel: PanelPage)
     wait_step(panel, 60)
 
 
-@on_the_oldest_and_the_newest
+@pytest.mark.kinds(f"{OLDEST} classic", f"{NEWEST} classic")  # Nodes 2.0 play animations themselves
 def test_an_animation_that_came_out_of_view_plays_when_it_is_seen(panel: PanelPage) -> None:
     page = panel.page
-    if page.evaluate("() => Boolean(LiteGraph.vueNodesMode)"):
-        pytest.skip("the page plays animations by itself")
     load(panel, demo_prompt(preview=None))
     node = page.evaluate(f"() => String({SAMPLER}.id)")
     page.evaluate(AWAY, True)
