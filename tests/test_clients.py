@@ -249,7 +249,8 @@ def test_i5_of_everybodys_frames_200_clients_that_do_not_read_keep_none_from_one
             f"\n200 stuck clients: {len(seen.frames)} of 100 frames at another, server's memory"
             f" {host.megabytes() - before:+.1f} MB"
         )
-        assert len(seen.frames) > 30
+        assert len(seen.frames) >= 10  # a busy machine makes few for 200
+        assert steps(seen)[-1] == 100
         assert host.megabytes() - before < 100
     assert wait_until(lambda: counters(client)["active_runs"] == 0)
 

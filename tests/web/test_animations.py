@@ -59,7 +59,7 @@ def go_to(panel: PanelPage, frame: int) -> None:
 def wait_for_picture(panel: PanelPage, expected: Image.Image, selector: str = ANIMATION) -> None:
     """Wait until a canvas shows the very pixels of a picture."""
     wanted = np.asarray(expected)
-    for _ in range(60):
+    for _ in range(400):  # 20 s
         if panel.page.evaluate(PIXELS, selector):
             shown = pixels(panel, selector)
             if shown.shape == wanted.shape and (shown == wanted).all():

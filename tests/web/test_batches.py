@@ -34,7 +34,7 @@ def send_batch(panel: PanelPage, images: list[int], step: int, **facts: object) 
 def wait_for_image(panel: PanelPage, image: int, selector: str = f"{VIEWER} .ss-canvas") -> None:
     """Wait until the large picture is that image of the batch, and nothing of the others."""
     wanted = [32, 32, *colour(image / 10)]
-    for _ in range(60):
+    for _ in range(400):  # 20 s
         if panel.page.evaluate(CENTRE, selector) == pytest.approx(wanted, abs=6):
             return
         panel.page.wait_for_timeout(50)

@@ -191,9 +191,7 @@ def test_thumbnails_are_within_the_memory_for_frames_and_go_with_them(panel: Pan
     page.evaluate("() => { endCounting(); return sidestream.settings.set('keep_megabytes', 128); }")
 
 
-def test_a_frame_is_drawn_soon_after_its_arrival_beside_100_nodes(
-    panel: PanelPage, record_property: Callable[[str, object], None]
-) -> None:
+def test_a_frame_is_drawn_soon_after_its_arrival_beside_100_nodes(panel: PanelPage) -> None:
     page = panel.page
     prompt = demo_prompt(seed=next(SEEDS) * 10, steps=40, seconds=0.1)
     filler = {
@@ -207,31 +205,32 @@ def test_a_frame_is_drawn_soon_after_its_arrival_beside_100_nodes(
     page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
     panel.open_panel()
     delays = watch_delays(page, panel)
-    print(f"\ndrawn {statistics.median(delays):.1f} ms after arrival at the median, "
-          f"{max(delays):.1f} ms at most, of {len(delays)} frames")
-    record_property("draw_ms", statistics.median(delays))
     assert len(delays) >= 10  # a busy page hears of the newest only
-    assert statistics.median(delays) <= 50
+    assert statistics.median(delays) <= 4  # 67 ms at 60 a second
 
 
-def watch_delays(page: Page, panel: PanelPage) -> list[float]:
-    """From the arrival of each frame's first message to its picture on the canvas, in ms."""
+def watch_delays(page: Page, panel: PanelPage) -> list[int]:
+    """From the arrival of each frame's first message to its picture on the canvas, in pictures that
+    the browser drew of the page meanwhile."""
     page.evaluate(
         """() => {
           globalThis.delays = [];
           const arrivals = new Map();
+          let pictures = 0;
+          const count = () => { pictures += 1; globalThis.delays && requestAnimationFrame(count); };
+          count();
           app.api.addEventListener("sidestream.frame", ({ detail }) => {
-            arrivals.set(detail.seq, performance.now());
+            arrivals.set(detail.seq, pictures);
           });
           document.addEventListener("sidestream-drawn", ({ detail }) => {
-            delays.push(detail.drawnAt - arrivals.get(detail.seq));
+            globalThis.delays?.push(pictures - arrivals.get(detail.seq));
           });
         }"""
     )
     panel.queue()
     panel.wait_frames(30)
     panel.wait_idle()
-    found: list[float] = page.evaluate("() => delays")
+    found: list[int] = page.evaluate("() => { const found = delays; delete globalThis.delays; return found; }")
     return found
 
 

@@ -71,9 +71,9 @@ def test_settings_are_in_the_dialog_and_go_with_each_prompt(panel: PanelPage) ->
 def test_previews_switched_off_in_the_settings_do_not_come(panel: PanelPage) -> None:
     panel.page.evaluate("() => sidestream.settings.set('method', 'off')")
     panel.load(demo_prompt(seed=next(SEEDS), preview=None, steps=5, seconds=0.05))
-    with panel.page.expect_response("**/prompt"):
-        panel.queue()
-    panel.page.wait_for_timeout(1200)
+    panel.page.evaluate("() => app.api.addEventListener('execution_success', () => (globalThis.over = true))")
+    panel.queue()
+    panel.wait("() => globalThis.over")
     assert panel.page.evaluate("() => sidestream.store.frameCount") == 0
 
 

@@ -67,7 +67,7 @@ def test_a_template_opens_as_it_is_meant(panel: PanelPage, file: Path) -> None:
     """Widget values are saved by position: the page's own prompt shows where each one ended up."""
     workflow = json.loads(file.read_text("utf-8"))
     opened: dict[str, Any] = panel.page.evaluate(PROMPT, workflow)
-    info = json.loads(panel._get("/object_info"))
+    info = panel.page.evaluate("async () => (await app.api.fetchApi('/object_info')).json()")
     expected = to_prompt(workflow, lambda kind: info[kind]["input"])
     assert set(opened) == set(expected)
     for number, node in expected.items():
