@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -82,17 +82,19 @@ ONE_SERVER = {
 """Modules that use the same server, or that of these tests of the page."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)  # before xdist reads the groups, which asks to be the first
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> Generator[None, None, None]:
     """Give the tests of a module, or of modules with one server, to the same one of the workers."""
-    if not hasattr(config, "workerinput"):
-        return
-    groups = {module: group for group, modules in ONE_SERVER.items() for module in modules}
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            module = Path(item.path).stem
-            item.add_marker(pytest.mark.xdist_group(groups.get(module, module)))
-    items.sort(key=_place)
+    if hasattr(config, "workerinput"):
+        groups = {module: group for group, modules in ONE_SERVER.items() for module in modules}
+        for item in items:
+            if item.get_closest_marker("xdist_group") is None:
+                module = Path(item.path).stem
+                item.add_marker(pytest.mark.xdist_group(groups.get(module, module)))
+        items.sort(key=_place)
+    yield
 
 
 def _place(item: pytest.Item) -> tuple[int, bool]:
