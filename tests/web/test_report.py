@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from sidestream.tests.web.views import PANEL
+from playwright.sync_api import expect
+from sidestream.tests.web.views import PANEL, open_details
 from sidestream.tools.page import PanelPage
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def test_the_report_is_on_the_clipboard(panel: PanelPage, secure: bool) -> None:
         page.evaluate(GIVE_BACK)
     assert "in charge: SideStream" in page.evaluate("() => kept.readText()")
     page.get_by_text("Report copied to the clipboard.").first.wait_for()
-    assert page.locator("textarea[readonly]").count() == 0
+    expect(page.locator("textarea[readonly]")).to_have_count(0)
 
 
 @pytest.mark.browser
@@ -61,6 +62,7 @@ def test_the_panel_says_in_words_how_each_device_is_served(panel: PanelPage) -> 
     ]
     page.route("**/sidestream/status", lambda route: answer_with(route, devices))
     panel.open_panel()
+    open_details(panel)
     lines = page.locator(".ss-devices li")
     lines.nth(3).wait_for()
     assert lines.all_inner_texts() == [
