@@ -21,7 +21,7 @@ import { ServerStatus } from "./lib/data/status.js";
 import { FrameStore } from "./lib/data/store.js";
 import { Watching } from "./lib/data/watching.js";
 import { receive } from "./lib/data/wire.js";
-import { lookOf } from "./lib/media/result_look.js";
+import { pictureLook, videoLook } from "./lib/media/result_look.js";
 import { addThumbnail, drawThumbnails, isPreviewNode } from "./lib/view/node_thumbnail.js";
 import { openPanel } from "./lib/view/panel.js";
 import { popOutOf } from "./lib/view/popout.js";
@@ -48,7 +48,7 @@ export const shared = {
   status: new ServerStatus(store),
   rates: new Rates(store),
   prompts,
-  results: new Results(store, prompts, lookOf),
+  results: new Results(store, prompts, { pictureLook, videoLook }),
   popOut: () => void popOut(),
 };
 const popOut = popOutOf((container) => openPanel(container, shared, { canPopOut: false }));

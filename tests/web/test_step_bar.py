@@ -298,7 +298,6 @@ def test_a_video_and_an_animated_picture_play_as_results(panel: PanelPage) -> No
     panel.wait("() => document.querySelector('.ss-video').currentTime > 0")
     page.evaluate("() => sidestream.watching.scrub(0)")
     player.wait_for(state="hidden")
-    panel.wait("() => ownObjectURLs.size === 0")
     page.evaluate("() => sidestream.store.clear()")
     deliver(panel, 3, total=3, run="other")
     end_run(panel, run="other")

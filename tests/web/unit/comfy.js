@@ -5,6 +5,7 @@ export const answers = {};
 
 export const api = Object.assign(new EventTarget(), {
   fetchApi: async (route) => Response.json(answers[route]),
+  apiURL: (route) => `/api${route}`,
 });
 
 export const app = {

@@ -32,8 +32,11 @@ function opened({ nodes = NODES, limits = { frames: 600, bytes: 4000 } } = {}) {
     const size = Number(new URLSearchParams(route.split("?")[1]).get("filename").split(".")[0]);
     return size ? new Response(new Uint8Array(size), { headers: { "content-length": size } }) : new Response("", { status: 404 });
   };
-  const lookOf = async (blob) => ({ blob, width: 8, height: 8, animation: null });
-  return { store, fetched, watching: new Watching(store), results: new Results(store, prompts, lookOf) };
+  const looks = {
+    pictureLook: async (blob) => ({ blob, width: 8, height: 8, animation: null }),
+    videoLook: async (video) => ({ blob: new Blob(["still"]), video, width: 8, height: 8, animation: null }),
+  };
+  return { store, fetched, watching: new Watching(store), results: new Results(store, prompts, looks) };
 }
 
 const executed = (node, ...names) =>
@@ -59,12 +62,13 @@ test("what comes of a prompt belongs to the samplers that lead to it, and is fet
 });
 
 test("where the prompt does not say which sampler it was, it was the last one", async () => {
-  const { store, results } = opened({ nodes: null });
+  const { store, fetched, results } = opened({ nodes: null });
   previews(2, { run: "a", node: "10" });
   previews(2, { run: "b", node: "11" });
   tell("executed", { prompt_id: "p", node: "31", output: { gifs: [{ filename: "3.webm" }], text: ["no file"], images: null } });
   for (const run of store.runs) await results.load(run);
-  assert.deepEqual(store.runs.map(sizes), [[], [3]]);
+  assert.deepEqual(store.runs.map(({ results }) => results.map(({ video }) => video)), [[], ["/api/view?filename=3.webm&subfolder=&type=output"]]);
+  assert.deepEqual(fetched, []); // the browser streams it
 });
 
 test("files that cannot be had, or that are too large together, are left out", async () => {

@@ -1,6 +1,6 @@
 /** What comes of a prompt: its pictures and videos, for the samplers that they are made from. */
 
-import { get, listen } from "../host/comfy.js";
+import { addressOf, get, listen } from "../host/comfy.js";
 
 /** @typedef {import("./store.js").Frame} Frame */
 /** @typedef {import("./store.js").FrameStore} FrameStore */
@@ -12,11 +12,13 @@ import { get, listen } from "../host/comfy.js";
  * @property {string} node
  * @property {number} number counts all of them
  * @property {string} route of its file
+ * @property {boolean} isVideo
  * @property {Promise<Look | null> | null} look once it was asked for
  */
 
 /** How the outputs of nodes name their pictures and videos. */
 const KINDS = ["images", "gifs", "animated", "videos", "video"];
+const VIDEO = /\.(mp4|m4v|webm|mkv|mov|avi)$/i;
 const MAX_PER_RUN = 8;
 
 /** The share of the memory for frames that the results of one run may take. */
@@ -26,12 +28,13 @@ export class Results {
   /**
    * @param {FrameStore} store
    * @param {import("./prompts.js").Prompts} prompts
-   * @param {(blob: Blob) => Promise<Look>} lookOf rejects where the file is no picture and no video
+   * @param {{ pictureLook: (blob: Blob) => Promise<Look>, videoLook: (address: string) => Promise<Look> }} looks
+   *   reject what cannot be shown
    */
-  constructor(store, prompts, lookOf) {
+  constructor(store, prompts, looks) {
     this.store = store;
     this.prompts = prompts;
-    this.lookOf = lookOf;
+    this.looks = looks;
     this._count = 0;
     listen("executed", (told) => this._note(told));
   }
@@ -44,7 +47,7 @@ export class Results {
    */
   async load(run) {
     const outputs = run?.outputs.splice(0) ?? [];
-    for (const output of outputs) output.look ??= this._fetch(output.route).catch(() => null);
+    for (const output of outputs) output.look ??= this._fetch(output).catch(() => null);
     for (const { node, number, look } of outputs) {
       const seen = await look;
       if (run && seen) this._add(run, node, number, seen);
@@ -57,7 +60,8 @@ export class Results {
     if (!files.length) return;
     const made = files.map(({ filename, subfolder = "", type = "output" }) => {
       const query = new URLSearchParams({ filename, subfolder, type });
-      return { node: String(node), number: ++this._count, route: `/view?${query}`, look: null };
+      const isVideo = VIDEO.test(filename);
+      return { node: String(node), number: ++this._count, route: `/view?${query}`, isVideo, look: null };
     });
     for (const run of this._madeFrom(promptId, String(node))) {
       run.outputs.push(...made);
@@ -78,15 +82,16 @@ export class Results {
     return runs.filter((_, i) => leads[i]);
   }
 
-  /** @param {string} route */
-  async _fetch(route) {
+  /** @param {Output} output */
+  async _fetch({ route, isVideo }) {
+    if (isVideo) return this.looks.videoLook(addressOf(route));
     const response = await get(route);
     const isTooLarge = (/** @type {number} */ size) => size > this.store.limits().bytes * SHARE;
     if (isTooLarge(Number(response.headers.get("content-length")))) {
       await response.body?.cancel();
       return null;
     }
-    return this.lookOf(await response.blob());
+    return this.looks.pictureLook(await response.blob());
   }
 
   /**
@@ -100,13 +105,8 @@ export class Results {
     const facts = { stage, step, totalSteps, decoder: "", cells: null, notFinite: 0, latencyMs: NaN };
     const about = { ...facts, seq, outputNode, arrivedAt: performance.now() };
     const animation = look.animation && { ...look.animation, run, ...about };
-    const bytes = [...run.results, look].reduce((sum, one) => sum + sizeOf(one), 0);
+    const bytes = [...run.results, look].reduce((sum, { blob }) => sum + blob.size, 0);
     if (run.results.length === MAX_PER_RUN || bytes > this.store.limits().bytes * SHARE) return;
     this.store.addResult(run, { ...look, ...about, animation });
   }
-}
-
-/** @param {Look} look */
-function sizeOf({ blob, video }) {
-  return blob.size + (video?.size ?? 0);
 }

@@ -26,7 +26,7 @@ import { Thumbnails } from "./thumbnails.js";
 /**
  * @typedef {object} OfFrame
  * @property {Animation | null} animation of the same step
- * @property {Blob} [video] of a result, of which this is a still
+ * @property {string} [video] the address of the video of which this is a still, of a result
  *
  * @typedef {Picture & OfFrame} Frame A still picture: a place in the timeline. For a step that came
  *   as an animation alone, this stands in for the still.
@@ -420,6 +420,5 @@ export function newestAnimation(run) {
 
 /** @param {Frame} frame */
 function weightOf(frame) {
-  const still = frame.blob.size + (frame.video?.size ?? 0);
-  return still + (isStandIn(frame) ? 0 : (frame.animation?.blob.size ?? 0));
+  return frame.blob.size + (isStandIn(frame) ? 0 : (frame.animation?.blob.size ?? 0));
 }

@@ -10,8 +10,7 @@ const PATIENCE_MS = 20_000;
  * @param {Blob} blob
  * @returns {Promise<Look>}
  */
-export async function lookOf(blob) {
-  if (blob.type.startsWith("video/")) return videoLook(blob);
+export async function pictureLook(blob) {
   const bitmap = await createImageBitmap(blob);
   const { width, height } = bitmap;
   bitmap.close();
@@ -21,24 +20,22 @@ export async function lookOf(blob) {
 }
 
 /**
- * Its first picture stands for a video where that does not play.
+ * The first picture stands for a video where that does not play.
  *
- * @param {Blob} video
+ * @param {string} address the browser streams it; a strict page lets media come from the server alone
  * @returns {Promise<Look>}
  */
-async function videoLook(video) {
-  const address = URL.createObjectURL(video);
+export async function videoLook(address) {
   const player = Object.assign(document.createElement("video"), { muted: true, preload: "auto", src: address });
   try {
     await heard(player, "loadeddata");
     const { videoWidth: width, videoHeight: height } = player;
     const canvas = new OffscreenCanvas(width, height);
     /** @type {OffscreenCanvasRenderingContext2D} */ (canvas.getContext("2d")).drawImage(player, 0, 0);
-    return { blob: await canvas.convertToBlob(), video, width, height, animation: null };
+    return { blob: await canvas.convertToBlob(), video: address, width, height, animation: null };
   } finally {
     player.removeAttribute("src");
-    player.load();
-    URL.revokeObjectURL(address);
+    player.load(); // nothing more
   }
 }
 

@@ -52,8 +52,6 @@ export class Viewer {
     // A video that came of the prompt; it covers its own still.
     this.video = element("video", { class: "ss-canvas ss-video", controls: true, loop: true, playsinline: true, hidden: true });
     this.video.muted = true;
-    /** @type {Blob | null} the one that it has */
-    this.file = null;
     this.leftCanvas = element("canvas", { class: "ss-canvas ss-canvas-left", width: 1, height: 1 });
     this.divider = element("div", {
       class: "ss-divider",
@@ -180,18 +178,14 @@ export class Viewer {
     }
   }
 
-  /** @param {Blob | null} file */
-  _showVideo(file) {
-    if (file === this.file) return;
-    this.file = file;
-    this.video.hidden = !file;
-    URL.revokeObjectURL(this.video.src);
-    if (!file) {
-      this.video.removeAttribute("src");
-      return this.video.load(); // nothing
-    }
+  /** @param {string | null} address */
+  _showVideo(address) {
+    if (address === this.video.getAttribute("src")) return;
+    this.video.hidden = !address;
     this.video.autoplay = this.player.playing;
-    this.video.src = URL.createObjectURL(file);
+    if (address) return this.video.setAttribute("src", address);
+    this.video.removeAttribute("src");
+    this.video.load(); // nothing
   }
 
   /** @param {number | null} zoom null fits the picture in */
