@@ -18,7 +18,7 @@ export class SaveMenu {
     this.prompts = prompts;
     this.player = player;
     this.label = element("span", {}, t("timeline.save.label"));
-    this.burn = element("input", { type: "checkbox" });
+    this.burn = element("input", { type: "checkbox", name: "burn" });
     this.withResult = element("input", { type: "checkbox", name: "result", checked: true });
     this.resultItem = element("label", { class: "ss-menu-item" }, this.withResult, t("timeline.save.withResult"));
     /** @param {string} name @param {() => Promise<void> | void} save */
