@@ -33,7 +33,7 @@ export class Progress {
       );
     }
     this.notFinite = element("span", { class: "ss-warning", role: "img", hidden: true });
-    this.waiting = element("p", { class: "ss-hint ss-waiting", role: "status" });
+    this.waiting = element("p", { class: "ss-waiting", role: "status" });
     this.element = element(
       "div",
       { class: "ss-progress" },
