@@ -13,6 +13,7 @@ from sidestream.tests.web.conftest import on_the_oldest_and_the_newest
 from sidestream.tests.web.streams import deliver, end_run, tell
 from sidestream.tests.web.views import (
     PANEL,
+    SEEDS,
     VIEWER,
     open_details,
     part,
@@ -20,7 +21,7 @@ from sidestream.tests.web.views import (
     wait_shown,
     wait_until_the_frame_is_shown,
 )
-from sidestream.tools.page import PanelPage
+from sidestream.tools.page import PanelPage, demo_prompt
 
 if TYPE_CHECKING:
     from playwright.sync_api import Route
@@ -28,12 +29,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.browser
 
 SLIDER = f"{PANEL} .ss-scrubber"
-# The slots of the marks of one kind, and how many slots there are.
+# Whether the marks of one kind are in those slots, of that many.
 MARKED = """
-(kind) => {
+([kind, slots, count]) => {
   const { viewBox } = document.querySelector(".ss-track");
   const path = document.querySelector(`.ss-mark-${kind}`).getAttribute("d") ?? "";
-  return [[...path.matchAll(/M([0-9.]+) /g)].map(([, at]) => Math.floor(Number(at))), viewBox.baseVal.width];
+  const marked = [...path.matchAll(/M([0-9.]+) /g)].map(([, at]) => Math.floor(Number(at)));
+  return String(marked) === String(slots) && viewBox.baseVal.width === count;
 }
 """
 # The runs of columns of the small pictures' canvas that are drawn on.
@@ -52,9 +54,8 @@ DRAWN = """
 """
 
 
-def marked(panel: PanelPage, kind: str) -> tuple[list[int], int]:
-    found = panel.page.evaluate(MARKED, kind)
-    return found[0], found[1]
+def wait_marked(panel: PanelPage, kind: str, slots: list[int], count: int) -> None:
+    panel.wait(MARKED, argument=[kind, slots, count])
 
 
 # The bar
@@ -65,18 +66,17 @@ def test_each_step_has_its_place_from_the_first_and_gaps_where_nothing_was_shown
     deliver(panel, 3)
     wait_shown(panel, 3)
     panel.wait("() => document.querySelector('.ss-scrubber').max === '19'")
-    assert marked(panel, "seen") == ([0, 1, 2], 20)
+    wait_marked(panel, "seen", [0, 1, 2], 20)
     thumb = "() => document.querySelector('.ss-scrubber').value"
     assert panel.page.evaluate(thumb) == "2"
     tell(panel, "progress", node="10", prompt_id="p", value=7, max=20)
-    panel.wait("() => document.querySelector('.ss-mark-unseen').getAttribute('d')")
-    assert marked(panel, "unseen") == ([3, 4, 5, 6], 20)
+    wait_marked(panel, "unseen", [3, 4, 5, 6], 20)
     assert panel.page.evaluate(thumb) == "2"
     expect(part(panel, ".ss-stat-step dd")).to_have_text("7 / 20")
     deliver(panel, 1, first=9)
     wait_shown(panel, 9)
     panel.wait("() => document.querySelector('.ss-scrubber').value === '8'")
-    assert marked(panel, "seen") == ([0, 1, 2, 8], 20)
+    wait_marked(panel, "seen", [0, 1, 2, 8], 20)
     # The keys go from picture to picture; a press in a gap goes to the nearest one.
     panel.page.locator(SLIDER).press("ArrowLeft")
     wait_shown(panel, 3)
@@ -213,12 +213,28 @@ def test_the_details_are_closed_at_first_and_stay_as_they_were_left(panel: Panel
 # What comes of it
 
 
+@on_the_oldest_and_the_newest
+def test_a_real_run_ends_on_what_comfyui_made_of_it(panel: PanelPage) -> None:
+    panel.open_panel()
+    prompt = demo_prompt(seed=next(SEEDS) * 10, steps=4)
+    prompt["30"] = {"class_type": "VAELoader", "inputs": {"vae_name": "pixel_space"}}
+    prompt["31"] = {"class_type": "VAEDecode", "inputs": {"samples": ["10", 0], "vae": ["30", 0]}}
+    prompt["32"] = {"class_type": "PreviewImage", "inputs": {"images": ["31", 0]}}
+    panel.load(prompt)
+    panel.queue()
+    panel.wait("() => document.querySelector('.ss-viewer').ariaLabel === 'Result of KSampler A'")
+    wait_until_the_frame_is_shown(panel)
+    assert panel.page.evaluate("() => sidestream.watching.frame.width") == 64  # the latent's own pixels
+    wait_marked(panel, "result", [4], 5)
+
+
 def put_out(panel: PanelPage, name: str, body: bytes = b"", kind: str = "", status: int = 200) -> list[str]:
     """Let a node tell of a file; returns the addresses that are asked for."""
     asked: list[str] = []
 
     def answer(route: Route) -> None:
-        asked.append(route.request.url)
+        if "rand=" not in route.request.url:  # as the page itself asks for a node that it has
+            asked.append(route.request.url)
         route.fulfill(status=status, body=body, content_type=kind)
 
     panel.page.unroute("**/view?*")
@@ -250,7 +266,7 @@ def test_a_run_ends_on_its_result_which_is_fetched_once_and_compared_and_saved(p
     wait_until_the_frame_is_shown(panel)
     assert page.locator(f"{VIEWER} .ss-canvas").first.evaluate("canvas => canvas.width") == 96
     panel.wait("() => document.querySelector('.ss-scrubber').getAttribute('aria-valuetext') === 'Result'")
-    assert marked(panel, "result") == ([20], 21)
+    wait_marked(panel, "result", [20], 21)
     page.locator(SLIDER).press("ArrowLeft")
     wait_shown(panel, 20)
     page.locator(f"{PANEL} [aria-label^='Compare']").click()
