@@ -27,16 +27,17 @@ function opened({ nodes = NODES, limits = { frames: 600, bytes: 4000 } } = {}) {
   if (nodes) prompts.remember("p", nodes, { opened: null, name: "", id: null });
   receive(store);
   const fetched = [];
+  const looked = [];
   api.fetchApi = async (route) => {
     fetched.push(route);
     const size = Number(new URLSearchParams(route.split("?")[1]).get("filename").split(".")[0]);
     return size ? new Response(new Uint8Array(size), { headers: { "content-length": size } }) : new Response("", { status: 404 });
   };
   const looks = {
-    pictureLook: async (blob) => ({ blob, width: 8, height: 8, animation: null }),
+    pictureLook: async (blob) => (looked.push(blob.size), { blob, width: 8, height: 8, animation: null }),
     videoLook: async (video) => ({ blob: new Blob(["still"]), video, width: 8, height: 8, animation: null }),
   };
-  return { store, fetched, watching: new Watching(store), results: new Results(store, prompts, looks) };
+  return { store, fetched, looked, watching: new Watching(store), results: new Results(store, prompts, looks) };
 }
 
 const executed = (node, ...names) =>
@@ -72,11 +73,12 @@ test("where the prompt does not say which sampler it was, it was the last one", 
 });
 
 test("files that cannot be had, or that are too large together, are left out", async () => {
-  const { store, results } = opened();
+  const { store, looked, results } = opened();
   previews(2, { run: "b", node: "11" });
   executed("31", "gone.png", "1001.png", "600.png", "500.png", "300.png");
   await results.load(store.runs[0]);
   assert.deepEqual(sizes(store.runs[0]), [600, 300]); // of the 1000 bytes that a quarter of the memory is
+  assert.ok(!looked.includes(1001)); // it was not even read
   executed("31", ...Array(20).fill("1.png"));
   await results.load(store.runs[0]);
   assert.equal(store.runs[0].results.length, 8);

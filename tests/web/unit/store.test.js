@@ -79,9 +79,9 @@ test("a run's time ends with it, on the store's clock", () => {
   const [run] = store.runs;
   assert.deepEqual([run.begunAt, run.endedAt, run.pace.step], [1000, null, 250]);
   now = 9000;
-  endRun();
-  now = 9900;
   tell("execution_success", { prompt_id: "p" });
+  now = 9900;
+  endRun(); // its last frame was late
   assert.equal(run.endedAt, 9000);
 });
 
@@ -93,6 +93,8 @@ test("whether a model is being loaded is known where ComfyUI tells it", () => {
   say({ state: "finished", activity: "loading" }, { state: "running", activity: "loading" });
   assert.ok(store.loading);
   say({ state: "running" });
+  assert.ok(!store.loading);
+  say({ state: "running", activity: "something newer" });
   assert.ok(!store.loading);
   say({ state: "running", activity: "loading" });
   tell("executing", { node: null });
