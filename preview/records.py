@@ -48,10 +48,13 @@ class NodeContext:
     parent_node_id: str | None = None
     real_node_id: str | None = None
     client_id: str | None = None
+    seed: int | None = None
+    """Where its graph names one."""
 
     def wire(self) -> dict[str, Any]:
         """The keys that ComfyUI gives with a preview."""
-        return {key: value for key, value in asdict(self).items() if key != "client_id"}
+        own = ("client_id", "seed")
+        return {key: value for key, value in asdict(self).items() if key not in own}
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from sidestream.tests.graphs import (
     new_seed,
 )
 from sidestream.tests.helpers import wait_until
-from sidestream.tests.pictures import decoded, psnr
+from sidestream.tests.pictures import decoded, label_of, psnr
 from sidestream.tools.comfy_client import Event, Frame, RequestRefused
 
 if TYPE_CHECKING:
@@ -110,8 +110,9 @@ def test_20_steps_give_20_frames_that_are_comfyuis_own_pictures(reference, clien
     assert len(run.frames) == 20
 
 
-def test_a_frame_says_what_it_is(client):
-    run = client.run(demo_graph(LATENT2RGB))
+def test_a_frame_says_what_it_is_in_one_message(client):
+    seed = new_seed()
+    run = client.run(demo_graph(LATENT2RGB, seed=seed))
     assert {frame.mime for frame in run.frames} == {"image/jpeg"}
     for frame in run.frames:
         assert decoded(frame.image).shape == (512, 512, 3)
@@ -123,11 +124,11 @@ def test_a_frame_says_what_it_is(client):
         assert own["decoder"] == "latent2rgb"
         assert 0 <= own["captured_to_sent_ms"] < 5000
         assert own["decode_ms"] > 0
-    told = [event.data for event in run.events_of("sidestream.frame")]
-    assert [data["step"] for data in told] == steps(run)
-    assert {data["node_id"] for data in told} == {SAMPLER}
-    ends = run.events_of("sidestream.run") + client.listen(0.5).events_of("sidestream.run")
-    start, end = [event.data for event in ends]
+        assert own["seed"] == seed
+        assert label_of(frame.image) == {"prompt_id": run.prompt_id, "node_id": SAMPLER} | own
+    events = [*run.events, *client.listen(0.5).events]
+    # All that is SideStream's besides the pictures: the run's start and its end.
+    start, end = [event.data for event in events if event.type.startswith("sidestream")]
     assert (start["state"], end["state"]) == ("start", "end")
     assert end["sent"] == len(run.frames)
     assert sum(end["outcomes"].values()) == end["sent"] + end["dropped"] == 20
@@ -138,6 +139,7 @@ def test_other_formats_arrive(client, kind, mime):
     run = client.run(demo_graph({**LATENT2RGB, "format": kind, "max_size": 128}, steps=4))
     assert {frame.mime for frame in run.frames} == {mime}
     assert {decoded(frame.image).shape for frame in run.frames} == {(128, 128, 3)}
+    assert [label_of(frame.image)["step"] for frame in run.frames] == steps(run)
 
 
 @pytest.mark.parametrize("sampler", ["euler", "euler_ancestral"])
@@ -270,6 +272,8 @@ def test_a_legacy_client_gets_event_1(running, connect):
     assert len(run.frames) >= 3
     assert {frame.mime for frame in run.frames} == {"image/jpeg"}
     assert all(frame.metadata == {} for frame in run.frames)
+    shown = [label_of(frame.image)["step"] for frame in run.frames]
+    assert shown == sorted(set(shown))
     assert {decoded(frame.image).shape for frame in run.frames} == {(512, 512, 3)}
     assert not [event for event in run.events if event.type.startswith("sidestream")]
 

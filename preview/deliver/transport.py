@@ -182,17 +182,12 @@ class Transport:
         try:
             if self._is_newest(frame, socket):
                 self._remember(frame, socket)
+                told = told_of(frame, records.now())
                 if socket.metadata:
-                    told = told_of(frame, records.now())
-                    facts = run.context.wire() | told
-                    await self._wire.send_json("sidestream.frame", facts, socket)
-                    if not self._is_newest(frame, socket):  # that may have taken long
-                        return
-                    message = metadata_message(frame, told)
-                    sent = await self._wire.send_bytes(PREVIEW_IMAGE_WITH_METADATA, message, socket)
+                    event, message = PREVIEW_IMAGE_WITH_METADATA, metadata_message(frame, told)
                 else:
-                    message = legacy_message(frame)
-                    sent = await self._wire.send_bytes(PREVIEW_IMAGE, message, socket)
+                    event, message = PREVIEW_IMAGE, legacy_message(frame, told)
+                sent = await self._wire.send_bytes(event, message, socket)
         except Exception as error:
             if not run.warned_of_loss:
                 run.warned_of_loss = True

@@ -4,6 +4,7 @@ export const stored = {};
 export const answers = {};
 
 export const api = Object.assign(new EventTarget(), {
+  socket: new EventTarget(),
   fetchApi: async (route) => Response.json(answers[route]),
 });
 
@@ -17,10 +18,23 @@ export function tell(event, detail) {
   api.dispatchEvent(new CustomEvent(event, { detail }));
 }
 
-/** Let a preview arrive: its facts, then its picture of that many bytes. */
-export function preview(step, { size = 10, run = "r", prompt = "p", node = "10", ...facts } = {}) {
-  tell("sidestream.frame", { run, node_id: node, prompt_id: prompt, seq: step, step, total_steps: 20, dropped: 0, ...facts });
+/** The bytes of a preview with metadata, without its picture. */
+export function message(metadata) {
+  const text = new TextEncoder().encode(JSON.stringify(metadata));
+  const { buffer } = new Uint8Array([0, 0, 0, 4, 0, 0, text.length >> 8, text.length & 255, ...text]);
+  return buffer;
+}
+
+/** Let the socket hand out a message, and the page what it reads of a preview. */
+export function arrive(data, { node, prompt, size = 10 }) {
+  api.socket.dispatchEvent(new MessageEvent("message", { data }));
   tell("b_preview_with_metadata", { nodeId: node, promptId: prompt, blob: new Blob([new Uint8Array(size)]) });
+}
+
+/** Let a preview arrive, with a picture of that many bytes. */
+export function preview(step, { size = 10, run = "r", prompt = "p", node = "10", ...facts } = {}) {
+  const sidestream = { run, seq: step, step, total_steps: 20, dropped: 0, ...facts };
+  arrive(message({ node_id: node, prompt_id: prompt, sidestream }), { node, prompt, size });
 }
 
 export function previews(count, { first = 1, ...facts } = {}) {

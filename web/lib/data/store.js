@@ -17,6 +17,7 @@ import { Thumbnails } from "./thumbnails.js";
  * @property {Cells | null} cells where it shows several images of a batch
  * @property {number} notFinite how many positions of the latent were NaN or infinite
  * @property {number} latencyMs captured to sent
+ * @property {Record<string, any> | null} label as the server told it; null of other previewers
  * @property {number} arrivedAt on the clock of performance.now()
  * @property {Blob} blob
  */

@@ -1,39 +1,33 @@
 /**
  * Turns ComfyUI's events into frames of the store.
  *
- * The page drops what it does not know of a preview's metadata, so a frame comes in two events:
- * `sidestream.frame` with the facts, then ComfyUI's own preview event with the picture. Facts wait
- * here for the picture of the same node; a picture without facts is another previewer's.
+ * The page drops what it does not know of a preview's metadata. So that is read from the socket's
+ * message, just before the page turns this into its own event, which has the picture. A preview
+ * without SideStream's label is another previewer's.
  */
 
-import { ENDINGS, getJson, listen, promptOf } from "../host/comfy.js";
+import { ENDINGS, getJson, listen, listenToSocket, promptOf } from "../host/comfy.js";
+import { metadataOf } from "./preview_message.js";
 
 /** @typedef {import("./store.js").FrameStore} FrameStore */
 
-const MAX_WAITING = 64;
+const MAX_NODES = 64;
 
 /** @param {FrameStore} store */
 export function receive(store) {
-  /** @type {Map<string, any>} facts by node, newest only */
-  const waiting = new Map();
+  /** @type {ReturnType<typeof metadataOf>} of the preview that the page has, or is about to read */
+  let metadata = null;
   /** @type {Map<string, { value: number, max: number }>} by node */
   const progress = new Map();
 
   const handlers = {
-    /** @param {any} facts */
-    "sidestream.frame": (facts) => {
-      waiting.delete(facts.node_id);
-      waiting.set(facts.node_id, facts);
-      const [oldest] = waiting.keys();
-      if (waiting.size > MAX_WAITING) waiting.delete(oldest);
-    },
-
     /** @param {any} detail */
     b_preview_with_metadata: (detail) => {
-      const facts = waiting.get(detail.nodeId);
-      waiting.delete(detail.nodeId);
       const promptId = promptOf(detail);
-      if (facts && facts.prompt_id === promptId) addOwn(store, facts, detail.blob);
+      const told = metadata;
+      metadata = null;
+      const isOwn = told?.sidestream && told.node_id === detail.nodeId && told.prompt_id === promptId;
+      if (isOwn) addOwn(store, told, detail.blob);
       else addForeign(store, detail, promptId, progress.get(detail.nodeId));
     },
 
@@ -63,7 +57,7 @@ export function receive(store) {
     progress: (detail) => {
       if (!detail.node) return;
       progress.set(String(detail.node), detail);
-      if (progress.size > MAX_WAITING) progress.clear();
+      if (progress.size > MAX_NODES) progress.clear();
       store.advance(detail.prompt_id, String(detail.node), detail.value, detail.max);
     },
 
@@ -73,15 +67,14 @@ export function receive(store) {
       if (node == null) store.end(() => true);
     },
 
-    reconnected: () => {
-      waiting.clear();
-      void forgetEnded(store);
-    },
+    reconnected: () => void forgetEnded(store),
   };
 
+  listenToSocket((data) => {
+    metadata = metadataOf(data) ?? metadata;
+  });
   for (const [name, handle] of Object.entries(handlers)) listen(name, handle);
   for (const name of ENDINGS) {
-    // Facts keep waiting: the prompt may end between the facts and the picture of its last step.
     listen(name, (detail) => {
       if (detail?.prompt_id) store.endPrompt(detail.prompt_id);
     });
@@ -90,11 +83,12 @@ export function receive(store) {
 
 /**
  * @param {FrameStore} store
- * @param {any} facts
+ * @param {any} metadata
  * @param {Blob} blob
  */
-function addOwn(store, facts, blob) {
-  const run = store.runOf(facts);
+function addOwn(store, metadata, blob) {
+  const facts = metadata.sidestream;
+  const run = store.runOf({ ...metadata, run: facts.run });
   store.reachStage(run, facts.stage ?? 1);
   run.dropped = facts.dropped;
   run.outcomes = facts.outcomes ?? run.outcomes;
@@ -110,6 +104,7 @@ function addOwn(store, facts, blob) {
     cells: facts.grid?.images?.length > 1 ? facts.grid : null, // where there is something to choose from
     notFinite: facts.not_finite ?? 0,
     latencyMs: facts.captured_to_sent_ms,
+    label: facts,
     arrivedAt: performance.now(),
     blob,
   };
@@ -143,6 +138,7 @@ function addForeign(store, detail, promptId, progress) {
     cells: null,
     notFinite: 0,
     latencyMs: NaN,
+    label: null,
     arrivedAt: performance.now(),
     blob: detail.blob,
   });

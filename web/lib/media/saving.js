@@ -1,7 +1,11 @@
-/** A picture as a PNG file, an animation as it came, a run's stills as an animated WebP or a WebM. */
+/**
+ * A picture as a PNG file, an animation as it came, a run's stills as an animated WebP or a WebM. Each
+ * file says in its comment what it shows.
+ */
 
 import { partOf } from "../data/cells.js";
 import { stepText, t } from "../host/strings.js";
+import { labelledPng, labelledWebm, xmpOf } from "./label.js";
 import { animatedWebp } from "./webp.js";
 
 /** @typedef {import("./player.js").Player} Player */
@@ -26,7 +30,7 @@ const QUALITY = 0.92;
 export async function saveFrame(frame, wishes) {
   const sheet = await sheetFor(frame, wishes);
   await sheet.draw(frame);
-  download(await encoded(sheet.canvas, "image/png"), `${stemOf(frame, wishes)}_${stepName(frame)}.png`);
+  await savePng(sheet.canvas, labelOf(frame, wishes, sheet.canvas), `${stemOf(frame, wishes)}_${stepName(frame)}`);
 }
 
 /**
@@ -41,8 +45,18 @@ export async function savePlayed(player, wishes) {
   const { canvas, context } = emptyCanvas(player.canvas.width, player.canvas.height);
   context.drawImage(player.canvas, 0, 0);
   if (wishes.burn) writeStep(context, stepText(shown));
-  const name = `${stemOf(shown, wishes)}_${stepName(shown)}_frame${padded(index + 1)}.png`;
-  download(await encoded(canvas, "image/png"), name);
+  const label = { ...labelOf(shown, wishes, canvas), frame: index + 1 };
+  await savePng(canvas, label, `${stemOf(shown, wishes)}_${stepName(shown)}_frame${padded(index + 1)}`);
+}
+
+/**
+ * @param {HTMLCanvasElement} canvas
+ * @param {object} label
+ * @param {string} stem of its file's name
+ */
+async function savePng(canvas, label, stem) {
+  const file = labelledPng(await bytesOf(await encoded(canvas, "image/png")), label);
+  download(new Blob([file], { type: "image/png" }), `${stem}.png`);
 }
 
 /**
@@ -65,7 +79,10 @@ export async function saveRun(frames, kind, wishes, progress) {
   const newest = frames[frames.length - 1];
   const sheet = await sheetFor(newest, wishes);
   const make = kind === "webp" ? makeWebp : makeWebm;
-  download(await make(sheet, frames, progress), `${stemOf(newest, wishes)}_${frames.length}frames.${kind}`);
+  const steps = frames.map(({ step }) => step);
+  const file = await make(sheet, frames, { ...originOf(newest, wishes), steps }, progress);
+  const type = kind === "webp" ? "image/webp" : "video/webm";
+  download(new Blob([file], { type }), `${stemOf(newest, wishes)}_${frames.length}frames.${kind}`);
 }
 
 /** @typedef {{ canvas: HTMLCanvasElement, draw: (frame: Frame) => Promise<void> }} Sheet */
@@ -122,20 +139,21 @@ function writeStep(context, text) {
 /**
  * @param {Sheet} sheet
  * @param {Frame[]} frames
+ * @param {object} label
  * @param {(done: number) => void} progress
  */
-async function makeWebp(sheet, frames, progress) {
+async function makeWebp(sheet, frames, label, progress) {
   const pictures = [];
   for (const [i, frame] of frames.entries()) {
     await sheet.draw(frame);
     const picture = await encoded(sheet.canvas, "image/webp");
     if (picture.type !== "image/webp") throw new Error(t("timeline.save.noWebp"));
-    pictures.push(new Uint8Array(await picture.arrayBuffer()));
+    pictures.push(await bytesOf(picture));
     progress(i + 1);
   }
   const durations = frames.map((_, i) => (i === frames.length - 1 ? LAST_FRAME_MS : FRAME_MS));
   const { width, height } = sheet.canvas;
-  return new Blob([animatedWebp(pictures, durations, width, height)], { type: "image/webp" });
+  return animatedWebp(pictures, durations, width, height, xmpOf(label));
 }
 
 /**
@@ -143,9 +161,10 @@ async function makeWebp(sheet, frames, progress) {
  *
  * @param {Sheet} sheet
  * @param {Frame[]} frames
+ * @param {object} label
  * @param {(done: number) => void} progress
  */
-async function makeWebm(sheet, frames, progress) {
+async function makeWebm(sheet, frames, label, progress) {
   const stream = sheet.canvas.captureStream();
   const recorder = new MediaRecorder(stream, { mimeType: "video/webm", videoBitsPerSecond: 8e6 });
   /** @type {Blob[]} */
@@ -164,7 +183,7 @@ async function makeWebm(sheet, frames, progress) {
   recorder.stop();
   await stopped;
   for (const track of stream.getTracks()) track.stop();
-  return new Blob(parts, { type: "video/webm" });
+  return labelledWebm(await bytesOf(new Blob(parts)), label);
 }
 
 /**
@@ -178,13 +197,47 @@ function encoded(canvas, type) {
   });
 }
 
+/** @param {Blob} blob */
+async function bytesOf(blob) {
+  return new Uint8Array(await blob.arrayBuffer());
+}
+
+/**
+ * The label of a saved picture: the server's, as far as it holds for what is saved.
+ *
+ * @param {import("../data/store.js").Picture} picture
+ * @param {Wishes} wishes
+ * @param {HTMLCanvasElement} canvas
+ */
+function labelOf(picture, wishes, { width, height }) {
+  const { label, step, totalSteps, cells } = picture;
+  const isAlone = wishes.image !== null && cells?.images.includes(wishes.image);
+  const grid = isAlone ? { columns: 1, rows: 1, images: [wishes.image] } : label?.grid;
+  return { ...label, ...originOf(picture, wishes), step, total_steps: totalSteps, width, height, grid };
+}
+
+/**
+ * What a run's pictures have in common in their labels.
+ *
+ * @param {import("../data/store.js").Picture} picture
+ * @param {Wishes} wishes
+ */
+function originOf({ run, label }, { origin }) {
+  const seed = origin.seed ?? label?.seed;
+  // Numbers above 2 ** 53 are not read exactly: rather none than another.
+  const exact = Number.isSafeInteger(seed) ? seed : undefined;
+  return { prompt_id: run.promptId, node_id: run.nodeId, run: run.foreign ? undefined : run.id, seed: exact };
+}
+
 /**
  * What sets a file apart from those of other runs: workflow, sampler, seed, and when the run began.
  *
  * @param {import("../data/store.js").Picture} picture
  * @param {Wishes} wishes
  */
-function stemOf({ run, cells }, { image, burn, origin: { workflow, seed } }) {
+function stemOf({ run, cells, label }, { image, burn, origin }) {
+  const { workflow } = origin;
+  const seed = origin.seed ?? label?.seed ?? null;
   const alone = image !== null && cells?.images.includes(image) ? `image${image + 1}` : "";
   const parts = ["sidestream", plain(workflow), plain(run.title) || "run", seed === null ? "" : `seed${seed}`];
   return [...parts, timeName(run.startedAt), alone, burn ? "labelled" : ""].filter(Boolean).join("_");
