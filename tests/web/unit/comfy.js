@@ -4,7 +4,7 @@ export const stored = {};
 export const answers = {};
 
 export const api = Object.assign(new EventTarget(), {
-  socket: new EventTarget(),
+  dispatchCustomEvent: (event, detail) => tell(event, detail),
   fetchApi: async (route) => Response.json(answers[route]),
 });
 
@@ -25,10 +25,12 @@ export function message(metadata) {
   return buffer;
 }
 
-/** Let the socket hand out a message, and the page what it reads of a preview. */
+/** Let the page hand out what it reads of a message of the socket. */
 export function arrive(data, { node, prompt, size = 10 }) {
-  api.socket.dispatchEvent(new MessageEvent("message", { data }));
-  tell("b_preview_with_metadata", { nodeId: node, promptId: prompt, blob: new Blob([new Uint8Array(size)]) });
+  globalThis.event = { data };
+  const blob = new Blob([new Uint8Array(size)]);
+  api.dispatchCustomEvent("b_preview_with_metadata", { nodeId: node, promptId: prompt, blob });
+  delete globalThis.event;
 }
 
 /** Let a preview arrive, with a picture of that many bytes. */

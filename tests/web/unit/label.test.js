@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { labelledPng, labelledWebm, xmpOf } from "../../../web/lib/media/label.js";
+import { labelledPng, xmpOf } from "../../../web/lib/media/label.js";
 
 const LABEL = { step: 7, run: '<a & "b"> é 😀 \0' };
 const text = (bytes) => String.fromCharCode(...bytes);
@@ -21,14 +21,4 @@ test("XMP is escaped", () => {
   const made = text(xmpOf(LABEL));
   assert.match(made, /&#60;a &#38; \\"b\\"&#62;/);
   assert.ok(/^[ -~]*$/.test(made));
-});
-
-test("a WebM has its comment before its first pictures; where sizes are said nothing changes", () => {
-  const segment = [0x18, 0x53, 0x80, 0x67, 1, ...new Array(7).fill(255)];
-  const cluster = [0x1f, 0x43, 0xb6, 0x75, 9];
-  const made = labelledWebm(Uint8Array.from([...segment, 1, ...cluster]), LABEL);
-  assert.deepEqual([...made.slice(0, 13), ...made.slice(-5)], [...segment, 1, ...cluster]);
-  assert.deepEqual(commentIn(made), { sidestream: LABEL });
-  const sized = Uint8Array.from([0x18, 0x53, 0x80, 0x67, 0x85, ...cluster]);
-  assert.equal(labelledWebm(sized, LABEL), sized);
 });

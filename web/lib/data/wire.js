@@ -1,13 +1,11 @@
 /**
  * Turns ComfyUI's events into frames of the store.
  *
- * The page drops what it does not know of a preview's metadata. So that is read from the socket's
- * message, just before the page turns this into its own event, which has the picture. A preview
- * without SideStream's label is another previewer's.
+ * A preview without SideStream's label is another previewer's.
  */
 
-import { ENDINGS, getJson, listen, listenToSocket, promptOf } from "../host/comfy.js";
-import { metadataOf } from "./preview_message.js";
+import { ENDINGS, getJson, listen, promptOf } from "../host/comfy.js";
+import { keepLabels } from "../host/preview_labels.js";
 
 /** @typedef {import("./store.js").FrameStore} FrameStore */
 
@@ -15,8 +13,6 @@ const MAX_NODES = 64;
 
 /** @param {FrameStore} store */
 export function receive(store) {
-  /** @type {ReturnType<typeof metadataOf>} of the preview that the page has, or is about to read */
-  let metadata = null;
   /** @type {Map<string, { value: number, max: number }>} by node */
   const progress = new Map();
 
@@ -24,10 +20,7 @@ export function receive(store) {
     /** @param {any} detail */
     b_preview_with_metadata: (detail) => {
       const promptId = promptOf(detail);
-      const told = metadata;
-      metadata = null;
-      const isOwn = told?.sidestream && told.node_id === detail.nodeId && told.prompt_id === promptId;
-      if (isOwn) addOwn(store, told, detail.blob);
+      if (detail.sidestream) addOwn(store, detail, promptId);
       else addForeign(store, detail, promptId, progress.get(detail.nodeId));
     },
 
@@ -70,9 +63,7 @@ export function receive(store) {
     reconnected: () => void forgetEnded(store),
   };
 
-  listenToSocket((data) => {
-    metadata = metadataOf(data) ?? metadata;
-  });
+  keepLabels();
   for (const [name, handle] of Object.entries(handlers)) listen(name, handle);
   for (const name of ENDINGS) {
     listen(name, (detail) => {
@@ -83,12 +74,11 @@ export function receive(store) {
 
 /**
  * @param {FrameStore} store
- * @param {any} metadata
- * @param {Blob} blob
+ * @param {any} detail
+ * @param {string} promptId
  */
-function addOwn(store, metadata, blob) {
-  const facts = metadata.sidestream;
-  const run = store.runOf({ ...metadata, run: facts.run });
+function addOwn(store, { nodeId, displayNodeId, blob, sidestream: facts }, promptId) {
+  const run = store.run(facts.run, { promptId, nodeId, displayNodeId });
   store.reachStage(run, facts.stage ?? 1);
   run.dropped = facts.dropped;
   run.outcomes = facts.outcomes ?? run.outcomes;

@@ -16,21 +16,6 @@ export function listen(event, hear) {
   api.addEventListener(/** @type {any} */ (event), (/** @type {any} */ { detail }) => hear(detail));
 }
 
-/**
- * Hear the server's messages as they come, each before the page reads it.
- *
- * @param {(data: unknown) => void} hear
- */
-export function listenToSocket(hear) {
-  /** @param {MessageEvent} event */
-  const onMessage = ({ data }) => hear(data);
-  // On a socket that is known this changes nothing. Each new one begins by telling its status.
-  const join = () => api.socket?.addEventListener("message", onMessage, { capture: true });
-  join();
-  listen("status", join);
-  listen("reconnected", join);
-}
-
 /** The events that end a prompt. */
 export const ENDINGS = ["execution_success", "execution_error", "execution_interrupted"];
 

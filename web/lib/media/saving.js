@@ -1,11 +1,11 @@
 /**
- * A picture as a PNG file, an animation as it came, a run's stills as an animated WebP or a WebM. Each
- * file says in its comment what it shows.
+ * A picture as a PNG file, an animation as it came, a run's stills as an animated WebP or a WebM. All
+ * but the WebM say in a comment what they show.
  */
 
 import { partOf } from "../data/cells.js";
 import { stepText, t } from "../host/strings.js";
-import { labelledPng, labelledWebm, xmpOf } from "./label.js";
+import { labelledPng, xmpOf } from "./label.js";
 import { animatedWebp } from "./webp.js";
 
 /** @typedef {import("./player.js").Player} Player */
@@ -78,11 +78,9 @@ export function saveAnimation(animation, wishes) {
 export async function saveRun(frames, kind, wishes, progress) {
   const newest = frames[frames.length - 1];
   const sheet = await sheetFor(newest, wishes);
-  const make = kind === "webp" ? makeWebp : makeWebm;
-  const steps = frames.map(({ step }) => step);
-  const file = await make(sheet, frames, { ...originOf(newest, wishes), steps }, progress);
-  const type = kind === "webp" ? "image/webp" : "video/webm";
-  download(new Blob([file], { type }), `${stemOf(newest, wishes)}_${frames.length}frames.${kind}`);
+  const label = { ...originOf(newest, wishes), steps: frames.map(({ step }) => step) };
+  const making = kind === "webp" ? makeWebp(sheet, frames, label, progress) : makeWebm(sheet, frames, progress);
+  download(await making, `${stemOf(newest, wishes)}_${frames.length}frames.${kind}`);
 }
 
 /** @typedef {{ canvas: HTMLCanvasElement, draw: (frame: Frame) => Promise<void> }} Sheet */
@@ -153,7 +151,7 @@ async function makeWebp(sheet, frames, label, progress) {
   }
   const durations = frames.map((_, i) => (i === frames.length - 1 ? LAST_FRAME_MS : FRAME_MS));
   const { width, height } = sheet.canvas;
-  return animatedWebp(pictures, durations, width, height, xmpOf(label));
+  return new Blob([animatedWebp(pictures, durations, width, height, xmpOf(label))], { type: "image/webp" });
 }
 
 /**
@@ -161,10 +159,9 @@ async function makeWebp(sheet, frames, label, progress) {
  *
  * @param {Sheet} sheet
  * @param {Frame[]} frames
- * @param {object} label
  * @param {(done: number) => void} progress
  */
-async function makeWebm(sheet, frames, label, progress) {
+async function makeWebm(sheet, frames, progress) {
   const stream = sheet.canvas.captureStream();
   const recorder = new MediaRecorder(stream, { mimeType: "video/webm", videoBitsPerSecond: 8e6 });
   /** @type {Blob[]} */
@@ -183,7 +180,7 @@ async function makeWebm(sheet, frames, label, progress) {
   recorder.stop();
   await stopped;
   for (const track of stream.getTracks()) track.stop();
-  return labelledWebm(await bytesOf(new Blob(parts)), label);
+  return new Blob(parts, { type: "video/webm" });
 }
 
 /**
