@@ -15,7 +15,7 @@ from sidestream.tests.helpers import FakeSource, a_book, start_run
 from sidestream.tests.pictures import label_of
 
 SIZE = (37, 21)  # odd, as what follows a WebP picture begins at an even place
-LABEL = {"step": 7, "node_id": "1:3", "odd": "<a & \"b\"> ]]> --> \x00 \u2028 é 猫 😀", "cells": [0, 2]}
+LABEL = {"step": 7, "node_id": "1:3", "odd": '<a & "b"> ]]> --> \x00 \u2028 é 😀', "cells": [0, 2]}
 
 
 def encoded_frame(kind: str) -> Encoded:

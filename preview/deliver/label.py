@@ -21,8 +21,8 @@ XMP = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
     '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
     '<rdf:Description rdf:about="" xmlns:exif="http://ns.adobe.com/exif/1.0/">'
-    '<exif:UserComment><rdf:Alt><rdf:li xml:lang="x-default">{}</rdf:li></rdf:Alt></exif:UserComment>'
-    "</rdf:Description></rdf:RDF></x:xmpmeta>"
+    '<exif:UserComment><rdf:Alt><rdf:li xml:lang="x-default">{}</rdf:li></rdf:Alt>'
+    "</exif:UserComment></rdf:Description></rdf:RDF></x:xmpmeta>"
 )
 
 
@@ -45,7 +45,8 @@ def _jpeg(file: bytes, comment: bytes) -> bytes:
     at = 2
     if file[2:4] == b"\xff\xe0":  # JFIF's header, which has to come first
         at += 2 + int.from_bytes(file[4:6], "big")
-    return b"".join((file[:at], b"\xff\xfe", struct.pack(">H", len(comment) + 2), comment, file[at:]))
+    size = struct.pack(">H", len(comment) + 2)
+    return b"".join((file[:at], b"\xff\xfe", size, comment, file[at:]))
 
 
 def _png(file: bytes, chunk: bytes) -> bytes:

@@ -44,8 +44,8 @@ SEEDS = ("seed", "noise_seed", "noise", "value")
 
 def _seed(graph: Any, node_id: str, depth: int = 4) -> int | None:
     """The seed that a node has, or what it takes its noise from."""
-    inputs = graph.get_node(node_id).get("inputs") if graph.has_node(node_id) else None
-    for name in SEEDS if depth and isinstance(inputs, Mapping) else ():
+    inputs = graph.get_node(node_id)["inputs"] if depth and graph.has_node(node_id) else {}
+    for name in SEEDS:
         value = inputs.get(name)
         if isinstance(value, list) and value and isinstance(value[0], str):
             value = _seed(graph, value[0], depth - 1)
