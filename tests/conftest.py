@@ -100,7 +100,7 @@ def pytest_collection_modifyitems(
 def _place(item: pytest.Item) -> tuple[int, bool]:
     """Long ones first, then those that need a server or the page."""
     module = Path(item.path).stem
-    served = {"comfy_host", "browser"} & set(item.fixturenames)
+    served = {"comfy_host", "browser"} & set(getattr(item, "fixturenames", ()))
     return (LONGEST.index(module) if module in LONGEST else len(LONGEST)), not served
 
 
