@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import struct
 import threading
@@ -67,6 +68,14 @@ class FakeWire:
     def resume(self, connection: Connection) -> None:
         """Let a client that did not read take what is sent to it."""
         self.loop.call_soon_threadsafe(connection.reads.set)
+
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[None]:
+        """The event loop has no time for what comes meanwhile."""
+        has_time = threading.Event()
+        self.loop.call_soon_threadsafe(has_time.wait, 10)
+        yield
+        has_time.set()
 
     def to(self, client: str, event: int | str | None = None) -> list[Sent]:
         return [s for s in self.sent if s.client == client and event in (None, s.event)]
@@ -467,12 +476,11 @@ def test_i7_of_two_devices_the_slower_ones_older_frame_is_not_shown(wire, transp
 
 
 def test_a_frame_for_a_socket_that_was_replaced_does_not_count_as_sent(wire, transport):
-    wire.connect("c", reads=False)
-    run = a_run()
-    transport.send(encoded_frame(run))
-    old = wire.clients["c"].connection
     wire.connect("c")
-    wire.resume(old)
+    run = a_run()
+    with wire.busy():
+        transport.send(encoded_frame(run))
+        wire.connect("c")
     assert wait_until(lambda: run.outcomes == {records.LATE: 1})
 
 
@@ -500,11 +508,9 @@ def test_i7_nothing_is_sent_of_a_run_that_was_interrupted(wire, transport):
 def test_i7_an_interrupt_while_the_event_loop_is_busy_keeps_the_picture_back(wire, transport):
     wire.connect("c")
     run = a_run()
-    is_free = threading.Event()
-    wire.loop.call_soon_threadsafe(is_free.wait, 10)
-    transport.send(encoded_frame(run))
-    run.abort()
-    is_free.set()
+    with wire.busy():
+        transport.send(encoded_frame(run))
+        run.abort()
     assert wait_until(lambda: run.open_frames == 0)
     assert wire.sent == []
     assert run.outcomes == {records.LATE: 1}
