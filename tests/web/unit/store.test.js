@@ -72,22 +72,21 @@ test("late events do no harm", () => {
 
 const OWN = { run: "r", seq: 1, step: 1, total_steps: 20 };
 const OTHERS = {
-  "no label": { node_id: "10", prompt_id: "q" },
-  "the label of another prompt": { node_id: "10", prompt_id: "p", sidestream: OWN },
-  "the label of another node": { node_id: "11", prompt_id: "q", sidestream: OWN },
-  "nothing that can be read": null,
+  "no label": message({ node_id: "10", prompt_id: "q" }),
+  "the label of another prompt": message({ node_id: "10", prompt_id: "p", sidestream: OWN }),
+  "the label of another node": message({ node_id: "11", prompt_id: "q", sidestream: OWN }),
+  "no metadata": message(null),
   "too short a message": new ArrayBuffer(3),
   "a message cut off": message({ node_id: "10" }).slice(0, 12),
   "a message of another kind": JSON.stringify({ type: "status" }),
   "no message at hand": undefined,
 };
-for (const [what, told] of Object.entries(OTHERS)) {
+for (const [what, data] of Object.entries(OTHERS)) {
   test(`a picture with ${what} is another previewer's`, () => {
     const { store } = opened();
     preview(1, { run: "before", prompt: "q" }); // which says nothing of what comes next
-    const isRaw = told === undefined || typeof told === "string" || told instanceof ArrayBuffer;
     tell("progress", { node: "10", prompt_id: "q", value: 3, max: 9 });
-    arrive(isRaw ? told : message(told), { node: "10", prompt: "q" });
+    arrive(data, { node: "10", prompt: "q" });
     const { foreign, promptId, step, totalSteps } = store.runs.at(-1);
     assert.deepEqual([foreign, promptId, step, totalSteps], [true, "q", 3, 9]);
     tell("execution_success", { prompt_id: "q" });
