@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sidestream.preview.deliver.routes import MAX_BODY, Current, add_to, read_live
 from sidestream.preview.records import NodeContext
-from sidestream.preview.settings import FIELDS, FORMATS, SettingError, checked
+from sidestream.preview.settings import FIELDS, SettingError, checked
 from sidestream.tests.helpers import FakeSource, a_book, start_run
 
 LIVE = "/sidestream/live"
@@ -307,7 +307,7 @@ good = st.fixed_dictionaries(
     optional={
         "throttle_ms": st.integers(0, 60_000),
         "quality": st.integers(1, 100),
-        "format": st.sampled_from(FORMATS),
+        "format": st.sampled_from(FIELDS["format"].options),
         "paused": st.booleans(),
     },
 )

@@ -257,7 +257,7 @@ def test_keys_play_and_go_through_the_frames(panel: PanelPage) -> None:
     go_to(panel, 4)
     page.keyboard.press("Home")
     wait_for_picture(panel, frames[0])
-    expect(page.locator(f"{PANEL} .ss-frames")).to_have_attribute("aria-valuetext", "frame 1 of 8, 0.0 s")
+    expect(page.locator(f"{PANEL} .ss-frames")).to_have_attribute("aria-valuetext", "Frame 1 of 8, 0.0 s")
 
 
 def test_who_wants_little_motion_starts_it_himself(panel: PanelPage) -> None:

@@ -189,7 +189,7 @@ def test_positions_that_are_no_numbers_are_warned_of(panel: PanelPage) -> None:
     warning = panel.page.locator(f"{PANEL} .ss-warning")
     warning.wait_for()
     assert warning.inner_text().endswith("17")
-    assert (warning.get_attribute("title") or "").startswith("17 positions")
+    assert (warning.get_attribute("title") or "").startswith("17 latent positions")
     send_still(panel, cells_picture([0], 1), step=2)
     warning.wait_for(state="hidden")
 

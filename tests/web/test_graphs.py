@@ -208,7 +208,7 @@ def test_a_node_with_a_text_keeps_it_and_its_size_while_previews_come(panel: Pan
         send_still(panel, picture, step=step, node=node, prompt="sz", run="sz")
         panel.wait(
             f"({{ id, before }}) => {{ const now = ({SHOWN_ON})(id); return now !== '' && now !== before; }}",
-            10,
+            30,
             {"id": node, "before": before},
         )
         page.evaluate("() => new Promise(requestAnimationFrame)")
