@@ -127,8 +127,9 @@ def test_a_frame_says_what_it_is(client):
     assert [data["step"] for data in told] == steps(run)
     assert {data["node_id"] for data in told} == {SAMPLER}
     ends = run.events_of("sidestream.run") + client.listen(0.5).events_of("sidestream.run")
-    start, end = [event.data for event in ends]
-    assert (start["state"], end["state"]) == ("start", "end")
+    start, sampling, end = [event.data for event in ends]
+    assert [each["state"] for each in (start, sampling, end)] == ["start", "sampling", "end"]
+    assert [each["can_finish"] for each in (start, sampling, end)] == [False, True, False]
     assert end["sent"] == len(run.frames)
     assert sum(end["outcomes"].values()) == end["sent"] + end["dropped"] == 20
 
