@@ -7,7 +7,7 @@ import os
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import records
@@ -214,7 +214,7 @@ class Run:
     def let_pass(self, label: Label, now: float) -> Label:
         """A frame that was held is shown at `now`."""
         self.execution.throttle.mark(now)
-        return replace(label, held=False)
+        return label._replace(held=False)
 
     def note_slow(self, decoder: str, seconds: float, between: float) -> None:
         """A decoder that takes `seconds` has pictures only every so many seconds `between`."""
@@ -233,7 +233,7 @@ class Run:
 
     def another(self, label: Label) -> Label:
         """A new frame of the step of `label`. Whoever takes it must `close` it."""
-        return replace(label, seq=self._next(), images=FIRST_IMAGE, held=False)
+        return label._replace(seq=self._next(), images=FIRST_IMAGE, held=False)
 
     def latent_rate(self) -> float:
         """Latent frames of a video that are played in a second."""
@@ -323,7 +323,8 @@ class Run:
             if not label.held:  # a step that the throttle forbade, as all that are not captured
                 self.outcomes[outcome] += 1
                 self.outcomes_of_node[outcome] += 1
-        self._close_if_over()
+        if self.ended:
+            self._close_if_over()
 
     def is_open(self, label: Label) -> bool:
         """Whether that frame has not found its end."""

@@ -27,18 +27,20 @@ class StationError(Exception):
         self.station, self.reason = station, reason
 
 
-def ends_another_run(waiting: Label, newer: Label) -> bool:
-    """Whether `waiting` is the last of a run that ended well before that of `newer` began."""
+def labelled(frame: Frame, label: Label) -> Frame:
+    """`frame` with another label."""
+    if isinstance(frame, Picture):
+        return replace(frame, label=label)
+    return frame._replace(label=label)
+
+
+def ends_well_before(waiting: Label, newer: Label) -> bool:
+    """Whether `waiting` is the last of its run, which ended well before that of `newer` began."""
     run = waiting.run
     if waiting.held and run.id == newer.run.id:
         return False  # the node samples on
     over = run.ended or waiting.step >= waiting.total_steps
-    return run is not newer.run and over and not run.aborted
-
-
-def takes_the_place(newer: Label, waiting: Label) -> bool:
-    """Whether `newer`, which is held, comes in the place of one that was to be shown."""
-    return newer.held and not waiting.held and newer.run.id == waiting.run.id
+    return over and not run.aborted
 
 
 class Mailbox:
@@ -63,10 +65,13 @@ class Mailbox:
             if self._closed:
                 return frame
             replaced, self._newest = self._newest, frame
-            if replaced is not None and ends_another_run(replaced.label, frame.label):
-                replaced, self._last = self._last, replaced
-            elif replaced is not None and takes_the_place(frame.label, replaced.label):
-                self._newest = replace(frame, label=replace(frame.label, held=False))
+            if replaced is not None:
+                label, before = frame.label, replaced.label
+                if before.run is not label.run and ends_well_before(before, label):
+                    replaced, self._last = self._last, replaced
+                elif label.held and not before.held and label.run.id == before.run.id:
+                    # It comes in the place of one that was to be shown.
+                    self._newest = labelled(frame, label._replace(held=False))
         self._wake()
         return replaced
 

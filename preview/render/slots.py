@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -25,28 +25,24 @@ class Lease:
     A context manager: the end of the block closes it, unless another holder took it over.
     """
 
-    __slots__ = ("_slot", "slots")
+    __slots__ = ("_holds", "slot", "slots")
 
     def __init__(self, slots: Slots, slot: Slot) -> None:
         self.slots = slots
-        self._slot: Slot | None = slot
-
-    @property
-    def slot(self) -> Slot:
-        """The slot. Only for whoever holds it."""
-        assert self._slot is not None
-        return self._slot
+        self.slot = slot
+        self._holds = True
 
     def take_over(self) -> Lease:
         """The slot for another holder. This lease holds nothing any more."""
-        slot, self._slot = self.slot, None
-        return Lease(self.slots, slot)
+        assert self._holds
+        self._holds = False
+        return Lease(self.slots, self.slot)
 
     def close(self) -> None:
         """Let the next frame have the slot. Does nothing where it is closed or was taken over."""
-        slot, self._slot = self._slot, None
-        if slot is not None:
-            self.slots.release(slot)
+        if self._holds:
+            self._holds = False
+            self.slots.release(self.slot)
 
     def __enter__(self) -> Slot:
         return self.slot
@@ -55,8 +51,7 @@ class Lease:
         self.close()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Snapshot:
+class Snapshot(NamedTuple):
     """A staged frame: the latent of a step lies in the slot that it holds."""
 
     run: Run

@@ -28,7 +28,6 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -45,7 +44,7 @@ from .animation import BUDGET_SHARE, Animator
 from .backends import Backend, BackendError, Slot, StagingError, check
 from .budget import Budget
 from .job import RenderJob, shown_size
-from .mailbox import Frame, Mailbox, StationError
+from .mailbox import Frame, Mailbox, StationError, labelled
 from .profile import span
 from .protocols import Run, Sink
 from .quicker import Way
@@ -139,8 +138,13 @@ class Engine:
             lease = station.slots.acquire(latent.shape, dtype)
             if lease is None:
                 return None
-            with lease as slot:
-                return lease.take_over() if station.backend.stage(slot, latent) else None
+            staged = False
+            try:
+                staged = station.backend.stage(lease.slot, latent)
+            finally:
+                if not staged:
+                    lease.close()
+            return lease if staged else None
         except Exception as error:
             if isinstance(error, BackendError):
                 self._mailbox.fail(StationError(station, error))
@@ -362,8 +366,7 @@ class Engine:
             drop(frame, records.REPLACED)
             return
         if frame.label.held:
-            frame = replace(frame, label=run.let_pass(frame.label, records.now()))
-            self._frame = frame
+            frame = self._frame = labelled(frame, run.let_pass(frame.label, records.now()))
         try:
             # The sampler's device may be a whole step behind its callbacks.
             while not self._has_landed(frame) and self._animator.advance():
@@ -460,7 +463,8 @@ def drop(frame: Frame, outcome: str) -> None:
     """End the way of a frame, and the holding of its slot."""
     if isinstance(frame, Snapshot):
         frame.lease.close()
-    frame.label.close(outcome)
+    label = frame.label
+    label.run.close(label, outcome)
 
 
 def say_what_is_lost(run: records.Run, error: BaseException) -> None:
