@@ -300,8 +300,8 @@ class Run:
 
     @property
     def can_finish(self) -> bool:
-        """Whether its sampling can be finished early."""
-        return self.finisher is not None
+        """Whether its sampling can be finished early, by the client that queued it."""
+        return self.finisher is not None and self.context.client_id is not None
 
     def finishes_here(self) -> Finisher | None:
         """The current step is the last, by request: what ends the sampler after it."""

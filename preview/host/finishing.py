@@ -53,8 +53,9 @@ class Finisher:
     def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """`Sampler.sample`, with its arguments."""
         try:
-            guider, self._sigmas, _, _, self._noise, *_ = args
-        except ValueError:  # of a host that passes others
+            guider, sigmas, _, _, self._noise, *_ = args
+            self._sigmas = sigmas.clone()  # some samplers write into them
+        except Exception:  # a host that passes others
             return executor(*args, **kwargs)
         self._guider, self._thread = guider, threading.get_ident()
         self._raised = False
