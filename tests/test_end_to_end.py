@@ -244,6 +244,45 @@ def test_i7_an_interrupt_during_a_decode_keeps_that_frame_back(client):
     assert frames_under_way(client) == 0
 
 
+# Finish here
+
+
+def test_a_run_that_is_finished_early_goes_on_with_what_was_seen(
+    reference, running, client, connect
+):
+    since = len(running.log_text)
+    other = connect(running)
+    prompt_id = client.queue(demo_graph(LATENT2RGB, steps=200, seconds=0.05))
+    for message in client.messages(prompt_id):
+        if not isinstance(message, Frame):
+            continue
+        run = message.sidestream["run"]
+        with pytest.raises(RequestRefused) as refused:
+            other.post("/sidestream/finish", {"client_id": other.client_id, "run": run})
+        assert refused.value.status == 400
+        assert "run must be the id of a run of this client" in str(refused.value)
+        state = client.post("/sidestream/finish", {"client_id": client.client_id, "run": run})
+        assert state["runs"][0]["can_finish"]
+        break
+    rest = client.collect(prompt_id)
+    assert rest.outcome == "success"
+    late = client.listen(0.5)
+    [end] = [
+        event.data
+        for event in rest.events_of("sidestream.run") + late.events_of("sidestream.run")
+        if event.data["state"] == "end"
+    ]
+    last = (rest.frames + late.frames)[-1].sidestream
+    assert end["finished_early"] == last["step"] < 50
+    assert last["total_steps"] == 200
+    assert len(client.saved_latent(prompt_id, SAVE)) == len(reference.latents["euler"])
+    [line] = log_lines(running, since, "finished early")
+    assert line.endswith(f"at step {last['step']} of 200.")
+    again = client.run(demo_graph(LATENT2RGB, seed=SEED))
+    assert again.outcome == "success"
+    assert client.saved_latent(again.prompt_id, SAVE) == reference.latents["euler"]
+
+
 # I8: private
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import types
 from functools import partial
 from typing import Any
 
@@ -253,8 +255,6 @@ def test_i8_nobody_else_can_finish_it(stage, pack, client, told, asker):
 
 def test_what_cannot_be_finished_says_so_and_goes_on(stage, pack, client, told, latent_preview):
     """A sampler that no MODEL of ComfyUI's is behind."""
-    import types
-
     model = types.SimpleNamespace(
         load_device=torch.device("cpu"),
         model=types.SimpleNamespace(latent_format=stage.comfy("comfy.latent_formats").SD15()),
@@ -283,10 +283,8 @@ def test_i6_a_sampler_that_lets_nothing_pass_goes_on(stage, pack, client, told, 
 
     def stubborn(*args: Any, callback: Any, **more: Any) -> torch.Tensor:
         def call(told: Any) -> None:
-            try:
+            with contextlib.suppress(BaseException):
                 callback(told)
-            except BaseException:
-                pass
 
         return euler(*args, callback=call, **more)
 

@@ -144,7 +144,7 @@ def test_a_client_finishes_its_run():
         ({"client_id": "c", "run": 1}, "run must be the id of a run"),
         ({"client_id": "c", "run": ""}, "run must be the id of a run"),
         ({"run": "r"}, "client_id must be a string of 1 to 200 characters"),
-        ({"client_id": "c", "run": "r", "step": 3}, "'step' is unknown; known keys: client_id, run"),
+        ({"client_id": "c", "run": "r", "step": 3}, "'step' is unknown; known keys"),
         ([], "must be an object with client_id and run"),
     ],
 )
