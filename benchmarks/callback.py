@@ -91,7 +91,7 @@ def profiled(tree: Path, repetitions: int) -> dict[str, Any]:
             (previewer, "staged", "which images"),
             (worker.Engine, "capture", "the engine's own"),
             (runs.Run, "capture", "new frame"),
-            (slots.Slots, "take", "slot"),
+            (slots.Slots, "acquire", "slot"),
             (mailbox.Mailbox, "put", "mailbox, and waking the worker"),
             (StreamDevice, "current_stream", "which stream"),
             (StreamDevice, "is_recording", "is a graph being recorded"),

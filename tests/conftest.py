@@ -12,13 +12,17 @@ import sys
 import tempfile
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# The tests' processes and the servers that they start share the cores: with more threads each,
+# they spend their time waiting for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A busy machine may stand still for seconds.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -45,7 +49,13 @@ _name_the_pack()
 from sidestream.tools import server  # noqa: E402
 from sidestream.tools.host import Host, installed_host  # noqa: E402
 from sidestream.tools.launch import mend_torchvision_when_imported  # noqa: E402
-from sidestream.tools.places import PACK_NAME, remove_base_directory  # noqa: E402
+from sidestream.tools.places import (  # noqa: E402
+    PACK_NAME,
+    keep_bytecode_in_cache,
+    remove_base_directory,
+)
+
+keep_bytecode_in_cache()
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -60,6 +70,38 @@ def missing(what: str) -> NoReturn:
     if os.environ.get("CI") == "true":
         pytest.fail(f"{what} (run `python dev.py test`)", pytrace=False)
     pytest.skip(f"{what} (run `python dev.py test`)")
+
+
+LONGEST = ("test_host_suite", "test_benchmarks", "test_soak", "test_clients")
+"""Modules with tests that take a minute: they begin, and the others run beside them."""
+ONE_SERVER = {
+    "helpers": ("test_browser", "test_end_to_end", "test_last_step", "test_video_end_to_end"),
+    "page 1.32.9": ("test_example_workflows", "test_help", "test_inert"),
+    "page 1.58.1 b": ("test_networks",),
+}
+"""Modules that use the same server, or that of these tests of the page."""
+
+
+@pytest.hookimpl(wrapper=True)  # before xdist reads the groups, which asks to be the first
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> Generator[None, None, None]:
+    """Give the tests of a module, or of modules with one server, to the same one of the workers."""
+    if hasattr(config, "workerinput"):
+        groups = {module: group for group, modules in ONE_SERVER.items() for module in modules}
+        for item in items:
+            if item.get_closest_marker("xdist_group") is None:
+                module = Path(item.path).stem
+                item.add_marker(pytest.mark.xdist_group(groups.get(module, module)))
+        items.sort(key=_place)
+    yield
+
+
+def _place(item: pytest.Item) -> tuple[int, bool]:
+    """Long ones first, then those that need a server or the page."""
+    module = Path(item.path).stem
+    served = {"comfy_host", "browser"} & set(getattr(item, "fixturenames", ()))
+    return (LONGEST.index(module) if module in LONGEST else len(LONGEST)), not served
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

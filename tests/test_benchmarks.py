@@ -218,17 +218,17 @@ def test_every_table_can_be_made_of_what_was_left_out_or_failed():
     assert "a line" not in shown
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_real_comfyui_is_measured(host, tmp_path):
     """All of it at a tiny size: ComfyUI by its own main.py, its loader, a client elsewhere."""
     results = tmp_path / "results.json"
     command = [sys.executable, "-m", "benchmarks.server", "ordinary", "blocks", "hammer"]
     command += ["--comfyui", str(host.tree), "--models", str(tmp_path / "models")]
-    command += ["--tiny", "--cpu", "--steps", "3", "--blocks", "12", "--idle", "0"]
+    command += ["--tiny", "--cpu", "--steps", "3", "--blocks", "1", "--idle", "0"]
     command += ["--output", str(results)]
     for provider in MEASURED:
         command += ["--provider", provider]
-    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=580)
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=1100)
     assert done.returncode == 0, done.stderr[-4000:]
     found = json.loads(results.read_text("utf-8"))
 
@@ -242,7 +242,8 @@ def test_a_real_comfyui_is_measured(host, tmp_path):
         assert (len(seen["wrong"]), seen["in_order"], seen["judged"]) == (0, True, seen["frames"])
         if run["kind"] != "defaults":  # a CPU's budget may be spent before the first frame
             assert (seen["frames"] > 0) == (run["kind"] == "every step")
-    assert all(line["level"] == "INFO" for line in found["ordinary"]["log"])
+    own = [line for line in found["ordinary"]["log"] if line["text"].startswith("[SideStream]")]
+    assert [line for line in own if line["level"] != "INFO"] == []
 
     rows = {row["provider"]: row for row in found["blocks"]["unets"]["tiny"]["rows"]}
     assert list(rows) == ["none", *MEASURED]

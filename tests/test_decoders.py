@@ -107,11 +107,38 @@ def test_a_picture_larger_than_asked_is_shrunk_and_a_smaller_one_left():
     assert RenderJob(decoder, 512)(latent)[0].shape == (200, 100, 3)
 
 
+def by_layers(weights, latent, colours=3, patch=1):
+    """What a decoder's file gives by its layers' numbers: [colours, h, w]."""
+
+    def conv(name, x, padding=1):
+        weight, bias = weights[f"{name}.weight"], weights.get(f"{name}.bias")
+        return F.conv2d(x, weight, bias, padding=padding)
+
+    x = conv("1", torch.tanh(latent / 3) * 3).relu()
+    for number in range(3, 19):
+        if number in (6, 11, 16):
+            x = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        elif number in (7, 12, 17):
+            x = conv(str(number), x)
+        else:
+            if f"{number}.pool.0.weight" in weights:  # FLUX.2's
+                norm = (weights[f"{number}.pool.1.{part}"] for part in ("weight", "bias"))
+                pooled = F.group_norm(conv(f"{number}.pool.0", x, 0), 4, *norm).relu()
+                x = x + conv(f"{number}.pool.3", pooled, 0)
+            y = conv(f"{number}.conv.2", conv(f"{number}.conv.0", x).relu()).relu()
+            x = (conv(f"{number}.conv.4", y) + x).relu()
+    patches = conv("19", x)[0].reshape(colours, patch, patch, *x.shape[2:])
+    return patches.permute(0, 3, 1, 4, 2).reshape(colours, patch * x.shape[2], patch * x.shape[3])
+
+
 @pytest.mark.parametrize(("channels", "pooled"), [(4, False), (16, False), (32, True)])
 def test_taesd_reads_its_layout_off_the_file(tmp_path, channels, pooled):
     path = write_decoder(tmp_path / "taesd_decoder.pth", channels, pooled)
-    decoder = TaesdSource.of(path, channels).load(CPU)
-    assert decoder(torch.randn(1, channels, 5, 7), 512).shape == (3, 40, 56)
+    latent = torch.randn(1, channels, 5, 7)
+    picture = TaesdSource.of(path, channels).load(CPU)(latent, 512)
+    expected = by_layers(torch.load(path, weights_only=True), latent)
+    assert picture.shape == (3, 40, 56)
+    torch.testing.assert_close(picture, expected, rtol=0, atol=1e-5)
 
 
 def test_taesd_unpacks_flux2_latents(tmp_path):
@@ -180,25 +207,6 @@ def test_safetensors_files_load_too(tmp_path):
 QWEN = Layout(64, widths=(16, 8, 4, 4), colours=4, patch=2)
 
 
-def qwen_reference(weights, latent):
-    """Qwen-Image 2.1's decoder from the layer numbers of its file: RGBA [4, 16 h, 16 w]."""
-
-    def conv(name, x):
-        return F.conv2d(x, weights[f"{name}.weight"], weights.get(f"{name}.bias"), padding=1)
-
-    x = conv("1", torch.tanh(latent / 3) * 3).relu()
-    for number in range(3, 19):
-        if number in (6, 11, 16):
-            x = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
-        elif number in (7, 12, 17):
-            x = conv(str(number), x)
-        else:
-            y = conv(f"{number}.conv.2", conv(f"{number}.conv.0", x).relu()).relu()
-            x = (conv(f"{number}.conv.4", y) + x).relu()
-    patches = conv("19", x)[0].reshape(4, 2, 2, *x.shape[2:])
-    return patches.permute(0, 3, 1, 4, 2).reshape(4, 2 * x.shape[2], 2 * x.shape[3])
-
-
 def test_i12_qwen_image_21_gives_the_colours_of_its_rgba_patches(tmp_path):
     path = tmp_path / "taeqi2_1_decoder.pth"
     with torch.random.fork_rng():
@@ -207,7 +215,7 @@ def test_i12_qwen_image_21_gives_the_colours_of_its_rgba_patches(tmp_path):
         latent = torch.randn(1, 64, 3, 5)
     torch.save(weights, path)
     decoder = TaesdSource.of(str(path), 64).load(CPU)
-    expected = qwen_reference(weights, latent)
+    expected = by_layers(weights, latent, colours=4, patch=2)
     assert decoder.scale == 16
     picture = decoder(latent, EVERYTHING)
     assert picture.shape == (3, 48, 80)

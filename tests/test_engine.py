@@ -268,7 +268,7 @@ def test_i11_decoders_are_loaded_once_and_slots_go_when_idle(monkeypatch):
 def test_closing_ends_the_thread():
     engine = an_engine(FakeSink())
     engine.close()
-    assert not engine._thread.is_alive()
+    assert not engine.alive
     run = start_run(a_book(), FakeSource())
     capture(engine, run, 1)  # a sampler that goes on sees nothing of it
     assert run.open_frames == 0

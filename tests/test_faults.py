@@ -441,7 +441,7 @@ def test_i6_a_worker_that_fails_at_an_animation_gives_its_slot_back(engine, sink
     assert all_slots_are_free(engine, (video.shape, torch.float32))
 
 
-def test_i6_a_worker_that_fails_at_rest_says_so_once_and_serves_the_next_run(
+def test_i6_a_worker_that_fails_while_idle_says_so_once_and_serves_the_next_run(
     engine, sink, caplog, monkeypatch
 ):
     monkeypatch.setattr(engine_module, "IDLE_SECONDS", 0.01)

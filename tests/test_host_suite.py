@@ -44,7 +44,7 @@ def outcomes(host: Host, folder: Path, pack: Path | None) -> Outcomes:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=1100,
     )
     assert report.exists(), ran.stdout + ran.stderr
     ended = {}
@@ -54,7 +54,7 @@ def outcomes(host: Host, folder: Path, pack: Path | None) -> Outcomes:
     return ended
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_i10_comfyuis_own_unit_tests_end_as_they_do_without_the_pack(host, tmp_path):
     if not (host.tree / "tests-unit").is_dir():
         missing("this ComfyUI has no tests-unit")

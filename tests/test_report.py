@@ -194,8 +194,13 @@ def test_a_section_that_fails_leaves_the_others(
     def fail(*_: object) -> Any:
         raise OSError(2, "gone", "/srv/Marie/x")
 
-    for name in ("decoder_names", "folders", "sampling_device"):
-        monkeypatch.setattr(report.host, name, fail)
+    host = report.host
+    for module, name in (
+        (host.models, "decoder_names"),
+        (host.installation, "folders"),
+        (host.installation, "sampling_device"),
+    ):
+        monkeypatch.setattr(module, name, fail)
     text = pack.report()
     for title in ("Devices", "Decoder files in models/vae_approx"):
         assert section(text, title) == ["unknown (FileNotFoundError: [Errno 2] gone: '<path>')"]
@@ -203,8 +208,7 @@ def test_a_section_that_fails_leaves_the_others(
 
 
 def test_decoder_files_are_found_by_comfyuis_own_rule(report: Any, comfy: HostModules) -> None:
-    host = report.host
-    formats = {name: kinds[0] for name, kinds in host.decoder_names().items()}
+    formats = {name: kinds[0] for name, kinds in report.host.models.decoder_names().items()}
     assert {"taesd_decoder", "taesdxl_decoder", "taef1_decoder", "taehv"} <= set(formats)
     folder = comfy.base_dir / "models" / "vae_approx"
     # ComfyUI takes whatever begins with the name, and knows a file by its ending.
@@ -215,7 +219,7 @@ def test_decoder_files_are_found_by_comfyuis_own_rule(report: Any, comfy: HostMo
     try:
         lines = dict(line.split(": ", 1) for line in report._decoder_files(report._private()))
         for name, kind in formats.items():
-            there = host.decoder_file(name) is not None
+            there = report.host.models.decoder_file(name) is not None
             assert there == (name in names), name
             expected = f"{names[name]}, 5 bytes" if there else "missing"
             assert lines[name].startswith(f"{expected} (for {kind}"), name

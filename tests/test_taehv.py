@@ -489,7 +489,7 @@ def test_i6_a_file_of_another_network_is_refused(tmp_path, spoil):
 
 def test_i6_a_bad_file_gives_an_error_that_names_it(tmp_path):
     path = tmp_path / "taehv.pth"
-    with pytest.raises(DecoderError, match=r"taehv\.pth is gone"):
+    with pytest.raises(DecoderError, match=r"taehv\.pth no longer exists"):
         TaehvSource.of(str(path), 16).load(CPU)
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1")
     with pytest.raises(DecoderError, match=r"taehv\.pth is not a TAEHV decoder .*Git LFS"):

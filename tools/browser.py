@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from .environment import SetupError, say
@@ -21,6 +22,9 @@ CHROMIUM_ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
 )
+
+SECONDS_FOR_APT = 300
+"""How long another apt-get may hold its locks."""
 
 _COMMANDS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "msedge")
 _MAC_PROGRAMS = ("Google Chrome", "Chromium", "Microsoft Edge")
@@ -62,13 +66,25 @@ def _install_with_apt() -> None:
     say("Installing Chromium with apt-get")
     is_root = hasattr(os, "geteuid") and os.geteuid() == 0
     apt = ["apt-get"] if is_root else ["sudo", "-n", "apt-get"]
-    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     try:
-        subprocess.run([*apt, "-qq", "update"], env=quiet, check=False)
-        install = [*apt, "-qq", "-y", "--no-install-recommends", "install", "chromium"]
-        subprocess.run(install, env=quiet, check=False, stdout=subprocess.DEVNULL)
+        _when_unlocked([*apt, "-qq", "update"])
+        _when_unlocked([*apt, "-qq", "-y", "--no-install-recommends", "install", "chromium"])
     except OSError as error:  # no sudo
         say(f"apt-get could not be run: {error}")
+
+
+def _when_unlocked(command: list[str]) -> None:
+    """Run it, again as long as another apt-get holds a lock: apt can wait only for some."""
+    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
+    for _ in range(SECONDS_FOR_APT // 5):
+        ran = subprocess.run(
+            command, env=quiet, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        if "Could not get lock" not in ran.stderr:
+            break
+        time.sleep(5)
+    if ran.returncode != 0:
+        say(ran.stderr.rstrip())
 
 
 def _usual_places() -> list[Path]:

@@ -46,7 +46,8 @@ def test(pytest_arguments: Sequence[str], *, browser: bool) -> int:
         say("Tests that need a browser are left out; pytest counts them as deselected.")
     if pytest_arguments:
         return _pytest(environment, (*selected, *pytest_arguments))
-    everything = Stage("pytest", lambda environment: _pytest(environment, (*selected, "tests")))
+    arguments = (*_workers(), *selected, "tests")
+    everything = Stage("pytest", lambda environment: _pytest(environment, arguments))
     return _run_all(environment, (*STATIC_STAGES, everything))
 
 
@@ -110,6 +111,13 @@ def _pytest(environment: Environment, arguments: Sequence[str]) -> int:
     measured = ("--cov-config", str(REPO / "tools" / "coverage.ini"))
     os.environ["COVERAGE_FILE"] = str(checkout_folder() / "coverage")
     return _module(environment, "pytest", *settings, *cache, *measured, *arguments)
+
+
+def _workers() -> tuple[str, ...]:
+    """Arguments for tests side by side: twice as many as cores, since they wait for each other's
+    servers and pages half of the time. tests/conftest.py says which of them stay together."""
+    count = min(8, 2 * (os.cpu_count() or 1))
+    return ("-n", str(count), "--dist", "loadgroup", "--no-loadscope-reorder")
 
 
 def _module(

@@ -172,7 +172,7 @@ class ComfyClient:
         The last previews may come after that: those of runs that are told are waited for.
         """
         deadline = time.monotonic() + timeout
-        ended, of_others, silent = False, list[Event | Frame](), 0
+        ended, known, of_others, silent = False, False, list[Event | Frame](), 0
         open_runs = self._open_runs.setdefault(prompt_id, set())
         while time.monotonic() < deadline and not (ended and not open_runs):
             try:
@@ -180,10 +180,12 @@ class ComfyClient:
             except queue.Empty:
                 silent += 1
                 # A prompt that was queued without a client id ends without a last event. A busy
-                # server is silent for a while before it sends one.
-                if silent > 2 and (ended or self.history(prompt_id)) and self._messages.empty():
+                # server is silent for a while before it sends one, and then, too.
+                if silent > 2 and (ended or known):
                     ended = True
                     break
+                if silent > 2 and self.history(prompt_id):
+                    known, silent = True, 0
                 continue
             silent = 0
             if ended and _prompt_of(message) not in (None, prompt_id):

@@ -121,11 +121,11 @@ class PanelPage:
             self.command("Workspace.ToggleSidebarTab.sidestream")
         self.page.locator(".side-bar-panel .sidestream").wait_for(state="detached")
 
-    def wait(self, condition: str, seconds: float = 20.0, argument: object = None) -> None:
+    def wait(self, condition: str, seconds: float = 30.0, argument: object = None) -> None:
         """Wait for a JavaScript condition; `sidestream` are the panel's parts in it."""
         self.page.wait_for_function(condition, arg=argument, timeout=seconds * 1000)
 
-    def wait_frames(self, count: int, seconds: float = 20.0) -> None:
+    def wait_frames(self, count: int, seconds: float = 30.0) -> None:
         """Wait until the store keeps that many frames."""
         self.wait("count => sidestream.store.frameCount >= count", seconds, count)
 

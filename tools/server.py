@@ -20,8 +20,8 @@ from .host import Host
 from .local import opened
 from .places import is_link, link_folder, remove_link
 
-# No API nodes: they would ask servers on the internet. No database file to migrate or to lock.
-QUIET_ARGUMENTS = ("--disable-api-nodes", "--database-url", "sqlite:///:memory:")
+# They would ask servers on the internet.
+QUIET_ARGUMENTS = ("--disable-api-nodes",)
 
 SECONDS_TO_START = 180.0
 SECONDS_TO_STOP = 10.0
@@ -126,6 +126,9 @@ def start(
     command = [str(host.python), str(launcher), str(host.tree)]
     # The last of two equal options counts, so that the caller's go after these.
     command += ["--base-directory", str(base), "--port", str(port)]
+    # A database of its own; one in memory cannot be closed by whichever thread collects garbage,
+    # and ComfyUI's log would say so at any moment.
+    command += ["--database-url", f"sqlite:///{(base / 'user' / 'comfyui.db').as_posix()}"]
     command += [*QUIET_ARGUMENTS, *arguments]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
     log: BinaryIO | None = None if log_to_console else log_path.open("wb")

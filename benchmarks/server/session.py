@@ -55,7 +55,7 @@ class SettingsLayers:
 
     def size(self, unet: str) -> int:
         """The side of the picture, in pixels."""
-        return {"sdxl": 1024, "sd15": 512, "tiny": 128}[unet]
+        return {"sdxl": 1024, "sd15": 512, "tiny": 64}[unet]
 
 
 def write_models(asked: SettingsLayers) -> None:

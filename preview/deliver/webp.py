@@ -37,7 +37,7 @@ def _pixels(webp: bytes) -> bytes:
         if name in (b"VP8 ", b"VP8L"):
             return webp[at:end]
         at = end
-    raise ValueError("no WebP picture")
+    raise ValueError("not a WebP picture")
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:

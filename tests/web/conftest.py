@@ -1,7 +1,8 @@
 """The panel in the real page: two versions of it, each with classic nodes and with Nodes 2.0.
 
-One browser and one page for each kind serve all tests of a module; `panel` hands it out tidied up,
-and fails the test where the pack wrote an error or a warning to the console.
+What does not depend on the page is tested on its newest kind alone. One browser and one page for
+each kind serve all tests of a module; `panel` hands it out tidied up, and fails the test where the
+pack wrote an error or a warning to the console.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
+from playwright.sync_api import expect
 from sidestream.tools.page import PanelPage
 
 if TYPE_CHECKING:
@@ -23,6 +26,12 @@ if TYPE_CHECKING:
 OLDEST, NEWEST = "1.32.9", "1.58.1"
 ALL_KINDS = tuple(f"{version} {nodes}" for version in (OLDEST, NEWEST) for nodes in ("classic", "vue"))
 FAR_APART = (ALL_KINDS[0], ALL_KINDS[-1])
+
+on_all_kinds = pytest.mark.kinds(*ALL_KINDS)
+on_the_oldest_and_the_newest = pytest.mark.kinds(*FAR_APART)
+
+# What a page has drawn is waited for as long as a busy machine may take.
+expect.set_options(timeout=20_000)
 
 # What the page says by itself about the pack's nodes when it finds no internet.
 NOT_OURS = ("api.comfy.org", "comfyregistry", "Failed to load resource")
@@ -61,10 +70,19 @@ async () => {
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a module's tests on the oldest and the newest kind, or on all where it says so."""
+    """Run tests of a page on the newest kind, or on those that they or their modules say."""
     if "opened" in metafunc.fixturenames:
-        kinds = ALL_KINDS if getattr(metafunc.module, "ON_ALL_KINDS", False) else FAR_APART
-        metafunc.parametrize("opened", kinds, indirect=True, scope="module")
+        marked = metafunc.definition.get_closest_marker("kinds")
+        kinds = marked.args if marked else ALL_KINDS[-1:]
+        each = [pytest.param(kind, marks=_worker(kind, metafunc.module)) for kind in kinds]
+        metafunc.parametrize("opened", each, indirect=True, scope="module")
+
+
+def _worker(kind: str, module: ModuleType) -> pytest.MarkDecorator:
+    """Which tests one of the workers does, so that few of them start a server for each page."""
+    version = kind.split()[0]
+    half = module.__name__.rpartition("test_")[2] > "live_settings" and version == NEWEST
+    return pytest.mark.xdist_group(f"page {version}{' b' if half else ''}")
 
 
 @dataclass

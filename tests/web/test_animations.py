@@ -11,7 +11,9 @@ from statistics import median
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
 from sidestream.tests.web.animations import colour, moving_bar, send, send_animation, send_still, webp
+from sidestream.tests.web.conftest import on_the_oldest_and_the_newest
 from sidestream.tests.web.streams import end_run
 from sidestream.tests.web.views import (
     OVERFLOWING,
@@ -19,8 +21,8 @@ from sidestream.tests.web.views import (
     VIEWER,
     heap,
     nameless,
+    part,
     saved,
-    text,
     wait_until_the_frame_is_shown,
 )
 from sidestream.tools.page import PanelPage, demo_prompt
@@ -57,7 +59,7 @@ def go_to(panel: PanelPage, frame: int) -> None:
 def wait_for_picture(panel: PanelPage, expected: Image.Image, selector: str = ANIMATION) -> None:
     """Wait until a canvas shows the very pixels of a picture."""
     wanted = np.asarray(expected)
-    for _ in range(60):
+    for _ in range(400):  # 20 s
         if panel.page.evaluate(PIXELS, selector):
             shown = pixels(panel, selector)
             if shown.shape == wanted.shape and (shown == wanted).all():
@@ -68,7 +70,7 @@ def wait_for_picture(panel: PanelPage, expected: Image.Image, selector: str = AN
 
 def wait_for_frame(panel: PanelPage, number: str) -> None:
     """Wait until the player says that it shows that frame, such as `2 / 8`."""
-    panel.wait("number => document.querySelector('.ss-frame-number').textContent.startsWith(number)", 10, number)
+    panel.wait("number => document.querySelector('.ss-frame-number').textContent.startsWith(number)", argument=number)
 
 
 def show_animation(panel: PanelPage, frames: Sequence[Image.Image], step: int = 5) -> bytes:
@@ -101,10 +103,10 @@ def test_every_frame_is_shown_as_it_was_encoded(panel: PanelPage) -> None:
     for i in (0, 3, 7, 2, 6, 0):  # also backwards, which starts from a whole frame again
         go_to(panel, i)
         wait_for_picture(panel, frames[i])
-    assert text(panel, ".ss-frame-number") == "1 / 8 · 0.0 s"
+    expect(part(panel, ".ss-frame-number")).to_have_text("1 / 8 · 0.0 s")
     go_to(panel, 7)
     wait_for_picture(panel, frames[7])
-    assert text(panel, ".ss-frame-number") == "8 / 8 · 0.7 s"
+    expect(part(panel, ".ss-frame-number")).to_have_text("8 / 8 · 0.7 s")
 
 
 def test_transparent_frames_are_laid_over_the_ones_before(panel: PanelPage) -> None:
@@ -174,7 +176,7 @@ def test_a_newer_animation_goes_on_at_the_same_place_without_a_gap(panel: PanelP
     other = moving_bar(8, first_hue=0.3)
     send_animation(panel, other, step=9)
     wait_for_picture(panel, other[5])
-    assert text(panel, ".ss-label-left") == "9 / 20"
+    expect(part(panel, ".ss-label-left")).to_have_text("9 / 20")
     twice = moving_bar(16, first_hue=0.6)
     send_animation(panel, twice, step=11)
     wait_for_frame(panel, "12 / 16")  # as far into the animation as frame 5 of 8
@@ -185,11 +187,11 @@ def test_stills_of_newer_steps_stand_in_the_corner(panel: PanelPage) -> None:
     page = panel.page
     show_animation(panel, moving_bar(8), step=5)
     inset = page.locator(f"{PANEL} .ss-inset")
-    assert inset.is_hidden()  # nothing is newer
+    expect(inset).to_be_hidden()  # nothing is newer
     send_still(panel, moving_bar(8)[0], step=9)
     inset.wait_for()
-    assert inset.inner_text() == "9 / 20"
-    assert text(panel, ".ss-label-left") == "5 / 20"
+    expect(inset).to_have_text("9 / 20")
+    expect(part(panel, ".ss-label-left")).to_have_text("5 / 20")
     label = page.locator(VIEWER).get_attribute("aria-label") or ""
     assert label.startswith("Animated preview")
     assert label.endswith("5 / 20")
@@ -205,7 +207,7 @@ def test_stills_of_newer_steps_stand_in_the_corner(panel: PanelPage) -> None:
     large = page.locator(f"{VIEWER} .ss-canvas").first.bounding_box()
     assert large is not None
     assert large["width"] == pytest.approx(room["width"], abs=2)
-    assert text(panel, ".ss-frame-number") == "Animation of 5 / 20"
+    expect(part(panel, ".ss-frame-number")).to_have_text("Animation of 5 / 20")
     page.locator(f"{PANEL} .ss-player [aria-label=Play]").click()
     page.locator(ANIMATION).wait_for()
 
@@ -255,7 +257,7 @@ def test_keys_play_and_go_through_the_frames(panel: PanelPage) -> None:
     go_to(panel, 4)
     page.keyboard.press("Home")
     wait_for_picture(panel, frames[0])
-    assert page.locator(f"{PANEL} .ss-frames").get_attribute("aria-valuetext") == "frame 1 of 8, 0.0 s"
+    expect(page.locator(f"{PANEL} .ss-frames")).to_have_attribute("aria-valuetext", "frame 1 of 8, 0.0 s")
 
 
 def test_who_wants_little_motion_starts_it_himself(panel: PanelPage) -> None:
@@ -281,6 +283,7 @@ def test_its_controls_have_names_and_fit_into_320_pixels(panel: PanelPage) -> No
     assert nameless(panel) == []
 
 
+@on_the_oldest_and_the_newest
 def test_it_plays_in_a_window_of_its_own(panel: PanelPage) -> None:
     page = panel.page
     frames = moving_bar(4)
@@ -290,7 +293,7 @@ def test_it_plays_in_a_window_of_its_own(panel: PanelPage) -> None:
     panel.wait(f"() => {animation} && !{animation}.hidden")
     drawn = f"() => {animation}.getContext('2d').getImageData(0, 0, 96, 64).data.join()"
     first = page.evaluate(drawn)
-    panel.wait(f"first => ({drawn})() !== first", 10, first)
+    panel.wait(f"first => ({drawn})() !== first", argument=first)
     page.evaluate("() => documentPictureInPicture.window.close()")
     panel.wait("() => !documentPictureInPicture.window")
 
@@ -331,6 +334,7 @@ def load_and_pretend_to_queue(panel: PanelPage, prompt_id: str) -> dict[str, str
     return {"node": panel.page.evaluate(f"() => String({SAMPLER})"), "prompt": prompt_id}
 
 
+@on_the_oldest_and_the_newest
 def test_the_samplers_own_picture_plays_on_until_a_newer_animation(panel: PanelPage) -> None:
     page = panel.page
     owner = load_and_pretend_to_queue(panel, "p1")
@@ -380,6 +384,7 @@ def wait_for_node_picture(panel: PanelPage, size: int) -> None:
     )
 
 
+@on_the_oldest_and_the_newest
 def test_the_preview_node_plays_it_too(panel: PanelPage) -> None:
     page = panel.page
     owner = load_and_pretend_to_queue(panel, "p2")
@@ -426,7 +431,7 @@ def test_stills_and_animations_are_saved_apart(panel: PanelPage) -> None:
     for i in range(3):
         run.seek(i)
         assert run.convert("RGB").getpixel((5, 5)) == pytest.approx(colour(0.6), abs=6)
-    panel.wait("() => ownObjectURLs.size === 0", 5)
+    panel.wait("() => ownObjectURLs.size === 0")
 
 
 # In memory

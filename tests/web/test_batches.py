@@ -6,8 +6,9 @@ import io
 
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
 from sidestream.tests.web.animations import cells_picture, colour, send_animation, send_still
-from sidestream.tests.web.views import PANEL, VIEWER, nameless, saved, text, wait_shown
+from sidestream.tests.web.views import PANEL, VIEWER, nameless, part, saved, wait_shown
 from sidestream.tools.page import PanelPage
 
 pytestmark = pytest.mark.browser
@@ -33,7 +34,7 @@ def send_batch(panel: PanelPage, images: list[int], step: int, **facts: object) 
 def wait_for_image(panel: PanelPage, image: int, selector: str = f"{VIEWER} .ss-canvas") -> None:
     """Wait until the large picture is that image of the batch, and nothing of the others."""
     wanted = [32, 32, *colour(image / 10)]
-    for _ in range(60):
+    for _ in range(400):  # 20 s
         if panel.page.evaluate(CENTRE, selector) == pytest.approx(wanted, abs=6):
             return
         panel.page.wait_for_timeout(50)
@@ -50,8 +51,8 @@ def test_an_image_of_the_batch_is_chosen_and_stays(panel: PanelPage) -> None:
     send_batch(panel, [0, 1, 2, 3, 4], step=1)
     wait_shown(panel, 1)
     cells = page.locator(f"{PANEL} .ss-cell")
-    assert cells.count() == 5
-    assert cells.nth(3).get_attribute("aria-label") == "Image 4 of 5"
+    expect(cells).to_have_count(5)
+    expect(cells.nth(3)).to_have_attribute("aria-label", "Image 4 of 5")
     picture = page.locator(f"{VIEWER} .ss-canvas").first.bounding_box()
     box = cells.nth(4).bounding_box()
     assert picture is not None
@@ -62,8 +63,8 @@ def test_an_image_of_the_batch_is_chosen_and_stays(panel: PanelPage) -> None:
     cells.nth(3).click()
     wait_for_image(panel, 3)
     assert nameless(panel) == []
-    assert text(panel, ".ss-image-name") == "Image 4 of 5"
-    assert cells.first.is_hidden()
+    expect(part(panel, ".ss-image-name")).to_have_text("Image 4 of 5")
+    expect(cells.first).to_be_hidden()
     send_batch(panel, [0, 1, 2, 3, 4], step=2)
     wait_shown(panel, 2)
     wait_for_image(panel, 3)
@@ -74,7 +75,7 @@ def test_an_image_of_the_batch_is_chosen_and_stays(panel: PanelPage) -> None:
     wait_for_image(panel, 4)
     page.locator(f"{PANEL} .ss-all-images").click()
     wait_for_all(panel)
-    assert cells.first.is_visible()
+    expect(cells.first).to_be_visible()
 
 
 def test_a_double_click_on_a_cell_does_not_zoom_and_dragging_chooses_nothing(panel: PanelPage) -> None:
@@ -93,7 +94,7 @@ def test_a_double_click_on_a_cell_does_not_zoom_and_dragging_chooses_nothing(pan
     page.locator(f"{PANEL} [aria-label='Fit to view']").click()
     page.mouse.dblclick(x, y)
     wait_for_image(panel, 1)
-    assert page.locator(f"{PANEL} [aria-label='Fit to view']").get_attribute("aria-pressed") == "true"
+    expect(page.locator(f"{PANEL} [aria-label='Fit to view']")).to_have_attribute("aria-pressed", "true")
 
 
 def test_keys_choose_an_image(panel: PanelPage) -> None:
@@ -170,11 +171,11 @@ def test_a_map_of_a_sound_says_that_it_is_no_picture(panel: PanelPage) -> None:
     send_still(panel, cells_picture([0], 1), step=1, decoder="spectrogram")
     wait_shown(panel, 1)
     said = page.get_by_text("Not an image: audio latent")
-    assert said.is_visible()
+    expect(said).to_be_visible()
     panel.wait("() => document.querySelector('.ss-stat-picture dd').textContent === 'Spectrogram · 32 × 32'")
     send_still(panel, cells_picture([0], 1), step=2, decoder="vae")
     wait_shown(panel, 2)
-    assert said.is_hidden()
+    expect(said).to_be_hidden()
     panel.wait("() => document.querySelector('.ss-stat-picture dd').textContent === 'VAE · 32 × 32'")
 
 
@@ -193,21 +194,21 @@ def test_settings_of_videos_and_batches_are_folded_and_change_runs(panel: PanelP
     page = panel.page
     panel.open_panel()
     batch = page.locator(f"{PANEL} .ss-control[data-setting=batch] select")
-    assert batch.is_hidden()
+    expect(batch).to_be_hidden()
     page.locator(f"{PANEL} .ss-fold >> text=Videos and batches").click()
     images = page.locator(f"{PANEL} .ss-control[data-setting=batch_images]")
-    assert images.is_hidden()  # counts only what stands side by side
+    expect(images).to_be_hidden()  # counts only what stands side by side
     with page.expect_request("**/sidestream/live") as posted:
         batch.select_option("grid")
     assert posted.value.post_data_json["batch"] == "grid"
     images.wait_for()
     frames = page.locator(f"{PANEL} .ss-control[data-setting=video_frames]")
-    assert frames.locator(".ss-unit").inner_text() == "frames"
+    expect(frames.locator(".ss-unit")).to_have_text("frames")
     with page.expect_request("**/sidestream/live") as posted:
         frames.locator("input[type=number]").fill("0")
         page.keyboard.press("Enter")
     assert posted.value.post_data_json["video_frames"] == 0
-    assert frames.locator(".ss-unit").inner_text() == "all"
+    expect(frames.locator(".ss-unit")).to_have_text("all")
     fps = page.locator(f"{PANEL} .ss-control[data-setting=fps]")
-    assert fps.locator(".ss-unit").inner_text() == "model's"
+    expect(fps.locator(".ss-unit")).to_have_text("model's")
     page.locator(f"{PANEL} .ss-fold >> text=Videos and batches").click()

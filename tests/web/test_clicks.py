@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 from sidestream.tests.web.animations import send_still
+from sidestream.tests.web.conftest import on_the_oldest_and_the_newest
 from sidestream.tests.web.streams import end_run, tell_progress
 from sidestream.tests.web.views import VIEWER, wait_shown
 from sidestream.tools.page import PanelPage, demo_prompt
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, on_the_oldest_and_the_newest]
 
 CENTRE = """
 () => {

@@ -6,9 +6,16 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
 from sidestream.tests.web.animations import moving_bar, send_animation, send_still
+from sidestream.tests.web.conftest import (
+    NEWEST,
+    OLDEST,
+    on_all_kinds,
+    on_the_oldest_and_the_newest,
+)
 from sidestream.tests.web.streams import end_run, tell_progress
-from sidestream.tests.web.views import PANEL, SEEDS, text
+from sidestream.tests.web.views import PANEL, SEEDS, part
 from sidestream.tools.page import PanelPage, demo_prompt
 
 pytestmark = pytest.mark.browser
@@ -50,13 +57,14 @@ def load(panel: PanelPage, prompt: dict[str, Any]) -> None:
 
 def wait_pictures_go_on(panel: PanelPage) -> None:
     for _ in range(2):
-        panel.wait(CHANGED, 10, panel.page.evaluate(ADDRESS))
+        panel.wait(CHANGED, argument=panel.page.evaluate(ADDRESS))
 
 
 def wait_step(panel: PanelPage, step: int) -> None:
     panel.wait("(step) => sidestream.watching.frame?.step === step", 30, step)
 
 
+@on_the_oldest_and_the_newest
 def test_previews_go_on_after_a_change_in_mid_run_is_undone(panel: PanelPage) -> None:
     page = panel.page
     load(panel, demo_prompt(seed=next(SEEDS) * 10, steps=80, seconds=0.08))
@@ -74,15 +82,16 @@ def test_previews_go_on_after_a_change_in_mid_run_is_undone(panel: PanelPage) ->
     )
     page.locator("canvas#graph-canvas").focus()
     page.keyboard.press("Control+z")
-    panel.wait(f"() => {SAMPLER} && {SAMPLER} !== before", 10)
+    panel.wait(f"() => {SAMPLER} && {SAMPLER} !== before")
     wait_pictures_go_on(panel)
     seen = page.evaluate(CAPTIONS)
-    panel.wait(f"(seen) => !({CAPTIONS})().includes(seen)", 10, seen[0])
+    panel.wait(f"(seen) => !({CAPTIONS})().includes(seen)", argument=seen[0])
     panel.wait_idle()
     wait_step(panel, 80)
-    panel.wait(f"() => ({CAPTIONS})().some((one) => one.startsWith('KSampler A · 80 / 80'))", 5)
+    panel.wait(f"() => ({CAPTIONS})().some((one) => one.startsWith('KSampler A · 80 / 80'))")
 
 
+@on_the_oldest_and_the_newest
 def test_a_sampler_that_was_out_of_view_shows_the_newest_again(panel: PanelPage) -> None:
     load(panel, demo_prompt(seed=next(SEEDS) * 10, steps=60, seconds=0.08))
     panel.queue()
@@ -97,10 +106,9 @@ def test_a_sampler_that_was_out_of_view_shows_the_newest_again(panel: PanelPage)
     wait_step(panel, 60)
 
 
+@pytest.mark.kinds(f"{OLDEST} classic", f"{NEWEST} classic")  # Nodes 2.0 play animations themselves
 def test_an_animation_that_came_out_of_view_plays_when_it_is_seen(panel: PanelPage) -> None:
     page = panel.page
-    if page.evaluate("() => Boolean(LiteGraph.vueNodesMode)"):
-        pytest.skip("the page plays animations by itself")
     load(panel, demo_prompt(preview=None))
     node = page.evaluate(f"() => String({SAMPLER}.id)")
     page.evaluate(AWAY, True)
@@ -110,10 +118,11 @@ def test_an_animation_that_came_out_of_view_plays_when_it_is_seen(panel: PanelPa
     for _ in range(150):  # longer than the page is waited for
         page.evaluate("() => new Promise(requestAnimationFrame)")
     page.evaluate(AWAY, False)
-    panel.wait(f"() => {SAMPLER}.animatedImages && {SAMPLER}.imgs?.[0]?.isConnected", 10)
+    panel.wait(f"() => {SAMPLER}.animatedImages && {SAMPLER}.imgs?.[0]?.isConnected")
     end_run(panel, node=node, prompt="aw", run="aw")
 
 
+@on_all_kinds
 def test_two_preview_nodes_show_the_samplers_of_their_branches(panel: PanelPage) -> None:
     prompt = demo_prompt(seed=next(SEEDS) * 10, steps=4, samplers=2)
     prompt["3"] = {"class_type": "SideStreamPreview", "inputs": {"model": ["1", 0]}}
@@ -129,6 +138,7 @@ def test_two_preview_nodes_show_the_samplers_of_their_branches(panel: PanelPage)
     )
 
 
+@on_the_oldest_and_the_newest
 def test_of_two_preview_nodes_in_a_row_the_nearest_shows_the_sampler(panel: PanelPage) -> None:
     prompt = demo_prompt(seed=next(SEEDS) * 10, steps=4)
     prompt["3"] = {"class_type": "SideStreamPreview", "inputs": {"model": ["2", 0]}}
@@ -142,6 +152,7 @@ def test_of_two_preview_nodes_in_a_row_the_nearest_shows_the_sampler(panel: Pane
     assert len(captions) == 2
 
 
+@on_the_oldest_and_the_newest
 def test_the_panel_and_comfyui_count_one_step_alike(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()
@@ -159,8 +170,8 @@ def test_the_panel_and_comfyui_count_one_step_alike(panel: PanelPage) -> None:
     run = page.evaluate("() => { const { step, totalSteps } = sidestream.watching.run; return [step, totalSteps]; }")
     assert run == [1, 1]
     assert page.evaluate("() => sidestream.store.frameCount") == 1
-    assert text(panel, ".ss-stat-step dd") == "1 / 1"
-    assert page.locator(PANEL).count() == 1
+    expect(part(panel, ".ss-stat-step dd")).to_have_text("1 / 1")
+    expect(page.locator(PANEL)).to_have_count(1)
 
 
 # As a sampler with a prompt on it would look: which node it is does not matter to the page.
@@ -182,6 +193,7 @@ SHOWN_ON = """
 """
 
 
+@on_all_kinds
 def test_a_node_with_a_text_keeps_it_and_its_size_while_previews_come(panel: PanelPage) -> None:
     page = panel.page
     load(panel, demo_prompt(preview=None))
@@ -216,6 +228,7 @@ async () => {
 """
 
 
+@on_the_oldest_and_the_newest
 def test_the_canvas_keeps_its_rate_during_and_after_animations(panel: PanelPage) -> None:
     page = panel.page
     load(panel, demo_prompt(preview=None))
@@ -239,7 +252,7 @@ def test_the_canvas_keeps_its_rate_during_and_after_animations(panel: PanelPage)
           };
         }"""
     )
-    panel.wait("async () => { asked = 0; await new Promise((done) => setTimeout(done, 300)); return asked === 0; }", 10)
+    panel.wait("async () => { asked = 0; await new Promise((done) => setTimeout(done, 300)); return asked === 0; }")
     after = page.evaluate(RATE)
     asked = page.evaluate("() => { globalThis.requestAnimationFrame = ask; return asked; }")
     print(f"\nframes in a second: {before} before, {during} during, {after} after")

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
 from sidestream.tests.web.animations import send_still
+from sidestream.tests.web.conftest import on_all_kinds, on_the_oldest_and_the_newest
 from sidestream.tests.web.streams import deliver, end_run
 from sidestream.tests.web.views import SEEDS, heap, measured, shown_step, start_run
 from sidestream.tools.page import PanelPage, demo_prompt
@@ -24,34 +26,38 @@ pytestmark = pytest.mark.browser
 # 9: robust
 
 
+@on_the_oldest_and_the_newest
 def test_frames_go_on_after_a_lost_connection(panel: PanelPage) -> None:
     panel.open_panel()
-    start_run(panel, steps=60, seconds=0.05)
+    start_run(panel, steps=2000, seconds=0.05)  # it goes on however long the page takes
     panel.wait_frames(3)
     panel.page.evaluate("() => app.api.socket.close()")
     before = panel.page.evaluate("() => sidestream.store.frameCount")
     panel.wait_frames(before + 8)
+    panel.page.evaluate("() => app.api.interrupt()")
     panel.wait_idle()
-    assert shown_step(panel) >= 58
 
 
 def test_a_run_that_ended_while_the_connection_was_lost_is_over(panel: PanelPage) -> None:
     deliver(panel, 3, prompt="gone")
     assert panel.page.evaluate("() => sidestream.store.live")
     panel.page.evaluate("() => app.api.socket.close()")
-    panel.wait("() => !sidestream.store.live", 10)
+    panel.wait("() => !sidestream.store.live")
 
 
+@on_the_oldest_and_the_newest
 def test_reloading_the_page_in_mid_run_finds_the_run_again(panel: PanelPage) -> None:
-    start_run(panel, steps=90, seconds=0.05)
+    start_run(panel, steps=2000, seconds=0.05)  # it goes on however long the page takes
     panel.wait_frames(3)
+    before = shown_step(panel)
     panel.page.reload()
     panel.wait_until_ready()
     panel.open_panel()
     panel.wait_frames(3)
     panel.wait("() => sidestream.watching.run.title === 'KSampler A'")
+    assert before < shown_step(panel) < 2000
+    panel.page.evaluate("() => app.api.interrupt()")
     panel.wait_idle()
-    assert shown_step(panel) >= 88
 
 
 def test_another_tab_is_left_alone(panel: PanelPage) -> None:
@@ -66,6 +72,7 @@ def test_another_tab_is_left_alone(panel: PanelPage) -> None:
     page.close()
 
 
+@on_the_oldest_and_the_newest
 def test_switching_workflows_and_deleting_nodes_in_mid_run_does_no_harm(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()
@@ -87,6 +94,7 @@ def test_switching_workflows_and_deleting_nodes_in_mid_run_does_no_harm(panel: P
     panel.wait_idle()
 
 
+@on_all_kinds
 def test_samplers_in_subgraphs_have_names_and_thumbnails(panel: PanelPage) -> None:
     page = panel.page
     panel.load(demo_prompt(seed=next(SEEDS) * 10, steps=12, seconds=0.08))
@@ -108,6 +116,7 @@ def test_samplers_in_subgraphs_have_names_and_thumbnails(panel: PanelPage) -> No
     panel.wait_idle()
 
 
+@on_the_oldest_and_the_newest
 def test_opening_and_closing_leaves_nothing_behind(panel: PanelPage) -> None:
     def open_and_close(times: int) -> None:
         for _ in range(times):
@@ -172,19 +181,17 @@ def test_thumbnails_are_within_the_memory_for_frames_and_go_with_them(panel: Pan
     wide = Image.new("RGB", (2048, 32), (40, 90, 160))
     for step in range(1, 13):
         send_still(panel, wide, step=step)
-        panel.wait("(count) => thumbnails.length >= count", 5, step)
+        panel.wait("(count) => thumbnails.length >= count", argument=step)
     end_run(panel)
     # Each takes 0.4 MB, and a quarter of 8 MB is theirs.
     assert 2**20 < page.evaluate("() => alive()") <= 2 * 2**20
     assert page.evaluate("() => sidestream.store.frameCount") == 12
     page.evaluate("() => sidestream.store.clear()")
-    panel.wait("() => alive() === 0", 5)
+    panel.wait("() => alive() === 0")
     page.evaluate("() => { endCounting(); return sidestream.settings.set('keep_megabytes', 128); }")
 
 
-def test_a_frame_is_drawn_soon_after_its_arrival_beside_100_nodes(
-    panel: PanelPage, record_property: Callable[[str, object], None]
-) -> None:
+def test_a_frame_is_drawn_soon_after_its_arrival_beside_100_nodes(panel: PanelPage) -> None:
     page = panel.page
     prompt = demo_prompt(seed=next(SEEDS) * 10, steps=40, seconds=0.1)
     filler = {
@@ -198,37 +205,39 @@ def test_a_frame_is_drawn_soon_after_its_arrival_beside_100_nodes(
     page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
     panel.open_panel()
     delays = watch_delays(page, panel)
-    print(f"\ndrawn {statistics.median(delays):.1f} ms after arrival at the median, "
-          f"{max(delays):.1f} ms at most, of {len(delays)} frames")
-    record_property("draw_ms", statistics.median(delays))
     assert len(delays) >= 10  # a busy page hears of the newest only
-    assert statistics.median(delays) <= 50
+    assert statistics.median(delays) <= 4  # 67 ms at 60 a second
 
 
-def watch_delays(page: Page, panel: PanelPage) -> list[float]:
-    """From the arrival of each frame's first message to its picture on the canvas, in ms."""
+def watch_delays(page: Page, panel: PanelPage) -> list[int]:
+    """From the arrival of each frame's first message to its picture on the canvas, in pictures that
+    the browser drew of the page meanwhile."""
     page.evaluate(
         """() => {
           globalThis.delays = [];
           const arrivals = new Map();
+          let pictures = 0;
+          const count = () => { pictures += 1; globalThis.delays && requestAnimationFrame(count); };
+          count();
           app.api.addEventListener("sidestream.frame", ({ detail }) => {
-            arrivals.set(detail.seq, performance.now());
+            arrivals.set(detail.seq, pictures);
           });
           document.addEventListener("sidestream-drawn", ({ detail }) => {
-            delays.push(detail.drawnAt - arrivals.get(detail.seq));
+            globalThis.delays?.push(pictures - arrivals.get(detail.seq));
           });
         }"""
     )
     panel.queue()
     panel.wait_frames(30)
     panel.wait_idle()
-    found: list[float] = page.evaluate("() => delays")
+    found: list[int] = page.evaluate("() => { const found = delays; delete globalThis.delays; return found; }")
     return found
 
 
 # 5 and 8: what is stored for the user
 
 
+@on_the_oldest_and_the_newest
 def test_the_page_loads_the_demo_speaks_its_users_language_and_survives_bad_settings(
     opened: Opened, open_kind: Callable[..., Opened]
 ) -> None:
@@ -239,9 +248,9 @@ def test_the_page_loads_the_demo_speaks_its_users_language_and_survives_bad_sett
     panel.wait("() => app.graph._nodes.some((node) => node.type === 'SideStreamDemoModel')")
     assert panel.page.evaluate("() => location.search") == ""
     panel.open_panel()
-    assert panel.page.locator(".side-bar-panel .sidestream").get_attribute("aria-label") == "ライブプレビュー"
-    assert panel.page.locator(".ss-control[data-setting=budget] .ss-control-name").inner_text() == "予算"
-    assert panel.page.locator("[data-setting=every_n_steps] .ss-unit").inner_text() == "ステップ"
+    expect(panel.page.locator(".side-bar-panel .sidestream")).to_have_attribute("aria-label", "ライブプレビュー")
+    expect(panel.page.locator(".ss-control[data-setting=budget] .ss-control-name")).to_have_text("予算")
+    expect(panel.page.locator("[data-setting=every_n_steps] .ss-unit")).to_have_text("ステップ")
     panel.load(demo_prompt(seed=next(SEEDS), steps=1, preview=None))
     with panel.page.expect_request("**/prompt") as posted:
         panel.queue()

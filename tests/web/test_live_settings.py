@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
+from sidestream.tests.web.conftest import on_the_oldest_and_the_newest
 from sidestream.tests.web.streams import deliver, end_run, tell
-from sidestream.tests.web.views import PANEL, SEEDS, start_run, text
+from sidestream.tests.web.views import PANEL, SEEDS, part, start_run
 from sidestream.tools.page import PanelPage, demo_prompt
 
 pytestmark = pytest.mark.browser
@@ -65,29 +67,29 @@ def test_a_change_holds_for_this_run_and_is_not_stored(panel: PanelPage) -> None
     start_run(panel, steps=1000, seconds=0.03)
     panel.wait_frames(5)
     throttle = page.locator(f"{PANEL} input[name=throttle_ms]")
-    assert throttle.input_value() == "0"  # what the node asked for
-    assert "set by a Side-Stream Preview node" in text(panel, ".ss-hint:not(.ss-grid-hint)")
+    expect(throttle).to_have_value("0")  # what the node asked for
+    expect(part(panel, ".ss-hint:not(.ss-grid-hint)")).to_contain_text("set by a Side-Stream Preview node")
     body = change(panel, "throttle_ms", 60000)
     assert body == {"client_id": page.evaluate("() => app.api.clientId"), "throttle_ms": 60000}
     wait_for_silence(panel)
     assert stored(panel, "throttle_ms") == 100
-    assert page.locator(f"{ROW}throttle_ms].ss-changed").count() == 1
-    assert page.locator(f"{ROW}every_n_steps].ss-changed").count() == 0
+    expect(page.locator(f"{ROW}throttle_ms].ss-changed")).to_have_count(1)
+    expect(page.locator(f"{ROW}every_n_steps].ss-changed")).to_have_count(0)
     change(panel, "max_size", 256)
-    assert "2 changed" in text(panel, ".ss-changed-bar")
+    expect(part(panel, ".ss-changed-bar")).to_contain_text("2 changed")
     # The way back, of one and of all.
     page.locator(f"{ROW}throttle_ms] .ss-undo").click()
     panel.wait("() => sidestream.watching.frame.width === 256")
     panel.wait("() => document.querySelector('.sidestream input[name=throttle_ms]').value === '0'")
-    assert "1 changed" in text(panel, ".ss-changed-bar")
+    expect(part(panel, ".ss-changed-bar")).to_contain_text("1 changed")
     page.locator(f"{BAR} >> text=Reset").click()
     panel.wait("() => sidestream.watching.frame.width === 512")
-    assert page.locator(BAR).is_hidden()
+    expect(page.locator(BAR)).to_be_hidden()
     assert stored(panel, "max_size") == 0
     change(panel, "budget", 40)
     interrupt(panel)
     panel.wait("() => document.querySelector('.sidestream input[name=budget]').value === '5'")
-    assert page.locator(BAR).is_hidden()
+    expect(page.locator(BAR)).to_be_hidden()
 
 
 def test_always_stores_the_change(panel: PanelPage) -> None:
@@ -101,7 +103,7 @@ def test_always_stores_the_change(panel: PanelPage) -> None:
     assert stored(panel, "every_n_steps") == 3
     assert settings(panel)["every_n_steps"] == 3
     interrupt(panel)
-    assert page.locator(f"{PANEL} input[name=every_n_steps]").input_value() == "3"
+    expect(page.locator(f"{PANEL} input[name=every_n_steps]")).to_have_value("3")
 
 
 def test_a_change_holds_for_what_is_queued_and_not_for_what_comes_after(panel: PanelPage) -> None:
@@ -131,8 +133,8 @@ def test_where_nothing_runs_a_change_is_stored(panel: PanelPage) -> None:
     panel.open_panel()
     type_into(panel, "throttle_ms", 250)
     panel.wait("() => sidestream.settings.get('throttle_ms') === 250")
-    assert panel.page.locator(BAR).is_hidden()
-    assert panel.page.locator(f"{PANEL} .ss-hint:not(.ss-grid-hint)").is_hidden()
+    expect(panel.page.locator(BAR)).to_be_hidden()
+    expect(panel.page.locator(f"{PANEL} .ss-hint:not(.ss-grid-hint)")).to_be_hidden()
 
 
 def test_a_slider_that_is_dragged_tells_the_server_once(panel: PanelPage) -> None:
@@ -148,8 +150,8 @@ def test_a_slider_that_is_dragged_tells_the_server_once(panel: PanelPage) -> Non
     middle = box["y"] + box["height"] / 2
     page.mouse.move(box["x"] + 8, middle)
     page.mouse.down()
-    for part in range(1, 21):
-        page.mouse.move(box["x"] + 8 + part * (box["width"] - 16) / 25, middle)
+    for at in range(1, 21):
+        page.mouse.move(box["x"] + 8 + at * (box["width"] - 16) / 25, middle)
         page.wait_for_timeout(20)
     shown = int(page.locator(f"{PANEL} input[name=throttle_ms]").input_value())
     assert shown > 1000  # it says where it is
@@ -167,14 +169,14 @@ def test_a_value_out_of_range_is_said_and_put_back(panel: PanelPage) -> None:
     panel.open_panel()
     type_into(panel, "throttle_ms", 60001)
     problem = page.locator(f"{ROW}throttle_ms] .ss-problem")
-    assert problem.inner_text() == "Enter a whole number from 0 to 60000."
-    assert page.locator(f"{PANEL} input[name=throttle_ms]").input_value() == "100"
+    expect(problem).to_have_text("Enter a whole number from 0 to 60000.")
+    expect(page.locator(f"{PANEL} input[name=throttle_ms]")).to_have_value("100")
     assert stored(panel, "throttle_ms") == 100
     type_into(panel, "max_size", 63)
     said = page.locator(f"{ROW}max_size] .ss-problem").inner_text()
     assert said == "Enter a whole number from 64 to 2048. 0 is also allowed."
     type_into(panel, "throttle_ms", 100)  # what it is already
-    assert problem.is_hidden()
+    expect(problem).to_be_hidden()
 
 
 def test_fields_follow_the_run_also_while_they_have_the_focus(panel: PanelPage) -> None:
@@ -188,7 +190,7 @@ def test_fields_follow_the_run_also_while_they_have_the_focus(panel: PanelPage) 
         tell(panel, "sidestream.run", **told, state="start", total_steps=20, settings={**values, "throttle_ms": value})
         deliver(panel, 2, run=run, prompt=f"p{run}", first=2)
         field = "document.querySelector('.sidestream input[name=throttle_ms]')"
-        panel.wait(f"value => {field}.value === value", 5, str(value))
+        panel.wait(f"value => {field}.value === value", argument=str(value))
         end_run(panel, run=run, prompt=f"p{run}")
     assert page.evaluate("() => document.activeElement.name") == "throttle_ms"
     # What is being typed stays, as long as it is the same run.
@@ -198,7 +200,7 @@ def test_fields_follow_the_run_also_while_they_have_the_focus(panel: PanelPage) 
     throttle.evaluate("(input) => input.dispatchEvent(new Event('input', { bubbles: true }))")
     deliver(panel, 2, run="c", prompt="pc", first=2)
     page.wait_for_timeout(100)
-    assert throttle.input_value() == "12"
+    expect(throttle).to_have_value("12")
     end_run(panel, run="c", prompt="pc")
 
 
@@ -255,14 +257,14 @@ def test_previews_are_paused_and_resumed_and_off_is_never_sent(panel: PanelPage)
     start_run(panel, steps=1000, seconds=0.03)
     panel.wait_frames(4)
     page.locator(f"{PANEL} [aria-label='Pause previews']").click()
-    assert "paused" in text(panel, ".ss-notice")
+    expect(part(panel, ".ss-notice")).to_contain_text("paused")
     settled = wait_for_silence(panel)
-    assert page.locator("html.sidestream-streams").count() == 0
-    assert page.locator(f"{PANEL} .ss-on-air").count() == 0
+    expect(page.locator("html.sidestream-streams")).to_have_count(0)
+    expect(page.locator(f"{PANEL} .ss-on-air")).to_have_count(0)
     # The steps go on counting.
     step = "() => Number(document.querySelector('.ss-stat-step dd').textContent.split(' / ')[0])"
     before = page.evaluate(step)
-    panel.wait(f"before => ({step})() > before + 3", 10, before)
+    panel.wait(f"before => ({step})() > before + 3", argument=before)
     page.locator(f"{PANEL} [aria-label='Resume previews']").click()
     panel.wait_frames(settled + 5)
     assert settings(panel)["method"] == "host"
@@ -285,6 +287,7 @@ def test_a_run_that_was_queued_while_paused_comes_alive_with_resume(panel: Panel
     interrupt(panel)
 
 
+@on_the_oldest_and_the_newest
 def test_a_pause_and_the_runs_settings_are_there_again_after_a_reload(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()
@@ -298,9 +301,9 @@ def test_a_pause_and_the_runs_settings_are_there_again_after_a_reload(panel: Pan
     panel.open_panel()
     page.locator(f"{PANEL} [aria-label='Resume previews']").wait_for()
     panel.wait("() => sidestream.watching.run?.settings?.every_n_steps === 2")
-    assert page.locator(f"{PANEL} input[name=budget]").input_value() == "44"
-    assert page.locator(f"{PANEL} input[name=every_n_steps]").input_value() == "2"
-    assert page.locator(f"{ROW}budget].ss-changed").count() == 1
+    expect(page.locator(f"{PANEL} input[name=budget]")).to_have_value("44")
+    expect(page.locator(f"{PANEL} input[name=every_n_steps]")).to_have_value("2")
+    expect(page.locator(f"{ROW}budget].ss-changed")).to_have_count(1)
     page.locator(f"{PANEL} [aria-label='Resume previews']").click()
     panel.wait_frames(2)
     interrupt(panel)
@@ -323,13 +326,13 @@ def test_where_previews_are_off_nothing_says_that_they_come(panel: PanelPage) ->
     values = page.evaluate("() => sidestream.settings.values()")
     tell(panel, "sidestream.run", **told, state="start", total_steps=20, settings={**values, "method": "off"})
     tell(panel, "progress", node="10", prompt_id="p", value=3, max=20)
-    panel.wait("() => document.querySelector('.ss-stat-step dd').textContent === '3 / 20'", 5)
-    assert text(panel, ".ss-empty") == "Previews of this sampler are off. Choose another method below."
-    assert page.locator("html.sidestream-streams").count() == 0
-    assert page.locator(f"{PANEL} .ss-on-air").count() == 0
+    panel.wait("() => document.querySelector('.ss-stat-step dd').textContent === '3 / 20'")
+    expect(part(panel, ".ss-empty")).to_have_text("Previews of this sampler are off. Choose another method below.")
+    expect(page.locator("html.sidestream-streams")).to_have_count(0)
+    expect(page.locator(f"{PANEL} .ss-on-air")).to_have_count(0)
     tell(panel, "sidestream.run", **told, state="start", total_steps=20, settings=values)
     page.locator(f"{PANEL} .ss-on-air").wait_for()
-    assert text(panel, ".ss-empty").startswith("Waiting")
+    assert part(panel, ".ss-empty").inner_text().startswith("Waiting")
     end_run(panel, run="a")
 
 
@@ -348,6 +351,7 @@ def test_a_pause_by_another_page_of_the_client_is_noticed(panel: PanelPage) -> N
     interrupt(panel)
 
 
+@on_the_oldest_and_the_newest
 def test_the_steps_of_a_run_of_one_step_are_those_of_comfyui(panel: PanelPage) -> None:
     panel.page.evaluate(
         """() => {

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from playwright.sync_api import expect
 from sidestream.tests.web.streams import deliver, end_run
-from sidestream.tests.web.views import PANEL, VIEWER, text, wait_shown
+from sidestream.tests.web.views import PANEL, VIEWER, part, wait_shown
 from sidestream.tools.page import PanelPage
 
 pytestmark = pytest.mark.browser
@@ -19,7 +20,7 @@ def watched(panel: PanelPage) -> str:
 
 def zoom(panel: PanelPage) -> float:
     """In percent, as it is said."""
-    return float(text(panel, ".ss-zoom").split()[0])
+    return float(part(panel, ".ss-zoom").inner_text().split()[0])
 
 
 def real_zoom(panel: PanelPage) -> float:
@@ -38,14 +39,14 @@ def test_a_new_run_says_that_it_is_there_and_is_gone_to(panel: PanelPage) -> Non
     deliver(panel, 6, run="a", prompt="pa")
     page.evaluate("() => sidestream.watching.scrub(1)")
     wait_shown(panel, 2)
-    assert page.locator(CHIP).is_hidden()
+    expect(page.locator(CHIP)).to_be_hidden()
     deliver(panel, 3, run="b", prompt="pb", node="11")
     page.locator(CHIP).wait_for()
     assert watched(panel) == "a"
     page.locator(CHIP).click()
     wait_shown(panel, 3)
     assert watched(panel) == "b"
-    assert page.locator(CHIP).is_hidden()
+    expect(page.locator(CHIP)).to_be_hidden()
 
 
 def test_who_has_pinned_a_sampler_stays_there(panel: PanelPage) -> None:
@@ -60,7 +61,7 @@ def test_who_has_pinned_a_sampler_stays_there(panel: PanelPage) -> None:
     assert watched(panel) == "a"
     page.locator(f"{PANEL} .ss-live-button").click()
     wait_shown(panel, 6)
-    assert page.locator(f"{PANEL} .ss-on-air").count() == 0  # what is shown is over
+    expect(page.locator(f"{PANEL} .ss-on-air")).to_have_count(0)  # what is shown is over
     page.evaluate("() => sidestream.watching.scrub(1)")
     page.locator(CHIP).click()
     wait_shown(panel, 3)
@@ -77,17 +78,17 @@ def test_all_ends_where_one_sampler_is_left_and_says_what_it_does_not_do(panel: 
     for node, run in (("10", "a"), ("11", "b")):
         deliver(panel, 3, run=run, node=node, prompt="two")
     page.locator(f"{PANEL} .ss-tabs >> text=All").click()
-    assert "Select one sampler" in text(panel, ".ss-grid-hint")
+    expect(part(panel, ".ss-grid-hint")).to_contain_text("Select one sampler")
     for control in (".ss-scrubber", "[aria-label^='Compare']", "[aria-label='Zoom in']", "[aria-label^='Previous f']"):
         page.locator(f"{PANEL} {control}:disabled").first.wait_for(state="attached")
-    assert page.locator(f"{PANEL} .ss-menu-button").get_attribute("aria-disabled") == "true"
+    expect(page.locator(f"{PANEL} .ss-menu-button")).to_have_attribute("aria-disabled", "true")
     for node, run in (("10", "a"), ("11", "b")):
         end_run(panel, run=run, node=node, prompt="two")
     deliver(panel, 5, run="c", node="10", prompt="one")
     wait_shown(panel, 5)
-    assert page.locator(VIEWER).is_visible()
-    assert page.locator(f"{PANEL} .ss-grid").is_hidden()
-    assert page.locator(f"{PANEL} .ss-scrubber").is_enabled()
+    expect(page.locator(VIEWER)).to_be_visible()
+    expect(page.locator(f"{PANEL} .ss-grid")).to_be_hidden()
+    expect(page.locator(f"{PANEL} .ss-scrubber")).to_be_enabled()
     end_run(panel, run="c", node="10", prompt="one")
 
 

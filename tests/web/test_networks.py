@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 from sidestream.tests.web.conftest import FAR_APART, NEWEST, Opened
 from sidestream.tests.web.proxies import Proxy, proxy
 from sidestream.tests.web.views import SEEDS, start_run
@@ -49,7 +49,7 @@ def test_all_of_it_works_in_a_folder_of_a_proxy(behind: tuple[PanelPage, Proxy])
     panel, one = behind
     page = panel.page
     panel.open_panel()
-    assert page.locator(".sidestream").get_attribute("aria-label") == "Live Preview"  # the translations
+    expect(page.locator(".sidestream")).to_have_attribute("aria-label", "Live Preview")  # the translations
     sheet = "() => [...document.styleSheets].map((one) => one.href).find((href) => href?.endsWith('/sidestream.css'))"
     assert FOLDER in page.evaluate(sheet)
     start_run(panel, steps=30, seconds=0.05)
@@ -82,14 +82,14 @@ def test_after_5_s_without_a_network_the_panel_goes_on_with_the_right_state(
     panel.wait_frames(5)
     one.set_broken(True)
     kept = page.evaluate("() => sidestream.store.frameCount")
-    panel.wait("() => !sidestream.status.reached", 10)
+    panel.wait("() => !sidestream.status.reached")
     panel.wait("() => /not responding/.test(document.querySelector('.ss-notice').textContent)")
-    assert page.locator("html.sidestream-streams").count() == 0
-    assert page.locator(".ss-on-air").count() == 0
+    expect(page.locator("html.sidestream-streams")).to_have_count(0)
+    expect(page.locator(".ss-on-air")).to_have_count(0)
     page.wait_for_timeout(5000)  # what is tried
     one.set_broken(False)
     panel.wait_frames(kept + 8, 20)
-    panel.wait("() => !/not responding/.test(document.querySelector('.ss-notice').textContent)", 10)
+    panel.wait("() => !/not responding/.test(document.querySelector('.ss-notice').textContent)")
     state = page.evaluate(
         """() => {
           const { store, watching: { run, isLive } } = sidestream;

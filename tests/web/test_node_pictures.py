@@ -7,13 +7,12 @@ import io
 import pytest
 from PIL import Image
 from sidestream.tests.web.animations import moving_bar, send_animation, send_still
+from sidestream.tests.web.conftest import on_all_kinds
 from sidestream.tests.web.streams import end_run, tell, tell_progress, tell_success
 from sidestream.tests.web.views import SEEDS
 from sidestream.tools.page import PanelPage, demo_prompt
 
-pytestmark = pytest.mark.browser
-
-ON_ALL_KINDS = True
+pytestmark = [pytest.mark.browser, on_all_kinds]
 
 RED, GREEN, BLUE = (220, 20, 20), (20, 200, 20), (20, 20, 220)
 SAMPLER = "String(app.graph._nodes.find((node) => node.type === 'KSampler').id)"
@@ -44,7 +43,7 @@ def flat(colour: tuple[int, int, int]) -> Image.Image:
 
 
 def wait_node_shows(panel: PanelPage, colour: tuple[int, int, int], node: str) -> None:
-    panel.wait(SHOWS, 10, {"path": node, "colour": colour})
+    panel.wait(SHOWS, argument={"path": node, "colour": colour})
 
 
 def settle(panel: PanelPage) -> None:
@@ -108,7 +107,7 @@ def test_a_late_frame_is_shown_in_the_panel_and_stays_on_a_node_without_output(p
     assert not panel.page.evaluate("() => sidestream.store.live")
     # As ComfyUI's own last preview it goes when the node is at work again.
     begin(panel, "l2", node)
-    panel.wait("(node) => !app.nodePreviewImages[node]?.length", 5, node)
+    panel.wait("(node) => !app.nodePreviewImages[node]?.length", argument=node)
 
 
 def test_the_only_frame_of_a_run_may_come_when_its_prompt_is_over(panel: PanelPage) -> None:
@@ -239,7 +238,7 @@ def test_a_run_is_not_painted_onto_another_workflows_node_with_the_same_id(panel
     # Back, it goes on there.
     page.evaluate("() => app.loadGraphData(first.activeState, true, true, first)")  # as its tab does
     page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
-    panel.wait("(node) => app.nodePreviewImages[node]?.length > 0", 10, node)
+    panel.wait("(node) => app.nodePreviewImages[node]?.length > 0", argument=node)
     panel.wait("() => document.querySelector('.ss-node:not(.ss-node-idle)')")
 
 

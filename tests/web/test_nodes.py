@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from playwright.sync_api import expect
+from sidestream.tests.web.conftest import on_all_kinds, on_the_oldest_and_the_newest
 from sidestream.tests.web.views import (
     PANEL,
     SEEDS,
     VIEWER,
+    part,
     shown_step,
     start_run,
-    text,
     wait_shown,
     wait_until_the_frame_is_shown,
 )
@@ -17,20 +19,19 @@ from sidestream.tools.page import PanelPage, demo_prompt
 
 pytestmark = pytest.mark.browser
 
-ON_ALL_KINDS = True
-
 
 # 1: the live picture
 
 
+@on_all_kinds
 def test_a_real_run_is_shown_large_and_live(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()
-    assert "No preview yet" in text(panel, ".ss-empty")
+    expect(part(panel, ".ss-empty")).to_contain_text("No preview yet")
     start_run(panel, seconds=0.12)
     panel.wait_frames(6)
-    assert page.locator("html.sidestream-streams").count() == 1
-    assert page.locator(f"{PANEL} .ss-live-button.ss-on-air").count() == 1
+    expect(page.locator("html.sidestream-streams")).to_have_count(1)
+    expect(page.locator(f"{PANEL} .ss-live-button.ss-on-air")).to_have_count(1)
     panel.wait_idle()
     last = shown_step(panel)
     assert last >= 18
@@ -40,12 +41,13 @@ def test_a_real_run_is_shown_large_and_live(panel: PanelPage) -> None:
     assert box is not None
     assert box["width"] == pytest.approx(box["height"], abs=1.0)
     assert box["width"] > 250
-    assert page.locator("html.sidestream-streams").count() == 0
+    expect(page.locator("html.sidestream-streams")).to_have_count(0)
 
 
 # 5: settings
 
 
+@on_the_oldest_and_the_newest
 def test_settings_are_in_the_dialog_and_go_with_each_prompt(panel: PanelPage) -> None:
     page = panel.page
     page.evaluate("() => sidestream.settings.set('quality', 61)")
@@ -65,12 +67,13 @@ def test_settings_are_in_the_dialog_and_go_with_each_prompt(panel: PanelPage) ->
     page.get_by_text("Throttle (ms)").first.wait_for(state="hidden")
 
 
+@on_the_oldest_and_the_newest
 def test_previews_switched_off_in_the_settings_do_not_come(panel: PanelPage) -> None:
     panel.page.evaluate("() => sidestream.settings.set('method', 'off')")
     panel.load(demo_prompt(seed=next(SEEDS), preview=None, steps=5, seconds=0.05))
-    with panel.page.expect_response("**/prompt"):
-        panel.queue()
-    panel.page.wait_for_timeout(1200)
+    panel.page.evaluate("() => app.api.addEventListener('execution_success', () => (globalThis.over = true))")
+    panel.queue()
+    panel.wait("() => globalThis.over")
     assert panel.page.evaluate("() => sidestream.store.frameCount") == 0
 
 
@@ -79,6 +82,7 @@ def test_previews_switched_off_in_the_settings_do_not_come(panel: PanelPage) -> 
 NODE = "app.graph._nodes.find(node => node.type === 'SideStreamPreview')"
 
 
+@on_all_kinds
 def test_the_node_shows_its_samplers_and_folds_its_settings(panel: PanelPage) -> None:
     page = panel.page
     start_run(panel, seconds=0.06, samplers=2)
@@ -98,12 +102,13 @@ def test_the_node_shows_its_samplers_and_folds_its_settings(panel: PanelPage) ->
     if not page.evaluate("() => Boolean(LiteGraph.vueNodesMode)"):
         for expanded in ("true", "false"):
             more.click()
-            assert more.get_attribute("aria-expanded") == expanded
+            expect(more).to_have_attribute("aria-expanded", expanded)
     api = page.evaluate("async () => (await app.graphToPrompt()).output")
     node = next(node for node in api.values() if node["class_type"] == "SideStreamPreview")
     assert "sidestream_thumbnail" not in node["inputs"]
 
 
+@on_the_oldest_and_the_newest
 def test_a_sampler_elsewhere_leaves_the_node_alone(panel: PanelPage) -> None:
     page = panel.page
     prompt = demo_prompt(seed=next(SEEDS) * 10, samplers=2, steps=4)

@@ -7,15 +7,17 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
+from sidestream.tests.web.conftest import on_the_oldest_and_the_newest
 from sidestream.tests.web.streams import deliver, end_run, tell
 from sidestream.tests.web.views import (
     OVERFLOWING,
     PANEL,
     VIEWER,
     nameless,
+    part,
     saved,
     start_run,
-    text,
     wait_shown,
     wait_until_the_frame_is_shown,
 )
@@ -154,12 +156,12 @@ def test_samplers_are_followed_pinned_or_all_shown(panel: PanelPage) -> None:
     assert sorted(names) == ["KSampler A", "KSampler B"]
     assert panel.page.evaluate("() => sidestream.watching.run.title") == names[1]  # the later one
     chips.first.click()
-    assert chips.first.get_attribute("aria-pressed") == "true"
+    expect(chips.first).to_have_attribute("aria-pressed", "true")
     assert panel.page.evaluate("() => sidestream.watching.run.title") == names[0]
     panel.page.locator(f"{PANEL} .ss-tabs >> text=All").click()
     tiles = panel.page.locator(f"{PANEL} .ss-tile")
     tiles.nth(1).wait_for()
-    assert tiles.count() == 2
+    expect(tiles).to_have_count(2)
     panel.wait("() => [...document.querySelectorAll('.ss-tile canvas')].every(c => c.width === 512)")
     tiles.nth(1).click()
     assert panel.page.evaluate("() => sidestream.watching.run.title") == names[1]
@@ -167,6 +169,7 @@ def test_samplers_are_followed_pinned_or_all_shown(panel: PanelPage) -> None:
     assert panel.page.evaluate("() => sidestream.watching.pinnedNode") is None
 
 
+@on_the_oldest_and_the_newest
 def test_the_bottom_panel_full_screen_and_a_window_show_it_too(panel: PanelPage) -> None:
     page = panel.page
     deliver(panel, 2)
@@ -190,7 +193,7 @@ def test_the_bottom_panel_full_screen_and_a_window_show_it_too(panel: PanelPage)
     window = opening.value
     window.wait_for_selector(".sidestream .ss-viewer")
     window.wait_for_function("() => document.querySelector('.ss-canvas').width === 64")
-    assert window.locator("[aria-label^='Open in a separate']").count() == 0
+    expect(window.locator("[aria-label^='Open in a separate']")).to_have_count(0)
     assert window.title() == "Live Preview"
     deliver(panel, 1, first=3)
     window.wait_for_function("() => document.querySelector('.ss-viewer').ariaLabel.endsWith('3 / 20')")
@@ -212,7 +215,7 @@ def test_the_timeline_goes_back_while_the_run_goes_on(panel: PanelPage) -> None:
     for _ in range(3):
         page.keyboard.press("ArrowLeft")
     wait_shown(panel, 7)
-    assert scrubber.get_attribute("aria-valuetext") == "7 / 20"
+    expect(scrubber).to_have_attribute("aria-valuetext", "7 / 20")
     wait_until_the_frame_is_shown(panel)
     deliver(panel, 4, first=11)
     wait_shown(panel, 7)
@@ -241,7 +244,7 @@ def test_thumbnails_that_are_slow_to_make_are_of_the_last_frame_in_the_end(panel
     panel.wait("() => asked.length === 1")
     deliver(panel, 1, first=2)
     end_run(panel)
-    panel.wait("() => asked.includes(2)", 5)
+    panel.wait("() => asked.includes(2)")
     panel.page.evaluate("() => { delete sidestream.store.thumbnails.of; }")
 
 
@@ -254,8 +257,8 @@ def test_two_frames_are_compared_with_a_slider(panel: PanelPage) -> None:
     page.locator(f"{PANEL} [aria-label^='Compare']").click()
     page.locator(f"{PANEL} .ss-live-button").click()
     wait_shown(panel, 9)
-    assert text(panel, ".ss-label-left") == "2 / 20"
-    assert text(panel, ".ss-label-right") == "9 / 20"
+    expect(part(panel, ".ss-label-left")).to_have_text("2 / 20")
+    expect(part(panel, ".ss-label-right")).to_have_text("9 / 20")
     panel.wait("() => document.querySelector('.ss-canvas-left').width === 64")
     left = "() => document.querySelector('.ss-canvas-left').style.clipPath"
     before = page.evaluate(left)
@@ -271,7 +274,7 @@ def test_two_frames_are_compared_with_a_slider(panel: PanelPage) -> None:
     page.mouse.up()
     assert page.evaluate(left) != by_key
     page.locator(f"{PANEL} [aria-label^='Compare']").click()
-    assert page.locator(f"{PANEL} .ss-canvas-left").is_hidden()
+    expect(page.locator(f"{PANEL} .ss-canvas-left")).to_be_hidden()
 
 
 def test_kept_frames_are_bounded_and_earlier_runs_can_be_chosen(panel: PanelPage) -> None:
@@ -284,7 +287,7 @@ def test_kept_frames_are_bounded_and_earlier_runs_can_be_chosen(panel: PanelPage
     wait_shown(panel, 8)
     assert page.evaluate("() => sidestream.store.frameCount") == 12
     runs = page.locator(f"{PANEL} .ss-runs")
-    assert runs.locator("option").count() == 2
+    expect(runs.locator("option")).to_have_count(2)
     runs.select_option(index=1)
     wait_shown(panel, 9)
     assert page.evaluate("() => sidestream.watching.run.id") == "first"
@@ -327,7 +330,7 @@ def test_frames_and_runs_are_saved(panel: PanelPage) -> None:
     panel.page.locator(f"{PANEL} .ss-menu input").uncheck()
     panel.page.locator(f"{PANEL} .ss-menu-button").click()
     assert saved(panel, "webm")[:4] == b"\x1a\x45\xdf\xa3"
-    panel.wait("() => ownObjectURLs.size === 0", 5)
+    panel.wait("() => ownObjectURLs.size === 0")
 
 
 # 3: live settings
@@ -362,10 +365,10 @@ def test_the_numbers_are_those_of_the_frames(panel: PanelPage) -> None:
     deliver(panel, 12)
     wait_shown(panel, 12)
     panel.wait("() => document.querySelector('.ss-stat-step dd').textContent === '12 / 20'")
-    assert text(panel, ".ss-stat-latency dd") == "12 ms"
-    assert text(panel, ".ss-stat-dropped dd") == "2"
-    assert text(panel, ".ss-stat-picture dd") == "Latent2RGB · 64 × 64"
-    assert text(panel, ".ss-stat-rate dd").endswith("/ s")
+    expect(part(panel, ".ss-stat-latency dd")).to_have_text("12 ms")
+    expect(part(panel, ".ss-stat-dropped dd")).to_have_text("2")
+    expect(part(panel, ".ss-stat-picture dd")).to_have_text("Latent2RGB · 64 × 64")
+    assert part(panel, ".ss-stat-rate dd").inner_text().endswith("/ s")
     dropped = panel.page.locator(f"{PANEL} .ss-stat-dropped")
     assert "2 replaced by a newer one" in (dropped.get_attribute("title") or "")
     panel.wait(f"() => document.querySelector('{PANEL} .ss-spark').ariaLabel.includes('at most')")
@@ -389,7 +392,7 @@ def test_what_is_degraded_is_said(panel: PanelPage, answer: dict[str, Any] | Non
         page.route("**/sidestream/status", lambda route: route.fulfill(json={"provider": answer}))
     panel.open_panel()
     page.locator(f"{PANEL} .ss-notice:visible").wait_for()
-    assert said in text(panel, ".ss-notice")
+    expect(part(panel, ".ss-notice")).to_contain_text(said)
     page.unroute("**/sidestream/status")
     panel.close_panel()
     panel.open_panel()
@@ -408,10 +411,10 @@ def test_why_a_sampler_has_no_previews_is_said(panel: PanelPage, why: str, said:
         why,
     )
     panel.page.locator(f"{PANEL} .ss-notice:visible").wait_for()
-    assert said in text(panel, ".ss-notice")
+    expect(part(panel, ".ss-notice")).to_contain_text(said)
     deliver(panel, 1)
     wait_shown(panel, 1)
-    assert said not in text(panel, ".ss-notice")
+    expect(part(panel, ".ss-notice")).not_to_contain_text(said)
 
 
 def test_who_suppresses_previews_is_said_with_the_place_to_switch_it_off(panel: PanelPage) -> None:
@@ -420,8 +423,8 @@ def test_who_suppresses_previews_is_said_with_the_place_to_switch_it_off(panel: 
     where = {"node_id": "7", "title": "Override", "option": "suppress"}
     tell(panel, "sidestream.run", **about, who="APack", where=where)
     panel.page.locator(f"{PANEL} .ss-notice:visible").wait_for()
-    assert "APack suppresses" in text(panel, ".ss-notice")
-    assert "Turn off suppress on its node 'Override'" in text(panel, ".ss-notice")
+    expect(part(panel, ".ss-notice")).to_contain_text("APack suppresses")
+    expect(part(panel, ".ss-notice")).to_contain_text("Turn off suppress on its node 'Override'")
     # However much is to be said, its button stays in reach.
     tell(panel, "sidestream.run", **about, who="x" * 4000, where=None)
     panel.wait("() => document.querySelector('.ss-notice').innerText.includes('xxxx')")
@@ -438,10 +441,11 @@ def test_a_decoder_that_is_too_slow_is_said_with_what_to_set(panel: PanelPage) -
     slow = {"decoder": "taesd", "decode_ms": 1250.4, "seconds_between": 25.2}
     tell(panel, "sidestream.run", run="r", prompt_id="p", node_id="10", state="start", slow=slow)
     panel.wait("() => document.querySelector('.ss-notice').innerText.includes('taesd takes 1250 ms')")
-    assert "one every 25 s" in text(panel, ".ss-notice")
-    assert "Raise the budget" in text(panel, ".ss-notice")
+    expect(part(panel, ".ss-notice")).to_contain_text("one every 25 s")
+    expect(part(panel, ".ss-notice")).to_contain_text("Raise the budget")
 
 
+@on_the_oldest_and_the_newest
 def test_a_foreign_preview_is_shown_and_named_so(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()
@@ -463,6 +467,7 @@ def test_a_foreign_preview_is_shown_and_named_so(panel: PanelPage) -> None:
 # 7: commands and keys
 
 
+@on_the_oldest_and_the_newest
 def test_keys_open_the_panel_and_pause_previews(panel: PanelPage) -> None:
     page = panel.page
     page.locator("canvas#graph-canvas").first.focus()
@@ -478,6 +483,7 @@ def test_keys_open_the_panel_and_pause_previews(panel: PanelPage) -> None:
     page.locator(PANEL).wait_for(state="detached")
 
 
+@on_the_oldest_and_the_newest
 def test_a_dot_on_the_tab_says_that_a_run_streams(panel: PanelPage) -> None:
     dot = """() => {
       const tab = document.querySelector(".sidestream-tab-button, [data-testid=sidestream-tab-button]");
@@ -493,6 +499,7 @@ def test_a_dot_on_the_tab_says_that_a_run_streams(panel: PanelPage) -> None:
 # 8: people
 
 
+@on_the_oldest_and_the_newest
 def test_everything_can_be_reached_and_has_a_name(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()
@@ -525,6 +532,7 @@ def test_everything_can_be_reached_and_has_a_name(panel: PanelPage) -> None:
     page.emulate_media(reduced_motion="no-preference")
 
 
+@on_the_oldest_and_the_newest
 def test_it_fits_into_320_pixels(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from playwright.sync_api import expect
 from sidestream.tests.web.views import PANEL
 from sidestream.tools.page import PanelPage
 
@@ -37,7 +38,7 @@ def test_the_report_is_on_the_clipboard(panel: PanelPage, secure: bool) -> None:
         page.evaluate(GIVE_BACK)
     assert "in charge: SideStream" in page.evaluate("() => kept.readText()")
     page.get_by_text("Report copied to the clipboard.").first.wait_for()
-    assert page.locator("textarea[readonly]").count() == 0
+    expect(page.locator("textarea[readonly]")).to_have_count(0)
 
 
 @pytest.mark.browser

@@ -7,7 +7,9 @@ import re
 
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
 from sidestream.tests.web.animations import moving_bar, send_animation
+from sidestream.tests.web.conftest import on_the_oldest_and_the_newest
 from sidestream.tests.web.streams import deliver, end_run
 from sidestream.tests.web.views import OVERFLOWING, PANEL, SEEDS, wait_shown
 from sidestream.tools.page import PanelPage, demo_prompt
@@ -61,25 +63,26 @@ def test_the_save_menu_closes_by_a_press_elsewhere_and_is_off_with_nothing_to_sa
     panel.open_panel()
     button = page.locator(f"{PANEL} .ss-menu-button")
     forget = page.locator(f"{PANEL} [aria-label='Clear the timeline']")
-    assert button.get_attribute("aria-disabled") == "true"
+    expect(button).to_have_attribute("aria-disabled", "true")
     assert forget.is_disabled()
     button.click(force=True)
-    assert page.locator(f"{MENU}:popover-open").count() == 0
+    expect(page.locator(f"{MENU}:popover-open")).to_have_count(0)
     deliver(panel, 2)
     wait_shown(panel, 2)
-    assert forget.is_enabled()
+    expect(forget).to_be_enabled()
     for elsewhere in (f"{PANEL} .ss-stats", "canvas#graph-canvas"):
         button.click()
-        assert page.locator(f"{MENU}:popover-open").count() == 1
+        expect(page.locator(f"{MENU}:popover-open")).to_have_count(1)
         page.locator(elsewhere).first.click(position={"x": 5, "y": 5}, force=True)
-        assert page.locator(f"{MENU}:popover-open").count() == 0
+        expect(page.locator(f"{MENU}:popover-open")).to_have_count(0)
     button.click()
     page.locator(f"{MENU} input").check()  # a press within leaves it open
-    assert page.locator(f"{MENU}:popover-open").count() == 1
+    expect(page.locator(f"{MENU}:popover-open")).to_have_count(1)
     page.locator(f"{MENU} input").uncheck()
     button.click()
 
 
+@on_the_oldest_and_the_newest
 def test_names_of_files_say_what_it_is_and_never_collide(panel: PanelPage) -> None:
     panel.open_panel()
     names = []
@@ -113,6 +116,7 @@ def test_the_last_picture_of_a_video_stands_a_while(panel: PanelPage) -> None:
 # Keys
 
 
+@on_the_oldest_and_the_newest
 @pytest.mark.parametrize("place", [".ss-viewer", "input[name=throttle_ms]", ".ss-live-button", ".ss-scrubber"])
 def test_deletion_keys_in_the_panel_do_not_reach_the_graph(panel: PanelPage, place: str) -> None:
     page = panel.page
@@ -155,6 +159,7 @@ def test_it_fits_into_220_pixels(panel: PanelPage) -> None:
     page.locator(f"{PANEL} .ss-menu-button").click()
 
 
+@on_the_oldest_and_the_newest
 def test_a_window_of_its_own_follows_the_theme(panel: PanelPage) -> None:
     page = panel.page
     deliver(panel, 2)
@@ -165,10 +170,10 @@ def test_a_window_of_its_own_follows_the_theme(panel: PanelPage) -> None:
     colour = f"() => {on_top}.getComputedStyle({on_top}.document.querySelector('.sidestream')).backgroundColor"
     before = page.evaluate(colour)
     page.evaluate("() => app.extensionManager.setting.set('Comfy.ColorPalette', 'light')")
-    panel.wait(f"before => ({colour})() !== before", 10, before)
+    panel.wait(f"before => ({colour})() !== before", argument=before)
     assert page.evaluate(f"() => {on_top}.document.body.classList.contains('dark-theme')") is False
     page.evaluate("() => app.extensionManager.setting.set('Comfy.ColorPalette', 'dark')")
-    panel.wait(f"before => ({colour})() === before", 10, before)
+    panel.wait(f"before => ({colour})() === before", argument=before)
     page.evaluate(f"() => {on_top}.close()")
 
 

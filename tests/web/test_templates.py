@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 from sidestream.tests.conftest import REPO
+from sidestream.tests.web.conftest import on_the_oldest_and_the_newest
 from sidestream.tests.workflows import to_prompt
 from sidestream.tools.page import PanelPage
 
@@ -39,6 +41,7 @@ async (workflow) => {
 
 
 @pytest.mark.browser
+@on_the_oldest_and_the_newest
 @pytest.mark.parametrize(
     ("node", "title", "word"),
     [
@@ -54,16 +57,17 @@ def test_a_nodes_info_button_shows_its_help_page(
     page.get_by_test_id("info-button").click()
     page.locator(".node-help-content h1", has_text=title).wait_for()
     panel.wait(PICTURES_ARE_THERE)
-    assert page.locator(".node-help-content li code", has_text=word).count() == 1
+    expect(page.locator(".node-help-content li code", has_text=word)).to_have_count(1)
 
 
 @pytest.mark.browser
+@on_the_oldest_and_the_newest
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_template_opens_as_it_is_meant(panel: PanelPage, file: Path) -> None:
     """Widget values are saved by position: the page's own prompt shows where each one ended up."""
     workflow = json.loads(file.read_text("utf-8"))
     opened: dict[str, Any] = panel.page.evaluate(PROMPT, workflow)
-    info = json.loads(panel._get("/object_info"))
+    info = panel.page.evaluate("async () => (await app.api.fetchApi('/object_info')).json()")
     expected = to_prompt(workflow, lambda kind: info[kind]["input"])
     assert set(opened) == set(expected)
     for number, node in expected.items():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sidestream.tools.page import PanelPage, demo_prompt
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Download
+    from playwright.sync_api import Download, Locator
 
 PANEL = ".side-bar-panel .sidestream"
 VIEWER = f"{PANEL} .ss-viewer"
@@ -64,8 +64,8 @@ def start_run(panel: PanelPage, **prompt: Any) -> None:
     panel.queue()
 
 
-def text(panel: PanelPage, selector: str) -> str:
-    return panel.page.locator(f"{PANEL} {selector}").first.inner_text()
+def part(panel: PanelPage, selector: str) -> Locator:
+    return panel.page.locator(f"{PANEL} {selector}").first
 
 
 def shown_step(panel: PanelPage) -> int:
@@ -75,16 +75,12 @@ def shown_step(panel: PanelPage) -> int:
 def wait_shown(panel: PanelPage, step: int) -> None:
     """Wait until the large picture has been drawn for that step."""
     label = f"{step} / 20"
-    panel.wait("label => document.querySelector('.ss-viewer').ariaLabel.endsWith(label)", 10, label)
+    panel.wait("label => document.querySelector('.ss-viewer').ariaLabel.endsWith(label)", argument=label)
 
 
 def wait_until_the_frame_is_shown(panel: PanelPage) -> None:
     """Wait until the canvas holds the very pixels of the frame that the panel says it shows."""
-    for _ in range(40):
-        if panel.page.evaluate(SHOWS_THE_FRAME):
-            return
-        panel.page.wait_for_timeout(50)
-    raise AssertionError("the canvas shows other pixels than those of the frame")
+    panel.wait(SHOWS_THE_FRAME)
 
 
 def measured(panel: PanelPage) -> dict[str, float]:

@@ -102,7 +102,7 @@ export function drawThumbnails(store, prompts) {
     for (const id of ids) {
       const node = nodeByExecutionId(id);
       const thumbnail = node && thumbnails.get(node);
-      if (thumbnail && !thumbnail.isOff && isOnScreen(node, thumbnail.element)) draw(thumbnail, frame.run);
+      if (thumbnail && !thumbnail.isOff && putOnScreen(node, thumbnail.element)) draw(thumbnail, frame.run);
     }
   }
   store.addEventListener("frame", onPicture);
@@ -136,6 +136,7 @@ function showState(node, thumbnail) {
   thumbnail.player.show(null);
   thumbnail.element.classList.add("ss-node-idle");
   setText(thumbnail.caption, t(thumbnail.isOff ? "node.bypassed" : "node.idle"));
+  putOnScreen(node, thumbnail.element);
 }
 
 /**
@@ -144,8 +145,9 @@ function showState(node, thumbnail) {
  *
  * @param {any} node
  * @param {HTMLElement} element
+ * @returns {boolean} whether it can be seen
  */
-function isOnScreen(node, element) {
+function putOnScreen(node, element) {
   if (!element.isConnected && node.graph === app.canvas?.graph) {
     document.querySelector(`[data-node-id="${CSS.escape(node.id)}"] .ss-node`)?.replaceWith(element);
   }
