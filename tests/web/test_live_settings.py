@@ -235,7 +235,7 @@ def test_two_presses_or_a_command_finish_the_running_sampler(panel: PanelPage) -
     assert run == {"at": run["last"], "last": run["last"], "status": "success"}
     said = f"inished at step {run['last']} of 1000"
     panel.wait("said => document.querySelector('.ss-finished').textContent.includes(said)", 5, said)
-    page.locator(".p-toast").get_by_text(said).wait_for()
+    panel.wait("said => document.body.innerText.includes(`was f${said}`)", 5, said)
     assert button.is_disabled()
     # The same by a key of one's own.
     start_run(panel, steps=1000, seconds=0.03)
