@@ -234,13 +234,13 @@ def test_two_presses_or_a_command_finish_the_running_sampler(panel: PanelPage) -
     )
     assert run == {"at": run["last"], "last": run["last"], "status": "success"}
     said = f"inished at step {run['last']} of 1000"
-    panel.wait("said => document.querySelector('.ss-finished').textContent.includes(said)", 5, said)
+    expect(part(panel, ".ss-finished")).to_contain_text(said)
     panel.wait("said => document.body.innerText.includes(`was f${said}`)", 5, said)
     assert button.is_disabled()
     # The same by a key of one's own.
     start_run(panel, steps=1000, seconds=0.03)
     panel.wait("() => sidestream.watching.run.live && sidestream.watching.run.canFinish")
-    assert text(panel, ".ss-finished") == ""
+    expect(part(panel, ".ss-finished")).to_be_empty()
     page.evaluate("() => app.extensionManager.command.execute('SideStream.FinishHere')")
     panel.wait("() => sidestream.watching.run.finishedAt")
     panel.wait_idle()

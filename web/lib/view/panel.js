@@ -87,13 +87,13 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     controls.pause,
     finish.element,
     controls.stop,
-    finish.mark,
     element("span", { class: "ss-space" }),
     zooms,
     fit,
     exact,
     fullScreen,
     popOut,
+    finish.mark,
   );
   const noticeText = element("span");
   let noticeKey = "";
