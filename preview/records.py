@@ -48,10 +48,13 @@ class NodeContext:
     parent_node_id: str | None = None
     real_node_id: str | None = None
     client_id: str | None = None
+    seed: int | None = None
+    """Where its graph names one."""
 
     def wire(self) -> dict[str, Any]:
         """The keys that ComfyUI gives with a preview."""
-        return {key: value for key, value in asdict(self).items() if key != "client_id"}
+        own = ("client_id", "seed")
+        return {key: value for key, value in asdict(self).items() if key not in own}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,10 @@ class Run(Protocol):
     frames_not_finite: int
     warned_of_loss: bool
     slow: dict[str, Any] | None
+    finished_early: int | None
 
+    @property
+    def can_finish(self) -> bool: ...
     @property
     def live(self) -> dict[str, Any]: ...
     @property

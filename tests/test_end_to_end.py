@@ -23,7 +23,7 @@ from sidestream.tests.graphs import (
     new_seed,
 )
 from sidestream.tests.helpers import wait_until
-from sidestream.tests.pictures import decoded, psnr
+from sidestream.tests.pictures import decoded, label_of, psnr
 from sidestream.tools.comfy_client import Event, Frame, RequestRefused
 
 if TYPE_CHECKING:
@@ -107,8 +107,9 @@ def test_20_steps_give_20_frames_that_are_comfyuis_own_pictures(reference, clien
     assert len(run.frames) == 20
 
 
-def test_a_frame_says_what_it_is(client):
-    run = client.run(demo_graph(LATENT2RGB))
+def test_a_frame_says_what_it_is_in_one_message(client):
+    seed = new_seed()
+    run = client.run(demo_graph(LATENT2RGB, seed=seed))
     assert {frame.mime for frame in run.frames} == {"image/jpeg"}
     for frame in run.frames:
         assert decoded(frame.image).shape == (512, 512, 3)
@@ -120,12 +121,13 @@ def test_a_frame_says_what_it_is(client):
         assert own["decoder"] == "latent2rgb"
         assert 0 <= own["captured_to_sent_ms"] < 5000
         assert own["decode_ms"] > 0
-    told = [event.data for event in run.events_of("sidestream.frame")]
-    assert [data["step"] for data in told] == steps(run)
-    assert {data["node_id"] for data in told} == {SAMPLER}
-    ends = run.events_of("sidestream.run") + client.listen(0.5).events_of("sidestream.run")
-    start, end = [event.data for event in ends]
-    assert (start["state"], end["state"]) == ("start", "end")
+        assert own["seed"] == seed
+        assert label_of(frame.image) == {"prompt_id": run.prompt_id, "node_id": SAMPLER} | own
+    events = [*run.events, *client.listen(0.5).events]
+    # All that is SideStream's besides the pictures: the run's start, its sampling and its end.
+    start, sampling, end = [each.data for each in events if each.type.startswith("sidestream")]
+    assert [each["state"] for each in (start, sampling, end)] == ["start", "sampling", "end"]
+    assert [each["can_finish"] for each in (start, sampling, end)] == [False, True, False]
     assert end["sent"] == len(run.frames)
     assert sum(end["outcomes"].values()) == end["sent"] + end["dropped"] == 20
 
@@ -135,6 +137,7 @@ def test_other_formats_arrive(client, kind, mime):
     run = client.run(demo_graph({**LATENT2RGB, "format": kind, "max_size": 128}, steps=4))
     assert {frame.mime for frame in run.frames} == {mime}
     assert {decoded(frame.image).shape for frame in run.frames} == {(128, 128, 3)}
+    assert [label_of(frame.image)["step"] for frame in run.frames] == steps(run)
 
 
 @pytest.mark.parametrize("sampler", ["euler", "euler_ancestral"])
@@ -234,6 +237,45 @@ def test_i7_an_interrupt_during_a_decode_keeps_that_frame_back(client):
     assert frames_under_way(client) == 0
 
 
+# Finish here
+
+
+def test_a_run_that_is_finished_early_goes_on_with_what_was_seen(
+    reference, running, client, connect
+):
+    since = len(running.log_text)
+    other = connect(running)
+    prompt_id = client.queue(demo_graph(LATENT2RGB, steps=200, seconds=0.05))
+    for message in client.messages(prompt_id):
+        if not isinstance(message, Frame):
+            continue
+        run = message.sidestream["run"]
+        with pytest.raises(RequestRefused) as refused:
+            other.post("/sidestream/finish", {"client_id": other.client_id, "run": run})
+        assert refused.value.status == 400
+        assert "run must be the id of a run of this client" in str(refused.value)
+        state = client.post("/sidestream/finish", {"client_id": client.client_id, "run": run})
+        assert state["runs"][0]["can_finish"]
+        break
+    rest = client.collect(prompt_id)
+    assert rest.outcome == "success"
+    late = client.listen(0.5)
+    [end] = [
+        event.data
+        for event in rest.events_of("sidestream.run") + late.events_of("sidestream.run")
+        if event.data["state"] == "end"
+    ]
+    last = (rest.frames + late.frames)[-1].sidestream
+    assert end["finished_early"] == last["step"] < 50
+    assert last["total_steps"] == 200
+    assert len(client.saved_latent(prompt_id, SAVE)) == len(reference.latents["euler"])
+    [line] = log_lines(running, since, "finished early")
+    assert line.endswith(f"at step {last['step']} of 200.")
+    again = client.run(demo_graph(LATENT2RGB, seed=SEED))
+    assert again.outcome == "success"
+    assert client.saved_latent(again.prompt_id, SAVE) == reference.latents["euler"]
+
+
 # I8: private
 
 
@@ -261,6 +303,8 @@ def test_a_legacy_client_gets_event_1(running, connect):
     assert len(run.frames) >= 3
     assert {frame.mime for frame in run.frames} == {"image/jpeg"}
     assert all(frame.metadata == {} for frame in run.frames)
+    shown = [label_of(frame.image)["step"] for frame in run.frames]
+    assert shown == sorted(set(shown))
     assert {decoded(frame.image).shape for frame in run.frames} == {(512, 512, 3)}
     assert not [event for event in run.events if event.type.startswith("sidestream")]
 

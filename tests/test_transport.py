@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import struct
 import threading
@@ -11,12 +12,15 @@ from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 from sidestream.preview import records
 from sidestream.preview.capture.runs import Run
+from sidestream.preview.deliver import encode
 from sidestream.preview.deliver.transport import Transport
 from sidestream.preview.records import Encoded, Info, NodeContext, Socket
 from sidestream.tests.helpers import FakeSource, a_book, start_run, wait_until
+from sidestream.tests.pictures import label_of
 
 PICTURE = b"\xff\xd8 a picture \xff\xd9"
 OWN_KEYS = {
@@ -64,6 +68,14 @@ class FakeWire:
     def resume(self, connection: Connection) -> None:
         """Let a client that did not read take what is sent to it."""
         self.loop.call_soon_threadsafe(connection.reads.set)
+
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[None]:
+        """The event loop has no time for what comes meanwhile."""
+        has_time = threading.Event()
+        self.loop.call_soon_threadsafe(has_time.wait, 10)
+        yield
+        has_time.set()
 
     def to(self, client: str, event: int | str | None = None) -> list[Sent]:
         return [s for s in self.sent if s.client == client and event in (None, s.event)]
@@ -132,11 +144,20 @@ def header(message: bytes) -> tuple[dict[str, Any], bytes]:
     return json.loads(message[4 : 4 + length]), message[4 + length :]
 
 
-def encoded_frame(run: Run, step: int = 1, kind: str = "image/jpeg") -> Encoded:
+def with_comment(label: dict[str, Any]) -> bytes:
+    """`PICTURE` with the label in a COM segment."""
+    comment = json.dumps({"sidestream": label}, separators=(",", ":")).encode()
+    size = (len(comment) + 2).to_bytes(2, "big")
+    return PICTURE[:2] + b"\xff\xfe" + size + comment + PICTURE[2:]
+
+
+def encoded_frame(
+    run: Run, step: int = 1, kind: str = "image/jpeg", file: bytes = PICTURE
+) -> Encoded:
     """A frame as it comes from the encoder."""
     run.at(step, 20)
     info = Info((512, 384), "latent2rgb", 0.0, decode_ms=1.23456)
-    return Encoded(run.capture(records.now()), info, PICTURE, kind)
+    return Encoded(run.capture(records.now()), info, file, kind)
 
 
 def a_run(client: str | None = "c", **settings: Any) -> Run:
@@ -166,8 +187,8 @@ def test_the_bytes_of_event_4(wire, transport):
     assert wait_until(lambda: run.outcomes.sent == 1)
     [sent] = wire.to("c", 4)
     data, picture = header(sent.data)
-    assert picture == PICTURE
     own = data.pop("sidestream")
+    assert picture == with_comment({"prompt_id": "p", "node_id": "1:3"} | own)
     assert data == {
         "node_id": "1:3",
         "prompt_id": "p",
@@ -194,26 +215,17 @@ def test_the_bytes_of_event_4(wire, transport):
     }
 
 
-@pytest.mark.parametrize(("kind", "number"), [("image/jpeg", 1), ("image/png", 2)])
+@pytest.mark.parametrize(("kind", "number"), [("jpeg", 1), ("png", 2)])
 def test_the_bytes_of_event_1(wire, transport, kind, number):
     wire.connect("old", metadata=False)
     run = a_run("old")
-    transport.send(encoded_frame(run, kind=kind))
+    file = encode.encoded(np.zeros((8, 8, 3), np.uint8), (8, 8), kind, 85)
+    transport.send(encoded_frame(run, step=3, kind=f"image/{kind}", file=file))
     assert wait_until(lambda: run.outcomes.sent == 1)
     # Nothing but the picture: such a client knows none of SideStream's events.
-    assert wire.sent == [Sent("old", 1, struct.pack(">I", number) + PICTURE)]
-
-
-def test_the_panel_gets_the_same_object_as_json_before_the_picture(wire, transport):
-    wire.connect("c")
-    run = a_run()
-    transport.send(encoded_frame(run, step=3))
-    assert wait_until(lambda: run.outcomes.sent == 1)
-    first, second = wire.to("c")
-    assert (first.event, second.event) == ("sidestream.frame", 4)
-    picture_header = header(second.data)[0]
-    ids = {key: value for key, value in picture_header.items() if key.endswith("_id")}
-    assert first.data == ids | picture_header["sidestream"]
+    [(client, event, data)] = wire.sent
+    assert (client, event, data[:4]) == ("old", 1, struct.pack(">I", number))
+    assert label_of(data[4:])["step"] == 3
 
 
 @pytest.mark.parametrize("state", ["start", "end"])
@@ -239,6 +251,7 @@ def test_start_and_end_of_a_run_are_told_with_its_counters(wire, transport, stat
         "settings": run.settings.as_dict(),
         "live": {},
         "paused": False,
+        "can_finish": False,
     }
 
 
@@ -464,12 +477,11 @@ def test_i7_of_two_devices_the_slower_ones_older_frame_is_not_shown(wire, transp
 
 
 def test_a_frame_for_a_socket_that_was_replaced_does_not_count_as_sent(wire, transport):
-    wire.connect("c", reads=False)
-    run = a_run()
-    transport.send(encoded_frame(run))
-    old = wire.clients["c"].connection
     wire.connect("c")
-    wire.resume(old)
+    run = a_run()
+    with wire.busy():
+        transport.send(encoded_frame(run))
+        wire.connect("c")
     assert wait_until(lambda: run.outcomes == {records.LATE: 1})
 
 
@@ -494,13 +506,12 @@ def test_i7_nothing_is_sent_of_a_run_that_was_interrupted(wire, transport):
     assert wire.sent == []
 
 
-def test_i7_an_interrupt_while_the_socket_is_busy_keeps_the_picture_back(wire, transport):
-    connection = wire.connect("c", reads=False)
+def test_i7_an_interrupt_while_the_event_loop_is_busy_keeps_the_picture_back(wire, transport):
+    wire.connect("c")
     run = a_run()
-    transport.send(encoded_frame(run))
-    wire.settle()  # the JSON is on its way
-    run.abort()
-    wire.resume(connection)
+    with wire.busy():
+        transport.send(encoded_frame(run))
+        run.abort()
     assert wait_until(lambda: run.open_frames == 0)
-    assert wire.to("c", 4) == []
+    assert wire.sent == []
     assert run.outcomes == {records.LATE: 1}

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 from sidestream.tests.conftest import HELPERS
+from sidestream.tests.pictures import label_of
 
 if TYPE_CHECKING:
     from sidestream.tools.comfy_client import ComfyClient
@@ -69,6 +70,7 @@ def test_animations_play_in_order_while_stills_go_on(client):
         assert animation.mime == "image/webp"
         told = animation.sidestream["animation"]
         assert told == {"frames": FRAMES, "fps": 4.0, "duration_ms": 2000}
+        assert label_of(animation.image)["animation"] == told
         assert bars(animation) == list(range(FRAMES))
     for still in stills(run):
         assert still.mime == "image/jpeg"

@@ -33,7 +33,7 @@ EVERY_STEP = {"sidestream": {"throttle_ms": 0, "budget": 0}}
 
 USUAL_EVENTS = {
     *("status", "feature_flags", "execution_start", "execution_cached", "execution_success"),
-    *("executing", "executed", "progress", "progress_state", "sidestream.run", "sidestream.frame"),
+    *("executing", "executed", "progress", "progress_state", "sidestream.run"),
 }
 TROUBLE = re.compile(r"Traceback|Error\b|Exception\b|IMPORT FAILED|\[SideStream\]")
 

@@ -7,6 +7,7 @@ import struct
 from typing import Any
 
 from ..records import Encoded, Run
+from .label import labelled
 
 LEGACY_TYPES = {"image/jpeg": 1, "image/png": 2}
 
@@ -15,12 +16,18 @@ def metadata_message(frame: Encoded, told: dict[str, Any]) -> bytes:
     """ComfyUI's binary event 4: length, JSON with what is `told` as SideStream's own, picture."""
     header = frame.label.run.context.wire() | {"image_type": frame.mime, "sidestream": told}
     encoded = json.dumps(header).encode()
-    return struct.pack(">I", len(encoded)) + encoded + frame.data
+    return b"".join((struct.pack(">I", len(encoded)), encoded, _picture(frame, told)))
 
 
-def legacy_message(frame: Encoded) -> bytes:
+def legacy_message(frame: Encoded, told: dict[str, Any]) -> bytes:
     """ComfyUI's binary event 1: type of picture, picture."""
-    return struct.pack(">I", LEGACY_TYPES[frame.mime]) + frame.data
+    return struct.pack(">I", LEGACY_TYPES[frame.mime]) + _picture(frame, told)
+
+
+def _picture(frame: Encoded, told: dict[str, Any]) -> bytes:
+    """The picture's file. It says itself what it is, as the page keeps it and forgets the rest."""
+    context = frame.label.run.context
+    return labelled(frame, {"prompt_id": context.prompt_id, "node_id": context.node_id} | told)
 
 
 def told_of(frame: Encoded, now: float) -> dict[str, Any]:
@@ -40,6 +47,8 @@ def told_of(frame: Encoded, now: float) -> dict[str, Any]:
         }
     if info.is_quicker and run.slow is not None:
         told["slow"] = run.slow
+    if run.context.seed is not None:
+        told["seed"] = run.context.seed
     if info.not_finite:
         told["not_finite"] = info.not_finite
     return told | {
@@ -60,7 +69,7 @@ def told_of(frame: Encoded, now: float) -> dict[str, Any]:
 
 
 def run_message(run: Run, state: str) -> dict[str, Any]:
-    """That a run has started or ended, with its counters."""
+    """That a run has started, samples or has ended, with its counters."""
     told = run.context.wire() | {
         "run": run.id,
         "stage": run.stage,
@@ -72,5 +81,8 @@ def run_message(run: Run, state: str) -> dict[str, Any]:
         "settings": run.settings.as_dict(),
         "live": run.live,
         "paused": run.paused,
+        "can_finish": run.can_finish,
     }
+    if run.finished_early is not None:
+        told["finished_early"] = run.finished_early
     return told if run.slow is None else told | {"slow": run.slow}

@@ -134,7 +134,7 @@ class Transport:
             self._wire.start(self._deliver(delivery, socket))
 
     def announce(self, run: Run, state: str) -> None:
-        """Tell the run's client that it has started or ended, with its counters."""
+        """Tell the run's client its `state`, `start`, `sampling` or `end`, with its counters."""
         self._note(run.context.client_id, run_message(run, state))
 
     def announce_none(self, context: NodeContext, why: str, **more: Any) -> None:
@@ -182,17 +182,12 @@ class Transport:
         try:
             if self._is_newest(frame, socket):
                 self._remember(frame, socket)
+                told = told_of(frame, records.now())
                 if socket.metadata:
-                    told = told_of(frame, records.now())
-                    facts = run.context.wire() | told
-                    await self._wire.send_json("sidestream.frame", facts, socket)
-                    if not self._is_newest(frame, socket):  # that may have taken long
-                        return
-                    message = metadata_message(frame, told)
-                    sent = await self._wire.send_bytes(PREVIEW_IMAGE_WITH_METADATA, message, socket)
+                    event, message = PREVIEW_IMAGE_WITH_METADATA, metadata_message(frame, told)
                 else:
-                    message = legacy_message(frame)
-                    sent = await self._wire.send_bytes(PREVIEW_IMAGE, message, socket)
+                    event, message = PREVIEW_IMAGE, legacy_message(frame, told)
+                sent = await self._wire.send_bytes(event, message, socket)
         except Exception as error:
             if not run.warned_of_loss:
                 run.warned_of_loss = True

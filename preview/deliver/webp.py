@@ -1,4 +1,4 @@
-"""Animated WebP, put together from still pictures."""
+"""The container of WebP files: still pictures put together to an animated one, and metadata."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import struct
 from collections.abc import Iterable
 
 LONGEST = (1 << 24) - 1  # ms that a frame of a WebP file may last
+
+# What the extended header says is in the file.
+ANIMATION = 0x02
+XMP = 0x04
 
 
 def animated_webp(
@@ -16,16 +20,26 @@ def animated_webp(
     `durations` are in milliseconds. The container is that of Google's WebP specification; that the
     pictures are encoded one by one lets the encoder's work be spread.
     """
-    width, height = (_uint24(side - 1) for side in size)
+    place = bytes(6) + _sides(size)  # at 0, 0
     chunks = [
-        _chunk(b"VP8X", b"\2\0\0\0" + width + height),  # 2: an animation
+        _extended_header(ANIMATION, size),
         _chunk(b"ANIM", bytes(6)),  # no background, no end
     ]
     for picture, duration in zip(pictures, durations, strict=True):
-        # At 0, 0; each replaces the one before.
-        place = bytes(6) + width + height + _uint24(duration) + b"\2"
-        chunks.append(_chunk(b"ANMF", place + _pixels(picture)))
+        # Each replaces the one before.
+        head = place + _uint24(duration) + b"\2"
+        chunks.append(_chunk(b"ANMF", head + _pixels(picture)))
     return _chunk(b"RIFF", b"WEBP" + b"".join(chunks))
+
+
+def with_xmp(file: bytes, size: tuple[int, int], xmp: bytes) -> bytes:
+    """A WebP file, still or animated, of `size` and without alpha, with `xmp` as its metadata."""
+    chunks = file[12:]  # behind "RIFF", its size and "WEBP"
+    if chunks.startswith(b"VP8X"):
+        chunks = chunks[:8] + bytes([chunks[8] | XMP]) + chunks[9:]
+    else:
+        chunks = _extended_header(XMP, size) + chunks
+    return _chunk(b"RIFF", b"WEBP" + chunks + _chunk(b"XMP ", xmp))
 
 
 def _pixels(webp: bytes) -> bytes:
@@ -42,6 +56,15 @@ def _pixels(webp: bytes) -> bytes:
 
 def _chunk(name: bytes, content: bytes) -> bytes:
     return name + struct.pack("<I", len(content)) + content + b"\0" * (len(content) % 2)
+
+
+def _extended_header(flags: int, size: tuple[int, int]) -> bytes:
+    return _chunk(b"VP8X", bytes([flags, 0, 0, 0]) + _sides(size))
+
+
+def _sides(size: tuple[int, int]) -> bytes:
+    width, height = size
+    return _uint24(width - 1) + _uint24(height - 1)
 
 
 def _uint24(value: int) -> bytes:

@@ -34,7 +34,24 @@ def current_context() -> NodeContext:
         graph.get_parent_node_id(node_id),
         graph.get_real_node_id(node_id),
         server.client_id,
+        _seed(graph, node_id),
     )
+
+
+SEEDS = ("seed", "noise_seed", "noise", "value")
+"""Inputs of samplers, and of what they take their noise from."""
+
+
+def _seed(graph: Any, node_id: str, depth: int = 4) -> int | None:
+    """The seed that a node has, or what it takes its noise from."""
+    inputs = graph.get_node(node_id)["inputs"] if depth and graph.has_node(node_id) else {}
+    for name in SEEDS:
+        value = inputs.get(name)
+        if isinstance(value, list) and value and isinstance(value[0], str):
+            value = _seed(graph, value[0], depth - 1)
+        if type(value) is int:
+            return value
+    return None
 
 
 def extra_data(prompt_id: str | None) -> Mapping[str, Any]:

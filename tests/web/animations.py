@@ -11,20 +11,17 @@ from typing import Any
 from PIL import Image, ImageDraw
 from sidestream.tools.page import PanelPage
 
-# The server's two messages for one preview, handed out by the page's own socket.
+# The server's message for one preview, handed out by the page's own socket.
 SEND = """
-({ facts, owner, type, data, between }) => {
-  const deliver = (data) => app.api.socket.dispatchEvent(new MessageEvent("message", { data }));
+({ metadata, data }) => {
   const picture = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
-  deliver(JSON.stringify({ type: "sidestream.frame", data: { ...owner, ...facts } }));
-  for (const message of between) deliver(JSON.stringify(message));
-  const header = new TextEncoder().encode(JSON.stringify({ ...owner, image_type: type }));
+  const header = new TextEncoder().encode(JSON.stringify(metadata));
   const message = new Uint8Array(8 + header.length + picture.length);
   new DataView(message.buffer).setUint32(0, 4);
   new DataView(message.buffer).setUint32(4, header.length);
   message.set(header, 8);
   message.set(picture, 8 + header.length);
-  deliver(message.buffer);
+  app.api.socket.dispatchEvent(new MessageEvent("message", { data: message.buffer }));
 }
 """
 
@@ -74,24 +71,16 @@ def jpeg(picture: Image.Image) -> bytes:
 
 
 def send(panel: PanelPage, picture: bytes, kind: str, *, step: int, **facts: Any) -> None:
-    """Let one preview arrive; `between` are messages that come between its two."""
+    """Let one preview arrive."""
     more = {
         "run": "r", "seq": step, "total_steps": 20, "width": 96, "height": 64, "decoder": "taehv",
         "captured_to_sent_ms": 40, "decode_ms": 9, "dropped": 0, "outcomes": {},
     }  # fmt: skip
     node, prompt = facts.pop("node", "10"), facts.pop("prompt", "p")
-    between = facts.pop("between", [])
     owner = {"node_id": node, "prompt_id": prompt, "display_node_id": node, "real_node_id": node}
-    panel.page.evaluate(
-        SEND,
-        {
-            "facts": more | {"step": step} | facts,
-            "owner": owner,
-            "type": kind,
-            "between": between,
-            "data": base64.b64encode(picture).decode(),
-        },
-    )
+    metadata = {**owner, "image_type": kind, "sidestream": more | {"step": step} | facts}
+    data = base64.b64encode(picture).decode()
+    panel.page.evaluate(SEND, {"metadata": metadata, "data": data})
 
 
 def send_animation(

@@ -31,11 +31,11 @@ async ({ frames, side, run, node, prompt, total, first, noise }) => {
       encoded.set(look, await blob.arrayBuffer());
     }
     const jpeg = encoded.get(look);
-    deliverJson("sidestream.frame", {
+    const sidestream = {
       run, seq: step, step, total_steps: total, width: side, height: side, decoder: "latent2rgb",
       captured_to_sent_ms: 12.4, decode_ms: 3, dropped: 2, outcomes: { sent: step, replaced: 2 },
-    });
-    const header = encoder.encode(JSON.stringify({ ...owner, image_type: "image/jpeg" }));
+    };
+    const header = encoder.encode(JSON.stringify({ ...owner, image_type: "image/jpeg", sidestream }));
     const message = new Uint8Array(8 + header.length + jpeg.byteLength);
     new DataView(message.buffer).setUint32(0, 4);
     new DataView(message.buffer).setUint32(4, header.length);

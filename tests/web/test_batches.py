@@ -7,6 +7,7 @@ import io
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
+from sidestream.tests.pictures import label_of
 from sidestream.tests.web.animations import cells_picture, colour, send_animation, send_still
 from sidestream.tests.web.views import PANEL, VIEWER, nameless, open_details, part, saved, wait_shown
 from sidestream.tools.page import PanelPage
@@ -160,7 +161,10 @@ def test_the_chosen_image_is_what_is_saved(panel: PanelPage) -> None:
     wait_shown(panel, 2)
     panel.page.locator(f"{PANEL} .ss-cell").nth(3).click()
     for kind in ("png", "webp"):
-        picture = Image.open(io.BytesIO(saved(panel, kind)))
+        file = saved(panel, kind)
+        if kind == "png":
+            assert label_of(file)["grid"] == {"columns": 1, "rows": 1, "images": [3]}
+        picture = Image.open(io.BytesIO(file))
         assert picture.size == (32, 32)
         assert picture.convert("RGB").getpixel((16, 16)) == pytest.approx(colour(0.3), abs=6)
 

@@ -26,9 +26,19 @@ pytestmark = pytest.mark.browser
 # 9: robust
 
 
+# A pack may stand between the page and its socket, and hand on the listeners in its own way.
+WRAPPED_SOCKET = """() => {
+  const Original = globalThis.WebSocket;
+  globalThis.WebSocket = class extends Original {
+    addEventListener(type, hear, options) { super.addEventListener(type, (event) => hear(event), options); }
+  };
+}"""
+
+
 @on_the_oldest_and_the_newest
 def test_frames_go_on_after_a_lost_connection(panel: PanelPage) -> None:
     panel.open_panel()
+    panel.page.evaluate(WRAPPED_SOCKET)
     start_run(panel, steps=2000, seconds=0.05)  # it goes on however long the page takes
     panel.wait_frames(3)
     panel.page.evaluate("() => app.api.socket.close()")
@@ -36,6 +46,9 @@ def test_frames_go_on_after_a_lost_connection(panel: PanelPage) -> None:
     panel.wait_frames(before + 8)
     panel.page.evaluate("() => app.api.interrupt()")
     panel.wait_idle()
+    # One run, each frame with its own label: none taken for another previewer's.
+    runs = "() => sidestream.store.runs.map(({ foreign, frames }) => [foreign, frames.every((one) => one.label)])"
+    assert panel.page.evaluate(runs) == [[False, True]]
 
 
 def test_a_run_that_ended_while_the_connection_was_lost_is_over(panel: PanelPage) -> None:
@@ -210,8 +223,8 @@ def test_a_frame_is_drawn_soon_after_its_arrival_beside_100_nodes(panel: PanelPa
 
 
 def watch_delays(page: Page, panel: PanelPage) -> list[int]:
-    """From the arrival of each frame's first message to its picture on the canvas, in pictures that
-    the browser drew of the page meanwhile."""
+    """From the arrival of each frame to its picture on the canvas, in pictures that the browser drew of
+    the page meanwhile."""
     page.evaluate(
         """() => {
           globalThis.delays = [];
@@ -219,8 +232,8 @@ def watch_delays(page: Page, panel: PanelPage) -> list[int]:
           let pictures = 0;
           const count = () => { pictures += 1; globalThis.delays && requestAnimationFrame(count); };
           count();
-          app.api.addEventListener("sidestream.frame", ({ detail }) => {
-            arrivals.set(detail.seq, pictures);
+          app.api.addEventListener("b_preview_with_metadata", ({ detail }) => {
+            arrivals.set(detail.sidestream.seq, pictures);
           });
           document.addEventListener("sidestream-drawn", ({ detail }) => {
             globalThis.delays?.push(pictures - arrivals.get(detail.seq));

@@ -126,12 +126,12 @@ def test_the_only_frame_of_a_run_may_come_when_its_prompt_is_over(panel: PanelPa
     assert panel.page.evaluate("() => sidestream.store.runs.length") == 1
 
 
-def test_a_prompt_may_end_between_the_two_messages_of_its_last_frame(panel: PanelPage) -> None:
+def test_a_prompt_may_end_just_before_its_last_frame(panel: PanelPage) -> None:
     node = load(panel)
     begin(panel, "bt", node)
     still(panel, RED, step=19, prompt="bt", node=node)
-    end = {"type": "execution_success", "data": {"prompt_id": "bt"}}
-    send_still(panel, flat(BLUE), step=20, prompt="bt", node=node, run="run of bt", between=[end])
+    tell_success(panel, prompt="bt")
+    still(panel, BLUE, step=20, prompt="bt", node=node)
     wait_node_shows(panel, BLUE, node)
     runs = panel.page.evaluate(
         "() => sidestream.store.runs.map(({ id, live, step, foreign }) => [id, live, step, foreign])"

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
+from sidestream.tests.pictures import label_of
 from sidestream.tests.web.conftest import on_the_oldest_and_the_newest
 from sidestream.tests.web.streams import deliver, end_run, tell
 from sidestream.tests.web.views import (
@@ -316,11 +317,18 @@ def test_frames_and_runs_are_saved(panel: PanelPage) -> None:
     panel.open_panel()
     deliver(panel, 6)
     wait_shown(panel, 6)
-    png = Image.open(io.BytesIO(saved(panel, "png")))
+    file = saved(panel, "png")
+    label = label_of(file)
+    ids = {"prompt_id": "p", "node_id": "10", "run": "r"}
+    assert label.items() >= (ids | {"step": 6, "total_steps": 20, "decoder": "latent2rgb", "width": 64}).items()
+    png = Image.open(io.BytesIO(file))
+    png.load()
     assert (png.format, png.size) == ("PNG", (64, 64))
     red, _, blue = png.convert("RGB").getpixel((32, 10))  # type: ignore[misc]
     assert (red, blue) == (pytest.approx(72, abs=4), pytest.approx(183, abs=4))
-    plain = Image.open(io.BytesIO(saved(panel, "webp")))
+    file = saved(panel, "webp")
+    assert label_of(file) == ids | {"steps": [1, 2, 3, 4, 5, 6]}
+    plain = Image.open(io.BytesIO(file))
     assert (plain.format, plain.size, plain.n_frames) == ("WEBP", (64, 64), 6)
     panel.page.locator(f"{PANEL} .ss-menu-button").click()
     panel.page.locator(f"{PANEL} .ss-menu [name=burn]").check()

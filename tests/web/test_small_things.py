@@ -8,6 +8,7 @@ import re
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
+from sidestream.tests.pictures import label_of
 from sidestream.tests.web.animations import moving_bar, send_animation
 from sidestream.tests.web.conftest import on_the_oldest_and_the_newest
 from sidestream.tests.web.streams import deliver, end_run
@@ -94,7 +95,9 @@ def test_names_of_files_say_what_it_is_and_never_collide(panel: PanelPage) -> No
         panel.wait_frames(len(names) + 3)
         panel.wait_idle()
         panel.page.evaluate("() => sidestream.watching.scrub(1)")
-        name, _ = save(panel, "png")
+        name, file = save(panel, "png")
+        label = label_of(file)
+        assert (label["seed"], label["step"]) == (seed, int(name[-7:-4]))
         workflow = panel.page.evaluate("() => app.extensionManager.workflow.activeWorkflow.filename")
         expected = rf"sidestream_{re.escape(re.sub(r'[^A-Za-z0-9]+', '-', workflow).strip('-'))}_KSampler-A_seed{seed}_"
         assert re.fullmatch(expected + r"\d{8}-\d{9}_step\d{3}\.png", name), name

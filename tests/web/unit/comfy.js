@@ -4,6 +4,7 @@ export const stored = {};
 export const answers = {};
 
 export const api = Object.assign(new EventTarget(), {
+  dispatchCustomEvent: (event, detail) => tell(event, detail),
   fetchApi: async (route) => Response.json(answers[route]),
   apiURL: (route) => `/api${route}`,
 });
@@ -18,10 +19,25 @@ export function tell(event, detail) {
   api.dispatchEvent(new CustomEvent(event, { detail }));
 }
 
-/** Let a preview arrive: its facts, then its picture of that many bytes. */
+/** The bytes of a preview with metadata, without its picture. */
+export function message(metadata) {
+  const text = new TextEncoder().encode(JSON.stringify(metadata));
+  const { buffer } = new Uint8Array([0, 0, 0, 4, 0, 0, text.length >> 8, text.length & 255, ...text]);
+  return buffer;
+}
+
+/** Let the page hand out what it reads of a message of the socket. */
+export function arrive(data, { node, prompt, size = 10 }) {
+  globalThis.event = { data };
+  const blob = new Blob([new Uint8Array(size)]);
+  api.dispatchCustomEvent("b_preview_with_metadata", { nodeId: node, promptId: prompt, blob });
+  delete globalThis.event;
+}
+
+/** Let a preview arrive, with a picture of that many bytes. */
 export function preview(step, { size = 10, run = "r", prompt = "p", node = "10", ...facts } = {}) {
-  tell("sidestream.frame", { run, node_id: node, prompt_id: prompt, seq: step, step, total_steps: 20, dropped: 0, ...facts });
-  tell("b_preview_with_metadata", { nodeId: node, promptId: prompt, blob: new Blob([new Uint8Array(size)]) });
+  const sidestream = { run, seq: step, step, total_steps: 20, dropped: 0, ...facts };
+  arrive(message({ node_id: node, prompt_id: prompt, sidestream }), { node, prompt, size });
 }
 
 export function previews(count, { first = 1, ...facts } = {}) {

@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { FrameStore, isStandIn, newestAnimation } from "../../../web/lib/data/store.js";
 import { Watching } from "../../../web/lib/data/watching.js";
 import { receive } from "../../../web/lib/data/wire.js";
-import { endRun, preview, previews, tell } from "./comfy.js";
+import { arrive, endRun, message, preview, previews, tell } from "./comfy.js";
 
 /** A store that hears the server, and what is watched of it. */
 function opened(limits = { frames: 600, bytes: 2 ** 20 }) {
@@ -101,27 +101,39 @@ test("whether a model is being loaded is known where ComfyUI tells it", () => {
   assert.ok(!store.loading);
 });
 
-test("late and unpaired events do no harm", () => {
+test("late events do no harm", () => {
   const { store } = opened();
   previews(4);
   endRun();
   preview(5);
   assert.ok(!store.live);
-  for (let i = 0; i < 500; i++) tell("sidestream.frame", { node_id: `n${i}`, prompt_id: "p", run: "x", seq: 1, step: 1 });
   tell("sidestream.run", { run: "never seen", state: "end", outcomes: {} });
   assert.equal(store.frameCount, 5);
 });
 
-test("a picture without facts of its prompt is another previewer's", () => {
-  const { store } = opened();
-  tell("progress", { node: "10", prompt_id: "q", value: 3, max: 9 });
-  tell("sidestream.frame", { run: "r", node_id: "10", prompt_id: "p", seq: 1, step: 1, total_steps: 20 });
-  tell("b_preview_with_metadata", { nodeId: "10", jobId: "q", blob: new Blob(["x"]) });
-  const [{ foreign, promptId, step, totalSteps }] = store.runs;
-  assert.deepEqual([foreign, promptId, step, totalSteps], [true, "q", 3, 9]);
-  tell("execution_success", { prompt_id: "q" });
-  assert.ok(!store.live);
-});
+const OWN = { run: "r", seq: 1, step: 1, total_steps: 20 };
+const OTHERS = {
+  "no label": message({ node_id: "10", prompt_id: "q" }),
+  "the label of another prompt": message({ node_id: "10", prompt_id: "p", sidestream: OWN }),
+  "the label of another node": message({ node_id: "11", prompt_id: "q", sidestream: OWN }),
+  "no metadata": message(null),
+  "too short a message": new ArrayBuffer(3),
+  "a message cut off": message({ node_id: "10" }).slice(0, 12),
+  "a message of another kind": JSON.stringify({ type: "status" }),
+  "no message at hand": undefined,
+};
+for (const [what, data] of Object.entries(OTHERS)) {
+  test(`a picture with ${what} is another previewer's`, () => {
+    const { store } = opened();
+    preview(1, { run: "before", prompt: "q" }); // which says nothing of what comes next
+    tell("progress", { node: "10", prompt_id: "q", value: 3, max: 9 });
+    arrive(data, { node: "10", prompt: "q" });
+    const { foreign, promptId, step, totalSteps } = store.runs.at(-1);
+    assert.deepEqual([foreign, promptId, step, totalSteps], [true, "q", 3, 9]);
+    tell("execution_success", { prompt_id: "q" });
+    assert.ok(!store.live);
+  });
+}
 
 test("a new run is followed when the old one is over", () => {
   const { watching, seen } = opened();

@@ -3,6 +3,7 @@ import { test } from "node:test";
 
 import { animatedWebp, unpackedWebp } from "../../../web/lib/media/webp.js";
 
+const NO_XMP = new Uint8Array(0);
 const bytes = (text) => [...text].map((character) => character.charCodeAt(0));
 const chunk = (name, content) => {
   const padding = content.length % 2 ? [0] : [];
@@ -12,7 +13,7 @@ const file = (...chunks) => Uint8Array.from(chunk("RIFF", [...bytes("WEBP"), ...
 
 test("still pictures become an animation and are themselves again", () => {
   const stills = [file(chunk("VP8 ", [1, 2, 3])), file(chunk("VP8 ", [4, 5, 6, 7]))];
-  const { width, height, frames } = unpackedWebp(animatedWebp(stills, [125, 70_000], 300, 40));
+  const { width, height, frames } = unpackedWebp(animatedWebp(stills, [125, 70_000], 300, 40, NO_XMP));
   assert.deepEqual([width, height], [300, 40]);
   assert.deepEqual(frames.map(({ duration }) => duration), [125, 70_000]);
   assert.deepEqual(frames.map((frame) => frame.file), stills);
@@ -23,16 +24,16 @@ test("still pictures become an animation and are themselves again", () => {
 
 test("what is not of the picture is left out, and transparency is said", () => {
   const still = file(chunk("VP8X", new Array(10).fill(0)), chunk("ICCP", [9]), chunk("ALPH", [1]), chunk("VP8 ", [2, 3]));
-  const animation = animatedWebp([still], [100], 8, 8);
-  assert.equal(animation[20], 0x12); // animation, alpha
+  const animation = animatedWebp([still], [100], 8, 8, NO_XMP);
+  assert.equal(animation[20], 0x16); // animation, metadata, alpha
   const [frame] = unpackedWebp(animation).frames;
   assert.deepEqual([...frame.file].filter((value) => value === 9), []);
   assert.equal(String.fromCharCode(...frame.file.slice(12, 16)), "VP8X");
 });
 
 test("a frame that is a part has its place, and shows what was there before", () => {
-  const animation = animatedWebp([file(chunk("VP8L", [1, 2]))], [100], 64, 32);
-  const at = animation.length - (16 + 8 + 2); // the frame's header
+  const animation = animatedWebp([file(chunk("VP8L", [1, 2]))], [100], 64, 32, NO_XMP);
+  const at = animation.length - (16 + 8 + 2) - 8; // the frame's header
   animation.set([3, 0, 0, 2, 0, 0, 9, 0, 0, 4, 0, 0], at);
   animation[at + 15] = 0x01;
   const { x, y, width, height, whole, blend, dispose } = unpackedWebp(animation).frames[0];

@@ -102,7 +102,7 @@ export class Results {
    */
   _add(run, outputNode, seq, look) {
     const { stage, step, totalSteps } = run;
-    const facts = { stage, step, totalSteps, decoder: "", cells: null, notFinite: 0, latencyMs: NaN };
+    const facts = { stage, step, totalSteps, decoder: "", cells: null, notFinite: 0, latencyMs: NaN, label: null };
     const about = { ...facts, seq, outputNode, arrivedAt: performance.now() };
     const animation = look.animation && { ...look.animation, run, ...about };
     const bytes = [...run.results, look].reduce((sum, { blob }) => sum + blob.size, 0);

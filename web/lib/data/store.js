@@ -18,6 +18,7 @@ import { Thumbnails } from "./thumbnails.js";
  * @property {Cells | null} cells where it shows several images of a batch
  * @property {number} notFinite how many positions of the latent were NaN or infinite
  * @property {number} latencyMs captured to sent
+ * @property {Record<string, any> | null} label as the server told it; null of other previewers
  * @property {number} arrivedAt on the clock of performance.now()
  * @property {Blob} blob
  * @property {string} [outputNode] of a result: the node that saved or showed it
@@ -65,6 +66,8 @@ import { Thumbnails } from "./thumbnails.js";
  * @property {number} totalSteps
  * @property {Record<number, number>} begins by stage: how many steps there were before it
  * @property {Pace} pace of its steps
+ * @property {boolean} canFinish whether its sampler can be finished early
+ * @property {number | null} finishedAt the step at which it was
  * @property {Slow | null} slow the decoder that cannot keep up with the budget, where one cannot
  * @property {number} dropped
  * @property {Record<string, number>} outcomes what became of its frames, where the server said so
@@ -84,7 +87,8 @@ const THUMBNAILS_SHARE = 1 / 4;
 
 /**
  * Tells of changes by the events `frame` (detail: the Frame), `animation` (detail: the Frame that it
- * belongs to), `progress` (a sampler went on) and `runs` (a run came, ended or was forgotten).
+ * belongs to), `progress` (a sampler went on), `runs` (a run came, ended or was forgotten) and
+ * `finished` (detail: the Run that was finished early).
  */
 export class FrameStore extends EventTarget {
   /**
@@ -152,6 +156,8 @@ export class FrameStore extends EventTarget {
       totalSteps: 0,
       begins: { 1: 0 },
       pace: new Pace(),
+      canFinish: false,
+      finishedAt: null,
       slow: null,
       dropped: 0,
       outcomes: {},
@@ -190,7 +196,8 @@ export class FrameStore extends EventTarget {
     run.begins[stage] = (run.begins[run.stage] ?? 0) + run.totalSteps;
     run.pace.restart();
     const live = !this._ended.has(run.promptId);
-    Object.assign(run, { stage, step: 0, totalSteps: 0, closed: false, live, endedAt: live ? null : run.endedAt });
+    const endedAt = live ? null : run.endedAt;
+    Object.assign(run, { stage, step: 0, totalSteps: 0, canFinish: false, finishedAt: null, closed: false, live, endedAt });
     this._tell("runs");
   }
 
@@ -299,10 +306,12 @@ export class FrameStore extends EventTarget {
    * The server will send no more frames of this run.
    *
    * @param {Run} run
+   * @param {number | null} [finishedAt] the step at which it was finished early
    */
-  close(run) {
+  close(run, finishedAt = null) {
     this._end(run);
-    run.closed = true;
+    Object.assign(run, { closed: true, canFinish: false, finishedAt });
+    if (finishedAt !== null) this.dispatchEvent(new CustomEvent("finished", { detail: run }));
     this._dropSpent();
   }
 

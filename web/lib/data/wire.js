@@ -1,39 +1,26 @@
 /**
  * Turns ComfyUI's events into frames of the store.
  *
- * The page drops what it does not know of a preview's metadata, so a frame comes in two events:
- * `sidestream.frame` with the facts, then ComfyUI's own preview event with the picture. Facts wait
- * here for the picture of the same node; a picture without facts is another previewer's.
+ * A preview without SideStream's label is another previewer's.
  */
 
 import { ENDINGS, getJson, listen, promptOf } from "../host/comfy.js";
+import { keepLabels } from "../host/preview_labels.js";
 
 /** @typedef {import("./store.js").FrameStore} FrameStore */
 
-const MAX_WAITING = 64;
+const MAX_NODES = 64;
 
 /** @param {FrameStore} store */
 export function receive(store) {
-  /** @type {Map<string, any>} facts by node, newest only */
-  const waiting = new Map();
   /** @type {Map<string, { value: number, max: number }>} by node */
   const progress = new Map();
 
   const handlers = {
-    /** @param {any} facts */
-    "sidestream.frame": (facts) => {
-      waiting.delete(facts.node_id);
-      waiting.set(facts.node_id, facts);
-      const [oldest] = waiting.keys();
-      if (waiting.size > MAX_WAITING) waiting.delete(oldest);
-    },
-
     /** @param {any} detail */
     b_preview_with_metadata: (detail) => {
-      const facts = waiting.get(detail.nodeId);
-      waiting.delete(detail.nodeId);
       const promptId = promptOf(detail);
-      if (facts && facts.prompt_id === promptId) addOwn(store, facts, detail.blob);
+      if (detail.sidestream) addOwn(store, detail, promptId);
       else addForeign(store, detail, promptId, progress.get(detail.nodeId));
     },
 
@@ -48,7 +35,7 @@ export function receive(store) {
         const run = store.runs.find((known) => known.id === told.run);
         if (!run) return;
         Object.assign(run, { dropped: told.dropped, outcomes: told.outcomes });
-        store.close(run);
+        store.close(run, told.finished_early ?? null);
         return;
       }
       const run = store.runOf(told);
@@ -56,6 +43,7 @@ export function receive(store) {
       run.settings = told.settings ?? run.settings;
       run.slow = told.slow ?? run.slow;
       run.totalSteps ||= told.total_steps;
+      run.canFinish = told.can_finish ?? false;
       store.dispatchEvent(new CustomEvent("runs"));
     },
 
@@ -63,7 +51,7 @@ export function receive(store) {
     progress: (detail) => {
       if (!detail.node) return;
       progress.set(String(detail.node), detail);
-      if (progress.size > MAX_WAITING) progress.clear();
+      if (progress.size > MAX_NODES) progress.clear();
       store.advance(detail.prompt_id, String(detail.node), detail.value, detail.max);
     },
 
@@ -85,15 +73,12 @@ export function receive(store) {
       store.end(() => true);
     },
 
-    reconnected: () => {
-      waiting.clear();
-      void forgetEnded(store);
-    },
+    reconnected: () => void forgetEnded(store),
   };
 
+  keepLabels();
   for (const [name, handle] of Object.entries(handlers)) listen(name, handle);
   for (const name of ENDINGS) {
-    // Facts keep waiting: the prompt may end between the facts and the picture of its last step.
     listen(name, (detail) => {
       if (detail?.prompt_id) store.endPrompt(detail.prompt_id);
     });
@@ -102,11 +87,11 @@ export function receive(store) {
 
 /**
  * @param {FrameStore} store
- * @param {any} facts
- * @param {Blob} blob
+ * @param {any} detail
+ * @param {string} promptId
  */
-function addOwn(store, facts, blob) {
-  const run = store.runOf(facts);
+function addOwn(store, { nodeId, displayNodeId, blob, sidestream: facts }, promptId) {
+  const run = store.run(facts.run, { promptId, nodeId, displayNodeId });
   store.reachStage(run, facts.stage ?? 1);
   run.dropped = facts.dropped;
   run.outcomes = facts.outcomes ?? run.outcomes;
@@ -122,6 +107,7 @@ function addOwn(store, facts, blob) {
     cells: facts.grid?.images?.length > 1 ? facts.grid : null, // where there is something to choose from
     notFinite: facts.not_finite ?? 0,
     latencyMs: facts.captured_to_sent_ms,
+    label: facts,
     arrivedAt: performance.now(),
     blob,
   };
@@ -155,6 +141,7 @@ function addForeign(store, detail, promptId, progress) {
     cells: null,
     notFinite: 0,
     latencyMs: NaN,
+    label: null,
     arrivedAt: performance.now(),
     blob: detail.blob,
   });

@@ -1,7 +1,11 @@
-/** A picture as a PNG file, an animation as it came, a run's stills as an animated WebP or a WebM. */
+/**
+ * A picture as a PNG file, an animation as it came, a run's stills as an animated WebP or a WebM. All
+ * but the WebM say in a comment what they show.
+ */
 
 import { partOf } from "../data/cells.js";
 import { stepText, t } from "../host/strings.js";
+import { labelledPng, xmpOf } from "./label.js";
 import { animatedWebp } from "./webp.js";
 
 /** @typedef {import("./player.js").Player} Player */
@@ -26,7 +30,7 @@ const QUALITY = 0.92;
 export async function saveFrame(frame, wishes) {
   const sheet = await sheetFor(frame, wishes);
   await sheet.draw(frame);
-  download(await encoded(sheet.canvas, "image/png"), `${stemOf(frame, wishes)}_${stepName(frame)}.png`);
+  await savePng(sheet.canvas, labelOf(frame, wishes, sheet.canvas), `${stemOf(frame, wishes)}_${stepName(frame)}`);
 }
 
 /**
@@ -41,8 +45,18 @@ export async function savePlayed(player, wishes) {
   const { canvas, context } = emptyCanvas(player.canvas.width, player.canvas.height);
   context.drawImage(player.canvas, 0, 0);
   if (wishes.burn) writeStep(context, stepText(shown));
-  const name = `${stemOf(shown, wishes)}_${stepName(shown)}_frame${padded(index + 1)}.png`;
-  download(await encoded(canvas, "image/png"), name);
+  const label = { ...labelOf(shown, wishes, canvas), frame: index + 1 };
+  await savePng(canvas, label, `${stemOf(shown, wishes)}_${stepName(shown)}_frame${padded(index + 1)}`);
+}
+
+/**
+ * @param {HTMLCanvasElement} canvas
+ * @param {object} label
+ * @param {string} stem of its file's name
+ */
+async function savePng(canvas, label, stem) {
+  const file = labelledPng(await bytesOf(await encoded(canvas, "image/png")), label);
+  download(new Blob([file], { type: "image/png" }), `${stem}.png`);
 }
 
 /**
@@ -64,8 +78,9 @@ export function saveAnimation(animation, wishes) {
 export async function saveRun(frames, kind, wishes, progress) {
   const newest = frames.findLast((frame) => !frame.outputNode) ?? frames[0]; // results may be much larger
   const sheet = await sheetFor(newest, wishes);
-  const make = kind === "webp" ? makeWebp : makeWebm;
-  download(await make(sheet, frames, progress), `${stemOf(newest, wishes)}_${frames.length}frames.${kind}`);
+  const label = { ...originOf(newest, wishes), steps: frames.map(({ step }) => step) };
+  const making = kind === "webp" ? makeWebp(sheet, frames, label, progress) : makeWebm(sheet, frames, progress);
+  download(await making, `${stemOf(newest, wishes)}_${frames.length}frames.${kind}`);
 }
 
 /** @typedef {{ canvas: HTMLCanvasElement, draw: (frame: Frame) => Promise<void> }} Sheet */
@@ -126,20 +141,21 @@ function writeStep(context, text) {
 /**
  * @param {Sheet} sheet
  * @param {Frame[]} frames
+ * @param {object} label
  * @param {(done: number) => void} progress
  */
-async function makeWebp(sheet, frames, progress) {
+async function makeWebp(sheet, frames, label, progress) {
   const pictures = [];
   for (const [i, frame] of frames.entries()) {
     await sheet.draw(frame);
     const picture = await encoded(sheet.canvas, "image/webp");
     if (picture.type !== "image/webp") throw new Error(t("timeline.save.noWebp"));
-    pictures.push(new Uint8Array(await picture.arrayBuffer()));
+    pictures.push(await bytesOf(picture));
     progress(i + 1);
   }
   const durations = frames.map((_, i) => (i === frames.length - 1 ? LAST_FRAME_MS : FRAME_MS));
   const { width, height } = sheet.canvas;
-  return new Blob([animatedWebp(pictures, durations, width, height)], { type: "image/webp" });
+  return new Blob([animatedWebp(pictures, durations, width, height, xmpOf(label))], { type: "image/webp" });
 }
 
 /**
@@ -182,13 +198,47 @@ function encoded(canvas, type) {
   });
 }
 
+/** @param {Blob} blob */
+async function bytesOf(blob) {
+  return new Uint8Array(await blob.arrayBuffer());
+}
+
+/**
+ * The label of a saved picture: the server's, as far as it holds for what is saved.
+ *
+ * @param {import("../data/store.js").Picture} picture
+ * @param {Wishes} wishes
+ * @param {HTMLCanvasElement} canvas
+ */
+function labelOf(picture, wishes, { width, height }) {
+  const { label, step, totalSteps, cells } = picture;
+  const isAlone = wishes.image !== null && cells?.images.includes(wishes.image);
+  const grid = isAlone ? { columns: 1, rows: 1, images: [wishes.image] } : label?.grid;
+  return { ...label, ...originOf(picture, wishes), step, total_steps: totalSteps, width, height, grid };
+}
+
+/**
+ * What a run's pictures have in common in their labels.
+ *
+ * @param {import("../data/store.js").Picture} picture
+ * @param {Wishes} wishes
+ */
+function originOf({ run, label }, { origin }) {
+  const seed = origin.seed ?? label?.seed;
+  // Numbers above 2 ** 53 are not read exactly: rather none than another.
+  const exact = Number.isSafeInteger(seed) ? seed : undefined;
+  return { prompt_id: run.promptId, node_id: run.nodeId, run: run.foreign ? undefined : run.id, seed: exact };
+}
+
 /**
  * What sets a file apart from those of other runs: workflow, sampler, seed, and when the run began.
  *
  * @param {import("../data/store.js").Picture} picture
  * @param {Wishes} wishes
  */
-function stemOf({ run, cells }, { image, burn, origin: { workflow, seed } }) {
+function stemOf({ run, cells, label }, { image, burn, origin }) {
+  const { workflow } = origin;
+  const seed = origin.seed ?? label?.seed ?? null;
   const alone = image !== null && cells?.images.includes(image) ? `image${image + 1}` : "";
   const parts = ["sidestream", plain(workflow), plain(run.title) || "run", seed === null ? "" : `seed${seed}`];
   return [...parts, timeName(run.startedAt), alone, burn ? "labelled" : ""].filter(Boolean).join("_");

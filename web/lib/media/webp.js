@@ -9,6 +9,7 @@ const PICTURE = ["ALPH", "VP8 ", "VP8L"];
 
 // Of the whole file.
 const ANIMATION = 0x02;
+const XMP = 0x04;
 const ALPHA = 0x10;
 
 // Of each frame of an animation.
@@ -33,12 +34,13 @@ const REPLACE = 0x02;
  * @param {number[]} durations of each, in milliseconds
  * @param {number} width
  * @param {number} height
+ * @param {Uint8Array} xmp metadata
  * @returns {Uint8Array<ArrayBuffer>} an animated WebP file that loops forever
  */
-export function animatedWebp(pictures, durations, width, height) {
+export function animatedWebp(pictures, durations, width, height, xmp) {
   const bodies = pictures.map(pictureChunks);
   const hasAlpha = bodies.some((chunks) => chunks.some(({ name }) => name === "ALPH" || name === "VP8L"));
-  const extended = extendedHeader(ANIMATION | (hasAlpha ? ALPHA : 0), width, height);
+  const extended = extendedHeader(ANIMATION | XMP | (hasAlpha ? ALPHA : 0), width, height);
   const frames = bodies.map((chunks, i) => {
     const head = new Uint8Array(FRAME_HEADER);
     write24(head, 6, width - 1);
@@ -47,7 +49,7 @@ export function animatedWebp(pictures, durations, width, height) {
     head[15] = REPLACE;
     return chunk("ANMF", joined([head, ...chunks.map(({ bytes }) => bytes)]));
   });
-  return webpFile([extended, chunk("ANIM", new Uint8Array(6)), ...frames]);
+  return webpFile([extended, chunk("ANIM", new Uint8Array(6)), ...frames, chunk("XMP ", xmp)]);
 }
 
 /**
@@ -152,7 +154,7 @@ function chunk(name, content) {
 }
 
 /** @param {Uint8Array[]} parts */
-function joined(parts) {
+export function joined(parts) {
   const all = new Uint8Array(parts.reduce((length, part) => length + part.length, 0));
   let at = 0;
   for (const part of parts) {
@@ -163,7 +165,7 @@ function joined(parts) {
 }
 
 /** @param {string} text */
-function ascii(text) {
+export function ascii(text) {
   return Uint8Array.from(text, (character) => character.charCodeAt(0));
 }
 
