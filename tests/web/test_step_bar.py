@@ -161,7 +161,8 @@ def test_the_bar_is_drawn_at_most_once_in_an_animation_frame(panel: PanelPage) -
     )
     deliver(panel, 300, first=2, total=400)
     panel.wait("() => document.querySelector('.ss-stat-step dd').textContent === '301 / 400'")
-    drawn, frames = page.evaluate("() => { cancelAnimationFrame(counting); looking.disconnect(); return [drawn, frames]; }")
+    page.evaluate("() => { cancelAnimationFrame(counting); looking.disconnect(); }")
+    drawn, frames = page.evaluate("() => [drawn, frames]")
     assert 0 < drawn <= frames + 1
 
 
@@ -185,7 +186,8 @@ def test_what_is_waited_for_is_said_and_then_how_long_it_takes(panel: PanelPage)
         tell(panel, "progress", node="10", prompt_id="p", value=step, max=20)
     panel.wait("() => document.querySelector('.ss-waiting').textContent === ''")
     panel.wait("() => document.querySelector('.ss-stat-left dd').textContent.startsWith('0:0')")
-    assert 1 <= int(part(panel, ".ss-stat-left dd").inner_text().split(":")[1]) <= 8  # 16 steps of 0.2 s on a busy machine
+    left = int(part(panel, ".ss-stat-left dd").inner_text().split(":")[1])
+    assert 1 <= left <= 8  # 16 steps of 0.2 s, on a busy machine
     assert 2 < float(part(panel, ".ss-stat-pace dd").inner_text().split(" it/s")[0]) <= 5.1
     assert part(panel, ".ss-stat-elapsed dd").inner_text().startswith("0:0")
     end_run(panel)
