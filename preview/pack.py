@@ -104,6 +104,10 @@ class Pack:
         """For `POST /sidestream/pause`: stop or resume the client's previews."""
         self._runs.pause(client_id, paused)
 
+    def finish(self, client_id: str, run: str) -> None:
+        """For `POST /sidestream/finish`: end a run's sampling here. Raises SettingError."""
+        self._runs.finish(client_id, run)
+
     def client(self, client_id: str) -> dict[str, Any]:
         """For `GET /sidestream/client`: what the client asked for, and its runs."""
         return self._runs.state(client_id)

@@ -92,7 +92,10 @@ class Run(Protocol):
     frames_not_finite: int
     warned_of_loss: bool
     slow: dict[str, Any] | None
+    finished_early: int | None
 
+    @property
+    def can_finish(self) -> bool: ...
     @property
     def live(self) -> dict[str, Any]: ...
     @property

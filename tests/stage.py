@@ -47,7 +47,12 @@ class FakeSocket:
     @property
     def run_states(self) -> list[str]:
         """What was told of runs: `start` and `end`, or `none`."""
-        return [e["data"]["state"] for e in self.events if e["type"] == "sidestream.run"]
+        states = [told["state"] for told in self.told_of_runs]
+        return [state for state in states if state != "sampling"]
+
+    @property
+    def told_of_runs(self) -> list[dict[str, Any]]:
+        return [e["data"] for e in self.events if e["type"] == "sidestream.run"]
 
 
 class Stage:

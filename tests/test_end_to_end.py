@@ -124,9 +124,10 @@ def test_a_frame_says_what_it_is_in_one_message(client):
         assert own["seed"] == seed
         assert label_of(frame.image) == {"prompt_id": run.prompt_id, "node_id": SAMPLER} | own
     events = [*run.events, *client.listen(0.5).events]
-    # All that is SideStream's besides the pictures: the run's start and its end.
-    start, end = [event.data for event in events if event.type.startswith("sidestream")]
-    assert (start["state"], end["state"]) == ("start", "end")
+    # All that is SideStream's besides the pictures: the run's start, its sampling and its end.
+    start, sampling, end = [each.data for each in events if each.type.startswith("sidestream")]
+    assert [each["state"] for each in (start, sampling, end)] == ["start", "sampling", "end"]
+    assert [each["can_finish"] for each in (start, sampling, end)] == [False, True, False]
     assert end["sent"] == len(run.frames)
     assert sum(end["outcomes"].values()) == end["sent"] + end["dropped"] == 20
 
@@ -234,6 +235,45 @@ def test_i7_an_interrupt_during_a_decode_keeps_that_frame_back(client):
     assert run.outcome == "interrupted"
     assert run.frames == client.listen(1.2).frames == []
     assert frames_under_way(client) == 0
+
+
+# Finish here
+
+
+def test_a_run_that_is_finished_early_goes_on_with_what_was_seen(
+    reference, running, client, connect
+):
+    since = len(running.log_text)
+    other = connect(running)
+    prompt_id = client.queue(demo_graph(LATENT2RGB, steps=200, seconds=0.05))
+    for message in client.messages(prompt_id):
+        if not isinstance(message, Frame):
+            continue
+        run = message.sidestream["run"]
+        with pytest.raises(RequestRefused) as refused:
+            other.post("/sidestream/finish", {"client_id": other.client_id, "run": run})
+        assert refused.value.status == 400
+        assert "run must be the id of a run of this client" in str(refused.value)
+        state = client.post("/sidestream/finish", {"client_id": client.client_id, "run": run})
+        assert state["runs"][0]["can_finish"]
+        break
+    rest = client.collect(prompt_id)
+    assert rest.outcome == "success"
+    late = client.listen(0.5)
+    [end] = [
+        event.data
+        for event in rest.events_of("sidestream.run") + late.events_of("sidestream.run")
+        if event.data["state"] == "end"
+    ]
+    last = (rest.frames + late.frames)[-1].sidestream
+    assert end["finished_early"] == last["step"] < 50
+    assert last["total_steps"] == 200
+    assert len(client.saved_latent(prompt_id, SAVE)) == len(reference.latents["euler"])
+    [line] = log_lines(running, since, "finished early")
+    assert line.endswith(f"at step {last['step']} of 200.")
+    again = client.run(demo_graph(LATENT2RGB, seed=SEED))
+    assert again.outcome == "success"
+    assert client.saved_latent(again.prompt_id, SAVE) == reference.latents["euler"]
 
 
 # I8: private

@@ -566,7 +566,7 @@ def test_loading_twice_leaves_one_pack_at_work(
     first, second, third = pack.start(), pack.start(), pack.start()
     stage.waits_for = third
     try:
-        assert len(host.server.routes()) == before + 6
+        assert len(host.server.routes()) == before + 7
         assert host.server.registered().pack is third
         with stage.node():
             stage.sample(with_settings(stage.demo_model()), steps=3)

@@ -21,6 +21,7 @@ from sidestream.tests.helpers import FakeSource, a_book, start_run
 
 LIVE = "/sidestream/live"
 PAUSE = "/sidestream/pause"
+FINISH = "/sidestream/finish"
 AS_JSON = {"Content-Type": "application/json"}
 
 
@@ -31,6 +32,7 @@ class FakePack:
     name: str = "first"
     changes: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     pauses: list[tuple[str, bool]] = field(default_factory=list)
+    finishes: list[tuple[str, str]] = field(default_factory=list)
 
     def status(self) -> dict[str, Any]:
         return {"name": self.name}
@@ -46,6 +48,9 @@ class FakePack:
 
     def pause(self, client_id: str, paused: bool) -> None:
         self.pauses.append((client_id, paused))
+
+    def finish(self, client_id: str, run: str) -> None:
+        self.finishes.append((client_id, run))
 
     def client(self, client_id: str) -> dict[str, Any]:
         return {"of": client_id}
@@ -124,6 +129,30 @@ def test_a_client_is_paused_and_resumed(paused):
     status, answer, pack = post({"client_id": "c", "paused": paused}, PAUSE)
     assert (status, answer) == (200, {"of": "c"})
     assert pack.pauses == [("c", paused)]
+
+
+def test_a_client_finishes_its_run():
+    status, answer, pack = post({"client_id": "c", "run": "r"}, FINISH)
+    assert (status, answer) == (200, {"of": "c"})
+    assert pack.finishes == [("c", "r")]
+
+
+@pytest.mark.parametrize(
+    ("body", "part"),
+    [
+        ({"client_id": "c"}, "run must be the id of a run"),
+        ({"client_id": "c", "run": 1}, "run must be the id of a run"),
+        ({"client_id": "c", "run": ""}, "run must be the id of a run"),
+        ({"run": "r"}, "client_id must be a string of 1 to 200 characters"),
+        ({"client_id": "c", "run": "r", "step": 3}, "'step' is unknown; known keys"),
+        ([], "must be an object with client_id and run"),
+    ],
+)
+def test_a_bad_finish_gives_400_with_the_field_and_finishes_nothing(body, part):
+    status, answer, pack = post(body, FINISH)
+    assert status == 400
+    assert part in answer["error"]
+    assert pack.finishes == []
 
 
 @pytest.mark.parametrize(
@@ -309,6 +338,7 @@ good = st.fixed_dictionaries(
         "quality": st.integers(1, 100),
         "format": st.sampled_from(FIELDS["format"].options),
         "paused": st.booleans(),
+        "run": st.text(),
     },
 )
 deep = st.integers(1, MAX_BODY).map(lambda depth: b"[" * depth + b"]" * depth)
@@ -348,12 +378,15 @@ class TwoClients(FakePack):
     def pause(self, client_id: str, paused: bool) -> None:
         self.book.pause(client_id, paused)
 
+    def finish(self, client_id: str, run: str) -> None:
+        self.book.finish(client_id, run)
+
     def client(self, client_id: str) -> dict[str, Any]:
         return self.book.state(client_id)
 
 
 paths = st.sampled_from(
-    [LIVE, PAUSE, "/sidestream/client", "/sidestream/status", "/sidestream/settings"]
+    [LIVE, PAUSE, FINISH, "/sidestream/client", "/sidestream/status", "/sidestream/settings"]
 )
 kinds = st.sampled_from(["application/json", "application/json; charset=utf-16", "text/plain", "x"])
 origins = st.sampled_from([None, "null", "http://somewhere.example", "\N{SNOWMAN}"])
@@ -380,4 +413,5 @@ def test_i8_no_request_fails_the_server_or_reads_or_changes_what_is_anothers(ask
     serve(pack, ask)
     assert pack.victims.settings is before
     assert not pack.victims.paused
+    assert not pack.victims.finish_requested
     assert checked(pack.mine.settings.as_dict()) == pack.mine.settings.as_dict()

@@ -251,6 +251,7 @@ def test_start_and_end_of_a_run_are_told_with_its_counters(wire, transport, stat
         "settings": run.settings.as_dict(),
         "live": {},
         "paused": False,
+        "can_finish": False,
     }
 
 

@@ -368,7 +368,7 @@ def _note_run(message: Event | Frame, prompt_id: str, open_runs: set[Any]) -> No
         return
     run = (message.data.get("run"), message.data.get("stage"))
     if run[0] is not None and message.data.get("prompt_id") == prompt_id:
-        (open_runs.add if message.data["state"] == "start" else open_runs.discard)(run)
+        (open_runs.discard if message.data["state"] == "end" else open_runs.add)(run)
 
 
 def _sort(prompt_id: str, messages: Iterator[Event | Frame]) -> Run:

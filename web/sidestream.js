@@ -59,6 +59,9 @@ function showStreaming() {
   markPage("sidestream-streams", store.runs.some((run) => run.live && !liveSettings.silences(run)));
 }
 store.addEventListener("runs", showStreaming);
+store.addEventListener("finished", (/** @type {any} */ { detail: run }) =>
+  toast("info", t("finish.done", { title: run.title, step: run.finishedAt, total: run.totalSteps })),
+);
 liveSettings.addEventListener("change", showStreaming);
 joinQueueing(
   api,
@@ -145,6 +148,16 @@ app.registerExtension({
       function: () => {
         liveSettings.togglePause();
         toast("info", t(liveSettings.paused ? "liveSettings.nowPaused" : "liveSettings.nowOn"));
+      },
+    },
+    {
+      id: "SideStream.FinishHere",
+      label: "Finish the running sampler at this step",
+      icon: "pi pi-check-circle",
+      function: () => {
+        const run = liveSettings.finishable(watching.run);
+        if (run) void liveSettings.finish(run);
+        else toast("info", t("finish.none"));
       },
     },
     {

@@ -101,6 +101,7 @@ class Previewer:
         """`callback` as it is, telling the run its step before and an exception after.
 
         `asks` learns whether the callback asks this previewer for its pictures, and each change.
+        After a step at which the run was asked to finish the sampler is left.
         """
         before: bool | None = None
 
@@ -109,18 +110,21 @@ class Previewer:
             nonlocal before
             self._begin_step(step, total_steps)
             run = self.run
+            finisher = run.finishes_here() if run.finish_requested else None
             self._asked = False
             try:
                 result = callback(step, x0, x, total_steps)
                 if self._asked is not before:
                     before = self._asked
                     asks(run, before)
-                return result
             except BaseException:
                 run.abort()
                 raise
             finally:
                 self._end_step()
+            if finisher is not None:
+                finisher.finish(step, x0, x)
+            return result
 
         return tracked
 
@@ -153,6 +157,20 @@ class Previewer:
     def begun(self, shapes: Sequence[Sequence[int]]) -> None:
         """Sampling begins, with latents of these shapes: several where they are sampled as one."""
         self._shapes = shapes
+
+    def may_finish(self, finisher: host.finishing.Finisher) -> None:
+        """The sampler begins, and `finisher` can end it early; or that is over."""
+        run = self.run
+        run.finisher = finisher if finisher.is_open else None
+        if finisher.is_open:
+            self._transport.announce(run, "sampling")
+        elif finisher.succeeded:
+            run.finished_early = run.step
+            log.info(
+                "[SideStream] Sampling was finished early, at step %d of %d.",
+                run.step,
+                run.total_steps,
+            )
 
     def ended(self, failed: bool) -> None:
         """Sampling is over."""

@@ -8,13 +8,13 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import records
 from ..plain import in_a_line
 from ..records import FIRST_IMAGE, Label, NodeContext, Outcomes, Video
 from ..render.chain import Failures, FallbackChain
-from ..settings import Settings, combined
+from ..settings import SettingError, Settings, combined
 from .clients import Clients, overlay
 from .throttle import Throttle
 
@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from ..decoders.protocols import Source
 
 log = logging.getLogger(__name__)
+
+
+class Finisher(Protocol):
+    """Ends a sampler early; see `host.finishing`."""
+
+    def finish(self, step: int, x0: Any, x: Any) -> None:
+        """From its callback of `step` (from 0). Returns where it cannot."""
 
 
 @dataclass(slots=True)
@@ -109,6 +116,12 @@ class Run:
         self.aborted = False
         self.paused = False
         """Whether its client has stopped previews: steps are counted, no frame is wanted."""
+        self.finisher: Finisher | None = None
+        """What ends its sampler early, while that is at work and can be ended."""
+        self.finish_requested = False
+        """Whether its client wants the next step to be the last."""
+        self.finished_early: int | None = None
+        """The step after which the sampler was left at its client's wish."""
         self.animation_failed = False
         """Whether animated previews failed, and are left off."""
         self.warned_of_loss = False
@@ -285,6 +298,17 @@ class Run:
                 self.ended, self._ended_at = True, records.now()
         self._close_if_over()
 
+    @property
+    def can_finish(self) -> bool:
+        """Whether its sampling can be finished early, by the client that queued it."""
+        return self.finisher is not None and self.context.client_id is not None
+
+    def finishes_here(self) -> Finisher | None:
+        """The current step is the last, by request: what ends the sampler after it."""
+        self.finish_requested = False
+        self._announced = self.step  # so the throttle lets it pass
+        return self.finisher
+
     def abort(self) -> None:
         """Sampling was interrupted or failed: nothing more is sent."""
         self.aborted = True
@@ -403,6 +427,18 @@ class Runs:
             run.paused = paused
         return len({run.id for run in runs})
 
+    def finish(self, client_id: str, run_id: str) -> None:
+        """End the sampling of a client's run after its next step.
+
+        Raises SettingError where that is none of its runs, or cannot be ended so.
+        """
+        runs = [run for run in self._of(client_id) if run.id == run_id and not run.ended]
+        if not runs:
+            raise SettingError("run must be the id of a run of this client that is sampling")
+        if not runs[-1].can_finish:
+            raise SettingError("run cannot be finished early: its sampler does not allow it")
+        runs[-1].finish_requested = True
+
     def state(self, client_id: str) -> dict[str, Any]:
         """For a client: what it asked for, and its runs."""
         return self._clients.state(client_id) | {
@@ -413,6 +449,7 @@ class Runs:
                     "stage": run.stage,
                     "total_steps": run.total_steps,
                     "settings": run.settings.as_dict(),
+                    "can_finish": run.can_finish,
                 }
                 for run in self._of(client_id)
             ]

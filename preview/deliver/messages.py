@@ -69,7 +69,7 @@ def told_of(frame: Encoded, now: float) -> dict[str, Any]:
 
 
 def run_message(run: Run, state: str) -> dict[str, Any]:
-    """That a run has started or ended, with its counters."""
+    """That a run has started, samples or has ended, with its counters."""
     told = run.context.wire() | {
         "run": run.id,
         "stage": run.stage,
@@ -81,5 +81,8 @@ def run_message(run: Run, state: str) -> dict[str, Any]:
         "settings": run.settings.as_dict(),
         "live": run.live,
         "paused": run.paused,
+        "can_finish": run.can_finish,
     }
+    if run.finished_early is not None:
+        told["finished_early"] = run.finished_early
     return told if run.slow is None else told | {"slow": run.slow}

@@ -30,6 +30,8 @@ class Answers(Protocol):
 
     def pause(self, client_id: str, paused: bool) -> None: ...
 
+    def finish(self, client_id: str, run: str) -> None: ...
+
     def client(self, client_id: str) -> dict[str, Any]: ...
 
 
@@ -74,6 +76,13 @@ def add_to(table: web.RouteTableDef, current: Current) -> None:
     async def pause(request: web.Request) -> web.Response:
         client_id, paused = read_pause(await read_limited(request))
         current.pack.pause(client_id, paused)
+        return web.json_response(current.pack.client(client_id))
+
+    @table.post("/sidestream/finish")
+    @refusing
+    async def finish(request: web.Request) -> web.Response:
+        client_id, run = read_finish(await read_limited(request))
+        current.pack.finish(client_id, run)
         return web.json_response(current.pack.client(client_id))
 
 
@@ -125,14 +134,27 @@ def read_live(body: bytes) -> tuple[str, dict[str, Any]]:
 
 def read_pause(body: bytes) -> tuple[str, bool]:
     """The client in the body of `POST pause`, and whether to pause. Raises SettingError."""
-    data = read_object(body, "client_id and paused")
-    client_id = checked_client(data.pop("client_id", None))
-    paused = data.pop("paused", None)
+    client_id, paused = read_pair(body, "paused")
     if not isinstance(paused, bool):
         raise SettingError("paused must be true or false")
-    for name in data:
-        raise SettingError(f"{shown(name)} is unknown; known keys: client_id, paused")
     return client_id, paused
+
+
+def read_finish(body: bytes) -> tuple[str, str]:
+    """The client in the body of `POST finish`, and its run. Raises SettingError."""
+    client_id, run = read_pair(body, "run")
+    if not isinstance(run, str) or not run:
+        raise SettingError("run must be the id of a run")
+    return client_id, run
+
+
+def read_pair(body: bytes, key: str) -> tuple[str, Any]:
+    """The client in a body that has one other `key`, and what that says. Raises SettingError."""
+    data = read_object(body, f"client_id and {key}")
+    client_id, value = checked_client(data.pop("client_id", None)), data.pop(key, None)
+    for name in data:
+        raise SettingError(f"{shown(name)} is unknown; known keys: client_id, {key}")
+    return client_id, value
 
 
 def read_object(body: bytes, keys: str) -> dict[str, Any]:

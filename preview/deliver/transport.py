@@ -134,7 +134,7 @@ class Transport:
             self._wire.start(self._deliver(delivery, socket))
 
     def announce(self, run: Run, state: str) -> None:
-        """Tell the run's client that it has started or ended, with its counters."""
+        """Tell the run's client its `state`, `start`, `sampling` or `end`, with its counters."""
         self._note(run.context.client_id, run_message(run, state))
 
     def announce_none(self, context: NodeContext, why: str, **more: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 import math
@@ -16,6 +17,8 @@ import torch
 from latent_preview import LatentPreviewer
 
 from ..plain import in_a_line
+from . import finishing
+from .finishing import WRAPPER_KEY
 
 log = logging.getLogger(__name__)
 
@@ -121,14 +124,14 @@ def views_as_batch(latent: torch.Tensor) -> torch.Tensor:
     return latent[0].movedim(1, 0) if latent.ndim == 5 else latent
 
 
-WRAPPER_KEY = "sidestream"
-
-
 class Listener(Protocol):
     """Who wants to know of a sampling."""
 
     def begun(self, shapes: Sequence[Sequence[int]]) -> None:
         """It begins, with latents of these shapes: several where they are sampled as one."""
+
+    def may_finish(self, finisher: finishing.Finisher) -> None:
+        """Its sampler begins, and `finisher` can end it early; or that is over."""
 
     def ended(self, failed: bool) -> None:
         """It is over."""
@@ -163,7 +166,9 @@ class SamplingWatch:
             return executor(*args, **kwargs)
         _tell(listener.begun, kwargs.get("latent_shapes") or ())
         try:
-            result = executor(*args, **kwargs)
+            guider = getattr(executor, "class_obj", None)
+            with finishing.offered(guider, functools.partial(_tell, listener.may_finish)):
+                result = executor(*args, **kwargs)
         except BaseException:
             _tell(listener.ended, True)
             raise
@@ -177,7 +182,7 @@ class SamplingWatch:
         return SamplingWatch, ()
 
 
-def _tell(listener: Callable[[Any], None], what: object) -> None:
+def _tell(listener: Callable[[Any], None], what: Any) -> None:
     try:
         listener(what)
     except Exception as error:
@@ -194,12 +199,11 @@ def watch_sampling(model: Any, listener: Listener) -> bool:
     A MODEL may be anything that ComfyUI's `prepare_callback` takes: of some nobody learns more.
     """
     kind = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
+    place = finishing.wrappers(model, kind)
+    if place is None:
+        return False
     try:
-        options = model.model_options.setdefault("transformer_options", {})
-        place = options.setdefault("wrappers", {}).setdefault(kind, {})
-        if not isinstance(place, MutableMapping):
-            return False
         SamplingWatch().put(place, listener)
-    except Exception:  # other classes, mappings that are read-only, None in the place of one
+    except Exception:  # a mapping that is read-only
         return False
     return True

@@ -204,6 +204,48 @@ def test_fields_follow_the_run_also_while_they_have_the_focus(panel: PanelPage) 
     end_run(panel, run="c", prompt="pc")
 
 
+# Finish here
+
+
+def test_two_presses_or_a_command_finish_the_running_sampler(panel: PanelPage) -> None:
+    page = panel.page
+    panel.open_panel()
+    button = page.locator(f"{PANEL} .ss-toolbar .pi-check-circle").locator("xpath=..")
+    assert button.is_disabled()
+    start_run(panel, steps=1000, seconds=0.03)
+    panel.wait_frames(3)
+    # The first press asks, and for 3 s.
+    button.click()
+    assert button.get_attribute("aria-label") == button.inner_text() == "Finish at this step?"
+    panel.wait("() => !document.querySelector('.ss-toolbar').innerText.includes('Finish')", 6)
+    assert button.get_attribute("aria-pressed") == "false"
+    assert page.evaluate("() => sidestream.store.live")
+    button.focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    panel.wait("() => sidestream.watching.run.finishedAt")
+    panel.wait_idle()
+    run = page.evaluate(
+        """async () => {
+          const { run } = sidestream.watching;
+          const { status } = (await (await app.api.fetchApi(`/history/${run.promptId}`)).json())[run.promptId];
+          return { at: run.finishedAt, last: run.frames.at(-1).step, status: status.status_str };
+        }"""
+    )
+    assert run == {"at": run["last"], "last": run["last"], "status": "success"}
+    said = f"inished at step {run['last']} of 1000"
+    expect(part(panel, ".ss-finished")).to_contain_text(said)
+    panel.wait("said => document.body.innerText.includes(`was f${said}`)", 5, said)
+    assert button.is_disabled()
+    # The same by a key of one's own.
+    start_run(panel, steps=1000, seconds=0.03)
+    panel.wait("() => sidestream.watching.run.live && sidestream.watching.run.canFinish")
+    expect(part(panel, ".ss-finished")).to_be_empty()
+    page.evaluate("() => app.extensionManager.command.execute('SideStream.FinishHere')")
+    panel.wait("() => sidestream.watching.run.finishedAt")
+    panel.wait_idle()
+
+
 # Pause
 
 

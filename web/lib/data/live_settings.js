@@ -104,6 +104,27 @@ export class LiveSettings extends EventTarget {
     this._tell();
   }
 
+  /**
+   * @param {Run | null | undefined} run the one that is watched
+   * @returns {Run | null} that or, where it is over, the newest that can be finished early
+   */
+  finishable(run) {
+    const can = (/** @type {Run} */ one) => one.live && one.canFinish;
+    return run?.live ? (can(run) ? run : null) : (this.store.runs.findLast(can) ?? null);
+  }
+
+  /**
+   * End the run's sampling at its next step, and go on with what is seen.
+   *
+   * @param {Run} run
+   */
+  async finish(run) {
+    const state = await this._post("/sidestream/finish", { run: run.id }, "notFinished");
+    if (!state) return;
+    run.canFinish = false; // it is on its way
+    this._tell();
+  }
+
   /** Interrupt the run. */
   interrupt() {
     void app.extensionManager.command.execute("Comfy.Interrupt");
@@ -195,7 +216,8 @@ export class LiveSettings extends EventTarget {
     if (!Object.keys(this.changes).length) this._stored = {};
     for (const told of runs) {
       const run = isNew ? this.store.runOf(told) : this.store.runs.find((known) => known.id === told.run);
-      if (run) Object.assign(run, { settings: told.settings, totalSteps: run.totalSteps || told.total_steps });
+      if (!run) continue;
+      Object.assign(run, { settings: told.settings, totalSteps: run.totalSteps || told.total_steps, canFinish: told.can_finish });
     }
     this._tell();
   }

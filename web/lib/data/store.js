@@ -59,6 +59,8 @@ import { Thumbnails } from "./thumbnails.js";
  * @property {number} stage from 1: which sampling of its node
  * @property {number} step within the stage
  * @property {number} totalSteps
+ * @property {boolean} canFinish whether its sampler can be finished early
+ * @property {number | null} finishedAt the step at which it was
  * @property {Slow | null} slow the decoder that cannot keep up with the budget, where one cannot
  * @property {number} dropped
  * @property {Record<string, number>} outcomes what became of its frames, where the server said so
@@ -76,7 +78,8 @@ const THUMBNAILS_SHARE = 1 / 4;
 
 /**
  * Tells of changes by the events `frame` (detail: the Frame), `animation` (detail: the Frame that it
- * belongs to), `progress` (a sampler went on) and `runs` (a run came, ended or was forgotten).
+ * belongs to), `progress` (a sampler went on), `runs` (a run came, ended or was forgotten) and
+ * `finished` (detail: the Run that was finished early).
  */
 export class FrameStore extends EventTarget {
   /** @param {() => { frames: number, bytes: number }} limits asked for every time */
@@ -134,6 +137,8 @@ export class FrameStore extends EventTarget {
       stage: 1,
       step: 0,
       totalSteps: 0,
+      canFinish: false,
+      finishedAt: null,
       slow: null,
       dropped: 0,
       outcomes: {},
@@ -166,7 +171,7 @@ export class FrameStore extends EventTarget {
    */
   reachStage(run, stage) {
     if (stage <= run.stage) return;
-    Object.assign(run, { stage, step: 0, totalSteps: 0, closed: false, live: !this._ended.has(run.promptId) });
+    Object.assign(run, { stage, step: 0, totalSteps: 0, canFinish: false, finishedAt: null, closed: false, live: !this._ended.has(run.promptId) });
     this._tell("runs");
   }
 
@@ -249,10 +254,11 @@ export class FrameStore extends EventTarget {
    * The server will send no more frames of this run.
    *
    * @param {Run} run
+   * @param {number | null} [finishedAt] the step at which it was finished early
    */
-  close(run) {
-    run.live = false;
-    run.closed = true;
+  close(run, finishedAt = null) {
+    Object.assign(run, { live: false, closed: true, canFinish: false, finishedAt });
+    if (finishedAt !== null) this.dispatchEvent(new CustomEvent("finished", { detail: run }));
     this._dropSpent();
   }
 

@@ -35,7 +35,7 @@ export function receive(store) {
         const run = store.runs.find((known) => known.id === told.run);
         if (!run) return;
         Object.assign(run, { dropped: told.dropped, outcomes: told.outcomes });
-        store.close(run);
+        store.close(run, told.finished_early ?? null);
         return;
       }
       const run = store.runOf(told);
@@ -43,6 +43,7 @@ export function receive(store) {
       run.settings = told.settings ?? run.settings;
       run.slow = told.slow ?? run.slow;
       run.totalSteps ||= told.total_steps;
+      run.canFinish = told.can_finish ?? false;
       store.dispatchEvent(new CustomEvent("runs"));
     },
 

@@ -2,6 +2,7 @@
 
 import { Controls } from "./controls.js";
 import { elementsOf, iconButton, setIcon, setText } from "./dom.js";
+import { FinishButton } from "./finish_button.js";
 import { Grid } from "./grid.js";
 import { PlayerBar } from "./player_bar.js";
 import { Stats } from "./stats.js";
@@ -58,6 +59,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
   const stats = new Stats(document, shared, signal);
   const timeline = new Timeline(document, shared, viewer.player, signal);
   const controls = new Controls(document, shared);
+  const finish = new FinishButton(document, shared, signal);
 
   const fit = iconButton(element, "arrows-alt", t("viewer.fit"), () => viewer.setZoom(null));
   const exact = element(
@@ -83,6 +85,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     "div",
     { class: "ss-toolbar", role: "toolbar", "aria-label": t("viewer.toolbar") },
     controls.pause,
+    finish.element,
     controls.stop,
     element("span", { class: "ss-space" }),
     zooms,
@@ -90,6 +93,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     exact,
     fullScreen,
     popOut,
+    finish.mark,
   );
   const noticeText = element("span");
   let noticeKey = "";
@@ -147,6 +151,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     stats.update();
     timeline.update();
     controls.update();
+    finish.update();
     viewer.onZoom();
     const said = showNotice();
     const { store, liveSettings, watching } = shared;
