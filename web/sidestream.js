@@ -15,11 +15,13 @@ import { LiveSettings } from "./lib/data/live_settings.js";
 import { guardPictures } from "./lib/data/node_guard.js";
 import { Prompts, takeOutValues } from "./lib/data/prompts.js";
 import { Rates } from "./lib/data/rates.js";
+import { Results } from "./lib/data/results.js";
 import { Settings } from "./lib/data/settings.js";
 import { ServerStatus } from "./lib/data/status.js";
 import { FrameStore } from "./lib/data/store.js";
 import { Watching } from "./lib/data/watching.js";
 import { receive } from "./lib/data/wire.js";
+import { pictureLook, videoLook } from "./lib/media/result_look.js";
 import { addThumbnail, drawThumbnails, isPreviewNode } from "./lib/view/node_thumbnail.js";
 import { openPanel } from "./lib/view/panel.js";
 import { popOutOf } from "./lib/view/popout.js";
@@ -46,6 +48,7 @@ export const shared = {
   status: new ServerStatus(store),
   rates: new Rates(store),
   prompts,
+  results: new Results(store, prompts, { pictureLook, videoLook }),
   popOut: () => void popOut(),
 };
 const popOut = popOutOf((container) => openPanel(container, shared, { canPopOut: false }));

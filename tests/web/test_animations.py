@@ -418,7 +418,7 @@ def test_stills_and_animations_are_saved_apart(panel: PanelPage) -> None:
     go_to(panel, 4)
     wait_for_picture(panel, frames[4])
     assert saved(panel, "animation", "webp") == file
-    burn = page.locator(f"{PANEL} .ss-menu input")
+    burn = page.locator(f"{PANEL} .ss-menu [name=burn]")
     burn.evaluate("(box) => { box.checked = true; }")
     with page.expect_download() as download:
         page.locator(f"{PANEL} [data-save=animation]").evaluate("(button) => button.click()")

@@ -9,7 +9,7 @@ from PIL import Image
 from playwright.sync_api import expect
 from sidestream.tests.pictures import label_of
 from sidestream.tests.web.animations import cells_picture, colour, send_animation, send_still
-from sidestream.tests.web.views import PANEL, VIEWER, nameless, part, saved, wait_shown
+from sidestream.tests.web.views import PANEL, VIEWER, nameless, open_details, part, saved, wait_shown
 from sidestream.tools.page import PanelPage
 
 pytestmark = pytest.mark.browser
@@ -172,6 +172,7 @@ def test_the_chosen_image_is_what_is_saved(panel: PanelPage) -> None:
 def test_a_map_of_a_sound_says_that_it_is_no_picture(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()
+    open_details(panel)
     send_still(panel, cells_picture([0], 1), step=1, decoder="spectrogram")
     wait_shown(panel, 1)
     said = page.get_by_text("Not an image: audio latent")

@@ -271,7 +271,7 @@ def test_the_page_loads_the_demo_speaks_its_users_language_and_survives_bad_sett
     assert (sent["throttle_ms"], sent["quality"]) == (100, 85)
     panel.wait_idle()
     panel.page.wait_for_timeout(300)
-    warnings = [problem for problem in one.problems if "is stored as" in problem]
+    warnings = [problem for problem in one.problems if "The stored value" in problem]
     assert len(warnings) == 2  # one for each, though they were read many times
     assert one.problems == warnings
     panel.page.context.close()

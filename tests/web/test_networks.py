@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 from sidestream.tests.web.conftest import FAR_APART, NEWEST, Opened
 from sidestream.tests.web.proxies import Proxy, proxy
-from sidestream.tests.web.views import SEEDS, start_run
+from sidestream.tests.web.views import SEEDS, open_details, start_run
 from sidestream.tools.page import PanelPage, demo_prompt
 
 pytestmark = pytest.mark.browser
@@ -56,12 +56,13 @@ def test_all_of_it_works_in_a_folder_of_a_proxy(behind: tuple[PanelPage, Proxy])
     panel.wait_frames(5)
     # Only the worker has the canvas: drawn means that its file was found.
     panel.wait("() => document.querySelector('.ss-canvas').width > 100")
-    [worker] = [worker.url for worker in page.workers if worker.url.endswith("painting_worker.js")]
+    [worker] = [worker.url for worker in page.workers if worker.url.endswith("render_worker.js")]
     assert FOLDER in worker
     panel.wait("() => document.querySelector('.ss-node canvas').width > 100")
     page.locator(".ss-control[data-setting=quality] input").first.evaluate(
         "(input) => { input.value = 61; input.dispatchEvent(new Event('change', { bubbles: true })); }"
     )
+    open_details(panel)
     panel.wait("() => document.querySelector('.ss-stat-share dd').textContent.endsWith('%')")
     panel.wait_idle()
     panel.wait("() => sidestream.watching.frame.step === 30")

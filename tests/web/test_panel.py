@@ -16,6 +16,7 @@ from sidestream.tests.web.views import (
     PANEL,
     VIEWER,
     nameless,
+    open_details,
     part,
     saved,
     start_run,
@@ -330,12 +331,12 @@ def test_frames_and_runs_are_saved(panel: PanelPage) -> None:
     plain = Image.open(io.BytesIO(file))
     assert (plain.format, plain.size, plain.n_frames) == ("WEBP", (64, 64), 6)
     panel.page.locator(f"{PANEL} .ss-menu-button").click()
-    panel.page.locator(f"{PANEL} .ss-menu input").check()
+    panel.page.locator(f"{PANEL} .ss-menu [name=burn]").check()
     panel.page.locator(f"{PANEL} .ss-menu-button").click()
     burnt = Image.open(io.BytesIO(saved(panel, "png"))).convert("RGB")
     assert burnt.crop((0, 44, 40, 64)).getcolors() != png.convert("RGB").crop((0, 44, 40, 64)).getcolors()
     panel.page.locator(f"{PANEL} .ss-menu-button").click()
-    panel.page.locator(f"{PANEL} .ss-menu input").uncheck()
+    panel.page.locator(f"{PANEL} .ss-menu [name=burn]").uncheck()
     panel.page.locator(f"{PANEL} .ss-menu-button").click()
     assert saved(panel, "webm")[:4] == b"\x1a\x45\xdf\xa3"
     panel.wait("() => ownObjectURLs.size === 0")
@@ -370,6 +371,7 @@ def test_the_panel_opens_though_the_server_did_not_say_what_can_be_set(panel: Pa
 
 def test_the_numbers_are_those_of_the_frames(panel: PanelPage) -> None:
     panel.open_panel()
+    open_details(panel)
     deliver(panel, 12)
     wait_shown(panel, 12)
     panel.wait("() => document.querySelector('.ss-stat-step dd').textContent === '12 / 20'")
@@ -378,7 +380,7 @@ def test_the_numbers_are_those_of_the_frames(panel: PanelPage) -> None:
     expect(part(panel, ".ss-stat-picture dd")).to_have_text("Latent2RGB · 64 × 64")
     assert part(panel, ".ss-stat-rate dd").inner_text().endswith("/ s")
     dropped = panel.page.locator(f"{PANEL} .ss-stat-dropped")
-    assert "2 replaced by a newer one" in (dropped.get_attribute("title") or "")
+    assert "2 replaced by a newer frame" in (dropped.get_attribute("title") or "")
     panel.wait(f"() => document.querySelector('{PANEL} .ss-spark').ariaLabel.includes('at most')")
     titles = panel.page.locator(f"{PANEL} .ss-stat").evaluate_all("all => all.map(e => e.title)")
     assert all(titles)

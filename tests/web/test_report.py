@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from playwright.sync_api import expect
-from sidestream.tests.web.views import PANEL
+from sidestream.tests.web.views import PANEL, open_details
 from sidestream.tools.page import PanelPage
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def test_the_panel_says_in_words_how_each_device_is_served(panel: PanelPage) -> 
     ]
     page.route("**/sidestream/status", lambda route: answer_with(route, devices))
     panel.open_panel()
+    open_details(panel)
     lines = page.locator(".ss-devices li")
     lines.nth(3).wait_for()
     assert lines.all_inner_texts() == [

@@ -71,15 +71,15 @@ def test_the_save_menu_closes_by_a_press_elsewhere_and_is_off_with_nothing_to_sa
     deliver(panel, 2)
     wait_shown(panel, 2)
     expect(forget).to_be_enabled()
-    for elsewhere in (f"{PANEL} .ss-stats", "canvas#graph-canvas"):
+    for elsewhere in (f"{PANEL} .ss-control", "canvas#graph-canvas"):
         button.click()
         expect(page.locator(f"{MENU}:popover-open")).to_have_count(1)
         page.locator(elsewhere).first.click(position={"x": 5, "y": 5}, force=True)
         expect(page.locator(f"{MENU}:popover-open")).to_have_count(0)
     button.click()
-    page.locator(f"{MENU} input").check()  # a press within leaves it open
+    page.locator(f"{MENU} [name=burn]").check()  # a press within leaves it open
     expect(page.locator(f"{MENU}:popover-open")).to_have_count(1)
-    page.locator(f"{MENU} input").uncheck()
+    page.locator(f"{MENU} [name=burn]").uncheck()
     button.click()
 
 

@@ -68,6 +68,12 @@ def part(panel: PanelPage, selector: str) -> Locator:
     return panel.page.locator(f"{PANEL} {selector}").first
 
 
+def open_details(panel: PanelPage) -> None:
+    details = panel.page.locator(f"{PANEL} .ss-details")
+    if details.get_attribute("open") is None:
+        details.locator("summary").click()
+
+
 def shown_step(panel: PanelPage) -> int:
     return int(panel.page.evaluate("() => sidestream.watching.frame?.step ?? 0"))
 

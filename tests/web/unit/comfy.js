@@ -6,6 +6,7 @@ export const answers = {};
 export const api = Object.assign(new EventTarget(), {
   dispatchCustomEvent: (event, detail) => tell(event, detail),
   fetchApi: async (route) => Response.json(answers[route]),
+  apiURL: (route) => `/api${route}`,
 });
 
 export const app = {

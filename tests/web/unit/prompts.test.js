@@ -32,6 +32,14 @@ test("a sampler's preview nodes are the nearest upstream, not those behind its l
   assert.deepEqual(known().previewNodesOf("another", "5"), []);
 });
 
+test("what a sampler makes is followed through the prompt, and unknown where that does not say", () => {
+  const prompts = known();
+  assert.ok(prompts.leadsTo("p", "2", "5"));
+  assert.ok(prompts.leadsTo("p", "7", "5"));
+  assert.equal(prompts.leadsTo("p", "5", "7"), false);
+  for (const [prompt, to] of [["p", "77"], ["another", "5"]]) assert.equal(prompts.leadsTo(prompt, "7", to), null);
+});
+
 test("names and seeds are those of the prompt that was queued", async () => {
   answers["/queue"] = { queue_running: [] };
   const prompts = known();

@@ -60,6 +60,47 @@ test("a node's samplings are stages of one run", () => {
   assert.equal(frames.length, 3);
 });
 
+test("a late frame of an earlier stage does not move the run", () => {
+  const { store } = opened();
+  previews(3);
+  tell("sidestream.run", { run: "r", prompt_id: "p", node_id: "10", state: "start", total_steps: 8, stage: 2 });
+  preview(1, { stage: 2, total_steps: 8 });
+  preview(20, { stage: 1 });
+  const [{ step, totalSteps, begins }] = store.runs;
+  assert.deepEqual([step, totalSteps, begins], [1, 8, { 1: 0, 2: 20 }]);
+});
+
+test("a run's time ends with it, on the store's clock", () => {
+  let now = 1000;
+  const store = new FrameStore(() => ({ frames: 600, bytes: 2 ** 20 }), () => now);
+  receive(store);
+  previews(1);
+  for (const value of [2, 3]) tell("progress", { node: "10", prompt_id: "p", value, max: (now += 250) && 20 });
+  const [run] = store.runs;
+  assert.deepEqual([run.begunAt, run.endedAt, run.pace.step], [1000, null, 250]);
+  now = 9000;
+  tell("execution_success", { prompt_id: "p" });
+  now = 9900;
+  endRun(); // its last frame was late
+  assert.equal(run.endedAt, 9000);
+});
+
+test("whether a model is being loaded is known where ComfyUI tells it", () => {
+  const { store } = opened();
+  const say = (...states) => tell("progress_state", { prompt_id: "p", nodes: { ...states } });
+  say({ state: "running", value: 0, max: 1 }); // an older version
+  assert.ok(!store.loading);
+  say({ state: "finished", activity: "loading" }, { state: "running", activity: "loading" });
+  assert.ok(store.loading);
+  say({ state: "running" });
+  assert.ok(!store.loading);
+  say({ state: "running", activity: "something newer" });
+  assert.ok(!store.loading);
+  say({ state: "running", activity: "loading" });
+  tell("executing", { node: null });
+  assert.ok(!store.loading);
+});
+
 test("late events do no harm", () => {
   const { store } = opened();
   previews(4);

@@ -108,6 +108,25 @@ export class Prompts {
   }
 
   /**
+   * @param {string} promptId
+   * @param {string} from a node's execution id
+   * @param {string} to
+   * @returns {boolean | null} whether what the one node makes goes into the other, by whatever ways;
+   *   null where the prompt does not say
+   */
+  leadsTo(promptId, from, to) {
+    const prompt = this._known.get(promptId)?.nodes ?? {};
+    if (!prompt[from] || !prompt[to]) return null;
+    const seen = new Set([to]);
+    for (const at of seen) {
+      for (const input of Object.values(prompt[at]?.inputs ?? {})) {
+        if (Array.isArray(input) && input.length === 2) seen.add(String(input[0]));
+      }
+    }
+    return seen.has(from);
+  }
+
+  /**
    * @param {string} kind
    * @param {number} slot
    * @returns {string}

@@ -1,5 +1,6 @@
 /** The frames that the page keeps: runs with their frames, bounded by count and by bytes. */
 
+import { Pace } from "./pace.js";
 import { Thumbnails } from "./thumbnails.js";
 
 /** @typedef {import("./cells.js").Cells} Cells */
@@ -20,11 +21,13 @@ import { Thumbnails } from "./thumbnails.js";
  * @property {Record<string, any> | null} label as the server told it; null of other previewers
  * @property {number} arrivedAt on the clock of performance.now()
  * @property {Blob} blob
+ * @property {string} [outputNode] of a result: the node that saved or showed it
  */
 
 /**
  * @typedef {object} OfFrame
  * @property {Animation | null} animation of the same step
+ * @property {string} [video] the address of the video of which this is a still, of a result
  *
  * @typedef {Picture & OfFrame} Frame A still picture: a place in the timeline. For a step that came
  *   as an animation alone, this stands in for the still.
@@ -55,10 +58,14 @@ import { Thumbnails } from "./thumbnails.js";
  * @property {string} title
  * @property {boolean} foreign whether the previews are ComfyUI's or another pack's
  * @property {Frame[]} frames by age
+ * @property {import("./results.js").Output[]} outputs those that nobody has asked for yet
+ * @property {Frame[]} results what came of it, as far as it was asked for
  * @property {number} bytes
  * @property {number} stage from 1: which sampling of its node
  * @property {number} step within the stage
  * @property {number} totalSteps
+ * @property {Record<number, number>} begins by stage: how many steps there were before it
+ * @property {Pace} pace of its steps
  * @property {boolean} canFinish whether its sampler can be finished early
  * @property {number | null} finishedAt the step at which it was
  * @property {Slow | null} slow the decoder that cannot keep up with the budget, where one cannot
@@ -66,6 +73,8 @@ import { Thumbnails } from "./thumbnails.js";
  * @property {Record<string, number>} outcomes what became of its frames, where the server said so
  * @property {Record<string, any> | null} settings the run's own, where the server said so
  * @property {Date} startedAt
+ * @property {number} begunAt on the store's clock
+ * @property {number | null} endedAt on the store's clock; null while it is live
  * @property {boolean} live
  * @property {boolean} closed whether the server said that no more frames come, of its own runs
  */
@@ -82,10 +91,14 @@ const THUMBNAILS_SHARE = 1 / 4;
  * `finished` (detail: the Run that was finished early).
  */
 export class FrameStore extends EventTarget {
-  /** @param {() => { frames: number, bytes: number }} limits asked for every time */
-  constructor(limits) {
+  /**
+   * @param {() => { frames: number, bytes: number }} limits asked for every time
+   * @param {() => number} [clock] in milliseconds
+   */
+  constructor(limits, clock = () => performance.now()) {
     super();
     this.limits = limits;
+    this.clock = clock;
     /** @type {Run[]} by age */
     this.runs = [];
     this.frameCount = 0;
@@ -99,6 +112,8 @@ export class FrameStore extends EventTarget {
     this._ended = new Set();
     /** @type {Silence | null} why the newest sampler has no previews */
     this.silence = null;
+    /** Whether a model is being loaded, where ComfyUI tells. */
+    this.loading = false;
     /** @type {(promptId: string, nodeId: string) => string} */
     this.titleOf = (_, nodeId) => `#${nodeId}`;
   }
@@ -133,10 +148,14 @@ export class FrameStore extends EventTarget {
       title: this.titleOf(promptId, displayNodeId),
       foreign,
       frames: [],
+      outputs: [],
+      results: [],
       bytes: 0,
       stage: 1,
       step: 0,
       totalSteps: 0,
+      begins: { 1: 0 },
+      pace: new Pace(),
       canFinish: false,
       finishedAt: null,
       slow: null,
@@ -144,9 +163,12 @@ export class FrameStore extends EventTarget {
       outcomes: {},
       settings: null,
       startedAt: new Date(),
+      begunAt: this.clock(),
+      endedAt: null,
       live: !this._ended.has(promptId),
       closed: foreign,
     };
+    if (!run.live) run.endedAt = run.begunAt;
     this.runs.push(run);
     this._trim();
     this._tell("runs");
@@ -171,7 +193,11 @@ export class FrameStore extends EventTarget {
    */
   reachStage(run, stage) {
     if (stage <= run.stage) return;
-    Object.assign(run, { stage, step: 0, totalSteps: 0, canFinish: false, finishedAt: null, closed: false, live: !this._ended.has(run.promptId) });
+    run.begins[stage] = (run.begins[run.stage] ?? 0) + run.totalSteps;
+    run.pace.restart();
+    const live = !this._ended.has(run.promptId);
+    const endedAt = live ? null : run.endedAt;
+    Object.assign(run, { stage, step: 0, totalSteps: 0, canFinish: false, finishedAt: null, closed: false, live, endedAt });
     this._tell("runs");
   }
 
@@ -186,8 +212,19 @@ export class FrameStore extends EventTarget {
   advance(promptId, nodeId, step, totalSteps) {
     const run = this.runs.findLast((one) => one.live && one.nodeId === nodeId && one.promptId === promptId);
     if (!run || run.foreign || step <= run.step) return;
-    Object.assign(run, { step, totalSteps });
+    this._reach(run, { stage: run.stage, step, totalSteps });
     this._tell("progress");
+  }
+
+  /**
+   * @param {Run} run
+   * @param {Pick<Picture, "stage" | "step" | "totalSteps">} at
+   */
+  _reach(run, { stage, step, totalSteps }) {
+    if (stage < run.stage) return; // late
+    run.step = Math.max(run.step, step);
+    run.totalSteps = totalSteps;
+    run.pace.reach(step, this.clock());
   }
 
   /**
@@ -197,12 +234,28 @@ export class FrameStore extends EventTarget {
   add(run, picture) {
     const frame = { run, ...picture, animation: null };
     run.frames.push(frame);
-    run.step = Math.max(run.step, frame.step);
-    run.totalSteps = frame.totalSteps;
+    this._reach(run, frame);
     this.frameCount += 1;
     this._weigh(run, frame.blob.size);
     this._trim();
     this.dispatchEvent(new CustomEvent("frame", { detail: frame }));
+  }
+
+  /**
+   * What came of a run in the end stands behind its frames.
+   *
+   * @param {Run} run
+   * @param {Omit<Frame, "run"> & { outputNode: string }} picture
+   */
+  addResult(run, picture) {
+    if (run.frames.length === 0) return; // it was forgotten meanwhile
+    const frame = { run, ...picture };
+    run.results.push(frame);
+    run.results.sort((a, b) => a.seq - b.seq);
+    this.frameCount += 1;
+    this._weigh(run, weightOf(frame));
+    this._trim();
+    this._tell("runs");
   }
 
   /**
@@ -221,8 +274,7 @@ export class FrameStore extends EventTarget {
     const frame = known ?? { run, ...picture, animation: null };
     if (!known) {
       run.frames.splice(at + 1, 0, frame);
-      run.step = Math.max(run.step, frame.step);
-      run.totalSteps = frame.totalSteps;
+      this._reach(run, frame);
       this.frameCount += 1;
     } else if (isStandIn(known)) Object.assign(known, picture);
     frame.animation = { run, ...picture };
@@ -238,7 +290,7 @@ export class FrameStore extends EventTarget {
    */
   end(over) {
     const ended = this.runs.filter((run) => run.live && over(run));
-    for (const run of ended) run.live = false;
+    for (const run of ended) this._end(run);
     if (ended.length) this._dropSpent();
   }
 
@@ -257,9 +309,16 @@ export class FrameStore extends EventTarget {
    * @param {number | null} [finishedAt] the step at which it was finished early
    */
   close(run, finishedAt = null) {
-    Object.assign(run, { live: false, closed: true, canFinish: false, finishedAt });
+    this._end(run);
+    Object.assign(run, { closed: true, canFinish: false, finishedAt });
     if (finishedAt !== null) this.dispatchEvent(new CustomEvent("finished", { detail: run }));
     this._dropSpent();
+  }
+
+  /** @param {Run} run */
+  _end(run) {
+    run.live = false;
+    run.endedAt ??= this.clock();
   }
 
   _dropSpent() {
@@ -303,10 +362,12 @@ export class FrameStore extends EventTarget {
 
   /**
    * @param {Run} run
-   * @param {number} count
+   * @param {number} count of frames; what came of the run goes with the last one
    */
   _forget(run, count) {
-    for (const frame of run.frames.splice(0, count)) {
+    const gone = run.frames.splice(0, count);
+    if (run.frames.length === 0) gone.push(...run.results.splice(0));
+    for (const frame of gone) {
       this._weigh(run, -weightOf(frame));
       this.thumbnails.drop(frame);
       this.frameCount -= 1;
@@ -326,6 +387,23 @@ export class FrameStore extends EventTarget {
   _tell(what) {
     this.dispatchEvent(new CustomEvent(what));
   }
+}
+
+/**
+ * @param {Run} run
+ * @returns {Frame[]} its frames, and behind them what came of it
+ */
+export function picturesOf(run) {
+  return [...run.frames, ...run.results];
+}
+
+/**
+ * @param {Run} run
+ * @returns {Frame | null} the newest frame; once the sampler has ended, the first picture of what came last
+ */
+export function endOf(run) {
+  const last = run.live ? undefined : run.results.at(-1);
+  return run.results.find(({ outputNode }) => outputNode === last?.outputNode) ?? run.frames.at(-1) ?? null;
 }
 
 /** @param {Run} run */

@@ -23,14 +23,14 @@ export class Thumbnails {
 
   /**
    * @param {Frame} frame
-   * @param {number} height in pixels
+   * @param {number} side in pixels, of the square that it covers
    * @returns {Promise<ImageBitmap | null>} null where it could not be decoded; closed, and so without
    *   a width, if it was dropped meanwhile
    */
-  of(frame, height) {
+  of(frame, side) {
     let known = this._kept.get(frame);
     this._kept.delete(frame);
-    known ??= this._make(frame, height);
+    known ??= this._make(frame, side);
     this._kept.set(frame, known);
     return known.picture;
   }
@@ -46,12 +46,13 @@ export class Thumbnails {
 
   /**
    * @param {Frame} frame
-   * @param {number} height
+   * @param {number} side
    */
-  _make(frame, height) {
+  _make(frame, side) {
     /** @type {Thumbnail} */
     const thumbnail = { picture: Promise.resolve(null), made: null };
-    thumbnail.picture = createImageBitmap(frame.blob, { resizeHeight: height, resizeQuality: "medium" }).then(
+    const size = frame.height > frame.width ? { resizeWidth: side } : { resizeHeight: side };
+    thumbnail.picture = createImageBitmap(frame.blob, { ...size, resizeQuality: "medium" }).then(
       (made) => this._keep(frame, thumbnail, made),
       () => null,
     );

@@ -3,7 +3,7 @@
  * animated, which image of its batch, against which.
  */
 
-import { newestAnimation } from "./store.js";
+import { endOf, newestAnimation, picturesOf } from "./store.js";
 
 /** @typedef {import("./store.js").Animation} Animation */
 /** @typedef {import("./store.js").Frame} Frame */
@@ -50,15 +50,16 @@ export class Watching extends EventTarget {
 
   /** @returns {Frame | null} the frame to show */
   get frame() {
-    if (this._at && this._at.run.frames.includes(this._at)) return this._at;
+    if (this._at && picturesOf(this._at.run).includes(this._at)) return this._at;
     if (this._at) return this._at.run.frames[0] ?? null;
-    return this.run?.frames.at(-1) ?? null;
+    return this.run && endOf(this.run);
   }
 
   /** @returns {Animation | null} the newest one of the run, or that of the frame that was chosen */
   get animation() {
     if (this._against) return null;
-    return this._at ? (this.frame?.animation ?? null) : newestAnimation(this.run);
+    const { frame } = this;
+    return this._at || frame?.outputNode ? (frame?.animation ?? null) : newestAnimation(this.run);
   }
 
   /** @returns {Animation | null} the animation to play */
@@ -88,10 +89,16 @@ export class Watching extends EventTarget {
     return this._node;
   }
 
-  /** The place of the shown frame among those of its run. */
+  /** The frames of the watched run, and what came of it. */
+  get pictures() {
+    const { run } = this;
+    return run ? picturesOf(run) : [];
+  }
+
+  /** The place of the shown picture among those of its run. */
   get index() {
     const { frame } = this;
-    return frame ? frame.run.frames.indexOf(frame) : -1;
+    return frame ? this.pictures.indexOf(frame) : -1;
   }
 
   /** Whether all samplers are shown side by side: only where there are several. */
@@ -143,12 +150,12 @@ export class Watching extends EventTarget {
     this._tell();
   }
 
-  /** @param {number} index of a frame of the watched run; the last one of a live run is 'live' */
+  /** @param {number} index of a picture of the watched run; the last one of a live run is 'live' */
   scrub(index) {
-    const run = this.run;
-    const frame = run?.frames[Math.max(0, Math.min(index, run.frames.length - 1))];
+    const { run, pictures } = this;
+    const frame = pictures[Math.max(0, Math.min(index, pictures.length - 1))];
     if (!run || !frame) return;
-    this._at = run.live && frame === run.frames.at(-1) ? null : frame;
+    this._at = run.live && frame === endOf(run) ? null : frame;
     this._newestThen = this.store.runs.at(-1) ?? null;
     this._tell();
   }

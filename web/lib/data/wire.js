@@ -55,10 +55,22 @@ export function receive(store) {
       store.advance(detail.prompt_id, String(detail.node), detail.value, detail.max);
     },
 
+    /** @param {any} detail states of nodes; newer versions of ComfyUI say that a model is being loaded */
+    progress_state: (detail) => {
+      const loading = Object.values(detail.nodes ?? {}).some(
+        ({ state, activity }) => state === "running" && activity === "loading",
+      );
+      if (loading === store.loading) return;
+      store.loading = loading;
+      store.dispatchEvent(new CustomEvent("progress"));
+    },
+
     /** @param {any} detail the node that begins; null at the end */
     executing: (detail) => {
       const node = typeof detail === "object" ? detail?.node : detail;
-      if (node == null) store.end(() => true);
+      if (node != null) return;
+      store.loading = false;
+      store.end(() => true);
     },
 
     reconnected: () => void forgetEnded(store),

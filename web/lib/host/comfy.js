@@ -50,6 +50,14 @@ export async function getJson(route) {
 }
 
 /**
+ * @param {string} route below /api
+ * @returns {string} where the browser itself finds it
+ */
+export function addressOf(route) {
+  return api.apiURL(route);
+}
+
+/**
  * The node that an execution id names in the open workflow; "12:3" is node 3 inside subgraph 12.
  *
  * @param {string} executionId

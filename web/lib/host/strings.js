@@ -29,9 +29,10 @@ export function t(key, values = {}) {
 /**
  * Which step a picture is of.
  *
- * @param {{ seq: number, stage: number, step: number, totalSteps: number }} picture
+ * @param {{ seq: number, stage: number, step: number, totalSteps: number, outputNode?: string }} picture
  */
-export function stepText({ seq, stage, step, totalSteps }) {
+export function stepText({ seq, stage, step, totalSteps, outputNode }) {
+  if (outputNode) return t("timeline.result");
   if (!totalSteps) return t("stats.frameNumber", { frame: seq });
   const text = t("stats.stepOf", { step, total: totalSteps });
   return stage > 1 ? t("stats.stageOf", { stage, step: text }) : text;

@@ -76,7 +76,7 @@ export function saveAnimation(animation, wishes) {
  * @param {(done: number) => void} progress
  */
 export async function saveRun(frames, kind, wishes, progress) {
-  const newest = frames[frames.length - 1];
+  const newest = frames.findLast((frame) => !frame.outputNode) ?? frames[0]; // results may be much larger
   const sheet = await sheetFor(newest, wishes);
   const label = { ...originOf(newest, wishes), steps: frames.map(({ step }) => step) };
   const making = kind === "webp" ? makeWebp(sheet, frames, label, progress) : makeWebm(sheet, frames, progress);
@@ -102,7 +102,11 @@ async function sheetFor(frame, { burn, image }) {
     async draw(shown) {
       const bitmap = await createImageBitmap(shown.blob);
       const part = partOf(shown.cells, image, bitmap.width, bitmap.height);
-      context.drawImage(bitmap, part.x, part.y, part.width, part.height, 0, 0, width, height);
+      const scale = Math.min(width / part.width, height / part.height);
+      const [w, h] = [Math.round(part.width * scale), Math.round(part.height * scale)];
+      const [x, y] = [(width - w) >> 1, (height - h) >> 1];
+      context.clearRect(0, 0, width, height);
+      context.drawImage(bitmap, part.x, part.y, part.width, part.height, x, y, w, h);
       bitmap.close();
       if (burn) writeStep(context, stepText(shown));
     },
@@ -253,7 +257,7 @@ function timeName(time) {
 
 /** @param {import("../data/store.js").Picture} picture */
 function stepName(picture) {
-  return `step${padded(picture.step)}`;
+  return picture.outputNode ? "result" : `step${padded(picture.step)}`;
 }
 
 /** @param {number} number */

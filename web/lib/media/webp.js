@@ -65,6 +65,12 @@ export function unpackedWebp(file) {
   return { width, height, frames: frames.map(({ content }) => unpackedFrame(content, width, height)) };
 }
 
+/** @param {Uint8Array} file its beginning will do */
+export function isAnimatedWebp(file) {
+  const [first] = chunksOf(file, HEADER);
+  return first?.name === "VP8X" && (first.content[0] & ANIMATION) > 0;
+}
+
 /**
  * @param {Uint8Array} content of a frame's chunk
  * @param {number} fullWidth

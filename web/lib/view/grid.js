@@ -2,6 +2,7 @@
 
 import { elementsOf, setText } from "./dom.js";
 import { PageRenderer } from "../media/renderer.js";
+import { endOf } from "../data/store.js";
 import { stepText, t } from "../host/strings.js";
 
 /** @typedef {import("../data/watching.js").Watching} Watching */
@@ -34,7 +35,7 @@ export class Grid {
     }
     for (const run of runs) {
       const tile = this.tiles.get(run) ?? this._add(run);
-      const newest = run.frames.at(-1) ?? null;
+      const newest = endOf(run);
       tile.renderer.show(newest);
       setText(tile.caption, newest ? `${run.title} · ${stepText(newest)}` : run.title);
     }

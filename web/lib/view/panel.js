@@ -5,6 +5,7 @@ import { elementsOf, iconButton, setIcon, setText } from "./dom.js";
 import { FinishButton } from "./finish_button.js";
 import { Grid } from "./grid.js";
 import { PlayerBar } from "./player_bar.js";
+import { waitingText } from "./progress.js";
 import { Stats } from "./stats.js";
 import { reportButton } from "./report.js";
 import { Viewer } from "./viewer.js";
@@ -22,6 +23,7 @@ import { t } from "../host/strings.js";
  * @property {import("../data/status.js").ServerStatus} status
  * @property {import("../data/rates.js").Rates} rates
  * @property {import("../data/prompts.js").Prompts} prompts
+ * @property {import("../data/results.js").Results} results
  * @property {() => void} popOut
  */
 
@@ -117,7 +119,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     "section",
     { class: "sidestream", "aria-label": t("panel.title"), onkeydown: keepDeletionFromPage },
     element("div", { class: "ss-view" }, toolbar, tabs.element, viewer.element, playerBar.element, grid.element),
-    element("div", { class: "ss-side" }, noticeBar, stats.element, timeline.element, controls.element, reportButton(document)),
+    element("div", { class: "ss-side" }, noticeBar, timeline.element, stats.element, controls.element, reportButton(document)),
   );
 
   viewer.onZoom = () => {
@@ -142,6 +144,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
   function update() {
     asked = 0;
     if (signal.aborted) return;
+    for (const run of shared.watching.grid ? shared.store.current : [shared.watching.run]) void shared.results.load(run);
     viewer.element.hidden = shared.watching.grid;
     newRun.hidden = !shared.watching.newRun;
     for (const button of zoomButtons) /** @type {HTMLButtonElement} */ (button).disabled = shared.watching.grid;
@@ -154,8 +157,9 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     finish.update();
     viewer.onZoom();
     const said = showNotice();
-    const { store, liveSettings, watching } = shared;
-    const waiting = liveSettings.silences(watching.run) ? said : t("viewer.waiting");
+    const { store, liveSettings } = shared;
+    const { run } = timeline.progress;
+    const waiting = liveSettings.silences(run) ? said : (run && waitingText(shared, run)) || t("viewer.waiting");
     setText(viewer.empty, store.live ? waiting : t("viewer.empty"));
   }
   // The picture is updated at once, the text around it once per animation frame.

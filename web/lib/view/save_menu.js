@@ -18,7 +18,9 @@ export class SaveMenu {
     this.prompts = prompts;
     this.player = player;
     this.label = element("span", {}, t("timeline.save.label"));
-    this.burn = element("input", { type: "checkbox" });
+    this.burn = element("input", { type: "checkbox", name: "burn" });
+    this.withResult = element("input", { type: "checkbox", name: "result", checked: true });
+    this.resultItem = element("label", { class: "ss-menu-item" }, this.withResult, t("timeline.save.withResult"));
     /** @param {string} name @param {() => Promise<void> | void} save */
     const item = (name, save) =>
       element(
@@ -50,6 +52,7 @@ export class SaveMenu {
       this.animation,
       item("webp", () => this._saveRun("webp")),
       item("webm", () => this._saveRun("webm")),
+      this.resultItem,
       element("label", { class: "ss-menu-item" }, this.burn, t("timeline.save.burn")),
     );
     this.button.popoverTargetElement = this.list;
@@ -66,6 +69,7 @@ export class SaveMenu {
   /** Show what can be saved. */
   update() {
     this.animation.hidden = !this.watching.animation;
+    this.resultItem.hidden = !this.watching.run?.results.length;
     const { isEmpty } = this;
     if (isEmpty) this.list.hidePopover();
     this.button.classList.toggle("ss-disabled", isEmpty);
@@ -88,10 +92,10 @@ export class SaveMenu {
 
   /** @param {"webp" | "webm"} kind */
   async _saveRun(kind) {
-    const all = this.watching.run?.frames ?? [];
+    const { frames: all = [], results = [] } = this.watching.run ?? {};
     const stills = all.filter((frame) => !isStandIn(frame));
-    const frames = stills.length ? stills : [...all];
-    if (!frames.length) return;
+    const frames = [...(stills.length ? stills : all), ...(this.withResult.checked ? results : [])];
+    if (!all.length) return;
     await saveRun(frames, kind, this._wishes, (done) => setText(this.label, `${done}/${frames.length}`));
   }
 

@@ -1,16 +1,19 @@
-/** The numbers: step, rate, latency, drops, share of the device, decoder and size. */
+/** The details: rate, latency, drops, share of the device, decoder and size, where previews are decoded. */
 
 import { Devices } from "./devices.js";
-import { elementsOf, setText, whenEnded } from "./dom.js";
+import { elementsOf, keepFromPage, setText, whenEnded } from "./dom.js";
+import { NOTHING } from "./progress.js";
 import { SECONDS } from "../data/rates.js";
-import { stepText, t } from "../host/strings.js";
+import { t } from "../host/strings.js";
 
 /** @typedef {import("./panel.js").Shared} Shared */
 /** @typedef {import("../data/store.js").Run} Run */
 
 const SVG = "http://www.w3.org/2000/svg";
-const NAMES = /** @type {const} */ (["step", "rate", "latency", "dropped", "share", "picture"]);
-const NOTHING = "–";
+const NAMES = /** @type {const} */ (["rate", "latency", "dropped", "share", "picture"]);
+
+/** Where the browser remembers that the details are open. */
+const OPEN = "SideStream.details";
 
 /** @type {Record<string, string>} */
 const DECODERS = { taesd: "TAESD", latent2rgb: "Latent2RGB", taehv: "TAEHV", vae: "VAE" };
@@ -37,8 +40,6 @@ export class Stats {
         this.values[name],
       );
     }
-    this.notFinite = element("span", { class: "ss-warning", role: "img", hidden: true });
-    this.tiles.picture.append(this.notFinite);
     this.line = document.createElementNS(SVG, "polyline");
     const chart = document.createElementNS(SVG, "svg");
     chart.setAttribute("viewBox", `0 0 ${SECONDS - 1} 10`);
@@ -48,28 +49,31 @@ export class Stats {
     this.chart = element("div", { class: "ss-spark", role: "img", title: t("stats.sparkTooltip") });
     this.chart.append(chart);
     this.devices = new Devices(document, shared.status);
+    const numbers = element("dl", { "aria-label": t("stats.label") }, ...Object.values(this.tiles));
     this.element = element(
-      "div",
-      { class: "ss-stats" },
-      element("dl", { "aria-label": t("stats.label") }, ...Object.values(this.tiles)),
-      this.chart,
-      this.devices.element,
+      "details",
+      { class: "ss-details", open: localStorage.getItem(OPEN) !== null, ontoggle: () => this._onToggle() },
+      element("summary", { onkeydown: keepFromPage }, t("stats.details")),
+      element("div", { class: "ss-stats" }, numbers, this.chart, this.devices.element),
     );
     const timer = setInterval(() => this.update(), 1000);
     whenEnded(signal, () => clearInterval(timer));
   }
 
-  /** Show the current numbers. */
+  _onToggle() {
+    if (this.element.open) localStorage.setItem(OPEN, "open");
+    else localStorage.removeItem(OPEN);
+    this.update();
+  }
+
+  /** Show the current numbers, if they are open. */
   update() {
-    const { watching, rates, status, liveSettings, store } = this.shared;
+    if (!this.element.open) return;
+    const { watching, rates, status } = this.shared;
     const { frame, run } = watching;
-    // Where no picture comes, none says which step it is.
-    const isGoing = (/** @type {Run} */ one) => one.live && !one.foreign && liveSettings.silences(one);
-    const going = watching.isLive ? store.runs.findLast(isGoing) : null;
     const rate = rates.now();
     const share = status.share;
     const picture = frame ? pictureText(frame) : NOTHING;
-    setText(this.values.step, going?.totalSteps ? stepText({ ...going, seq: 0 }) : frame ? stepText(frame) : NOTHING);
     setText(this.values.rate, rate ? t("stats.perSecond", { rate: rate.toFixed(1) }) : NOTHING);
     setText(this.values.latency, frame && frame.latencyMs >= 0 ? `${Math.round(frame.latencyMs)} ms` : NOTHING);
     setText(this.values.dropped, run && !run.foreign ? String(run.dropped) : NOTHING);
@@ -77,19 +81,8 @@ export class Stats {
     setText(this.values.picture, picture);
     this.tiles.dropped.title = droppedTooltip(run);
     this.tiles.picture.title = `${picture}\n${t("stats.pictureTooltip")}`;
-    this._warn(frame?.notFinite ?? 0);
     this.devices.update();
     this._drawLine();
-  }
-
-  /** @param {number} count of positions that are no numbers */
-  _warn(count) {
-    this.notFinite.hidden = count === 0;
-    if (count === 0) return;
-    const label = t("stats.notFinite", { count });
-    setText(this.notFinite, `⚠ ${count}`);
-    this.notFinite.title = label;
-    if (this.notFinite.ariaLabel !== label) this.notFinite.setAttribute("aria-label", label);
   }
 
   _drawLine() {

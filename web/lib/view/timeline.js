@@ -1,9 +1,10 @@
-/** The kept frames of a run: thumbnails with a scrubber on them, earlier runs, compare, save. */
+/** A run from its first step to what came of it: its bar, how far it is, earlier runs, compare, save. */
 
 import { elementsOf, iconButton, keepFromPage, setText } from "./dom.js";
-import { ThumbnailStrip } from "./thumbnail_strip.js";
+import { Progress } from "./progress.js";
 import { SaveMenu } from "./save_menu.js";
-import { stepText, t } from "../host/strings.js";
+import { StepBar } from "./step_bar.js";
+import { t } from "../host/strings.js";
 
 /** @typedef {import("../data/store.js").Run} Run */
 /** @typedef {import("../data/watching.js").Watching} Watching */
@@ -24,17 +25,8 @@ export class Timeline {
     /** @type {Run[]} those that the list of runs shows */
     this._listed = [];
 
-    this.thumbnails = new ThumbnailStrip(document, watching, signal);
-    this.scrubber = element("input", {
-      type: "range",
-      class: "ss-scrubber",
-      min: 0,
-      max: 0,
-      step: 1,
-      "aria-label": t("timeline.scrubber"),
-      oninput: () => watching.scrub(Number(this.scrubber.value)),
-      onkeydown: keepFromPage,
-    });
+    this.bar = new StepBar(document, watching, signal);
+    this.progress = new Progress(document, shared, signal);
     this.runs = element("select", {
       class: "ss-runs",
       "aria-label": t("timeline.runs"),
@@ -58,7 +50,8 @@ export class Timeline {
     this.element = element(
       "section",
       { class: "ss-timeline", "aria-label": t("timeline.label") },
-      element("div", { class: "ss-scrubber-box" }, this.thumbnails.canvas, this.scrubber),
+      this.bar.element,
+      this.progress.element,
       element(
         "div",
         { class: "ss-row" },
@@ -77,13 +70,7 @@ export class Timeline {
   /** Show the run that is watched. */
   update() {
     const { watching } = this;
-    const { run, frame } = watching;
-    const count = run?.frames.length ?? 0;
-    this.scrubber.max = String(Math.max(0, count - 1));
-    this.scrubber.value = String(watching.index);
-    const { grid } = watching;
-    this.scrubber.disabled = count < 2 || grid;
-    this.scrubber.setAttribute("aria-valuetext", frame ? stepText(frame) : "");
+    const { run, frame, grid } = watching;
     this.live.setAttribute("aria-pressed", String(watching.isLive));
     const isGoing = grid ? watching.store.live : run?.live;
     this.live.classList.toggle("ss-on-air", watching.isLive && Boolean(isGoing) && !this.liveSettings.silences(run));
@@ -92,7 +79,8 @@ export class Timeline {
     this.forget.disabled = watching.store.frameCount === 0;
     this._listRuns();
     this.save.update();
-    this.thumbnails.update();
+    this.bar.update();
+    this.progress.update();
   }
 
   _listRuns() {

@@ -49,6 +49,9 @@ export class Viewer {
 
     this.canvas = element("canvas", { class: "ss-canvas", width: 1, height: 1 });
     this.animation = element("canvas", { class: "ss-canvas ss-animation", width: 1, height: 1 });
+    // A video that came of the prompt; it covers its own still.
+    this.video = element("video", { class: "ss-canvas ss-video", controls: true, loop: true, playsinline: true, hidden: true });
+    this.video.muted = true;
     this.leftCanvas = element("canvas", { class: "ss-canvas ss-canvas-left", width: 1, height: 1 });
     this.divider = element("div", {
       class: "ss-divider",
@@ -92,6 +95,7 @@ export class Viewer {
       },
       this.canvas,
       this.animation,
+      this.video,
       this.leftCanvas,
       this.batch.cells,
       this.divider,
@@ -132,6 +136,7 @@ export class Viewer {
       this.renderer.close();
       this.leftRenderer.close();
       this.player.close();
+      this._showVideo(null);
     });
   }
 
@@ -153,6 +158,7 @@ export class Viewer {
       setText(this.rightLabel, stepText(frame));
     }
     this.notPicture.hidden = frame?.decoder !== "spectrogram";
+    this._showVideo(comparing || this.watching.grid ? null : (frame?.video ?? null));
     this.batch.update();
     this._updateInset();
     this._sayWhatIsShown();
@@ -170,6 +176,16 @@ export class Viewer {
       setText(this.leftLabel, stepText(played));
       setText(this.insetStep, stepText(frame));
     }
+  }
+
+  /** @param {string | null} address */
+  _showVideo(address) {
+    if (address === this.video.getAttribute("src")) return;
+    this.video.hidden = !address;
+    this.video.autoplay = this.player.playing;
+    if (address) return this.video.setAttribute("src", address);
+    this.video.removeAttribute("src");
+    this.video.load(); // nothing
   }
 
   /** @param {number | null} zoom null fits the picture in */
@@ -240,7 +256,8 @@ export class Viewer {
   _sayWhatIsShown() {
     const shown = this.played ?? this.drawn;
     const values = shown && { title: shown.run.title, step: stepText(shown) };
-    const label = values ? t(this.played ? "viewer.plays" : "viewer.shows", values) : t("viewer.empty");
+    const key = shown?.outputNode ? "viewer.result" : this.played ? "viewer.plays" : "viewer.shows";
+    const label = values ? t(key, values) : t("viewer.empty");
     if (this.element.ariaLabel !== label) this.element.setAttribute("aria-label", label);
   }
 
@@ -256,7 +273,7 @@ export class Viewer {
     };
     const left = Math.round(((viewport.width - width) / 2 + this.pan.x) * ratio) / ratio;
     const top = Math.round(((viewport.height - height) / 2 + this.pan.y) * ratio) / ratio;
-    for (const canvas of [this.canvas, this.animation, this.leftCanvas]) {
+    for (const canvas of [this.canvas, this.animation, this.video, this.leftCanvas]) {
       place(canvas, left, top, width, height);
       canvas.classList.toggle("ss-pixels", this.zoom !== null && this.zoom >= 1);
     }
