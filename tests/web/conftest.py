@@ -42,7 +42,8 @@ COUNT_ADDRESSES = """
   const { createObjectURL, revokeObjectURL } = URL;
   URL.createObjectURL = (object) => {
     const address = createObjectURL.call(URL, object);
-    if (new Error().stack.includes("SideStream")) alive.add(address);
+    const [, , caller] = new Error().stack.split("\\n"); // the pack's part in the page's own events is further down
+    if (caller.includes("SideStream")) alive.add(address);
     return address;
   };
   URL.revokeObjectURL = (address) => {
