@@ -75,11 +75,10 @@ def missing(what: str) -> NoReturn:
 LONGEST = ("test_host_suite", "test_benchmarks", "test_soak", "test_clients")
 """Modules with tests that take a minute: they begin, and the others run beside them."""
 ONE_SERVER = {
-    "helpers": ("test_browser", "test_end_to_end", "test_last_step", "test_video_end_to_end"),
-    "page 1.32.9": ("test_example_workflows", "test_help", "test_inert"),
-    "page 1.58.1 b": ("test_networks",),
+    "helpers": ("test_end_to_end", "test_last_step", "test_video_end_to_end"),
+    "page": ("test_browser", "test_example_workflows", "test_help", "test_inert"),
 }
-"""Modules that use the same server, or that of these tests of the page."""
+"""Modules that use the same server; "page" is that of all tests with a browser."""
 
 
 @pytest.hookimpl(wrapper=True)  # before xdist reads the groups, which asks to be the first
@@ -90,18 +89,24 @@ def pytest_collection_modifyitems(
     if hasattr(config, "workerinput"):
         groups = {module: group for group, modules in ONE_SERVER.items() for module in modules}
         for item in items:
-            if item.get_closest_marker("xdist_group") is None:
-                module = Path(item.path).stem
-                item.add_marker(pytest.mark.xdist_group(groups.get(module, module)))
+            module = Path(item.path).stem
+            # One browser at a time: it draws by the CPU, and two would stop each other.
+            group = "page" if _needs_browser(item) else groups.get(module, module)
+            item.add_marker(pytest.mark.xdist_group(group))
         items.sort(key=_place)
     yield
 
 
-def _place(item: pytest.Item) -> tuple[int, bool]:
-    """Long ones first, then those that need a server or the page."""
+def _needs_browser(item: pytest.Item) -> bool:
+    return item.get_closest_marker("browser") is not None
+
+
+def _place(item: pytest.Item) -> int:
+    """Those with a browser first, then the other long ones."""
     module = Path(item.path).stem
-    served = {"comfy_host", "browser"} & set(getattr(item, "fixturenames", ()))
-    return (LONGEST.index(module) if module in LONGEST else len(LONGEST)), not served
+    if _needs_browser(item):
+        return -1
+    return LONGEST.index(module) if module in LONGEST else len(LONGEST)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

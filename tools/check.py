@@ -114,9 +114,9 @@ def _pytest(environment: Environment, arguments: Sequence[str]) -> int:
 
 
 def _workers() -> tuple[str, ...]:
-    """Arguments for tests side by side: twice as many as cores, since they wait for each other's
-    servers and pages half of the time. tests/conftest.py says which of them stay together."""
-    count = min(8, 2 * (os.cpu_count() or 1))
+    """Arguments for tests side by side: one worker more than cores, since they often wait for a
+    server. tests/conftest.py says which tests stay together."""
+    count = min(8, 1 + (os.cpu_count() or 1))
     return ("-n", str(count), "--dist", "loadgroup", "--no-loadscope-reorder")
 
 

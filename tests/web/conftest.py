@@ -11,7 +11,6 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
@@ -76,15 +75,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "opened" in metafunc.fixturenames:
         marked = metafunc.definition.get_closest_marker("kinds")
         kinds = marked.args if marked else ALL_KINDS[-1:]
-        each = [pytest.param(kind, marks=_worker(kind, metafunc.module)) for kind in kinds]
-        metafunc.parametrize("opened", each, indirect=True, scope="module")
-
-
-def _worker(kind: str, module: ModuleType) -> pytest.MarkDecorator:
-    """Which tests one of the workers does, so that few of them start a server for each page."""
-    version = kind.split()[0]
-    half = module.__name__.rpartition("test_")[2] > "live_settings" and version == NEWEST
-    return pytest.mark.xdist_group(f"page {version}{' b' if half else ''}")
+        metafunc.parametrize("opened", kinds, indirect=True, scope="module")
 
 
 @dataclass
