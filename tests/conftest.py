@@ -12,13 +12,14 @@ import sys
 import tempfile
 import threading
 import types
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadScopeScheduling
 
 # The tests' processes and the servers that they start share the cores: with more threads each,
 # they spend their time waiting for each other.
@@ -73,40 +74,42 @@ def missing(what: str) -> NoReturn:
 
 
 LONGEST = ("test_host_suite", "test_benchmarks", "test_soak", "test_clients")
-"""Modules with tests that take a minute: they begin, and the others run beside them."""
-ONE_SERVER = {
-    "helpers": ("test_end_to_end", "test_last_step", "test_video_end_to_end"),
-    "page": ("test_browser", "test_example_workflows", "test_help", "test_inert"),
-}
-"""Modules that use the same server; "page" is that of all tests with a browser."""
+"""Modules with tests that take a minute: they begin early, and the others run beside them."""
+ONE_SERVER = ("test_end_to_end", "test_last_step", "test_video_end_to_end")
+"""Modules that use the same server."""
+WITH_BROWSER = ("test_browser", "test_example_workflows", "test_help", "test_inert")
+"""Modules beside tests/web that open the page."""
 
 
-@pytest.hookimpl(wrapper=True)  # before xdist reads the groups, which asks to be the first
-def pytest_collection_modifyitems(
-    config: pytest.Config, items: list[pytest.Item]
-) -> Generator[None, None, None]:
-    """Give the tests of a module, or of modules with one server, to the same one of the workers."""
+def _group(nodeid: str) -> str:
+    """Which tests belong together: those of a module, or of all modules with one server.
+
+    One browser at a time: it draws by the CPU, and two would stop each other.
+    """
+    file = nodeid.partition("::")[0]
+    module = Path(file).stem
+    if "web" in Path(file).parts or module in WITH_BROWSER:
+        return "page"
+    return "helpers" if module in ONE_SERVER else module
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where tests run side by side, begin with those that take longest."""
     if hasattr(config, "workerinput"):
-        groups = {module: group for group, modules in ONE_SERVER.items() for module in modules}
-        for item in items:
-            module = Path(item.path).stem
-            # One browser at a time: it draws by the CPU, and two would stop each other.
-            group = "page" if _needs_browser(item) else groups.get(module, module)
-            item.add_marker(pytest.mark.xdist_group(group))
-        items.sort(key=_place)
-    yield
+        first = ("page", *LONGEST)
+        order = {group: at for at, group in enumerate(first)}
+        items.sort(key=lambda item: order.get(_group(item.nodeid), len(first)))
 
 
-def _needs_browser(item: pytest.Item) -> bool:
-    return item.get_closest_marker("browser") is not None
+class GroupScheduling(LoadScopeScheduling):
+    """Gives each group of tests to one worker. (`--dist loadgroup` does not with pytest 9.2.)"""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _group(nodeid)
 
 
-def _place(item: pytest.Item) -> int:
-    """Those with a browser first, then the other long ones."""
-    module = Path(item.path).stem
-    if _needs_browser(item):
-        return -1
-    return LONGEST.index(module) if module in LONGEST else len(LONGEST)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> GroupScheduling:
+    return GroupScheduling(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

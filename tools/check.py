@@ -117,7 +117,7 @@ def _workers() -> tuple[str, ...]:
     """Arguments for tests side by side: one worker more than cores, since they often wait for a
     server. tests/conftest.py says which tests stay together."""
     count = min(8, 1 + (os.cpu_count() or 1))
-    return ("-n", str(count), "--dist", "loadgroup", "--no-loadscope-reorder")
+    return ("-n", str(count), "--dist", "loadscope", "--no-loadscope-reorder")
 
 
 def _module(
