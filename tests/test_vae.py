@@ -539,7 +539,7 @@ def test_i12_the_copy_decodes_as_comfyui_does(comfy, seam, make):
     with torch.inference_mode():
         decoded = vae.decode(latent)
     expected = decoded.reshape(-1, *decoded.shape[-3:])[0].movedim(-1, 0)
-    source = VaeSource(seam.vae_copy(vae), unchanged)
+    source = VaeSource(seam.models.vae_copy(vae), unchanged)
     picture = source.load(CPU)(latent, EVERYTHING)
     assert expected.std() > 0.01
     assert picture.shape == expected.shape
@@ -549,7 +549,7 @@ def test_i12_the_copy_decodes_as_comfyui_does(comfy, seam, make):
 def test_half_precision_is_the_same_picture_to_the_eye(comfy, seam):
     latent = torch.randn(1, 4, 8, 8)
     exact, half = (
-        Vae(seam.vae_copy(kl(comfy)), unchanged, CPU, dtype)(latent, EVERYTHING)
+        Vae(seam.models.vae_copy(kl(comfy)), unchanged, CPU, dtype)(latent, EVERYTHING)
         for dtype in (torch.float32, torch.bfloat16)
     )
     error = (exact - half).square().mean()
@@ -558,7 +558,7 @@ def test_half_precision_is_the_same_picture_to_the_eye(comfy, seam):
 
 def test_the_copy_is_half_as_large_and_has_no_encoder(comfy, seam):
     vae = kl(comfy)
-    model = seam.vae_copy(vae).model
+    model = seam.models.vae_copy(vae).model
     assert model.encoder is None
     assert {w.dtype for w in model.parameters()} == {torch.bfloat16}
     assert {w.device.type for w in model.parameters()} == {"cpu"}
@@ -574,7 +574,7 @@ def test_the_vae_stays_as_it_is_and_comfyui_loads_nothing(comfy, seam, monkeypat
     attributes = [set(vars(layer)) for layer in model.modules()]
     for name in ("load_models_gpu", "free_memory", "soft_empty_cache"):
         monkeypatch.setattr(comfy("comfy.model_management"), name, None)
-    VaeSource(seam.vae_copy(vae), unchanged).load(CPU)(torch.randn(1, 4, 8, 8), 64)
+    VaeSource(seam.models.vae_copy(vae), unchanged).load(CPU)(torch.randn(1, 4, 8, 8), 64)
     assert [type(layer) for layer in model.modules()] == kinds
     assert [set(vars(layer)) for layer in model.modules()] == attributes
     for weight, (same, dtype, grad, value) in zip(model.parameters(), before, strict=True):
@@ -586,7 +586,7 @@ def test_the_vae_stays_as_it_is_and_comfyui_loads_nothing(comfy, seam, monkeypat
 @pytest.mark.parametrize("make", [kl, wan, hunyuan])
 def test_i6_decoding_leaves_an_interrupt_to_the_sampler(comfy, seam, make):
     management = comfy("comfy.model_management")
-    vae = VaeSource(seam.vae_copy(make(comfy)), unchanged).load(CPU)
+    vae = VaeSource(seam.models.vae_copy(make(comfy)), unchanged).load(CPU)
     management.interrupt_current_processing(True)
     try:
         vae(torch.randn(1, vae._source.channels, 4, 4), 64)
@@ -599,7 +599,7 @@ def test_a_vae_that_lies_in_parts_is_copied_whole(comfy, seam):
     """As ComfyUI leaves a model that did not fit into the device's memory."""
     vae = kl(comfy)
     latent = torch.randn(1, 4, 8, 8)
-    expected = VaeSource(seam.vae_copy(vae), unchanged).load(CPU)(latent, EVERYTHING)
+    expected = VaeSource(seam.models.vae_copy(vae), unchanged).load(CPU)(latent, EVERYTHING)
     other = kl(comfy)
 
     def not_here(*args: Any) -> Any:
@@ -609,14 +609,14 @@ def test_a_vae_that_lies_in_parts_is_copied_whole(comfy, seam):
         if hasattr(layer, "comfy_cast_weights"):
             layer.comfy_cast_weights = True
             layer.weight_function = [not_here]
-    picture = VaeSource(seam.vae_copy(other), unchanged).load(CPU)(latent, EVERYTHING)
+    picture = VaeSource(seam.models.vae_copy(other), unchanged).load(CPU)(latent, EVERYTHING)
     assert torch.equal(picture, expected)
 
 
 def test_a_vae_made_in_inference_mode_previews_on_another_thread(comfy, seam):
     with torch.inference_mode():  # as ComfyUI runs its nodes
         vae = kl(comfy)
-        source = VaeSource(seam.vae_copy(vae), unchanged)
+        source = VaeSource(seam.models.vae_copy(vae), unchanged)
     latent, pictures = torch.randn(1, 4, 8, 8), []
     worker = threading.Thread(target=lambda: pictures.append(source.load(CPU)(latent, EVERYTHING)))
     worker.start()
@@ -657,7 +657,7 @@ def test_i4_a_vae_that_decodes_with_noise_does_so_without(comfy, seam):
     vae.first_stage_model.decode(latent)
     assert not torch.equal(torch.get_rng_state(), state)
     before = torch.get_rng_state()
-    decoder = VaeSource(seam.vae_copy(vae), unchanged).load(CPU)
+    decoder = VaeSource(seam.models.vae_copy(vae), unchanged).load(CPU)
     picture = decoder(latent, EVERYTHING)
     assert torch.equal(picture, decoder(latent, EVERYTHING))
     assert torch.equal(torch.get_rng_state(), before)
@@ -680,16 +680,16 @@ def test_i6_a_vae_that_cannot_be_copied_is_told_once(comfy, seam, caplog, what):
     elif what == "foreign":
         vae, what = type("Other", (), {"first_stage_model": nn.Conv2d(1, 1, 1)})(), "latent_dim"
     with caplog.at_level(logging.WARNING):
-        assert seam.vae_copy(vae) is None
-        assert seam.vae_copy(vae) is None
+        assert seam.models.vae_copy(vae) is None
+        assert seam.models.vae_copy(vae) is None
     assert [what in record.message for record in caplog.records] == [True]
 
 
 def test_i11_a_vae_is_copied_once_and_its_copy_goes_with_it(comfy, seam):
     vae = kl(comfy)
-    made = weakref.ref(seam.vae_copy(vae))
-    assert seam.vae_copy(vae) is made()
-    assert seam.vae_copy(kl(comfy)) is not made()
+    made = weakref.ref(seam.models.vae_copy(vae))
+    assert seam.models.vae_copy(vae) is made()
+    assert seam.models.vae_copy(kl(comfy)) is not made()
     del vae
     gc.collect()
     assert made() is None
@@ -724,7 +724,7 @@ def test_the_node_leaves_a_vae_that_no_copy_of_the_model_copies(comfy, seam, nod
     copy.deepcopy(clone.model_options)
     options = comfy("comfy.model_patcher").create_model_options_clone(clone.model_options)
     clone.model_options = options
-    assert seam.left_vae(previewed) is seam.left_vae(clone) is vae
+    assert seam.models.left_vae(previewed) is seam.models.left_vae(clone) is vae
 
 
 def test_a_vae_stays_until_another_is_given_and_on_its_own_branch(seam, node, model):
@@ -732,10 +732,10 @@ def test_a_vae_stays_until_another_is_given_and_on_its_own_branch(seam, node, mo
     branch = node(model, vae=first, quality=10)
     later = node(branch, quality=20)
     other = node(branch, vae=second)
-    assert seam.left_vae(model) is None
-    assert seam.left_vae(node(model)) is None
-    assert seam.left_vae(branch) is seam.left_vae(later) is first
-    assert seam.left_vae(other) is second
+    assert seam.models.left_vae(model) is None
+    assert seam.models.left_vae(node(model)) is None
+    assert seam.models.left_vae(branch) is seam.models.left_vae(later) is first
+    assert seam.models.left_vae(other) is second
 
 
 def test_a_graph_previews_by_its_vae(comfy, seam, stage, pack, client, told):

@@ -47,6 +47,9 @@ _sampling: ContextVar[Sampling | None] = ContextVar("sidestream_sampling", defau
 class SideStreamPreviewer(Previewer, host.sampling.LatentPreviewer):
     """What a sampler holds in the place of ComfyUI's previewer."""
 
+    # Packs that suppress previews patch the classes that have this method of their own.
+    decode_latent_to_preview_image = Previewer.decode_latent_to_preview_image
+
 
 _DECODES = SideStreamPreviewer.decode_latent_to_preview_image
 
