@@ -11,7 +11,6 @@ from sidestream.tests.web.animations import moving_bar, send_animation, send_sti
 from sidestream.tests.web.conftest import (
     NEWEST,
     OLDEST,
-    on_all_kinds,
     on_the_oldest_and_the_newest,
 )
 from sidestream.tests.web.streams import end_run, tell_progress
@@ -122,7 +121,7 @@ def test_an_animation_that_came_out_of_view_plays_when_it_is_seen(panel: PanelPa
     end_run(panel, node=node, prompt="aw", run="aw")
 
 
-@on_all_kinds
+@on_the_oldest_and_the_newest
 def test_two_preview_nodes_show_the_samplers_of_their_branches(panel: PanelPage) -> None:
     prompt = demo_prompt(seed=next(SEEDS) * 10, steps=4, samplers=2)
     prompt["3"] = {"class_type": "SideStreamPreview", "inputs": {"model": ["1", 0]}}
