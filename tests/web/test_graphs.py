@@ -9,7 +9,6 @@ from PIL import Image
 from playwright.sync_api import expect
 from sidestream.tests.web.animations import moving_bar, send_animation, send_still
 from sidestream.tests.web.conftest import (
-    NEWEST,
     OLDEST,
     on_the_oldest_and_the_newest,
 )
@@ -105,7 +104,7 @@ def test_a_sampler_that_was_out_of_view_shows_the_newest_again(panel: PanelPage)
     wait_step(panel, 60)
 
 
-@pytest.mark.kinds(f"{OLDEST} classic", f"{NEWEST} classic")  # Nodes 2.0 play animations themselves
+@pytest.mark.kinds(f"{OLDEST} classic")  # Nodes 2.0 play animations themselves
 def test_an_animation_that_came_out_of_view_plays_when_it_is_seen(panel: PanelPage) -> None:
     page = panel.page
     load(panel, demo_prompt(preview=None))
