@@ -244,14 +244,14 @@ def test_i5_of_everybodys_frames_200_clients_that_do_not_read_keep_none_from_one
         for i in range(200):
             stack.enter_context(RawSocket(running.url, f"stuck-{i}"))
         before = host.megabytes()
-        prompt_id = queue_for(None, running.url, host.graph(steps=100, seconds=0.03))
+        prompt_id = queue_for(None, running.url, host.graph(steps=100, seconds=0.1))
         assert ended_well(client, prompt_id)
         seen = client.listen(0.5)
         print(
             f"\n200 stuck clients: {len(seen.frames)} of 100 frames at another, server's memory"
             f" {host.megabytes() - before:+.1f} MB"
         )
-        assert len(seen.frames) >= 3  # a busy machine makes few for 200
+        assert len(seen.frames) > 30
         assert steps(seen)[-1] == 100
         assert host.megabytes() - before < 100
     assert wait_until(lambda: counters(client)["active_runs"] == 0)

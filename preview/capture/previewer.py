@@ -19,7 +19,7 @@ from ..render.engines import Engines
 from ..render.mailbox import Frame
 from ..render.worker import Engine
 from .batches import shown_images, staged
-from .runs import Run
+from .runs import Run, tell
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +163,7 @@ class Previewer:
         run = self.run
         run.finisher = finisher if finisher.is_open else None
         if finisher.is_open:
-            self._transport.announce(run, "sampling")
+            tell(lambda run: self._transport.announce(run, "sampling"), run)
         elif finisher.succeeded:
             run.finished_early = run.step
             log.info(

@@ -126,6 +126,8 @@ class Run:
         """Whether animated previews failed, and are left off."""
         self.warned_of_loss = False
         """Whether it was said that frames were lost."""
+        self.warned_of_silence = False
+        """Whether it was said that clients are not told of its start, sampling and end."""
         self.slow: dict[str, Any] | None = None
         """Which decoder is too slow for the budget, where one is, as it is told to clients."""
         self.strikes = 0
@@ -395,7 +397,7 @@ class Runs:
         if live := self._clients.live(context.client_id, context.prompt_id):
             run.change(live)
         run.paused = self._clients.paused(context.client_id)
-        _tell(self._on_start, run)
+        tell(self._on_start, run)
         return run
 
     def _execution(self, context: NodeContext) -> Execution:
@@ -477,15 +479,21 @@ class Runs:
                 return
             self._closed.update(run.outcomes)
             self._not_finite += run.frames_not_finite
-        _tell(self._on_end, run)
+        tell(self._on_end, run)
 
 
-def _tell(listener: Callable[[Run], None], run: Run) -> None:
-    """Call `listener`, on whatever thread a run starts or ends: the sampler's may be among them."""
+def tell(listener: Callable[[Run], None], run: Run) -> None:
+    """Call `listener`, on whatever thread a run starts or ends: the sampler's may be among them.
+
+    What it raises is said once a run.
+    """
     try:
         listener(run)
     except Exception as error:
-        log.warning(
-            "[SideStream] The start or end of a run could not be announced (%s); clients miss it.",
-            in_a_line(error),
-        )
+        if not run.warned_of_silence:
+            run.warned_of_silence = True
+            log.warning(
+                "[SideStream] The start or end of a run could not be announced (%s); clients miss"
+                " it.",
+                in_a_line(error),
+            )

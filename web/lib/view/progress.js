@@ -19,19 +19,9 @@ export class Progress {
   constructor(document, shared, signal) {
     const element = elementsOf(document);
     this.shared = shared;
-    /** @type {Record<string, HTMLElement>} */
-    this.values = {};
-    /** @type {Record<string, HTMLElement>} */
-    this.tiles = {};
-    for (const name of NAMES) {
-      this.values[name] = element("dd", {}, NOTHING);
-      this.tiles[name] = element(
-        "div",
-        { class: `ss-stat ss-stat-${name}`, title: t(`stats.${name}Tooltip`) },
-        element("dt", {}, t(`stats.${name}`)),
-        this.values[name],
-      );
-    }
+    const { values, tiles } = statTiles(element, NAMES);
+    this.values = values;
+    this.tiles = tiles;
     this.notFinite = element("span", { class: "ss-warning", role: "img", hidden: true });
     this.waiting = element("p", { class: "ss-waiting", role: "status" });
     this.element = element(
@@ -98,4 +88,27 @@ function paceText(ms) {
   if (ms === null) return NOTHING;
   if (ms < 1000) return t("stats.stepsASecond", { steps: (1000 / ms).toFixed(1) });
   return t("stats.secondsAStep", { seconds: (ms / 1000).toFixed(1) });
+}
+
+/**
+ * Tiles with a name and a number each, and the elements that hold the numbers.
+ *
+ * @param {import("./dom.js").ElementMaker} element
+ * @param {readonly string[]} names keys of the texts under `stats`
+ */
+export function statTiles(element, names) {
+  /** @type {Record<string, HTMLElement>} */
+  const values = {};
+  /** @type {Record<string, HTMLElement>} */
+  const tiles = {};
+  for (const name of names) {
+    values[name] = element("dd", {}, NOTHING);
+    tiles[name] = element(
+      "div",
+      { class: `ss-stat ss-stat-${name}`, title: t(`stats.${name}Tooltip`) },
+      element("dt", {}, t(`stats.${name}`)),
+      values[name],
+    );
+  }
+  return { values, tiles };
 }

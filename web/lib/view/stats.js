@@ -2,7 +2,7 @@
 
 import { Devices } from "./devices.js";
 import { elementsOf, keepFromPage, setText, whenEnded } from "./dom.js";
-import { NOTHING } from "./progress.js";
+import { NOTHING, statTiles } from "./progress.js";
 import { SECONDS } from "../data/rates.js";
 import { t } from "../host/strings.js";
 
@@ -27,19 +27,9 @@ export class Stats {
   constructor(document, shared, signal) {
     const element = elementsOf(document);
     this.shared = shared;
-    /** @type {Record<string, HTMLElement>} */
-    this.values = {};
-    /** @type {Record<string, HTMLElement>} */
-    this.tiles = {};
-    for (const name of NAMES) {
-      this.values[name] = element("dd", {}, NOTHING);
-      this.tiles[name] = element(
-        "div",
-        { class: `ss-stat ss-stat-${name}`, title: t(`stats.${name}Tooltip`) },
-        element("dt", {}, t(`stats.${name}`)),
-        this.values[name],
-      );
-    }
+    const { values, tiles } = statTiles(element, NAMES);
+    this.values = values;
+    this.tiles = tiles;
     this.line = document.createElementNS(SVG, "polyline");
     const chart = document.createElementNS(SVG, "svg");
     chart.setAttribute("viewBox", `0 0 ${SECONDS - 1} 10`);
