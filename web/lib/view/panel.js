@@ -1,8 +1,9 @@
 /** One view of the previews, for the sidebar, the bottom panel or a window of its own. */
 
+import { ContactSheet } from "./contact_sheet.js";
 import { Controls } from "./controls.js";
 import { elementsOf, iconButton, setIcon, setText } from "./dom.js";
-import { FinishButton } from "./finish_button.js";
+import { FinishButton, finishedText } from "./finish_button.js";
 import { Grid } from "./grid.js";
 import { PlayerBar } from "./player_bar.js";
 import { waitingText } from "./progress.js";
@@ -24,6 +25,8 @@ import { t } from "../host/strings.js";
  * @property {import("../data/rates.js").Rates} rates
  * @property {import("../data/prompts.js").Prompts} prompts
  * @property {import("../data/results.js").Results} results
+ * @property {import("../data/queue.js").Queue} queue
+ * @property {import("../data/run_archive.js").RunArchive} archive
  * @property {() => void} popOut
  */
 
@@ -57,11 +60,13 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
   const viewer = new Viewer(document, shared.watching, signal);
   const playerBar = new PlayerBar(document, shared.watching, viewer.player, signal);
   const grid = new Grid(document, shared.watching);
+  const sheet = new ContactSheet(document, shared, signal);
   const tabs = new SamplerTabs(document, shared);
   const stats = new Stats(document, shared, signal);
   const timeline = new Timeline(document, shared, viewer.player, signal);
   const controls = new Controls(document, shared);
-  const finish = new FinishButton(document, shared, signal);
+  const finish = new FinishButton(document, shared.liveSettings, () => shared.watching.run, signal);
+  const finished = element("span", { class: "ss-finished", role: "status" });
 
   const fit = iconButton(element, "arrows-alt", t("viewer.fit"), () => viewer.setZoom(null));
   const exact = element(
@@ -95,7 +100,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     exact,
     fullScreen,
     popOut,
-    finish.mark,
+    finished,
   );
   const noticeText = element("span");
   let noticeKey = "";
@@ -118,7 +123,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
   const root = element(
     "section",
     { class: "sidestream", "aria-label": t("panel.title"), onkeydown: keepDeletionFromPage },
-    element("div", { class: "ss-view" }, toolbar, tabs.element, viewer.element, playerBar.element, grid.element),
+    element("div", { class: "ss-view" }, toolbar, tabs.element, viewer.element, playerBar.element, grid.element, sheet.element),
     element("div", { class: "ss-side" }, noticeBar, timeline.element, stats.element, controls.element, reportButton(document)),
   );
 
@@ -126,7 +131,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     fit.setAttribute("aria-pressed", String(viewer.zoom === null));
     exact.setAttribute("aria-pressed", String(viewer.zoom === 1));
     const percent = Math.round(viewer.scale * window.devicePixelRatio * 100);
-    setText(zoomText, viewer.hasPicture && !shared.watching.grid ? `${percent} %` : "");
+    setText(zoomText, viewer.hasPicture && shared.watching.single ? `${percent} %` : "");
   };
 
   function showNotice() {
@@ -144,10 +149,13 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
   function update() {
     asked = 0;
     if (signal.aborted) return;
-    for (const run of shared.watching.grid ? shared.store.current : [shared.watching.run]) void shared.results.load(run);
-    viewer.element.hidden = shared.watching.grid;
-    newRun.hidden = !shared.watching.newRun;
-    for (const button of zoomButtons) /** @type {HTMLButtonElement} */ (button).disabled = shared.watching.grid;
+    const { watching } = shared;
+    sheet.update();
+    const shown = watching.sheet ? sheet.runs : watching.grid ? shared.store.current : [watching.run];
+    for (const run of shown) void shared.results.load(run);
+    viewer.element.hidden = !watching.single;
+    newRun.hidden = !watching.newRun;
+    for (const button of zoomButtons) /** @type {HTMLButtonElement} */ (button).disabled = !watching.single;
     tabs.update();
     grid.update();
     playerBar.update();
@@ -155,6 +163,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     timeline.update();
     controls.update();
     finish.update();
+    setText(finished, finishedText(watching.run));
     viewer.onZoom();
     const said = showNotice();
     const { store, liveSettings } = shared;
@@ -170,6 +179,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
 
   shared.watching.addEventListener("change", onChange, { signal });
   shared.liveSettings.addEventListener("change", onChange, { signal });
+  shared.queue.addEventListener("change", onChange, { signal });
   shared.status.addEventListener("change", onChange, { signal });
   root.addEventListener("fullscreenchange", () => {
     const inside = document.fullscreenElement === root;
