@@ -34,7 +34,8 @@ export class Queue extends EventTarget {
     for (const name of ENDINGS) listen(name, (told) => this._keep(({ promptId }) => promptId !== told?.prompt_id));
     // Somebody may take prompts out of the queue elsewhere. Of those of others nothing is known here.
     listen("status", (told) => {
-      if (told?.exec_info?.queue_remaining < this.waiting.length) void this.ask();
+      const begun = store.live && !this.waiting.some(({ running }) => running) ? 1 : 0;
+      if (told?.exec_info?.queue_remaining < this.waiting.length + begun && this.waiting.length) void this.ask();
     });
     listen("reconnected", () => void this.ask());
   }
