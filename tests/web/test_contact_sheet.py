@@ -442,11 +442,22 @@ IN_VIEW = """[...document.querySelectorAll(".ss-shot")].filter((one) => {
 }).length"""
 
 
+# One workflow, with another seed each time.
+QUEUE = """
+async ([count, first]) => {
+  const sampler = app.graph._nodes.find(({ type }) => type === "KSampler");
+  const seed = sampler.widgets.find(({ name }) => name === "seed");
+  for (let i = 0; i < count; i++) {
+    seed.value = first + i;
+    await app.queuePrompt(0);
+  }
+}
+"""
 RATE = """
 async () => {
   const begun = performance.now();
   let frames = 0;
-  while (performance.now() < begun + 1500) { await new Promise(requestAnimationFrame); frames += 1; }
+  while (performance.now() < begun + 800) { await new Promise(requestAnimationFrame); frames += 1; }
   return (frames * 1000) / (performance.now() - begun);
 }
 """
@@ -456,23 +467,19 @@ def test_thirty_queued_prompts_leave_memory_and_the_canvas_as_they_were(
     panel: PanelPage, record_property: Callable[[str, object], None]
 ) -> None:
     page = panel.page
-
-    def queue(count: int) -> None:
-        for _ in range(count):
-            start_run(panel, steps=20, seconds=0.03)
-
-    def rates(count: int) -> list[float]:
-        panel.wait("() => sidestream.store.live")
-        return [page.evaluate(RATE) for _ in range(count)]
-
-    queue(8)
-    usual = statistics.median(rates(3))
-    panel.wait("() => sidestream.queue.waiting.length === 0 && !sidestream.store.live", 90)
+    panel.load(demo_prompt(steps=20, seconds=0.05))
     open_sheet(panel)
     page.evaluate("() => sidestream.archive.forgetAll()")
     before = heap(panel)
-    queue(30)
-    with_sheet = statistics.median(rates(5))
+    page.evaluate(QUEUE, [30, next(SEEDS) * 100])
+    expect(page.locator(TILE)).to_have_count(30)
+    usual, with_sheet = [], []
+    for _ in range(7):  # one beside the other, since a busy machine changes
+        panel.close_panel()
+        usual.append(page.evaluate(RATE))
+        panel.open_panel()
+        with_sheet.append(page.evaluate(RATE))
+    assert page.evaluate("() => sidestream.store.live && sidestream.watching.sheet")
     panel.wait("() => sidestream.queue.waiting.length === 0 && !sidestream.store.live", 200)
     expect(page.locator(TILE)).to_have_count(30)
     full = heap(panel)
@@ -481,7 +488,7 @@ def test_thirty_queued_prompts_leave_memory_and_the_canvas_as_they_were(
     expect(page.locator(TILE)).to_have_count(0)
     after = heap(panel)
     record_property("heap_mb", [round(mb, 1) for mb in (before, full, after)])
-    record_property("frames_a_second", [round(rate, 1) for rate in (usual, with_sheet)])
-    print(f"\nheap {before:.1f}, {full:.1f} with 30 runs, {after:.1f} MB; {usual:.1f}, {with_sheet:.1f} frames a second")
+    record_property("frames_a_second", [[round(rate) for rate in rates] for rates in (usual, with_sheet)])
+    print(f"\nheap {before:.1f}, {full:.1f} with 30 runs, {after:.1f} MB; frames a second: {usual}, {with_sheet}")
     assert after - before < 20
-    assert with_sheet > 0.75 * usual
+    assert statistics.median(with_sheet) > 0.6 * statistics.median(usual)

@@ -36,6 +36,8 @@ export class RunTile {
     this.inView = false;
     /** @type {import("../data/store.js").Frame | null} */
     this._shown = null;
+    /** @type {unknown[]} what its texts and buttons were made from */
+    this._facts = [];
     this._closing = new AbortController();
 
     const { watching, store } = shared;
@@ -85,23 +87,38 @@ export class RunTile {
     this.waiting = waiting;
     this.promptId = run?.promptId ?? waiting?.promptId ?? "";
     const { watching } = this.shared;
+    const [isWatched, isMarked] = [watching.run, watching.marked].map((one) => run !== null && one === run);
+    const end = run && endOf(run);
+    /** @type {unknown[]} */
+    const facts = [run, run?.live, run?.canFinish, run?.step, run?.starred, run?.title, run?.origin, run?.finishedAt];
+    facts.push(waiting?.running, isWatched, isMarked, end);
+    if (facts.some((fact, i) => fact !== this._facts[i])) this._write(isWatched, isMarked);
+    this._facts = facts;
+    this._draw();
+  }
+
+  /**
+   * @param {boolean} isWatched
+   * @param {boolean} isMarked
+   */
+  _write(isWatched, isMarked) {
+    const { run } = this;
     const isLive = run?.live ?? true;
     this.element.classList.toggle("ss-waiting-shot", run === null);
-    this.element.classList.toggle("ss-watched", run !== null && run === watching.run);
-    this.element.classList.toggle("ss-marked", run !== null && run === watching.marked);
+    this.element.classList.toggle("ss-watched", isWatched);
+    this.element.classList.toggle("ss-marked", isMarked);
     this._describe();
     this.picture.setAttribute("aria-disabled", String(run === null));
     this.star.hidden = this.compare.hidden = run === null;
     this.star.setAttribute("aria-pressed", String(run?.starred ?? false));
     setIcon(this.star, run?.starred ? "star-fill" : "star", t(run?.starred ? "sheet.unstar" : "sheet.star"));
-    this.compare.setAttribute("aria-pressed", String(run !== null && run === watching.marked));
+    this.compare.setAttribute("aria-pressed", String(isMarked));
     this.finish.update();
     this.finish.element.hidden = !run?.live || !run.canFinish;
     this.skip.hidden = !isLive;
     this.delete.hidden = isLive;
     this.copySeed.hidden = this.origin.seed === null;
     this.workflow.hidden = !run?.graph;
-    this._draw();
   }
 
   /** @param {boolean} inView */
