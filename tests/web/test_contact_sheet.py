@@ -336,6 +336,7 @@ def test_keys_go_from_tile_to_tile_and_the_tab_key_through_one_of_them(panel: Pa
     assert page.evaluate(focused) == 0  # the next one
     page.keyboard.press("Enter")
     assert page.evaluate("() => sidestream.watching.run.id") == "b"
+    panel.wait("() => document.activeElement.classList.contains('ss-viewer')")
 
 
 @pytest.mark.parametrize("width", [220, 320])

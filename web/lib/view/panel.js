@@ -150,10 +150,12 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     asked = 0;
     if (signal.aborted) return;
     const { watching } = shared;
+    const wasInSheet = !watching.sheet && sheet.element.contains(document.activeElement);
     sheet.update();
     const shown = watching.sheet ? sheet.runs : watching.grid ? shared.store.current : [watching.run];
     for (const run of shown) void shared.results.load(run);
     viewer.element.hidden = !watching.single;
+    if (wasInSheet) viewer.element.focus();
     newRun.hidden = !watching.newRun;
     for (const button of zoomButtons) /** @type {HTMLButtonElement} */ (button).disabled = !watching.single;
     tabs.update();
