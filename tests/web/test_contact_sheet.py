@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import expect
 from sidestream.tests.web.conftest import on_the_oldest_and_the_newest
 from sidestream.tests.web.streams import deliver, end_run
-from sidestream.tests.web.views import OVERFLOWING, PANEL, SEEDS, heap, nameless, part, start_run
+from sidestream.tests.web.views import OVERFLOWING, PANEL, SEEDS, heap, nameless, part, start_run, wait_for_promise
 from sidestream.tools.page import PanelPage, demo_prompt
 
 if TYPE_CHECKING:
@@ -100,14 +100,17 @@ def test_prompts_are_skipped_and_finished_from_their_tiles(panel: PanelPage) -> 
     act(tile(panel, 0), "Skip this prompt")
     panel.wait("id => sidestream.store.runs.at(-1).promptId === id", argument=ids[-1])
     panel.wait("() => sidestream.store.runs.at(-1).canFinish && sidestream.store.runs.at(-1).step > 3")
-    history = "async (id) => (await (await app.api.fetchApi(`/history/${id}`)).json())[id].status.status_str"
+    ended = """async ([id, how]) => {
+      const history = await (await app.api.fetchApi(`/history/${id}`)).json();
+      return history[id]?.status.status_str === how;
+    }"""
     first = page.evaluate("() => sidestream.store.runs[0].promptId")
-    panel.wait("([id, look]) => eval(look)(id).then((said) => said === 'error')", argument=[first, history])
+    wait_for_promise(panel, ended, [first, "error"])
     act(tile(panel, 1), "Finish here")
     assert page.evaluate("() => sidestream.store.runs.at(-1).live")  # it asks
     act(tile(panel, 1), "Finish at this step?")
     panel.wait("() => sidestream.store.runs.at(-1).finishedAt > 3")
-    panel.wait("([id, look]) => eval(look)(id).then((said) => said === 'success')", argument=[ids[-1], history])
+    wait_for_promise(panel, ended, [ids[-1], "success"])
     picture = tile(panel, 1).locator(".ss-shot-picture")
     panel.wait("() => document.querySelectorAll('.ss-shot-picture')[1].title.includes('Finished at step')")
     assert "of 1500" in (picture.get_attribute("title") or "")
@@ -264,7 +267,8 @@ def test_runs_are_kept_over_a_reload_until_they_are_forgotten(panel: PanelPage) 
     deliver_run(panel, "c")
     page.evaluate("() => sidestream.store.star(sidestream.store.runs[1], true)")
     page.evaluate("() => sidestream.store.remove(sidestream.store.runs[2])")
-    panel.wait("async () => (await records()).filter(({ starred }) => starred).length === 1".replace("records", RECORDS))
+    starred = "async () => String((await records()).map(({ starred }) => starred).sort()) === 'false,true'"
+    wait_for_promise(panel, starred.replace("records", RECORDS))
     page.reload()
     panel.wait_until_ready()
     open_sheet(panel)
@@ -276,7 +280,7 @@ def test_runs_are_kept_over_a_reload_until_they_are_forgotten(panel: PanelPage) 
     panel.wait("() => app.graph._nodes.some((node) => node.type === 'SideStreamDemoModel')")
     part(panel, ".ss-sheet [aria-label='Forget all runs']").click()
     part(panel, ".ss-sheet [aria-label^='Forget all, starred']").click()
-    panel.wait("async () => (await records()).length === 0".replace("records", RECORDS))
+    wait_for_promise(panel, "async () => (await records()).length === 0".replace("records", RECORDS))
     page.reload()
     panel.wait_until_ready()
     assert runs(panel) == []
