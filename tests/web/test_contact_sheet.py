@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import expect
 from sidestream.tests.web.conftest import on_the_oldest_and_the_newest
 from sidestream.tests.web.streams import deliver, end_run
-from sidestream.tests.web.views import OVERFLOWING, PANEL, SEEDS, heap, nameless, part, start_run, wait_for_promise
+from sidestream.tests.web.views import OVERFLOWING, PANEL, SEEDS, heap, nameless, part, start_run
 from sidestream.tools.page import PanelPage, demo_prompt
 
 if TYPE_CHECKING:
@@ -105,12 +105,12 @@ def test_prompts_are_skipped_and_finished_from_their_tiles(panel: PanelPage) -> 
       return history[id]?.status.status_str === how;
     }"""
     first = page.evaluate("() => sidestream.store.runs[0].promptId")
-    wait_for_promise(panel, ended, [first, "error"])
+    panel.wait(ended, argument=[first, "error"])
     act(tile(panel, 1), "Finish here")
     assert page.evaluate("() => sidestream.store.runs.at(-1).live")  # it asks
     act(tile(panel, 1), "Finish at this step?")
     panel.wait("() => sidestream.store.runs.at(-1).finishedAt > 3")
-    wait_for_promise(panel, ended, [ids[-1], "success"])
+    panel.wait(ended, argument=[ids[-1], "success"])
     picture = tile(panel, 1).locator(".ss-shot-picture")
     panel.wait("() => document.querySelectorAll('.ss-shot-picture')[1].title.includes('Finished at step')")
     assert "of 1500" in (picture.get_attribute("title") or "")
@@ -215,7 +215,8 @@ def test_two_runs_are_compared_at_the_same_step(panel: PanelPage) -> None:
         page.keyboard.press("ArrowLeft")
     for side in ("left", "right"):
         expect(part(panel, f".ss-label-{side}")).to_have_text("5 / 8")
-    assert page.evaluate("() => [sidestream.watching.against, sidestream.watching.frame].map(({ run }) => run.id)") == ["a", "b"]
+    sides = "() => [sidestream.watching.against, sidestream.watching.frame].map(({ run }) => run.id)"
+    assert page.evaluate(sides) == ["a", "b"]
     page.locator(f"{PANEL} [aria-label^='Compare']").first.click()
     expect(page.locator(f"{PANEL} .ss-canvas-left")).to_be_hidden()
 
@@ -268,7 +269,7 @@ def test_runs_are_kept_over_a_reload_until_they_are_forgotten(panel: PanelPage) 
     page.evaluate("() => sidestream.store.star(sidestream.store.runs[1], true)")
     page.evaluate("() => sidestream.store.remove(sidestream.store.runs[2])")
     starred = "async () => String((await records()).map(({ starred }) => starred).sort()) === 'false,true'"
-    wait_for_promise(panel, starred.replace("records", RECORDS))
+    panel.wait(starred.replace("records", RECORDS))
     page.reload()
     panel.wait_until_ready()
     open_sheet(panel)
@@ -280,7 +281,7 @@ def test_runs_are_kept_over_a_reload_until_they_are_forgotten(panel: PanelPage) 
     panel.wait("() => app.graph._nodes.some((node) => node.type === 'SideStreamDemoModel')")
     part(panel, ".ss-sheet [aria-label='Forget all runs']").click()
     part(panel, ".ss-sheet [aria-label^='Forget all, starred']").click()
-    wait_for_promise(panel, "async () => (await records()).length === 0".replace("records", RECORDS))
+    panel.wait("async () => (await records()).length === 0".replace("records", RECORDS))
     page.reload()
     panel.wait_until_ready()
     assert runs(panel) == []
@@ -320,11 +321,15 @@ def test_keys_go_from_tile_to_tile_and_the_tab_key_through_one_of_them(panel: Pa
         deliver_run(panel, name)
     open_sheet(panel)
     expect(page.locator(TILE)).to_have_count(8)
-    focused = "() => [...document.querySelectorAll('.ss-shot')].findIndex((one) => one.contains(document.activeElement))"
-    columns = page.evaluate("() => getComputedStyle(document.querySelector('.ss-shots')).gridTemplateColumns.split(' ').length")
+    focused = """() => {
+      const holds = (one) => one.contains(document.activeElement);
+      return [...document.querySelectorAll(".ss-shot")].findIndex(holds);
+    }"""
+    columns = part(panel, ".ss-shots").evaluate("(e) => getComputedStyle(e).gridTemplateColumns.split(' ').length")
     assert columns > 1
     tile(panel, 7).locator(".ss-shot-picture").focus()
-    for key, place in (("Home", 0), ("ArrowRight", 1), ("ArrowDown", 1 + columns), ("ArrowUp", 1), ("End", 7), ("ArrowRight", 7)):
+    moves = {"Home": 0, "ArrowRight": 1, "ArrowDown": 1 + columns, "ArrowUp": 1, "ArrowLeft": 0, "End": 7}
+    for key, place in moves.items():
         page.keyboard.press(key)
         assert page.evaluate(focused) == place, key
     page.keyboard.press("Home")
@@ -357,7 +362,10 @@ def test_it_fits_into_a_narrow_panel_and_all_has_names(panel: PanelPage, width: 
 
 
 def test_on_a_phone_all_is_in_reach_without_a_pointer(panel: PanelPage) -> None:
-    page = panel.page.context.browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True).new_page()
+    browser = panel.page.context.browser
+    assert browser
+    size = {"width": 390, "height": 844}
+    page = browser.new_context(viewport=size, has_touch=True, is_mobile=True).new_page()  # type: ignore[arg-type]
     phone = PanelPage(page, panel.url)
     page.goto(panel.url)
     phone.wait_until_ready()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from typing import TYPE_CHECKING, Any
 
 from sidestream.tools.page import PanelPage, demo_prompt
@@ -88,14 +87,6 @@ def wait_shown(panel: PanelPage, step: int) -> None:
 def wait_until_the_frame_is_shown(panel: PanelPage) -> None:
     """Wait until the canvas holds the very pixels of the frame that the panel says it shows."""
     panel.wait(SHOWS_THE_FRAME)
-
-
-def wait_for_promise(panel: PanelPage, condition: str, argument: object = None, seconds: float = 30.0) -> None:
-    """Wait until what an asynchronous condition promises is true; `panel.wait` takes the promise itself for it."""
-    deadline = time.monotonic() + seconds
-    while not panel.page.evaluate(condition, argument):
-        assert time.monotonic() < deadline, condition
-        panel.page.wait_for_timeout(100)
 
 
 def measured(panel: PanelPage) -> dict[str, float]:
