@@ -1,0 +1,109 @@
+"""The panel, the node and the settings speak each language that ComfyUI's page offers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import expect
+from sidestream.tests.web.conftest import on_the_oldest_and_the_newest
+from sidestream.tests.web.streams import deliver
+from sidestream.tests.web.test_locales import LANGUAGES, RIGHT_TO_LEFT, texts
+from sidestream.tests.web.views import OVERFLOWING, PANEL, part
+from sidestream.tools.page import PanelPage, demo_prompt
+
+pytestmark = pytest.mark.browser
+
+OFFERED = "() => app.extensionManager.setting.settings['Comfy.Locale'].options.map((option) => option.value)"
+SPEAK = "language => app.extensionManager.setting.set('Comfy.Locale', language)"
+
+NOT_YET_OFFERED = {"de"}
+"""The newest page has all of its texts in this language, and does not let it be chosen."""
+
+
+@pytest.fixture
+def page_in_english_again(panel: PanelPage) -> Iterator[PanelPage]:
+    yield panel
+    panel.page.evaluate(SPEAK, "en")
+
+
+def test_the_pack_has_every_language_that_the_page_offers(panel: PanelPage) -> None:
+    offered = set(panel.page.evaluate(OFFERED))
+    assert offered == {"en", *LANGUAGES} - NOT_YET_OFFERED
+
+
+@on_the_oldest_and_the_newest
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_panel_the_node_and_the_settings_speak_it(
+    page_in_english_again: PanelPage, language: str
+) -> None:
+    panel = page_in_english_again
+    page = panel.page
+    page.evaluate(SPEAK, language)
+    if page.evaluate("() => app.extensionManager.setting.get('Comfy.Locale')") != language:
+        assert language in NOT_YET_OFFERED  # the newest page goes on in English
+        return
+    said, of_nodes, of_settings = (texts(language, name) for name in ("main", "nodeDefs", "settings"))
+
+    panel.load(demo_prompt())
+    panel.open_panel()
+    shown = page.locator(PANEL)
+    direction = "rtl" if language in RIGHT_TO_LEFT else "ltr"
+    for element in (shown, page.locator(".ss-node").first):
+        expect(element).to_have_attribute("lang", language)
+        expect(element).to_have_attribute("dir", direction)
+    expect(shown).to_have_attribute("aria-label", said["sideStream.panel.title"])
+    expect(part(panel, ".ss-empty")).to_have_text(said["sideStream.viewer.empty"])
+    expect(part(panel, ".ss-control[data-setting=budget] .ss-control-name")).to_have_text(
+        of_nodes["SideStreamPreview.inputs.budget.name"]
+    )
+    expect(page.locator(".ss-node-caption").first).to_have_text(said["sideStream.node.idle"])
+
+    deliver(panel, 4)
+    deliver(panel, 4, run="other", node="11")
+    expect(part(panel, ".ss-stat-step dd")).to_have_text(
+        said["sideStream.stats.stepOf"].replace("<step>", isolated("4", direction)).replace("<total>", isolated("20", direction))
+    )
+    assert page.evaluate(OVERFLOWING) == []
+
+    panel.command("Comfy.ShowSettingsDialog")
+    page.get_by_text("SideStream", exact=True).last.click()
+    page.get_by_text(of_settings["SideStream_throttle_ms.name"], exact=True).first.wait_for()
+    page.get_by_text(said["settingsCategories.Previews"], exact=True).first.wait_for()
+    page.keyboard.press("Escape")
+    page.get_by_text(of_settings["SideStream_throttle_ms.name"], exact=True).first.wait_for(state="hidden")
+
+
+def isolated(value: str, direction: str) -> str:
+    """A value within a text: from right to left it has a direction of its own."""
+    return f"\u2068{value}\u2069" if direction == "rtl" else value
+
+
+def test_from_right_to_left_time_and_pictures_keep_their_sides(page_in_english_again: PanelPage) -> None:
+    panel = page_in_english_again
+    page = panel.page
+    page.evaluate(SPEAK, "fa")
+    panel.open_panel()
+    deliver(panel, 10)
+    page.evaluate("() => sidestream.watching.scrub(4)")
+
+    def left(selector: str) -> float:
+        box = part(panel, selector).bounding_box()
+        assert box is not None
+        return box["x"]
+
+    # What is read begins on the right …
+    assert left(".ss-toolbar button:first-child") > left(".ss-toolbar button:nth-of-type(2)")
+    assert left(".ss-stat-step") > left(".ss-stat-elapsed")
+    assert left(".ss-control input[type=range]") > left(".ss-control input[type=number]")
+    # … and time on the left, with the buttons that go back and forth in it.
+    assert left("[title='فریم قبلی']") < left("[title='فریم بعدی']")
+    slider = part(panel, ".ss-scrubber")
+    box = slider.bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + box["width"] * 2.5 / 20, box["y"] + box["height"] / 2)
+    panel.wait("() => sidestream.watching.frame.step === 3")
+    slider.press("ArrowRight")
+    panel.wait("() => sidestream.watching.frame.step === 4")
+    page.evaluate("() => sidestream.watching.compare(true)")
+    assert left(".ss-label-left") < left(".ss-label-right")
