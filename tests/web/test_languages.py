@@ -9,6 +9,7 @@ from playwright.sync_api import expect
 from sidestream.tests.web.conftest import ALL_KINDS, Opened
 from sidestream.tests.web.streams import deliver
 from sidestream.tests.web.test_locales import LANGUAGES, RIGHT_TO_LEFT, texts
+from sidestream.tests.web.test_templates import SELECT_NEW
 from sidestream.tests.web.views import OVERFLOWING, PANEL, part
 from sidestream.tools.page import PanelPage, demo_prompt
 
@@ -57,9 +58,10 @@ def test_the_panel_the_node_and_the_settings_speak_it(
 
     deliver(panel, 4)
     deliver(panel, 4, run="other", node="11")
-    expect(part(panel, ".ss-stat-step dd")).to_have_text(
-        said["sideStream.stats.stepOf"].replace("<step>", isolated("4", direction)).replace("<total>", isolated("20", direction))
-    )
+    step = said["sideStream.stats.stepOf"]
+    for name, value in (("<step>", "4"), ("<total>", "20")):
+        step = step.replace(name, isolated(value, direction))
+    expect(part(panel, ".ss-stat-step dd")).to_have_text(step)
     assert page.evaluate(OVERFLOWING) == []
 
     panel.command("Comfy.ShowSettingsDialog")
@@ -81,6 +83,14 @@ def test_the_oldest_page_speaks_the_language_that_it_was_opened_with(
     expect(panel.page.locator(PANEL)).to_have_attribute("aria-label", texts(language, "main")["sideStream.panel.title"])
     expect(panel.page.locator(PANEL)).to_have_attribute("lang", language)
     panel.page.context.close()
+
+
+def test_help_pages_from_right_to_left_run_so(opened: Opened, open_kind: Callable[..., Opened]) -> None:
+    page = open_kind(opened.kind, {"Comfy.Locale": "he"}).panel.page
+    page.evaluate(SELECT_NEW, "SideStreamPreview")
+    page.get_by_test_id("info-button").click()
+    expect(page.locator(".node-help-content h2").first).to_have_css("direction", "rtl")
+    page.context.close()
 
 
 def isolated(value: str, direction: str) -> str:
