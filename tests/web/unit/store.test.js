@@ -61,6 +61,14 @@ test("when memory is short results shrink to their small copies before a run goe
   assert.equal(store.bytes, 130);
 });
 
+test("of several results the one that the run ends on is left when memory is short", () => {
+  const { store } = opened({ frames: 600, bytes: 150 });
+  const run = pastRun(store, "a", { result: 50 });
+  store.addResult(run, { ...run.results[0], seq: 2 });
+  pastRun(store, "b", { frame: 60 });
+  assert.deepEqual(store.runs.map(({ id, results }) => id + results.map(({ seq }) => seq)), ["a1", "b"]);
+});
+
 test("runs are bounded by count, starred ones go last", () => {
   const { store } = opened();
   store.star(pastRun(store, "r0"), true);

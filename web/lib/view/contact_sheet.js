@@ -4,7 +4,7 @@ import { AskButton } from "./ask_button.js";
 import { elementsOf, iconButton, keepFromPage, setText, whenEnded } from "./dom.js";
 import { RunTile } from "./run_tile.js";
 import { OneAFrame } from "../media/one_a_frame.js";
-import { t } from "../host/strings.js";
+import { t, writing } from "../host/strings.js";
 
 /** @typedef {import("../data/store.js").Run} Run */
 
@@ -213,11 +213,14 @@ export class ContactSheet {
   _onKey(event) {
     const tiles = /** @type {RunTile[]} */ ([...this.list.children].map((child) => this._tileOf(child)));
     const at = tiles.findIndex(({ element }) => element.contains(/** @type {Node} */ (event.target)));
-    const next = { ArrowLeft: at - 1, ArrowRight: at + 1, ArrowUp: at - this._columns, ArrowDown: at + this._columns, Home: 0, End: tiles.length - 1 }[event.key];
+    const right = writing().dir === "rtl" ? -1 : 1;
+    const [columns, last] = [this._columns, tiles.length - 1];
+    const places = { ArrowLeft: at - right, ArrowRight: at + right, ArrowUp: at - columns, ArrowDown: at + columns, Home: 0, End: last };
+    const next = /** @type {Record<string, number>} */ (places)[event.key];
     if (next !== undefined) {
       keepFromPage(event);
       event.preventDefault();
-      tiles[Math.max(0, Math.min(next, tiles.length - 1))]?.picture.focus();
+      tiles[Math.max(0, Math.min(next, last))]?.picture.focus();
     } else if (event.key === "Delete" && tiles[at]?.run && !tiles[at].run.live) this._delete(tiles[at].run);
   }
 
