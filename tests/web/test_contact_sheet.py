@@ -417,6 +417,9 @@ def test_at_most_one_picture_an_animation_frame_with_thirty_tiles_and_none_at_re
                 deliver(panel, 1, run=f"r{i}", prompt=f"p{i}", first=step)
         expect(page.locator(".ss-shot")).to_have_count(30)
         page.locator(".ss-shot").last.scroll_into_view_if_needed()
+        for on in (False, True):  # all of them at once
+            page.evaluate("(on) => sidestream.watching.showSheet(on)", on)
+            page.wait_for_timeout(300)
         wait_drawn(panel, page.evaluate("() => sidestream.store.runs.length && IN_VIEW".replace("IN_VIEW", IN_VIEW)))
         most, count, shown = page.evaluate("() => [Math.max(...drawings.values()), drawings.size, shown]")
         assert most == 1
