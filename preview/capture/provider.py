@@ -257,6 +257,7 @@ class Provider:
             _whole(sampling.steps) if sampling else 0,
             host.models.video(latent_format),
             self._decoders.is_broken,
+            sources.missing_decoder(latent_format),
         )
 
     def _node_settings(self, model: Any, extra: Any) -> dict[str, Any]:
