@@ -106,8 +106,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     "div",
     { class: "ss-notice", role: "status", hidden: true },
     element("i", { class: "pi pi-info-circle", "aria-hidden": "true" }),
-    noticeText,
-    noticeLink,
+    element("div", { class: "ss-notice-words" }, noticeText, noticeLink),
     iconButton(element, "times", t("notices.putAway"), () => {
       dismissed.add(noticeKey);
       showNotice();
