@@ -56,9 +56,9 @@ class Kind(NamedTuple):
         }
 
 
-# Sizes: taef2 was measured; taeqi2_1, taef1 and taeh3 are stated to the byte by packs that check
-# what they download, taesd, taesdxl and taesd3 by ComfyUI-Manager, Kijai's taeltx2_3 and LightX2V's
-# for Wan by packs that fetch them. The others of TAEHV's author follow from those: 2 bytes a weight.
+# Sizes: taef2 was measured; taeqi2_1, taef1 and taeh3 are stated to the byte by programs that check
+# what they download, taesd, taesdxl and taesd3 by ComfyUI-Manager, taeltx2_3 and LightX2V's for Wan
+# by scripts that fetch them. The others of TAEHV's author follow from those: 2 bytes a weight.
 KINDS = (
     Kind(
         "Stable Diffusion 1 and 2", IMAGE, ("taesd_decoder",), ("SD15",),

@@ -91,7 +91,7 @@ class SuperBlock(nn.Module):
     def forward(self, x: torch.Tensor, before: torch.Tensor | None) -> torch.Tensor:
         """As `PlainBlock`."""
         before = torch.zeros_like(x) if before is None else before
-        return self.conv(torch.cat([x, before], 1)) + x  # type: ignore[no-any-return]
+        return self.conv(torch.cat([x, before], 1)) + x
 
 
 class Growth(nn.Module):

@@ -129,7 +129,7 @@ class Network:
         """The first stage's frame [1, width, h, w] of the VAE's float32 `latent` [1, C, h, w]."""
         dtype = self.enter.weight.dtype
         if self.is_super:
-            return self.enter(latent.to(dtype))  # type: ignore[no-any-return]
+            return self.enter(latent.to(dtype))
         x = 3 * torch.tanh(latent / 3)  # within ±3, smoothly
         return conv_relu(x.to(dtype), self.enter, leak=self.leak)
 

@@ -79,7 +79,7 @@ class Layout:
 
 FIRST_BLOCK = 3
 NARROWING = FIRST_BLOCK + BLOCKS + 1
-"""The numbers of layers that the layout is read off: in each stage the one behind the upsampling."""
+"""The number of the layer behind the first upsampling, which the layout is read off."""
 
 ENDS = {3: (3, 1), 12: (3, 2), 16: (4, 2)}
 """What the channels of the last convolution mean: colours, and pixels a side of its patches."""
@@ -119,7 +119,7 @@ def decoder_layers(latent_channels: int, pooled: bool) -> nn.Sequential:
 
 
 def layers_of(layout: Layout) -> nn.Sequential:
-    """The decoder: [B, channels, h, w] to [B, colours · patch², s h, s w], s = 2^stages, in 0 to 1."""
+    """The decoder: [B, C, h, w] to [B, colours · patch², s h, s w] in 0 to 1, s = 2^stages."""
     first, *narrower = layout.widths
     layers: list[nn.Module] = [SoftClamp(), Conv2d(layout.channels, first, 3, padding=1), nn.ReLU()]
     for stage, (width, next_width) in enumerate(zip(layout.widths, narrower, strict=False)):

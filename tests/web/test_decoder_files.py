@@ -18,7 +18,6 @@ from sidestream.tools.page import PanelPage, demo_prompt
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
-
     from sidestream.tests.conftest import HostFactory
 
 pytestmark = pytest.mark.browser
