@@ -12,8 +12,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-RIGHT_FROM = 28.0
-"""dB; a JPEG of the right picture, decoded in half precision, is above, another step's below."""
+RIGHT_FROM = 27.0
+"""dB; a JPEG of the right picture, decoded in half precision, is above, another step's below.
+
+Measured with the random weights used here: 27.9 dB and more for the right one (SDXL's noisy step 3 is
+the least), at most 26.3 dB for that of the step beside it.
+"""
 
 
 def references(folder: Path, decoder: str) -> dict[int, np.ndarray]:
