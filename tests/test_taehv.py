@@ -597,7 +597,7 @@ def host_formats(comfy):
 def test_the_family_is_comfyuis(comfy):
     known = comfy.latent_preview.VIDEO_TAES
     assert set(known) <= set(FAMILY)
-    assert {f.taesd_decoder_name for f in host_formats(comfy).values()} == set(known)
+    assert {f.taesd_decoder_name for f in host_formats(comfy).values()} <= set(known)
 
 
 @pytest.mark.parametrize(
