@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sidestream.benchmarks.weights import video_decoder
 from sidestream.preview import decoder_files
 from sidestream.preview.decoders.latent2rgb import Latent2RGBSource
 from sidestream.preview.decoders.spectrogram import SpectrogramSource
-from sidestream.preview.decoders.taehv import TaehvSource
+from sidestream.preview.decoders.taehv import Layout, TaehvSource
 from sidestream.preview.decoders.taesd import TaesdSource, decoder_layers
 from sidestream.preview.render.job import RenderJob, shown_size
 from sidestream.tests.conftest import HostModules
@@ -293,6 +294,18 @@ def test_decoders_that_this_comfyui_does_not_name_are_found_too(formats, find, v
             path.unlink()
             tried += 1
     assert tried > 20
+
+
+def test_a_file_that_only_its_format_knows_is_told_by_its_layers(formats, find, vae_approx):
+    newest = type("Newest", (type(formats["SD15"]),), {})()
+    newest.taesd_decoder_name = "mine"
+    path = vae_approx / "mine.pth"
+    write_taesd(path, 4)
+    assert isinstance(find("taesd", newest)[0], TaesdSource)
+    torch.save(video_decoder(Layout(4, (8, 8, 8, 8), (1, 2, 2), 1)), path)
+    assert isinstance(find("taesd", newest)[0], TaehvSource)
+    path.write_bytes(b"something else")
+    assert [type(source) for source in find("taesd", newest)] == [Latent2RGBSource]
 
 
 def test_comfyuis_own_name_goes_before_those_of_others(formats, find, vae_approx):
