@@ -163,6 +163,7 @@ class Previewer:
         run = self.run
         run.finisher = finisher if finisher.is_open else None
         if finisher.is_open:
+            self._show_start(finisher)
             tell(lambda run: self._transport.announce(run, "sampling"), run)
         elif finisher.succeeded:
             run.finished_early = run.step
@@ -171,6 +172,19 @@ class Previewer:
                 run.step,
                 run.total_steps,
             )
+
+    def _show_start(self, finisher: host.finishing.Finisher) -> None:
+        """Capture what the sampler starts from, as step 0, where that is wanted."""
+        try:
+            if self.run.wants_start and self._transport.watched(self.run):
+                self._capture(self._picture_of(finisher.start()))
+        except Exception as error:
+            log.warning(
+                "[SideStream] What the sampling starts from cannot be shown (%s).",
+                in_a_line(error),
+            )
+        finally:
+            self._hand_over()
 
     def ended(self, failed: bool) -> None:
         """Sampling is over."""

@@ -177,6 +177,13 @@ class Run:
         self._held = not admitted and self.may_be_last
         return admitted or self._held
 
+    @property
+    def wants_start(self) -> bool:
+        """Whether to capture what its sampling starts from, as step 0: of a node's first one."""
+        self._follow_method()
+        wanted = self.settings.step_zero == "noise" and self.stage == 1 and not self.step
+        return wanted and not (self.ended or self.paused) and self.chain.wanted
+
     def admits(self, step: int, now: float) -> bool:
         """Whether the throttle lets the frame of `step` pass at `now`."""
         settings = self.settings
@@ -199,8 +206,8 @@ class Run:
     @property
     def is_at_edge(self) -> bool:
         """Whether the current step is the first that is shown or the last: these pass limits."""
-        execution = self.execution
-        return execution.seq == 0 or execution.throttle.is_first_end(self._is_last(self.step))
+        throttle = self.execution.throttle
+        return not throttle.has_begun or throttle.is_first_end(self._is_last(self.step))
 
     def hold_back(self) -> None:
         """The frame of the current step is for the case that no other follows."""
@@ -209,7 +216,7 @@ class Run:
     def capture(self, now: float, images: range = FIRST_IMAGE) -> Label:
         """A new frame of the current step. Whoever takes it must `close` it."""
         label = Label(self, self._next(), self.step, self.total_steps, now, images, self._held)
-        if not self._held:
+        if not self._held and self.step:  # the start is no step
             self.execution.throttle.mark(now, self._is_last(self.step))
         return label
 

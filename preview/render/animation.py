@@ -98,6 +98,8 @@ class Animation:
 
 def moves(still: Picture, decoder: Decoder, latent: torch.Tensor) -> bool:
     """Whether more of what was staged is to be shown than the picture of `still`."""
+    if still.label.step == 0:
+        return False  # noise, which would keep the first step's from being made
     settings = still.label.run.settings
     if latent.ndim == 5:
         several = latent.shape[2] > 1 and settings.video_frames != 1

@@ -47,7 +47,8 @@ class Mailbox:
     """Room for the newest frame, and for the last one of a run that has ended.
 
     A newer frame replaces the one that waits, unless that is the last of its run: nothing would
-    come after it in its place. So one of these waits beside a newer run's frame, and goes first.
+    come after it in its place. So one of these waits beside a newer run's frame, and goes first;
+    so does what a sampling starts from.
     """
 
     def __init__(self) -> None:
@@ -69,6 +70,8 @@ class Mailbox:
                 label, before = frame.label, replaced.label
                 if before.run is not label.run and ends_well_before(before, label):
                     replaced, self._last = self._last, replaced
+                elif before.step == 0 and self._last is None:
+                    replaced, self._last = None, replaced  # nothing will show it again
                 elif label.held and not before.held and label.run.id == before.run.id:
                     # It comes in the place of one that was to be shown.
                     self._newest = labelled(frame, label._replace(held=False))
