@@ -331,5 +331,5 @@ def test_what_sampling_starts_from_is_the_first_picture_of_the_bar(panel: PanelP
     panel.wait("() => sidestream.watching.run?.frames.length === 6 && !sidestream.watching.run.live")
     wait_marked(panel, "seen", [0, 1, 2, 3, 4, 5], 6)
     panel.page.locator(SLIDER).press("Home")
-    assert panel.page.locator(SLIDER).get_attribute("aria-valuetext") == "0 / 5"
+    expect(panel.page.locator(SLIDER)).to_have_attribute("aria-valuetext", "0 / 5")
     expect(part(panel, ".ss-stat-step dd")).to_have_text("0 / 5")
