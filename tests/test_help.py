@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sidestream.tests.conftest import HostFactory
     from sidestream.tools.comfy_client import ComfyClient
 
-NODES = ("SideStreamPreview", "SideStreamDemoModel")
+NODES = ("SideStreamPreview", "SideStreamFrames", "SideStreamDemoModel")
 LANGUAGES = ("en", "zh", "ja")
 FOLDER = REPO / "web" / "docs"
 

@@ -20,6 +20,7 @@ from .throttle import Throttle
 
 if TYPE_CHECKING:
     from ..decoders.protocols import Source
+    from ..render.recording import Recording
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,8 @@ class RunSpec:
     video: Video = field(default_factory=Video)
     is_broken: Callable[[Source], bool] = lambda source: False
     """Whether a decoder is known to fail."""
+    recording: Recording | None = None
+    """What is kept of it, where a node of its prompt wants that."""
 
 
 class Execution:
@@ -94,6 +97,9 @@ class Run:
         execution.stages += 1
         self.id, self.stage = execution.id, execution.stages
         self._spec = spec
+        self.recording = spec.recording
+        self._recorded = Throttle()
+        """That of what is recorded, which needs nobody who watches and no budget."""
         self.number = number
         self.context = spec.context
         self.settings = spec.layers.settings()
@@ -177,11 +183,27 @@ class Run:
         self._held = not admitted and self.may_be_last
         return admitted or self._held
 
+    def records(self, now: float) -> bool:
+        """Whether to keep the current step, whether or not its preview is sent; asked once."""
+        if self.ended or self.paused or not self.chain.wanted:
+            return False
+        settings, is_last = self.settings, self._is_last(self.step)
+        wanted = self._recorded.admits(
+            self.step,
+            is_last,
+            now,
+            throttle_ms=settings.throttle_ms,
+            every_n_steps=settings.every_n_steps,
+        )
+        if wanted:
+            self._recorded.mark(now, is_last)
+        return wanted
+
     @property
     def wants_start(self) -> bool:
-        """Whether to capture what its sampling starts from, as step 0: of a node's first one."""
+        """Whether to show what its sampling starts from, as step 0."""
         self._follow_method()
-        wanted = self.settings.step_zero == "noise" and self.stage == 1 and not self.step
+        wanted = self.settings.step_zero == "noise" and not self.step
         return wanted and not (self.ended or self.paused) and self.chain.wanted
 
     def admits(self, step: int, now: float) -> bool:

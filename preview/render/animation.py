@@ -51,6 +51,11 @@ class Part:
     durations: tuple[int, ...]
     """How long each of these is shown, in milliseconds."""
 
+    def of(self, latent: torch.Tensor) -> torch.Tensor:
+        """What is decoded, of the whole latent [B, C, ...]."""
+        i = self.index
+        return latent[:1, :, i : i + 1] if latent.ndim == 5 else latent[i : i + 1]
+
 
 def parts(visible: Sequence[range], limit: int, rate: float) -> list[Part]:
     """The plan of an animation of which latent frame i brings the pictures `visible[i]`.
@@ -74,6 +79,19 @@ def parts(visible: Sequence[range], limit: int, rate: float) -> list[Part]:
     return plan
 
 
+def plan_of(
+    run: Run, decoder: Decoder, latent: torch.Tensor, images: range, most: int = 0
+) -> list[Part]:
+    """How to animate a latent: a video, or these images of a batch. At most so many pictures."""
+    settings = run.settings
+    if latent.ndim == 5:
+        assert isinstance(decoder, VideoDecoder)
+        limits = [each for each in (settings.video_frames, most) if each]
+        visible = [decoder.visible_frames(i) for i in range(latent.shape[2])]
+        return parts(visible, min(limits, default=0), run.latent_rate() * decoder.frames_each)
+    return parts([range(1)] * len(images), most, settings.fps or BATCH_RATE)
+
+
 @dataclass(eq=False)
 class Animation:
     """An animation in the making, of the step whose latent lies in the slot of `lease`."""
@@ -90,21 +108,22 @@ class Animation:
     decode_seconds: float = 0.0
     encode_seconds: float = 0.0
 
-    def staged(self, part: Part) -> torch.Tensor:
-        """The latent of `part` alone."""
-        i = part.index
-        return self.latent[:1, :, i : i + 1] if self.latent.ndim == 5 else self.latent[i : i + 1]
-
 
 def moves(still: Picture, decoder: Decoder, latent: torch.Tensor) -> bool:
     """Whether more of what was staged is to be shown than the picture of `still`."""
     if still.label.step == 0:
         return False  # noise, which would keep the first step's from being made
-    settings = still.label.run.settings
+    if not is_played(still.label.run, latent, still.label.images):
+        return False
+    return latent.ndim != 5 or isinstance(decoder, VideoDecoder)
+
+
+def is_played(run: records.Run, latent: torch.Tensor, images: range) -> bool:
+    """Whether `latent` is one of a video, or of `images` of a batch that are to be played."""
+    settings = run.settings
     if latent.ndim == 5:
-        several = latent.shape[2] > 1 and settings.video_frames != 1
-        return several and isinstance(decoder, VideoDecoder)
-    return settings.batch == "animation" and len(still.label.images) > 1
+        return latent.shape[2] > 1 and settings.video_frames != 1
+    return settings.batch == "animation" and len(images) > 1
 
 
 def animation_size(run: Run, latent: torch.Tensor) -> int:
@@ -150,7 +169,8 @@ class Animator:
             return
         try:
             max_size = animation_size(run, latent)
-            job, plan = self._plan(still, decoder, latent, run, max_size)
+            job = self._job(decoder, latent, run, max_size)
+            plan = plan_of(run, decoder, latent, still.label.images)
             size = shown_size(decoder, (1, *latent.shape[1:]), max_size)
         except Exception as error:
             self._give_up(run, error)
@@ -199,19 +219,14 @@ class Animator:
         self._streaming = self._streaming_for = None
         self._warm = None
 
-    def _plan(
-        self, still: Picture, decoder: Decoder, latent: torch.Tensor, run: Run, max_size: int
-    ) -> tuple[RenderJob | StreamingRenderJob, list[Part]]:
-        settings = run.settings
-        full = settings.detail == "full"
+    def _job(
+        self, decoder: Decoder, latent: torch.Tensor, run: Run, max_size: int
+    ) -> RenderJob | StreamingRenderJob:
+        full = run.settings.detail == "full"
         if latent.ndim == 5:
             assert isinstance(decoder, VideoDecoder)
-            rate = run.latent_rate() * decoder.frames_each
-            visible = [decoder.visible_frames(i) for i in range(latent.shape[2])]
-            plan = parts(visible, settings.video_frames, rate)
-            return self._rewound_job(decoder, max_size, full, latent.shape[-2:]), plan
-        visible = [range(1)] * len(still.label.images)
-        return RenderJob(decoder, max_size, full), parts(visible, 0, settings.fps or BATCH_RATE)
+            return self._rewound_job(decoder, max_size, full, latent.shape[-2:])
+        return RenderJob(decoder, max_size, full)
 
     def _rewound_job(
         self, decoder: VideoDecoder, max_size: int, full: bool, size: torch.Size
@@ -232,7 +247,7 @@ class Animator:
         return self.budget.allows(records.now(), percent)
 
     def _decode(self, animation: Animation, part: Part) -> None:
-        staged = animation.lease.slot.part(animation.staged(part))
+        staged = animation.lease.slot.part(part.of(animation.latent))
         arrays, seconds = self._backend.render(staged, animation.job)
         if not animation.todo:
             animation.lease.close()

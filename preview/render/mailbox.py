@@ -57,6 +57,7 @@ class Mailbox:
         self._newest: Frame | None = None
         self._error: StationError | None = None
         self._closed = False
+        self._has_other_work = False
         # Wakes the taker up; to notify a Condition takes the sampler four times as long.
         self._changes: queue.SimpleQueue[None] = queue.SimpleQueue()
 
@@ -81,10 +82,12 @@ class Mailbox:
     def take(self, wanted: Callable[[Frame], bool], timeout: float) -> Frame | None:
         """Wait up to `timeout` seconds for a frame for which `wanted` holds.
 
-        Raises what was left by `fail`.
+        None too where there is other work. Raises what was left by `fail`.
         """
         end = time.monotonic() + timeout
         while not self._closed:
+            if self._has_other_work:
+                self._has_other_work, end = False, 0.0
             error, self._error = self._error, None
             if error is not None:
                 raise error
@@ -127,6 +130,11 @@ class Mailbox:
     def fail(self, error: StationError) -> None:
         """Let the taker know that staging failed, so that it goes on with another backend."""
         self._error = error
+        self._wake()
+
+    def interrupt(self) -> None:
+        """Let the taker not wait any longer: there is other work."""
+        self._has_other_work = True
         self._wake()
 
     def notify(self) -> None:

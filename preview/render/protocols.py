@@ -12,6 +12,7 @@ from .chain import FallbackChain
 class Run(records.Run, Protocol):
     """What is asked of a run to capture and decode its latents; see `capture.runs.Run`."""
 
+    step: int
     chain: FallbackChain
     animation_failed: bool
 
