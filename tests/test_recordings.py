@@ -30,6 +30,7 @@ from sidestream.tests.helpers import (
     Gate,
     a_book,
     an_engine,
+    prove,
     start_run,
     wait_until,
 )
@@ -106,6 +107,7 @@ def test_every_step_is_there_and_of_its_step_whatever_the_budget_says():
 
 def test_i1_slots_are_made_at_the_first_step_and_taken_again_beyond_the_limit(monkeypatch):
     engine = an_engine(FakeSink())
+    prove(engine)
     run = recorded_run(limit=Limit(4, 1000))
     made = []
     make = engine.backend.slot

@@ -167,6 +167,7 @@ class Previewer:
         run = self.run
         run.finisher = finisher if finisher.is_open else None
         if finisher.is_open:
+            run.begin()
             self._show_start(finisher)
             tell(lambda run: self._transport.announce(run, "sampling"), run)
         elif finisher.succeeded:

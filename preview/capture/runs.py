@@ -109,6 +109,9 @@ class Run:
         """Whether its latents cannot be staged, and ComfyUI's own previewer serves."""
         self.host_failed = False
         """Whether ComfyUI's own previewer, the last of all, failed too."""
+        self._begun_at = self._stepped_at = records.now()
+        self.spent = 0.0
+        """Seconds of the decoding device's time that its previews took."""
         self.step = 0
         self.total_steps = self._announced = spec.steps
         self._steps_before: int | None = None
@@ -163,6 +166,7 @@ class Run:
 
         Some go beyond what they announce: the total follows. 0 stands for an unknown one.
         """
+        self._stepped_at = records.now()
         self.step, self._announced = step, total_steps
         self.total_steps = max(step, total_steps) if total_steps else 0
         execution = self.execution
@@ -170,6 +174,26 @@ class Run:
             self._steps_before = execution.steps
         execution.steps = max(execution.steps, self._steps_before + step)
         execution.newest = self.number
+
+    def begin(self) -> None:
+        """The model is loaded, and its sampler begins."""
+        self._begun_at = self._stepped_at = records.now()
+
+    @property
+    def sampled_for(self) -> float:
+        """Seconds from the beginning to its newest step."""
+        return self._stepped_at - self._begun_at
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds that its sampling takes in all, at its pace so far; None where unknown."""
+        if not self.step or not self.total_steps:
+            return None
+        return self.sampled_for * self.total_steps / self.step
+
+    def spend(self, seconds: float) -> None:
+        """A decode took so long of the decoding device's time."""
+        self.spent += seconds
 
     def wants(self, now: float) -> bool:
         """Whether to capture the frame of the current step.
@@ -237,9 +261,12 @@ class Run:
 
     def capture(self, now: float, images: range = FIRST_IMAGE) -> Label:
         """A new frame of the current step. Whoever takes it must `close` it."""
-        label = Label(self, self._next(), self.step, self.total_steps, now, images, self._held)
+        is_last = self._is_last(self.step)
+        label = Label(
+            self, self._next(), self.step, self.total_steps, now, images, self._held, is_last
+        )
         if not self._held and self.step:  # the start is no step
-            self.execution.throttle.mark(now, self._is_last(self.step))
+            self.execution.throttle.mark(now, is_last)
         return label
 
     def let_pass(self, label: Label, now: float) -> Label:

@@ -114,10 +114,14 @@ class Engine:
         if source is None:
             return None
         budget: float = run.settings.budget
+        animations = self._animator.budget.used(now)
         if self._animator.busy:
+            animations = max(0.0, animations - BUDGET_SHARE * budget / 100 * Budget.WINDOW)
             budget *= 1 - BUDGET_SHARE
         share = 1 - quicker.SHARE if self.budget.is_too_slow(budget) else 1
-        fits = run.is_at_edge or self.budget.allows(now, budget * share, self._in_work)
+        fits = run.is_at_edge or self.budget.allows(
+            now, budget * share, self._in_work, animations
+        )
         way = None
         if not fits:
             way = self._quicker.way(run, source, self.budget, budget, now, self._in_work)
@@ -310,7 +314,8 @@ class Engine:
         raise error or BackendError("no backend can decode previews on this device")
 
     def _new_animator(self) -> Animator:
-        return Animator(self.backend, self._sink)
+        stills = (self.budget, self._quicker.budget)
+        return Animator(self.backend, self._sink, self._decoders, stills)
 
     def _recover(self, error: BaseException) -> None:
         """Clear up after `error`. A run that it strikes twice goes on without previews."""
@@ -467,8 +472,7 @@ class Engine:
                     continue
                 finally:
                     self._source = None
-                if way is None:
-                    self._animator.begin(snapshot, picture, decoder)
+                self._animator.begin(snapshot, picture, source, decoder)
                 return picture
         return None
 
@@ -491,10 +495,12 @@ class Engine:
         now = records.now()
         if way is not None:
             self._quicker.spend(way, job, seconds, settings.budget, now)
+            run.spend(seconds)
         else:
             # A first decode makes things ready, and tells nothing of the next one.
             if job == self._warm:
                 self.budget.spend(now, seconds)
+                run.spend(self.budget.cost)
             else:
                 self.budget.renew()
             self._warm = job
