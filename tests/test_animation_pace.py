@@ -48,13 +48,15 @@ class Released:
 class Course:
     """A run of `steps` steps that take `seconds` in all, and what a worker does meanwhile."""
 
-    def __init__(self, monkeypatch, clock, cost, *, sharp="sharp"):
+    def __init__(self, monkeypatch, clock, cost, *, tells_cost=True):
         self.clock = clock
+        self.tells_cost = tells_cost
+        """Whether stills tell what a decode takes."""
         monkeypatch.setattr(records, "now", lambda: clock[0])
         self.cost = cost
         self.decoders = {FlatVideoDecoder(scale=8): cost, FlatVideoDecoder(scale=8): 0.0002}
         slow, quick = self.decoders
-        self.sources = [FakeSource(slow, sharp), FakeSource(quick, "rough")]
+        self.sources = [FakeSource(slow, "sharp"), FakeSource(quick, "rough")]
         self.device = Device(clock, self._seconds_of)
         self.sink = FakeSink()
         self.stills = Budget()
@@ -90,7 +92,8 @@ class Course:
         run.spend(STILL)
         label = run.capture(self.clock[0])
         black = np.zeros((4, 6, 3), np.uint8)
-        still = Picture(label, Info((96, 64), "sharp", self.clock[0]), black)
+        info = Info((96, 64), "sharp", self.clock[0], self.tells_cost * self.cost * 1000)
+        still = Picture(label, info, black)
         slot = Slot(torch.zeros(1, 4, FRAMES, 8, 12))
         snapshot = Snapshot(run, label, Lease(Released(), slot))
         self.animator.begin(snapshot, still, self.sources[0], next(iter(self.decoders)))
@@ -130,12 +133,19 @@ def test_one_by_three_quarters_and_the_last_steps_at_the_end(monkeypatch, cost, 
         assert course.used <= 0.05 + (STILL + FRAMES * 0.0002) * 2 / seconds
 
 
-def test_also_the_very_first_run_has_both(monkeypatch):
-    for steps, seconds in LENGTHS:
-        course = Course(monkeypatch, [100.0], 0.04)
-        came = course(steps, seconds)
-        assert came[0][0] <= 0.75, (steps, seconds)
-        assert came[-1][1] == steps
+@pytest.mark.parametrize("cost", [0.0005, 0.01, 0.04, 0.5])
+@pytest.mark.parametrize(("steps", "seconds"), LENGTHS)
+def test_also_the_very_first_run_has_both(monkeypatch, cost, steps, seconds):
+    came = Course(monkeypatch, [100.0], cost)(steps, seconds)
+    assert came[0][0] <= 0.75
+    assert came[0][1] < steps
+    assert came[-1][1] == steps
+
+
+def test_what_nobody_knows_is_learnt_on_the_way(monkeypatch):
+    came = Course(monkeypatch, [100.0], 0.3, tells_cost=False)(20, 12.0)
+    assert came[0][0] <= 0.75
+    assert came[-1][1] == 20
 
 
 def test_where_there_is_time_the_best_decoder_makes_them(monkeypatch):

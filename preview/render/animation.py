@@ -294,15 +294,26 @@ class Animator:
         """Make it anew in a quicker way, where it would take too long in this one."""
         room = self._room(animation)
         while animation.todo and len(animation.makings) > 1:
-            cost = self._costs.expected(animation.makings[0], animation.latent)
+            cost = self._expected(animation)
             if cost is None or cost * len(animation.todo) <= room:
                 return
             animation.makings.pop(0)
+            self.budget.renew()
             making = animation.makings[0]
             job, plan = self._planned(animation.run, animation.still, animation.latent, making)
             animation.job, animation.todo = job, deque(plan)
             animation.pictures.clear()
             animation.durations.clear()
+
+    def _expected(self, animation: Animation) -> float | None:
+        """Seconds that a part takes of the device; None where nobody knows."""
+        making = animation.makings[0]
+        known = self._costs.expected(making, animation.latent)
+        still = animation.still.info
+        if known is not None or still.decoder != making.source.name or not still.decode_ms:
+            return known
+        # The still's is the picture of one latent frame, too.
+        return still.decode_ms / 1000 * min(1.0, making.max_size / animation.run.max_size) ** 2
 
     def _room(self, animation: Animation) -> float:
         """Seconds of the device's time that the rest of an animation may take."""
