@@ -88,6 +88,7 @@ class Course:
     def _still(self, run):
         self.clock[0] += STILL
         self.device.spent += STILL
+        self.device.busy.append((self.clock[0], STILL))
         self.stills.spend(self.clock[0], STILL)
         run.spend(STILL)
         label = run.capture(self.clock[0])
@@ -164,7 +165,7 @@ def test_no_window_has_more_than_the_budget_but_for_the_last_step(monkeypatch):
     course(8, 4.0)
     clock[0] += 10
     began, before = clock[0], len(course.device.busy)
-    course(30, 30.0)
+    course(60, 30.0)
     times = [(at, cost) for at, cost in course.device.busy[before:] if at <= began + 30]
     assert len(times) > 30
     for now, _ in times:

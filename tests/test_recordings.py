@@ -21,7 +21,14 @@ from sidestream.preview.capture.recordings import (
 )
 from sidestream.preview.render import recording as recording_module
 from sidestream.preview.render import worker as engine_module
-from sidestream.preview.render.recording import Kept, Limit, Recording, Thinned, evenly
+from sidestream.preview.render.recording import (
+    Kept,
+    Limit,
+    Recording,
+    Thinned,
+    even_size,
+    evenly,
+)
 from sidestream.tests.helpers import (
     FakeSink,
     FakeSource,
@@ -89,6 +96,7 @@ def test_the_limits_are_those_of_the_fields_and_of_a_batch_of_images():
     assert limit_of({"max_frames": True, "max_megabytes": -1}) == Limit(128, 16)
     assert Limit(1000, 30).of((512, 512)) == 10
     assert Limit(1000, 1).of((4096, 4096)) == 1
+    assert [even_size(size) for size in ((5, 3), (1, 4))] == [(4, 2), (2, 4)]
 
 
 def test_every_step_is_there_and_of_its_step_whatever_the_budget_says():
@@ -233,6 +241,15 @@ def test_i5_recordings_are_bounded_by_count_and_memory(monkeypatch):
     assert len(kept._samplings) == 1
     assert kept.find(["new"], 0) is newest
     gc.collect()
+
+
+def test_i8_nothing_is_kept_of_a_prompt_without_the_node(stage, pack, client, told):
+    kept = pack._recordings
+    kept.begin(("p", "1", 0), ["before"], MANY)
+    with stage.node():
+        stage.sample(stage.demo_model(), steps=2)
+    assert kept.find(["before"], 0) is None
+    assert not kept._samplings
 
 
 # What an output depends on
