@@ -14,13 +14,8 @@ if TYPE_CHECKING:
     from sidestream.tests.conftest import HostFactory
     from sidestream.tools.comfy_client import ComfyClient
 
-<<<<<<< HEAD
 NODES = ("SideStreamPreview", "SideStreamFrames", "SideStreamDemoModel")
-LANGUAGES = ("en", "zh", "ja")
-=======
-NODES = ("SideStreamPreview", "SideStreamDemoModel")
 LANGUAGES = sorted(folder.name for folder in (REPO / "locales").iterdir())
->>>>>>> main
 FOLDER = REPO / "web" / "docs"
 
 each_page = pytest.mark.parametrize("language", LANGUAGES)

@@ -33,6 +33,8 @@ BUDGET_SHARE = 0.3
 
 It is some twenty decodes and comes when it is done. A still picture is what one waits for.
 """
+STILLS_TO_COME = 2
+"""For which animations always leave room."""
 OLDEST = 0.25
 """The share of a run's duration that an animation may take, as far as a quicker way can help."""
 SIZE = 0.75
@@ -330,7 +332,8 @@ class Animator:
         if not has_limit(budget):
             return budget
         now = records.now()
-        used = sum(stills.used(now) for stills in self._stills) + self._stills[0].cost
+        used = sum(stills.used(now) for stills in self._stills)
+        used += STILLS_TO_COME * self._stills[0].cost
         return max(budget * BUDGET_SHARE, budget - 100 * used / Budget.WINDOW)
 
     def _may_decode(self) -> bool:
