@@ -86,6 +86,7 @@ class SideStreamPreview(io.ComfyNode):
         device: str | None = None,
         format: str | None = None,
         batch: str | None = None,
+        step_zero: str | None = None,
     ) -> bool | str:
         # The settings whose values ComfyUI cannot check: no range says "-1, or from 1", and some
         # versions do not check choices. None stands for a linked input, or for none at all.

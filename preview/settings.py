@@ -235,6 +235,11 @@ FIELDS: dict[str, Number | Choice] = {
         "Maximum number of batch images shown side by side.",
         group="media", slider=(25, 1), needs=("batch", ("grid", "spread")),
     ),
+    "step_zero": Choice(
+        "off", ("off", "noise"), "Step 0",
+        "noise: begin the timeline with what sampling starts from, mostly noise, as step 0.",
+        group="media",
+    ),
 }
 # fmt: on
 
@@ -256,6 +261,7 @@ class Settings:
     fps: int
     batch: str
     batch_images: int
+    step_zero: str
 
     def updated(self, changes: Mapping[str, Any]) -> Settings:
         """A copy with `changes` (already checked) laid over."""

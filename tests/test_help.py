@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sidestream.tests.conftest import HostFactory
     from sidestream.tools.comfy_client import ComfyClient
 
-NODES = ("SideStreamPreview", "SideStreamDemoModel")
+NODES = ("SideStreamPreview", "SideStreamFrames", "SideStreamDemoModel")
 LANGUAGES = sorted(folder.name for folder in (REPO / "locales").iterdir())
 FOLDER = REPO / "web" / "docs"
 

@@ -11,6 +11,7 @@ import { prepareFields } from "./lib/host/node_fields.js";
 import { addStyleSheet, markPage } from "./lib/host/page.js";
 import { joinQueueing } from "./lib/host/queueing.js";
 import { loadStrings, t } from "./lib/host/strings.js";
+import { tellOfMissingFrames } from "./lib/data/frames_node.js";
 import { LiveSettings } from "./lib/data/live_settings.js";
 import { guardPictures } from "./lib/data/node_guard.js";
 import { Prompts, takeOutValues } from "./lib/data/prompts.js";
@@ -58,6 +59,7 @@ prompts.learnt = () => store.nameRuns();
 receive(store);
 guardPictures(store, prompts);
 drawThumbnails(store, prompts);
+tellOfMissingFrames();
 function showStreaming() {
   markPage("sidestream-streams", store.runs.some((run) => run.live && !liveSettings.silences(run)));
 }

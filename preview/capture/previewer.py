@@ -17,6 +17,7 @@ from ..plain import in_a_line
 from ..render.backends import BackendError, StagingError, inline
 from ..render.engines import Engines
 from ..render.mailbox import Frame
+from ..render.recording import STEPS_RATE, Kept, even_size, expected_size
 from ..render.worker import Engine
 from .batches import shown_images, staged
 from .runs import Run, tell
@@ -54,6 +55,8 @@ class Previewer:
         self._captured: tuple[Engine, Frame] | None = None
         self._in_step = False
         self._asked = False
+        self._is_recorded = False
+        """Whether the current step is kept by the engine."""
         self._engine: Engine | None = None
         self._engine_for: tuple[torch.device, str] | None = None
         self.run = self._started()
@@ -79,6 +82,7 @@ class Previewer:
             if is_step:
                 self._begin_step(self.run.step, host.prompts.announced_steps(self.run.context))
             host.prompts.expect_progress()
+            self._record(x0)
             if self.run.wants(records.now()) and self._transport.watched(self.run):
                 self._capture(self._picture_of(x0))
         except Exception as error:
@@ -167,6 +171,8 @@ class Previewer:
         run = self.run
         run.finisher = finisher if finisher.is_open else None
         if finisher.is_open:
+            run.begin()
+            self._show_start(finisher)
             tell(lambda run: self._transport.announce(run, "sampling"), run)
         elif finisher.succeeded:
             run.finished_early = run.step
@@ -175,6 +181,24 @@ class Previewer:
                 run.step,
                 run.total_steps,
             )
+
+    def _show_start(self, finisher: host.finishing.Finisher) -> None:
+        """Capture what the sampler starts from, as step 0, where that is wanted."""
+        try:
+            run = self.run
+            if not run.wants_start:
+                return
+            start = finisher.start()
+            self._record(start, is_start=True)
+            if run.stage == 1 and self._transport.watched(run):
+                self._capture(self._picture_of(start))
+        except Exception as error:
+            log.warning(
+                "[SideStream] What the sampling starts from cannot be shown (%s).",
+                in_a_line(error),
+            )
+        finally:
+            self._hand_over()
 
     def ended(self, failed: bool) -> None:
         """Sampling is over."""
@@ -189,8 +213,42 @@ class Previewer:
         latent = self._hidden.cut_off(latent)
         return host.sampling.views_as_batch(latent) if self._views else latent
 
-    def _capture(self, latent: torch.Tensor) -> None:
+    def _shown(self, latent: torch.Tensor) -> tuple[torch.Tensor, range]:
+        """What is staged of `latent` [B, C, ...], and the images of the batch it begins with."""
         settings = self.run.settings
+        if self._views and settings.batch == "first":
+            settings = settings.updated({"batch": "grid"})
+        images = shown_images(latent.shape[0], settings)
+        return staged(latent, images, settings), images
+
+    def _record(self, x0: Any, is_start: bool = False) -> None:
+        """Keep `x0` for the recording, where there is one that wants this step."""
+        run, self._is_recorded = self.run, False
+        recording = run.recording
+        if recording is None:
+            return
+        try:
+            recording.reach(run)
+            if not (recording.is_empty if is_start else run.records(records.now())):
+                return
+            latent = self._picture_of(x0)
+            if not 3 <= latent.ndim <= 5:
+                return
+            engine = self._engine_of(latent.device)
+            size = expected_size(latent, self._scale, run.max_size)
+            with torch.inference_mode():
+                self._is_recorded = engine.record(run, recording, *self._shown(latent), size)
+        except BackendError:
+            pass  # ComfyUI's own previewer makes the picture
+        except Exception as error:
+            run.recording = None
+            log.warning(
+                "[SideStream] A step could not be kept for Side-Stream Frames (%s); it gives only"
+                " those before.",
+                in_a_line(error),
+            )
+
+    def _capture(self, latent: torch.Tensor) -> None:
         if not 3 <= latent.ndim <= 5:
             log.info(
                 "[SideStream] Latents with %d dimensions are not supported; this run has no"
@@ -207,10 +265,7 @@ class Previewer:
         if engine is None or run.left_to_host or run.chain.current(records.now()) is None:
             self._preview_inline(latent)
             return
-        if self._views and settings.batch == "first":
-            settings = settings.updated({"batch": "grid"})
-        images = shown_images(latent.shape[0], settings)
-        shown = staged(latent, images, settings)
+        shown, images = self._shown(latent)
         try:
             if torch.is_inference_mode_enabled():  # as ComfyUI samples; to enter it takes time
                 frame = engine.capture(run, shown, images)
@@ -251,6 +306,9 @@ class Previewer:
                 in_a_line(error),
             )
             return
+        if run.recording is not None and not self._is_recorded:
+            kept = Kept(run.recording.reach(run), frame.rgb, even_size(frame.info.size))
+            run.recording.keep(None, [kept], STEPS_RATE)
         self._keep(courier, frame)
 
     def _keep(self, engine: Engine, frame: Frame | None) -> None:

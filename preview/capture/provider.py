@@ -18,10 +18,13 @@ from ..decoders.cache import DecoderCache
 from ..decoders.protocols import Source
 from ..deliver.transport import Transport
 from ..plain import in_a_line, plain
+from ..records import NodeContext
 from ..render.engines import Engines
+from ..render.recording import Limit, Recording
 from ..settings import KEY, Settings, of_node, salvaged
 from . import sources
 from .previewer import Previewer
+from .recordings import NODE, Recordings, limit_of
 from .runs import Run, Runs, RunSpec, SettingsLayers
 
 log = logging.getLogger(__name__)
@@ -58,12 +61,18 @@ class Provider:
     """Installs itself into `latent_preview` and makes the previewers."""
 
     def __init__(
-        self, decoders: DecoderCache, engines: Engines, transport: Transport, book: Runs
+        self,
+        decoders: DecoderCache,
+        engines: Engines,
+        transport: Transport,
+        book: Runs,
+        recordings: Recordings,
     ) -> None:
         self._decoders = decoders
         self._engines = engines
         self._transport = transport
         self._runs = book
+        self._recordings = recordings
         self._said: set[str] = set()
         self._complaints: set[str] = set()
         self._active = False
@@ -224,6 +233,7 @@ class Provider:
         """How to preview this sampling; None to leave it to ComfyUI."""
         sampling = _sampling.get()
         context = host.prompts.current_context()
+        recording = self._recording(context, None if sampling is None else sampling.model)
         extra = host.prompts.extra_data(context.prompt_id)
         node = self._node_settings(sampling.model, extra) if sampling else {}
         chosen = host.installation.chosen_method(extra)
@@ -262,7 +272,34 @@ class Provider:
             host.models.video(latent_format),
             self._decoders.is_broken,
             missing,
+            recording,
         )
+
+    def _recording(self, context: NodeContext, model: Any) -> Recording | None:
+        """Where to keep this sampling, if a node of its prompt wants that."""
+        if context.node_id is None:
+            return None
+        try:
+            graph = host.graph.running()
+            takers = host.graph.of_class(graph, NODE)
+            if not takers:
+                self._recordings.clear()
+                return None
+            own = host.graph.signatures(graph, context.node_id)
+            limits = [
+                limit_of(host.graph.inputs(graph, taker))
+                for taker in takers
+                if not set(own).isdisjoint(host.graph.upstream_signatures(graph, taker, "latent"))
+            ]
+            if not limits:
+                return None
+            place = (context.prompt_id, context.node_id, host.prompts.list_index())
+            frames, megabytes = (max(each) for each in zip(*limits, strict=True))
+            return self._recordings.begin(place, own, Limit(frames, megabytes), model)
+        except Exception as error:  # a graph of another build
+            reason = in_a_line(error)
+            self._say_once(logging.WARNING, f"Side-Stream Frames cannot read the graph ({reason}).")
+            return None
 
     def _node_settings(self, model: Any, extra: Any) -> dict[str, Any]:
         """What the nodes on a MODEL set: as inputs, or beside the prompt that runs now."""

@@ -26,6 +26,8 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -40,19 +42,23 @@ from ..deliver import encode
 from ..plain import in_a_line
 from ..records import FIRST_IMAGE, Info, Label, Picture
 from . import quicker
-from .animation import BUDGET_SHARE, Animator
+from .animation import BUDGET_SHARE, Animator, is_played
 from .backends import Backend, BackendError, Slot, StagingError, check
 from .budget import Budget
+from .developer import Developer
 from .job import RenderJob, shown_size
 from .mailbox import Frame, Mailbox, StationError, labelled
 from .profile import span
 from .protocols import Run, Sink
 from .quicker import Way
+from .recording import Recording, Shot
 from .slots import Lease, Snapshot, Station
 
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 8.0
+RECORDINGS = 16
+"""Whose latents are made pictures of when nothing samples, of the newest."""
 HANG_SECONDS = 60.0
 """After so long in one piece of work a worker is given up. To load a large file may take long."""
 
@@ -80,6 +86,8 @@ class Engine:
         self._faltered = False
         self._warm: RenderJob | None = None
         self._animator = self._new_animator()
+        self._developer = Developer(self.backend, decoders)
+        self._recordings: deque[weakref.ref[Recording]] = deque(maxlen=RECORDINGS)
         name = f"SideStream {self._station.backend.device}"
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
@@ -106,10 +114,14 @@ class Engine:
         if source is None:
             return None
         budget: float = run.settings.budget
+        animations = self._animator.budget.used(now)
         if self._animator.busy:
+            animations = max(0.0, animations - BUDGET_SHARE * budget / 100 * Budget.WINDOW)
             budget *= 1 - BUDGET_SHARE
         share = 1 - quicker.SHARE if self.budget.is_too_slow(budget) else 1
-        fits = run.is_at_edge or self.budget.allows(now, budget * share, self._in_work)
+        fits = run.is_at_edge or self.budget.allows(
+            now, budget * share, self._in_work, animations
+        )
         way = None
         if not fits:
             way = self._quicker.way(run, source, self.budget, budget, now, self._in_work)
@@ -149,6 +161,38 @@ class Engine:
             if isinstance(error, BackendError):
                 self._mailbox.fail(StationError(station, error))
             raise StagingError from error
+
+    def record(
+        self,
+        run: Run,
+        recording: Recording,
+        latent: torch.Tensor,
+        images: range,
+        size: tuple[int, int],
+    ) -> bool:
+        """Keep `latent` as the run's current step for its recording; as `capture` otherwise.
+
+        `size` is that of its picture. False where nothing could be kept.
+        """
+        station, source = self._station, run.chain.current(records.now())
+        if source is None or self.problem is not None:
+            return False
+        if recording.engine is not self:  # or another device's, which nobody would ask
+            recording.forget_shots()
+            recording.engine = self
+            self._recordings.append(weakref.ref(recording))
+        dtype = run.chain.staging_dtype(source, station.backend.device)
+        plays = is_played(run, latent, images)
+        slot = recording.room(run, station.backend, latent.shape, dtype, size, plays=plays)
+        if not station.backend.stage(slot, latent):
+            return False
+        recording.add(Shot(run, recording.reach(run), images, plays, station.backend, slot))
+        return True
+
+    def develop(self, recording: Recording) -> None:
+        """Make the pictures of a recording soon. From any thread."""
+        self._developer.ask(recording)
+        self._mailbox.interrupt()
 
     def publish(self, frame: Frame) -> None:
         """Let the worker have a captured frame, in the place of an older one that it had not."""
@@ -232,6 +276,7 @@ class Engine:
                 except BaseException as error:  # a SystemExit too: it is meant for no one else
                     self._recover(error)
             self._animator.forget()
+            self._developer.forget()
         finally:
             self.shut()  # a sampler that goes on leaves nothing where nobody takes it
 
@@ -250,6 +295,7 @@ class Engine:
             serves = "ComfyUI's own previewer, on the sampler's thread"
         else:
             self._animator = self._new_animator()
+            self._developer = Developer(self.backend, self._decoders)
             serves = self.backend.name
         log.warning(
             "[SideStream] Previews via the %s do not work here: %s. Falling back to %s.",
@@ -268,7 +314,8 @@ class Engine:
         raise error or BackendError("no backend can decode previews on this device")
 
     def _new_animator(self) -> Animator:
-        return Animator(self.backend, self._sink)
+        stills = (self.budget, self._quicker.budget)
+        return Animator(self.backend, self._sink, self._decoders, stills)
 
     def _recover(self, error: BaseException) -> None:
         """Clear up after `error`. A run that it strikes twice goes on without previews."""
@@ -298,8 +345,10 @@ class Engine:
         """Drop what the worker failed at, and say whose it was."""
         frame, self._frame = self._frame, None
         run = self._animator.run
+        developed = self._developer.busy
         self._animator.forget()
-        if frame is None and run is None:
+        self._developer.forget()
+        if frame is None and run is None and not developed:
             # Maybe it failed at asking whether the frame that waits may be taken.
             frame = self._mailbox.remove(lambda frame: True)
         if frame is None:
@@ -309,11 +358,11 @@ class Engine:
 
     def _serve(self) -> None:
         self._prove()
-        animator = self._animator
+        animator, developer = self._animator, self._developer
         while not self._mailbox.closed:
             patience = animator.patience() if animator.busy else IDLE_SECONDS
-            frame = self._mailbox.take(self._is_due, patience)
-            if frame is None and not animator.busy:
+            frame = self._mailbox.take(self._is_due, 0.0 if developer.busy else patience)
+            if frame is None and not animator.busy and not developer.busy:
                 self._rest()
                 continue
             self._frame, self._in_work, self._work_began = frame, 1, records.now()
@@ -322,6 +371,7 @@ class Engine:
                     self._process(frame)
                     self._frame = None
                 animator.advance()
+                developer.advance()
             finally:
                 self._in_work, self._work_began = 0, None
 
@@ -354,6 +404,13 @@ class Engine:
             drop(stale, records.LATE)
         self._station.slots.clear()
         if self._sink.quiet():
+            # What nobody has asked for, but may in a later prompt, must not lie on the device.
+            while self._recordings and self.problem is None:
+                recording = self._recordings.popleft()()
+                if recording is not None and recording.waits:
+                    self._developer.ask(recording)
+            if self._developer.busy:
+                return
             self._animator.forget()
             self._warm = None
             self.backend.release()
@@ -415,8 +472,7 @@ class Engine:
                     continue
                 finally:
                     self._source = None
-                if way is None:
-                    self._animator.begin(snapshot, picture, decoder)
+                self._animator.begin(snapshot, picture, source, decoder)
                 return picture
         return None
 
@@ -439,10 +495,12 @@ class Engine:
         now = records.now()
         if way is not None:
             self._quicker.spend(way, job, seconds, settings.budget, now)
+            run.spend(seconds)
         else:
             # A first decode makes things ready, and tells nothing of the next one.
             if job == self._warm:
                 self.budget.spend(now, seconds)
+                run.spend(self.budget.cost)
             else:
                 self.budget.renew()
             self._warm = job

@@ -236,7 +236,7 @@ export class FrameStore extends EventTarget {
     if (stage < run.stage) return; // late
     run.step = Math.max(run.step, step);
     run.totalSteps = totalSteps;
-    run.pace.reach(step, this.clock());
+    if (step > 0) run.pace.reach(step, this.clock());
   }
 
   /**
