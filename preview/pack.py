@@ -112,6 +112,10 @@ class Pack:
         """For `GET /sidestream/client`: what the client asked for, and its runs."""
         return self._runs.state(client_id)
 
+    def sound(self, secret: str) -> bytes | None:
+        """For `GET /sidestream/sound`: the WAV file of which only its client was told."""
+        return None if self._engines is None else self._transport.sounds.get(secret)
+
     def _notify(self) -> None:
         if self._engines is not None:
             self._engines.notify()

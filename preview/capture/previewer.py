@@ -17,6 +17,7 @@ from ..plain import in_a_line
 from ..render.backends import BackendError, StagingError, inline
 from ..render.engines import Engines
 from ..render.mailbox import Frame
+from ..render.sound import SoundSnapshot
 from ..render.worker import Engine
 from .batches import shown_images, staged
 from .runs import Run, tell
@@ -36,11 +37,12 @@ class Previewer:
         scale: int = 8,
         device: torch.device | None = None,
         views: bool = False,
+        is_sound: bool = False,
     ) -> None:
         """`own` makes ComfyUI's previewer, `scale` is that of its pictures to latents.
 
         `device` is where sampling is expected. With `views` what latents have in the place of
-        frames is one thing from several sides.
+        frames is one thing from several sides; with `is_sound` latents are nothing but sound.
         """
         self._start = start
         self._engines = engines
@@ -48,9 +50,11 @@ class Previewer:
         self._make_own = own
         self._scale = scale
         self._views = views
+        self._is_sound = is_sound
         self._shapes: Sequence[Sequence[int]] = ()
         """Of the latents that are sampled as one, where there are several."""
         self._captured: tuple[Engine, Frame] | None = None
+        self._captured_sound: tuple[Engine, SoundSnapshot] | None = None
         self._in_step = False
         self._asked = False
         self._engine: Engine | None = None
@@ -80,6 +84,8 @@ class Previewer:
             host.prompts.expect_progress()
             if self.run.wants(records.now()) and self._transport.watched(self.run):
                 self._capture(self._picture_of(x0))
+            if self.run.wants_sound and self._transport.watched(self.run):
+                self._capture_sound(x0)
         except Exception as error:
             log.warning(
                 "[SideStream] A preview failed (%s); sampling continues without previews.",
@@ -220,6 +226,22 @@ class Previewer:
         else:
             self._keep(engine, frame)
 
+    def _capture_sound(self, x0: Any) -> None:
+        run = self.run
+        latent = host.sampling.sound_latent(x0, self._shapes, self._is_sound)
+        if latent is None:
+            run.sound_failed = True
+            self._transport.send_no_sound(run, "latents")
+            return
+        try:
+            engine = self._engine_of(latent.device)
+            with torch.inference_mode():
+                snapshot = engine.capture_sound(run, latent[:1])
+        except (BackendError, StagingError):
+            return  # of which the worker speaks, or the picture of this step
+        if snapshot is not None:
+            self._captured_sound = (engine, snapshot)
+
     def _engine_of(self, device: torch.device) -> Engine:
         """The engine for latents on `device`. Raises BackendError."""
         wanted = (device, self.run.settings.device)
@@ -255,7 +277,11 @@ class Previewer:
             self._captured = (engine, frame)
 
     def _hand_over(self) -> None:
-        """Give the captured frame to the worker, as the last thing in a callback."""
+        """Give what was captured to the worker, as the last thing in a callback."""
+        if self._captured_sound is not None:
+            listener, snapshot = self._captured_sound
+            self._captured_sound = None
+            listener.publish_sound(snapshot)
         if self._captured is not None:
             engine, frame = self._captured
             self._captured = None

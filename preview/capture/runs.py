@@ -20,6 +20,7 @@ from .throttle import Throttle
 
 if TYPE_CHECKING:
     from ..decoders.protocols import Source
+    from ..decoders.sound import SoundSource
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,10 @@ class RunSpec:
     video: Video = field(default_factory=Video)
     is_broken: Callable[[Source], bool] = lambda source: False
     """Whether a decoder is known to fail."""
+    sound: SoundSource | None = None
+    """What decodes its sound, where somebody wants to hear it."""
+    no_sound: str = ""
+    """Why nothing does though somebody wants to; see `transport.WHY_NO_SOUND`."""
 
 
 class Execution:
@@ -124,6 +129,9 @@ class Run:
         """The step after which the sampler was left at its client's wish."""
         self.animation_failed = False
         """Whether animated previews failed, and are left off."""
+        self.sound = spec.sound
+        self.sound_failed = False
+        """Whether its sound failed for good."""
         self.warned_of_loss = False
         """Whether it was said that frames were lost."""
         self.warned_of_silence = False
@@ -177,6 +185,13 @@ class Run:
         self._held = not admitted and self.may_be_last
         return admitted or self._held
 
+    @property
+    def wants_sound(self) -> bool:
+        """Whether the sound of some of its steps is wanted."""
+        if self.sound is None or self.sound_failed:
+            return False
+        return not self.ended and not self.paused and self.chain.wanted
+
     def admits(self, step: int, now: float) -> bool:
         """Whether the throttle lets the frame of `step` pass at `now`."""
         settings = self.settings
@@ -212,6 +227,10 @@ class Run:
         if not self._held:
             self.execution.throttle.mark(now, self._is_last(self.step))
         return label
+
+    def capture_sound(self, now: float) -> Label:
+        """What says of which step a sound is. It is no frame, and need not be closed."""
+        return Label(self, 0, self.step, self.total_steps, now)
 
     def let_pass(self, label: Label, now: float) -> Label:
         """A frame that was held is shown at `now`."""

@@ -56,6 +56,7 @@ class Mailbox:
         self._newest: Frame | None = None
         self._error: StationError | None = None
         self._closed = False
+        self._called = False
         # Wakes the taker up; to notify a Condition takes the sampler four times as long.
         self._changes: queue.SimpleQueue[None] = queue.SimpleQueue()
 
@@ -76,7 +77,7 @@ class Mailbox:
         return replaced
 
     def take(self, wanted: Callable[[Frame], bool], timeout: float) -> Frame | None:
-        """Wait up to `timeout` seconds for a frame for which `wanted` holds.
+        """Wait up to `timeout` seconds, or until `call`, for a frame for which `wanted` holds.
 
         Raises what was left by `fail`.
         """
@@ -86,7 +87,8 @@ class Mailbox:
             if error is not None:
                 raise error
             frame = self.remove(wanted)
-            if frame is not None:
+            called, self._called = self._called, False
+            if frame is not None or called:
                 return frame
             left = end - time.monotonic()
             if not self.pause(min(left, HELD_SECONDS) if self.holds else left) and left <= 0:
@@ -127,9 +129,14 @@ class Mailbox:
         self._wake()
 
     def notify(self) -> None:
-        """Make the taker look again at what waits. Without need it would cost the sampler time."""
+        """Make the taker look again at what waits, if anything does."""
         if self._newest is not None or self._last is not None:
             self._wake()
+
+    def call(self) -> None:
+        """There is something else to do for the taker than what may wait here."""
+        self._called = True
+        self._wake()
 
     def _wake(self) -> None:
         if self._changes.empty():

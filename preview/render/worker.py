@@ -49,6 +49,8 @@ from .profile import span
 from .protocols import Run, Sink
 from .quicker import Way
 from .slots import Lease, Snapshot, Station
+from .sound import BUDGET_SHARE as SOUND_SHARE
+from .sound import Sounder, SoundSnapshot
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +82,7 @@ class Engine:
         self._faltered = False
         self._warm: RenderJob | None = None
         self._animator = self._new_animator()
+        self._sounder = self._new_sounder()
         name = f"SideStream {self._station.backend.device}"
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
@@ -106,8 +109,8 @@ class Engine:
         if source is None:
             return None
         budget: float = run.settings.budget
-        if self._animator.busy:
-            budget *= 1 - BUDGET_SHARE
+        others = self._animator.busy * BUDGET_SHARE + (run.sound is not None) * SOUND_SHARE
+        budget *= 1 - others
         share = 1 - quicker.SHARE if self.budget.is_too_slow(budget) else 1
         fits = run.is_at_edge or self.budget.allows(now, budget * share, self._in_work)
         way = None
@@ -120,7 +123,8 @@ class Engine:
         label = run.capture(now, images)
         snapshot, outcome = None, records.FAILED
         try:
-            lease = self._staged(run, source, latent)
+            dtype = run.chain.staging_dtype(source, self.backend.device)
+            lease = self._staged(latent, dtype)
             if lease is None:
                 outcome = records.BUSY
             else:
@@ -130,11 +134,28 @@ class Engine:
                 label.close(outcome)
         return snapshot
 
-    def _staged(self, run: Run, source: Source, latent: torch.Tensor) -> Lease | None:
+    def capture_sound(self, run: Run, latent: torch.Tensor) -> SoundSnapshot | None:
+        """Stage `latent` as the sound of the run's current step; None if it is not wanted now.
+
+        Else as `capture`, for `publish_sound`.
+        """
+        now = records.now()
+        if not self._sounder.wants(run, now):
+            return None
+        lease = self._staged(latent, torch.float32)
+        return None if lease is None else SoundSnapshot(run, run.capture_sound(now), lease)
+
+    def publish_sound(self, snapshot: SoundSnapshot) -> None:
+        """Let the worker have a staged sound, in the place of an older one that it had not."""
+        self._sounder.put(snapshot)
+        self._mailbox.call()
+        if self._mailbox.closed:
+            self._sounder.drop_waiting()
+
+    def _staged(self, latent: torch.Tensor, dtype: torch.dtype) -> Lease | None:
         """The slot in which `latent` lies; None where it cannot now. Raises StagingError."""
         station = self._station
         try:
-            dtype = run.chain.staging_dtype(source, station.backend.device)
             lease = station.slots.acquire(latent.shape, dtype)
             if lease is None:
                 return None
@@ -163,7 +184,13 @@ class Engine:
     def status(self) -> dict[str, Any]:
         now = records.now()
         share = sum(
-            each.share(now) for each in (self.budget, self._quicker.budget, self._animator.budget)
+            each.share(now)
+            for each in (
+                self.budget,
+                self._quicker.budget,
+                self._animator.budget,
+                self._sounder.budget,
+            )
         )
         problem = self.problem
         if problem is None and self.hangs(now):
@@ -232,6 +259,7 @@ class Engine:
                 except BaseException as error:  # a SystemExit too: it is meant for no one else
                     self._recover(error)
             self._animator.forget()
+            self._sounder.forget()
         finally:
             self.shut()  # a sampler that goes on leaves nothing where nobody takes it
 
@@ -250,6 +278,7 @@ class Engine:
             serves = "ComfyUI's own previewer, on the sampler's thread"
         else:
             self._animator = self._new_animator()
+            self._sounder = self._new_sounder()
             serves = self.backend.name
         log.warning(
             "[SideStream] Previews via the %s do not work here: %s. Falling back to %s.",
@@ -269,6 +298,9 @@ class Engine:
 
     def _new_animator(self) -> Animator:
         return Animator(self.backend, self._sink)
+
+    def _new_sounder(self) -> Sounder:
+        return Sounder(self._station, self._decoders, self._sink)
 
     def _recover(self, error: BaseException) -> None:
         """Clear up after `error`. A run that it strikes twice goes on without previews."""
@@ -297,8 +329,9 @@ class Engine:
     def _struck(self) -> records.Run | None:
         """Drop what the worker failed at, and say whose it was."""
         frame, self._frame = self._frame, None
-        run = self._animator.run
+        run = self._animator.run or self._sounder.run
         self._animator.forget()
+        self._sounder.forget()
         if frame is None and run is None:
             # Maybe it failed at asking whether the frame that waits may be taken.
             frame = self._mailbox.remove(lambda frame: True)
@@ -309,11 +342,11 @@ class Engine:
 
     def _serve(self) -> None:
         self._prove()
-        animator = self._animator
+        makers = (self._animator, self._sounder)
         while not self._mailbox.closed:
-            patience = animator.patience() if animator.busy else IDLE_SECONDS
+            patience = min([maker.patience() for maker in makers if maker.busy] or [IDLE_SECONDS])
             frame = self._mailbox.take(self._is_due, patience)
-            if frame is None and not animator.busy:
+            if frame is None and not any(maker.busy for maker in makers):
                 self._rest()
                 continue
             self._frame, self._in_work, self._work_began = frame, 1, records.now()
@@ -321,7 +354,8 @@ class Engine:
                 if frame is not None:
                     self._process(frame)
                     self._frame = None
-                animator.advance()
+                for maker in makers:
+                    maker.advance()
             finally:
                 self._in_work, self._work_began = 0, None
 

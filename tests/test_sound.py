@@ -1,0 +1,71 @@
+"""Sounds: decoded as ComfyUI does, beside the sampler, a part at a time."""
+
+from __future__ import annotations
+
+import io
+import wave
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from sidestream.preview.decoders import sound as sound_module
+from sidestream.preview.decoders.sound import SoundDecoder, SoundSource
+from sidestream.preview.deliver.wav import wav
+from sidestream.tests.helpers import CPU
+from sidestream.tests.sounds import FAMILIES, Family, as_comfyui_decodes, class_of, make_vae
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sidestream.tests.conftest import HostModules
+
+POSITIONS = 90
+
+
+def unchanged(x: torch.Tensor) -> torch.Tensor:
+    return x
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> Family:
+    return FAMILIES[request.param]
+
+
+@pytest.fixture
+def vae(
+    comfy: HostModules, family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Any:
+    if "vae_sa3" in family.path and class_of(comfy, family):
+        # On the CPU ComfyUI has another one, with which that family is refused.
+        attention = comfy("comfy.ldm.modules.attention").attention_pytorch
+        monkeypatch.setattr(comfy("comfy.ldm.audio.vae_sa3"), "optimized_attention", attention)
+    return make_vae(comfy, family, tmp_path, monkeypatch)
+
+
+def decoder_of(comfy: HostModules, vae: Any) -> SoundDecoder:
+    from sidestream.preview import host
+
+    return SoundSource(host.sound.copy_of(vae), unchanged).load(CPU)
+
+
+def whole(decoder: SoundDecoder, latent: torch.Tensor) -> torch.Tensor:
+    parts = [decoder(latent, part) for part in decoder.parts(latent)]
+    return torch.cat(parts, dim=1)
+
+
+def test_i12_a_sound_in_parts_is_what_comfyui_decodes(comfy, family, vae, monkeypatch):
+    latent = torch.randn(family.shape(POSITIONS), generator=torch.Generator().manual_seed(1))
+    monkeypatch.setattr(sound_module, "PART", POSITIONS * family.hop / family.rate / 3)
+    with torch.inference_mode():
+        expected = as_comfyui_decodes(comfy, vae, latent)
+        decoder = decoder_of(comfy, vae)
+        assert len(decoder.parts(latent)) >= 3
+        made = whole(decoder, latent)
+    print(expected.std(), expected.abs().max(), (made[:, :expected.shape[1]] - expected[:, :made.shape[1]]).abs().max())
+    assert expected.std() > 0.01
+    assert decoder.rate == family.rate
+    assert made.shape[1] == POSITIONS * family.hop - family.lead
+    assert made.shape[1] <= expected.shape[1]
+    given = np.frombuffer(wav(made.numpy(), family.rate)[44:], "<i2").reshape(-1, 2).T / 32767
+    assert np.abs(given - expected[:, : made.shape[1]].numpy()).max() < family.tolerance
