@@ -1,19 +1,23 @@
 """VAEs for sound of every family that ComfyUI has, as small as their architectures allow.
 
-Their weights are random. They are saved and loaded as a user's are: by safetensors and `comfy.sd.VAE`.
+Their weights are random, saved and loaded as a user's are: by safetensors and `comfy.sd.VAE`.
 """
 
 from __future__ import annotations
 
 import functools
+import io
 import json
+import wave
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
+from sidestream.preview.deliver.wav import FULL
 
 if TYPE_CHECKING:
     from sidestream.tests.conftest import HostModules
@@ -160,9 +164,7 @@ def random_weights(model: Any, loudness: float) -> dict[str, torch.Tensor]:
     made = {}
     for name, weight in model.state_dict().items():
         random = torch.randn(weight.shape, generator=generator)
-        if not weight.is_floating_point():
-            random = weight.clone()
-        elif name.endswith(("filter", "window")):
+        if not weight.is_floating_point() or name.endswith(("filter", "window")):
             random = weight.clone()
         elif "std" in name or name.endswith(("scaling_factor", "running_std")):
             random = random.abs() * 0.1 + 1
@@ -185,8 +187,33 @@ def old_name(name: str) -> str:
     return name
 
 
+def read(file: bytes) -> tuple[np.ndarray, int]:
+    """The samples of a WAV file, [channels, n] from -1 to 1, and their rate."""
+    with wave.open(io.BytesIO(file)) as opened:
+        assert opened.getsampwidth() == 2
+        data = np.frombuffer(opened.readframes(opened.getnframes()), "<i2")
+        return data.reshape(-1, opened.getnchannels()).T / FULL, opened.getframerate()
+
+
+def sound_graph(
+    *, seed: int, video: bool = False, vae: bool = True, works: bool = True, steps: int = 8
+) -> dict[str, Any]:
+    """A prompt that samples sound by tests/hostpack/sound, with the VAE at SideStream's node."""
+    node = {"model": ["1", 0], **({"audio_vae": ["2", 0]} if vae else {})}
+    sampler = {"model": ["3", 0], "steps": steps, "seconds": 0.15, "seed": seed}
+    return {
+        "1": {"class_type": "ProbeSoundModel", "inputs": {"video": video}},
+        "2": {"class_type": "ProbeSoundVAE", "inputs": {"works": works}},
+        "3": {"class_type": "SideStreamPreview", "inputs": node},
+        "4": {
+            "class_type": "ProbeSound",
+            "inputs": sampler | ({"vae": ["2", 0]} if vae and works else {}),
+        },
+    }
+
+
 def as_comfyui_decodes(comfy: HostModules, vae: Any, latent: torch.Tensor) -> torch.Tensor:
-    """The waveform [channels, n] by ComfyUI's node; where that cannot be imported, by what it does."""
+    """The waveform [channels, n] by ComfyUI's node; by what it does where it cannot be imported."""
     try:
         decode = comfy("comfy_extras.nodes_audio").vae_decode_audio
     except (ImportError, AttributeError):  # an older one, or it wants torchaudio

@@ -13,10 +13,10 @@ DEVIATIONS = 5.0
 Decode Audio does."""
 
 
-def wav(samples: np.ndarray, rate: int) -> bytes:
+def wav(samples: np.ndarray, rate: int, comment: str = "") -> bytes:
     """The file of `samples`, float32 [channels, n], about -1 to 1; `rate` of them in a second.
 
-    What is not finite is silence.
+    `comment`, in ASCII, is what tools show as such. What is not finite is silence.
     """
     samples = np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
     if samples.size > 1:
@@ -25,6 +25,10 @@ def wav(samples: np.ndarray, rate: int) -> bytes:
     data = whole.T.tobytes()
     channels = len(samples)
     size = channels * whole.itemsize
-    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, channels, rate, rate * size, size, 16)
-    head = struct.pack("<4sI4s", b"RIFF", 4 + len(form) + 8 + len(data), b"WAVE")
-    return b"".join((head, form, struct.pack("<4sI", b"data", len(data)), data))
+    form = _chunk(b"fmt ", struct.pack("<HHIIHH", 1, channels, rate, rate * size, size, 16))
+    said = _chunk(b"LIST", b"INFO" + _chunk(b"ICMT", comment.encode() + b"\0"))
+    return _chunk(b"RIFF", b"".join((b"WAVE", form, said, _chunk(b"data", data))))
+
+
+def _chunk(name: bytes, data: bytes) -> bytes:
+    return name + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)

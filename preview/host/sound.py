@@ -105,21 +105,20 @@ def copy_of(vae: Any) -> SoundCopy:
 
     To be called on the prompt's thread: nobody moves the VAE's weights meanwhile.
     """
-    found = _copies.get(vae)
-    if found is None:
-        try:
-            found = _copies[vae] = _made(vae)
-        except CannotDecode:
-            raise
-        except Exception as error:  # it may be any pack's
-            raise CannotDecode("failed", in_a_line(error)) from error
-    return found
-
-
-def _made(vae: Any) -> SoundCopy:
     model = getattr(vae, "first_stage_model", None)
     if model is None:
-        raise CannotDecode("thread", "ComfyUI's memory management moves its weights")
+        raise CannotDecode("thread", "its weights are moved by ComfyUI's memory management")
+    try:
+        if vae not in _copies:
+            _copies[vae] = _made(vae, model)
+        return _copies[vae]
+    except CannotDecode:
+        raise
+    except Exception as error:  # it may be any pack's
+        raise CannotDecode("failed", in_a_line(error)) from error
+
+
+def _made(vae: Any, model: Any) -> SoundCopy:
     name = type(model).__name__
     family = FAMILIES.get(name)
     if family is None:

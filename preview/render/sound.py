@@ -5,6 +5,7 @@ A sound is made rarely, within a share of the budget, and always of a sampling's
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections import deque
@@ -209,7 +210,7 @@ class Sounder:
         self._sink.send_sound(
             Sound(
                 making.snapshot.label,
-                wav(samples, rate),
+                wav(samples, rate, comment_of(making.snapshot.label)),
                 rate,
                 len(samples),
                 samples.shape[1] / rate,
@@ -235,6 +236,20 @@ class Sounder:
         making, self._making = self._making, None
         if making is not None:
             drop(making.snapshot)
+
+
+def comment_of(label: Label) -> str:
+    """What a saved sound says of itself, as pictures do."""
+    context = label.run.context
+    told = {
+        "prompt_id": context.prompt_id,
+        "node_id": context.node_id,
+        "run": label.run.id,
+        "step": label.step,
+        "total_steps": label.total_steps,
+    }
+    seed = {} if context.seed is None else {"seed": context.seed}
+    return json.dumps({"sidestream": told | seed}, separators=(",", ":"))
 
 
 def drop(snapshot: SoundSnapshot) -> None:
