@@ -38,8 +38,9 @@ MAY_IMPORT = {
     "settings": {"plain"},
     "records": {"settings"},
     "vae_copy": set(),
-    "host": {"plain", "settings", "records", "vae_copy"},
-    "decoders": {"plain", "vae_copy"},
+    "sound_copy": {"vae_copy"},
+    "host": {"plain", "settings", "records", "vae_copy", "sound_copy"},
+    "decoders": {"plain", "vae_copy", "sound_copy"},
     "deliver": {"plain", "settings", "records"},
     "render": {"plain", "records", "decoders", "deliver"},
     "capture": {"plain", "settings", "records", "vae_copy", "host", "decoders", "deliver"}

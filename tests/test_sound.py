@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 from sidestream.preview.decoders import sound as sound_module
+from sidestream.preview.decoders.errors import DecoderError
 from sidestream.preview.decoders.sound import SoundDecoder, SoundSource
 from sidestream.preview.deliver.wav import wav
+from sidestream.preview.vae_copy import weights
 from sidestream.tests.helpers import CPU
 from sidestream.tests.sounds import FAMILIES, Family, as_comfyui_decodes, class_of, make_vae, read
 
@@ -19,6 +22,11 @@ if TYPE_CHECKING:
     from sidestream.tests.conftest import HostModules
 
 POSITIONS = 90
+FORBIDDEN = (
+    "load_models_gpu", "free_memory", "get_free_memory", "soft_empty_cache",
+    "throw_exception_if_processing_interrupted",
+)  # fmt: skip
+"""Of ComfyUI's memory management."""
 
 
 def unchanged(x: torch.Tensor) -> torch.Tensor:
@@ -66,3 +74,49 @@ def test_i12_a_sound_in_parts_is_what_comfyui_decodes(comfy, family, vae, monkey
     assert made.shape[1] <= expected.shape[1]
     given, _ = read(wav(made.numpy(), family.rate))
     assert np.abs(given - expected[:, : made.shape[1]].numpy()).max() < family.tolerance
+
+
+def test_i11_a_copy_shares_nothing_and_draws_no_random_numbers(comfy, family, vae, monkeypatch):
+    from sidestream.preview import host
+
+    def forbidden(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("the sampler's alone")
+
+    latent = torch.randn(family.shape(8))
+    made = host.sound.copy_of(vae)
+    assert host.sound.copy_of(vae) is made
+    theirs = {w.untyped_storage().data_ptr() for w in weights(vae.first_stage_model)}
+    decoder = SoundSource(made, unchanged).load(CPU)
+    for model in (made.model, decoder._decode.__self__):
+        held = list(weights(model))
+        normalizer = getattr(model, "normalizer", None)
+        if normalizer is not None:
+            held += list(weights(normalizer.statistics))
+        assert not theirs & {w.untyped_storage().data_ptr() for w in held if w.numel()}
+        assert not any("encoder" in name for name, _ in model.named_parameters())
+    management = comfy("comfy.model_management")
+    for name in FORBIDDEN:
+        monkeypatch.setattr(management, name, forbidden)
+    before = torch.random.get_rng_state()
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            with torch.inference_mode():
+                whole(decoder, latent)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert failures == []
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_latent_of_another_kind_is_refused_in_one_line(comfy, family, vae):
+    decoder = decoder_of(comfy, vae)
+    shape = list(family.shape(8))
+    shape[1] += 1
+    with pytest.raises(DecoderError, match=f"from {family.shape(8)[1]} channels, this model's"):
+        decoder(torch.randn(shape), slice(0, 8))

@@ -56,6 +56,8 @@ class Previewer:
         self._captured: tuple[Engine, Frame] | None = None
         self._captured_sound: tuple[Engine, SoundSnapshot] | None = None
         self._in_step = False
+        self._whole: Any = None
+        """All that is sampled in this step, where the previewer is only asked for a part of it."""
         self._asked = False
         self._engine: Engine | None = None
         self._engine_for: tuple[torch.device, str] | None = None
@@ -117,7 +119,7 @@ class Previewer:
             self._begin_step(step, total_steps)
             run = self.run
             finisher = run.finishes_here() if run.finish_requested else None
-            self._asked = False
+            self._asked, self._whole = False, x0
             try:
                 result = callback(step, x0, x, total_steps)
                 if self._asked is not before:
@@ -157,7 +159,7 @@ class Previewer:
 
     def _end_step(self) -> None:
         """The callback has nothing else left to do: the worker may have what was captured."""
-        self._in_step = False
+        self._in_step, self._whole = False, None
         self._hand_over()
 
     def begun(self, shapes: Sequence[Sequence[int]]) -> None:
@@ -228,6 +230,8 @@ class Previewer:
 
     def _capture_sound(self, x0: Any) -> None:
         run = self.run
+        if getattr(self._whole, "is_nested", False):
+            x0 = self._whole
         latent = host.sampling.sound_latent(x0, self._shapes, self._is_sound)
         if latent is None:
             run.sound_failed = True

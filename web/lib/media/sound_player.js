@@ -1,7 +1,8 @@
 /**
  * Plays a run's sound: in step with the animation that is played, or by itself where there is none.
  *
- * Silent until somebody asks, and then nothing is fetched.
+ * Silent until somebody asks, and until then nothing is fetched. By the Web Audio API: servers may
+ * forbid the page to give an <audio> element what it has fetched.
  */
 
 /** @typedef {import("../data/store.js").Sound} Sound */
@@ -13,27 +14,39 @@ const DRIFT = 0.12;
 /** How far the sound's own pace may be from the video's, so that it is not changed. */
 const SAME_PACE = 0.05;
 
+const TELL_MS = 100;
+
 /** Tells of each change by the event `change`, and while it plays by itself as time goes on. */
 export class SoundPlayer extends EventTarget {
   /**
-   * @param {Document} document
+   * @param {Window & typeof globalThis} window
    * @param {Player} player of the animation
    * @param {(sound: Sound) => Promise<Blob | null>} fileOf
    */
-  constructor(document, player, fileOf) {
+  constructor(window, player, fileOf) {
     super();
+    this.window = window;
     this.player = player;
     this.fileOf = fileOf;
     /** Whether somebody asked to hear it. */
     this.on = false;
+    this.volume = 1;
     /** @type {Sound | null} what is to be heard */
     this.sound = null;
-    /** @type {Sound | null} what `audio` has */
+    /** @type {Sound | null} what `_buffer` is of */
     this._loaded = null;
-    this.audio = document.createElement("audio");
-    this.audio.preload = "auto";
-    this.audio.addEventListener("timeupdate", () => this._tell());
-    this.audio.addEventListener("ended", () => this._onEnded());
+    /** @type {AudioBuffer | null} */
+    this._buffer = null;
+    /** @type {AudioContext | null} made when somebody asks: browsers allow it only then */
+    this._context = null;
+    /** @type {GainNode | null} */
+    this._gain = null;
+    /** @type {AudioBufferSourceNode | null} what is heard now */
+    this._source = null;
+    /** Where it was at the context's time `_since`, in seconds. */
+    this._place = 0;
+    this._since = 0;
+    this._timer = 0;
     player.addEventListener("change", () => this._follow());
   }
 
@@ -44,42 +57,50 @@ export class SoundPlayer extends EventTarget {
 
   /** Seconds from its beginning. */
   get seconds() {
-    return this.audio.currentTime;
-  }
-
-  get volume() {
-    return this.audio.volume;
+    const { _source: source, _context: context, _buffer: buffer } = this;
+    if (!source || !context || !buffer) return this._place;
+    const at = this._place + (context.currentTime - this._since) * source.playbackRate.value;
+    return source.loop ? at % buffer.duration : Math.min(at, buffer.duration);
   }
 
   /** @param {number} volume from 0 to 1 */
   setVolume(volume) {
-    this.audio.volume = volume;
+    this.volume = volume;
+    if (this._gain) this._gain.gain.value = volume;
     this._tell();
   }
 
   /** @param {Sound | null} sound */
   show(sound) {
-    if (sound === this.sound) return;
+    if (sound === this.sound) return this._follow(); // its run may have ended
     this.sound = sound;
-    if (!sound) this.on = false;
+    if (!sound) {
+      this.on = false;
+      this._stop();
+      this._place = 0;
+      this._loaded = this._buffer = null;
+    }
     this._update();
   }
 
   toggle() {
     this.on = !this.on && this.sound !== null;
-    if (this.on && this.audio.ended) this.audio.currentTime = 0;
     this._update();
   }
 
   /** @param {number} seconds where to go on, while it plays by itself */
   seek(seconds) {
-    this.audio.currentTime = seconds;
+    const isPlaying = this._source !== null;
+    this._stop();
+    this._place = seconds;
+    if (isPlaying) this._follow();
     this._tell();
   }
 
   close() {
     this.show(null);
-    this._unload();
+    void this._context?.close();
+    this._context = null;
   }
 
   _update() {
@@ -90,57 +111,89 @@ export class SoundPlayer extends EventTarget {
 
   /** @param {Sound} sound goes on where the one before was */
   async _load(sound) {
+    const context = (this._context ??= this._opened());
+    void context.resume();
     const file = await this.fileOf(sound);
+    const buffer = file && (await context.decodeAudioData(await file.arrayBuffer()).catch(() => null));
     if (!this.on || sound !== this.sound) return;
-    const at = this.audio.currentTime;
-    this._unload();
-    if (!file) return this.show(null);
+    this._stop();
+    if (!buffer) return this.show(null);
     this._loaded = sound;
-    this.audio.src = URL.createObjectURL(file);
-    this.audio.currentTime = Math.min(at, sound.seconds);
+    this._buffer = buffer;
     this._follow();
     this._tell();
   }
 
-  _unload() {
-    this._loaded = null;
-    if (!this.audio.src) return;
-    this.audio.pause();
-    URL.revokeObjectURL(this.audio.src);
-    this.audio.removeAttribute("src");
-    this.audio.load(); // nothing
+  _opened() {
+    const context = new this.window.AudioContext();
+    this._gain = context.createGain();
+    this._gain.gain.value = this.volume;
+    this._gain.connect(context.destination);
+    return context;
   }
 
   /** Play or not, and where the animation is. */
   _follow() {
-    const { audio, player } = this;
-    const sound = this._loaded;
-    if (!this.on || !sound || sound !== this.sound) return audio.pause();
+    const { player, sound, _buffer: buffer } = this;
+    if (!this.on || !sound || !buffer || (sound !== this._loaded && !this._source)) return this._pause();
     if (!this.follows) {
-      audio.loop = sound.run.live;
-      audio.playbackRate = 1;
-      return this._play();
+      if (this._source?.loop === sound.run.live && this._source.playbackRate.value === 1) return;
+      return this._play(this.seconds >= buffer.duration ? 0 : this.seconds, 1, sound.run.live);
     }
     const pace = sound.ofSeconds / player.duration;
-    audio.loop = false;
-    audio.playbackRate = Math.abs(pace - 1) < SAME_PACE ? 1 : Math.min(4, Math.max(0.25, pace));
-    const at = player.place * player.duration * audio.playbackRate;
-    if (!player.playing || at >= sound.seconds) return audio.pause();
-    if (Math.abs(audio.currentTime - at) > DRIFT) audio.currentTime = at;
-    this._play();
+    const rate = Math.abs(pace - 1) < SAME_PACE ? 1 : Math.min(4, Math.max(0.25, pace));
+    const at = player.place * player.duration * rate;
+    if (!player.playing || at >= buffer.duration) return this._pause();
+    const isInStep = this._source?.playbackRate.value === rate && Math.abs(this.seconds - at) < DRIFT;
+    if (!isInStep) this._play(at, rate, false);
   }
 
-  _play() {
-    if (!this.audio.paused) return;
-    this.audio.play().catch((error) => {
-      if (error.name === "AbortError") return; // paused or replaced meanwhile
-      this.on = false;
-      this._tell();
-    });
+  /**
+   * @param {number} at in seconds
+   * @param {number} rate
+   * @param {boolean} loop
+   */
+  _play(at, rate, loop) {
+    const context = /** @type {AudioContext} */ (this._context);
+    this._stop();
+    void context.resume();
+    const source = context.createBufferSource();
+    source.buffer = this._buffer;
+    source.loop = loop;
+    source.playbackRate.value = rate;
+    source.connect(/** @type {GainNode} */ (this._gain));
+    source.onended = () => this._onEnded(source);
+    source.start(0, at);
+    this._source = source;
+    this._place = at;
+    this._since = context.currentTime;
+    this._timer = this.window.setInterval(() => this._tell(), TELL_MS);
   }
 
-  _onEnded() {
-    if (!this.follows) this.on = false;
+  /** Stop where it is. */
+  _stop() {
+    this._place = this.seconds;
+    this.window.clearInterval(this._timer);
+    const source = this._source;
+    this._source = null;
+    source?.stop();
+    source?.disconnect();
+  }
+
+  /** Nothing is heard, and no device is held. */
+  _pause() {
+    if (this._source) this._stop();
+    if (this._context?.state === "running") void this._context.suspend();
+  }
+
+  /** @param {AudioBufferSourceNode} source */
+  _onEnded(source) {
+    if (source !== this._source) return; // stopped, and another one plays
+    this._stop();
+    if (this.follows) return;
+    this._place = 0;
+    this.on = false;
+    this._pause();
     this._tell();
   }
 

@@ -67,7 +67,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
 
   const viewer = new Viewer(document, shared.watching, signal);
   const playerBar = new PlayerBar(document, shared.watching, viewer.player, signal);
-  const soundPlayer = new SoundPlayer(document, viewer.player, (sound) => fileOf(shared.store, sound));
+  const soundPlayer = new SoundPlayer(window, viewer.player, (sound) => fileOf(shared.store, sound));
   const soundBar = new SoundBar(document, shared.watching, soundPlayer, signal);
   soundPlayer.addEventListener("change", () => viewer.showMoment(momentOf(soundPlayer)));
   const grid = new Grid(document, shared.watching);
