@@ -46,7 +46,10 @@ def vae(
         # On the CPU ComfyUI has another one, with which that family is refused.
         attention = comfy("comfy.ldm.modules.attention").attention_pytorch
         monkeypatch.setattr(comfy("comfy.ldm.audio.vae_sa3"), "optimized_attention", attention)
-    return make_vae(comfy, family, tmp_path, monkeypatch)
+    made = make_vae(comfy, family, tmp_path, monkeypatch)
+    if family.small.get("strides") and made.upscale_ratio != family.hop:
+        pytest.skip("this ComfyUI does not know ACE-Step 1.5's")
+    return made
 
 
 def decoder_of(comfy: HostModules, vae: Any) -> SoundDecoder:
