@@ -85,7 +85,7 @@ FAMILIES = {
     ),
     "ace_step": Family(
         "comfy.ldm.ace.vae.music_dcae_pipeline.MusicDCAE",
-        lambda n: (1, 8, 16, n), 44100, 4096, small=ACE, loudness=10, tolerance=0.02,
+        lambda n: (1, 8, 16, n), 44100, 4096, small=ACE, loudness=10, tolerance=1e-3,
     ),
     "ace_step_1_5": Family(
         "comfy.ldm.audio.autoencoder.AudioOobleckVAE",
@@ -108,7 +108,7 @@ FAMILIES = {
     "minimax_h3": Family(
         "comfy.ldm.minimax.audio_vae.MiniMaxH3AudioVAE",
         lambda n: (1, 32, 2, n), 32000, 800,
-        small={"encoder_dim": 2, "latent_dim": 64, "decoder_dim": 128}, loudness=0.02,
+        small={"encoder_dim": 2, "latent_dim": 64, "decoder_dim": 128}, loudness=0.002,
     ),
     "stable_audio_3": Family(
         "comfy.ldm.audio.vae_sa3.SA3AudioVAE",
