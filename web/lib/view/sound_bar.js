@@ -64,7 +64,8 @@ export class SoundBar {
     const { seconds, ofSeconds } = sound;
     const values = { step: stepText(sound), seconds: shown(seconds), of: shown(ofSeconds) };
     const isPart = ofSeconds - seconds > 0.1;
-    setText(this.text, t(isPart ? "sound.part" : "sound.whole", values));
+    this.text.title = t(isPart ? "sound.part" : "sound.whole", values);
+    setText(this.text, this.text.title);
     this._show();
   }
 
