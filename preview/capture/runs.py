@@ -19,6 +19,7 @@ from .clients import Clients, overlay
 from .throttle import Throttle
 
 if TYPE_CHECKING:
+    from ..decoder_files import Kind
     from ..decoders.protocols import Source
     from ..decoders.sound import SoundSource
 
@@ -57,6 +58,8 @@ class RunSpec:
     video: Video = field(default_factory=Video)
     is_broken: Callable[[Source], bool] = lambda source: False
     """Whether a decoder is known to fail."""
+    missing_decoder: Kind | None = None
+    """The files of which one would make its previews sharp, where none is there."""
     sound: SoundSource | None = None
     """What decodes its sound, where somebody wants to hear it."""
     no_sound: str = ""
@@ -101,6 +104,8 @@ class Run:
         self._spec = spec
         self.number = number
         self.context = spec.context
+        self.missing_decoder = spec.missing_decoder and spec.missing_decoder.wire()
+        """The file that would make its previews sharp, as it is told to clients."""
         self.settings = spec.layers.settings()
         self._failures = Failures()
         self.chain = self._chain_for(self.settings)
