@@ -125,6 +125,10 @@ class Pack:
         recording = self._recordings.find(upstream, host.prompts.list_index(), model)
         return frames_of(recording, limit_of(fields), tell)
 
+    def sound(self, secret: str) -> bytes | None:
+        """For `GET /sidestream/sound`: the WAV file of which only its client was told."""
+        return None if self._engines is None else self._transport.sounds.get(secret)
+
     def _notify(self) -> None:
         if self._engines is not None:
             self._engines.notify()

@@ -177,6 +177,22 @@ class Encoded:
     mime: str
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Sound:
+    """The sound of a step, from its beginning on."""
+
+    label: Label
+    """Its number is 0: a sound is no frame, and is not counted."""
+    data: bytes
+    """A WAV file."""
+    rate: int
+    channels: int
+    seconds: float
+    of_seconds: float
+    """How long all of it would be."""
+    decode_ms: float
+
+
 def now() -> float:
     """The clock of frames, in seconds."""
     return time.monotonic()

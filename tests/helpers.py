@@ -15,7 +15,7 @@ from sidestream.preview.capture.runs import Run, Runs, RunSpec, SettingsLayers
 from sidestream.preview.decoder_files import Kind
 from sidestream.preview.decoders.cache import DecoderCache
 from sidestream.preview.decoders.errors import DecoderError
-from sidestream.preview.records import Encoded, Info, NodeContext, Picture
+from sidestream.preview.records import Encoded, Info, NodeContext, Picture, Sound
 from sidestream.preview.render.backends import StagingError, backends_for
 from sidestream.preview.render.worker import Engine
 
@@ -111,6 +111,9 @@ class FakeSink:
     """Keeps the frames that it is sent; `stalled` makes it a client that does not read."""
 
     frames: list[Encoded] = field(default_factory=list)
+    sounds: list[Sound] = field(default_factory=list)
+    no_sound: list[str] = field(default_factory=list)
+    """Why there was none, each time."""
     stalled: bool = False
     alive: bool = True
     audience: bool = True
@@ -142,6 +145,15 @@ class FakeSink:
         self.frames.append(frame)
         frame.label.close(records.SENT)
 
+    def may_sound(self, run: Run) -> bool:
+        return self.alive and not run.aborted
+
+    def send_sound(self, sound: Sound) -> None:
+        self.sounds.append(sound)
+
+    def send_no_sound(self, run: Run, why: str) -> None:
+        self.no_sound.append(why)
+
 
 def workers(before: set[threading.Thread]) -> list[threading.Thread]:
     """The pack's threads that are there and were not `before`, by another test's fault."""
@@ -154,12 +166,14 @@ def start_run(
     *sources: Any,
     context: NodeContext | None = None,
     is_broken: Callable[[Any], bool] = lambda source: False,
+    sound: Any = None,
     **settings: Any,
 ) -> Run:
     """A run over `sources` with `settings` over throttle 0 and no budget."""
     asked = SettingsLayers(node={"throttle_ms": 0, "budget": 0, **settings})
     context = context or NodeContext("p", "1", client_id="c")
-    return book.start(RunSpec(context, asked, lambda s: sources, 512, 20, is_broken=is_broken))
+    spec = RunSpec(context, asked, lambda s: sources, 512, 20, is_broken=is_broken, sound=sound)
+    return book.start(spec)
 
 
 def a_book() -> Runs:

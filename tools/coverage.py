@@ -125,7 +125,8 @@ Every latent format of ComfyUI, and how ComfyUI's own previewers and SideStream 
   other methods, SideStream shows at least as much as ComfyUI.
 - The still preview of a video (three dimensions) is its first frame. ComfyUI shows only that.
 - A *spectrogram* maps latents that are not images: time, or another sequence, runs to the right,
-  and channels upwards.
+  and channels upwards. With an audio VAE at SideStream's node it can also be heard: StableAudio1,
+  StableAudio3, ACEAudio, ACEAudio15, MiniMaxMusic3, and the sound of LTXAV and MiniMaxH3AV.
 - A VAE connected to SideStream's node decodes the preview instead, and needs neither factors nor a
   decoder file.
 """

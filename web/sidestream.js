@@ -73,7 +73,7 @@ joinQueueing(
   (body) => {
     const nodes = takeOutValues(body.prompt, Object.keys(settings.fields));
     const beside = Object.keys(nodes).length ? { nodes } : {};
-    const sidestream = { ...settings.values(), ...body.extra_data?.sidestream, ...beside };
+    const sidestream = { accepts: ["sound"], ...settings.values(), ...body.extra_data?.sidestream, ...beside };
     body.extra_data = { ...body.extra_data, sidestream };
   },
   (promptId, prompt, workflow) => prompts.remember(promptId, prompt, workflow),

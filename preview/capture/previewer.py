@@ -18,6 +18,7 @@ from ..render.backends import BackendError, StagingError, inline
 from ..render.engines import Engines
 from ..render.mailbox import Frame
 from ..render.recording import STEPS_RATE, Kept, even_size, expected_size
+from ..render.sound import SoundSnapshot
 from ..render.worker import Engine
 from .batches import shown_images, staged
 from .runs import Run, tell
@@ -37,11 +38,12 @@ class Previewer:
         scale: int = 8,
         device: torch.device | None = None,
         views: bool = False,
+        is_sound: bool = False,
     ) -> None:
         """`own` makes ComfyUI's previewer, `scale` is that of its pictures to latents.
 
         `device` is where sampling is expected. With `views` what latents have in the place of
-        frames is one thing from several sides.
+        frames is one thing from several sides; with `is_sound` latents are nothing but sound.
         """
         self._start = start
         self._engines = engines
@@ -49,11 +51,15 @@ class Previewer:
         self._make_own = own
         self._scale = scale
         self._views = views
+        self._is_sound = is_sound
         self._shapes: Sequence[Sequence[int]] = ()
         """Of the latents that are sampled as one, where there are several."""
         self._hidden = host.guides.Hidden()
         self._captured: tuple[Engine, Frame] | None = None
+        self._captured_sound: tuple[Engine, SoundSnapshot] | None = None
         self._in_step = False
+        self._whole: Any = None
+        """All that is sampled in this step, where the previewer is only asked for a part of it."""
         self._asked = False
         self._is_recorded = False
         """Whether the current step is kept by the engine."""
@@ -85,6 +91,8 @@ class Previewer:
             self._record(x0)
             if self.run.wants(records.now()) and self._transport.watched(self.run):
                 self._capture(self._picture_of(x0))
+            if self.run.wants_sound and self._transport.watched(self.run):
+                self._capture_sound(x0)
         except Exception as error:
             log.warning(
                 "[SideStream] A preview failed (%s); sampling continues without previews.",
@@ -116,7 +124,7 @@ class Previewer:
             self._begin_step(step, total_steps)
             run = self.run
             finisher = run.finishes_here() if run.finish_requested else None
-            self._asked = False
+            self._asked, self._whole = False, x0
             try:
                 result = callback(step, x0, x, total_steps)
                 if self._asked is not before:
@@ -156,7 +164,7 @@ class Previewer:
 
     def _end_step(self) -> None:
         """The callback has nothing else left to do: the worker may have what was captured."""
-        self._in_step = False
+        self._in_step, self._whole = False, None
         self._hand_over()
 
     def begun(self, shapes: Sequence[Sequence[int]], hidden: host.guides.Hidden) -> None:
@@ -280,6 +288,24 @@ class Previewer:
         else:
             self._keep(engine, frame)
 
+    def _capture_sound(self, x0: Any) -> None:
+        run = self.run
+        if getattr(self._whole, "is_nested", False):
+            x0 = self._whole
+        latent = host.sampling.sound_latent(x0, self._shapes, self._is_sound)
+        if latent is None:
+            run.sound_failed = True
+            self._transport.send_no_sound(run, "latents")
+            return
+        try:
+            engine = self._engine_of(latent.device)
+            with torch.inference_mode():
+                snapshot = engine.capture_sound(run, latent[:1])
+        except (BackendError, StagingError):
+            return  # of which the worker speaks, or the picture of this step
+        if snapshot is not None:
+            self._captured_sound = (engine, snapshot)
+
     def _engine_of(self, device: torch.device) -> Engine:
         """The engine for latents on `device`. Raises BackendError."""
         wanted = (device, self.run.settings.device)
@@ -318,7 +344,11 @@ class Previewer:
             self._captured = (engine, frame)
 
     def _hand_over(self) -> None:
-        """Give the captured frame to the worker, as the last thing in a callback."""
+        """Give what was captured to the worker, as the last thing in a callback."""
+        if self._captured_sound is not None:
+            listener, snapshot = self._captured_sound
+            self._captured_sound = None
+            listener.publish_sound(snapshot)
         if self._captured is not None:
             engine, frame = self._captured
             self._captured = None

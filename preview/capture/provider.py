@@ -16,12 +16,13 @@ from typing import Any
 from .. import host
 from ..decoders.cache import DecoderCache
 from ..decoders.protocols import Source
+from ..decoders.sound import SoundSource
 from ..deliver.transport import Transport
 from ..plain import in_a_line, plain
 from ..records import NodeContext
 from ..render.engines import Engines
 from ..render.recording import Limit, Recording
-from ..settings import KEY, Settings, of_node, salvaged
+from ..settings import KEY, SOUND, Settings, accepts, of_node, salvaged
 from . import sources
 from .previewer import Previewer
 from .recordings import NODE, Recordings, limit_of
@@ -187,8 +188,17 @@ class Provider:
             scale = host.models.picture_scale(latent_format)
             views = host.models.shows_views(latent_format)
             previewer = SideStreamPreviewer(
-                start, self._engines, self._transport, own, scale, device, views
+                start,
+                self._engines,
+                self._transport,
+                own,
+                scale,
+                device,
+                views,
+                host.models.is_sound(latent_format),
             )
+            if spec.no_sound:
+                self._transport.send_no_sound(previewer.run, spec.no_sound)
         except Exception as error:
             log.warning(
                 "[SideStream] Previews could not be set up (%s); ComfyUI's own are used instead.",
@@ -261,6 +271,7 @@ class Provider:
             more = {} if needed is None else {"missing_decoder": needed.wire()}
             self._transport.announce_none(context, "latents", **more)
             return None
+        sound, no_sound = self._sound(sampling, latent_format, extra)
         # Who chose Latent2RGB in ComfyUI needs no other decoder.
         missing = None if chosen == "latent2rgb" else sources.missing_decoder(latent_format)
         return RunSpec(
@@ -273,6 +284,8 @@ class Provider:
             self._decoders.is_broken,
             missing,
             recording,
+            sound,
+            no_sound,
         )
 
     def _recording(self, context: NodeContext, model: Any) -> Recording | None:
@@ -300,6 +313,25 @@ class Provider:
             reason = in_a_line(error)
             self._say_once(logging.WARNING, f"Side-Stream Frames cannot read the graph ({reason}).")
             return None
+
+    def _sound(
+        self, sampling: Sampling | None, latent_format: Any, extra: Any
+    ) -> tuple[SoundSource | None, str]:
+        """What decodes the sound of a sampling, or why nothing does though it was asked for."""
+        vae = host.sound.left(sampling.model) if sampling else None
+        if sampling is None or vae is None or not accepts(extra.get(KEY), SOUND):
+            return None, ""
+        if not host.sound.has_sound(latent_format):
+            name = type(latent_format).__name__
+            line = f"The VAE for sound is ignored: {name} latents have none."
+            self._say_once(logging.WARNING, line)
+            return None, "latents"
+        try:
+            return sources.sound(vae, latent_format, sampling.model), ""
+        except host.sound.CannotDecode as error:
+            line = f"This VAE cannot decode sound previews ({plain(error)})."
+            self._say_once(logging.WARNING, line)
+            return None, error.why
 
     def _node_settings(self, model: Any, extra: Any) -> dict[str, Any]:
         """What the nodes on a MODEL set: as inputs, or beside the prompt that runs now."""

@@ -21,6 +21,7 @@ from .throttle import Throttle
 if TYPE_CHECKING:
     from ..decoder_files import Kind
     from ..decoders.protocols import Source
+    from ..decoders.sound import SoundSource
     from ..render.recording import Recording
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,10 @@ class RunSpec:
     """The files of which one would make its previews sharp, where none is there."""
     recording: Recording | None = None
     """What is kept of it, where a node of its prompt wants that."""
+    sound: SoundSource | None = None
+    """What decodes its sound, where somebody wants to hear it."""
+    no_sound: str = ""
+    """Why nothing does though somebody wants to; see `transport.WHY_NO_SOUND`."""
 
 
 class Execution:
@@ -138,6 +143,9 @@ class Run:
         """The step after which the sampler was left at its client's wish."""
         self.animation_failed = False
         """Whether animated previews failed, and are left off."""
+        self.sound = spec.sound
+        self.sound_failed = False
+        """Whether its sound failed for good."""
         self.warned_of_loss = False
         """Whether it was said that frames were lost."""
         self.warned_of_silence = False
@@ -235,6 +243,13 @@ class Run:
         wanted = self.settings.step_zero == "noise" and not self.step
         return wanted and not (self.ended or self.paused) and self.chain.wanted
 
+    @property
+    def wants_sound(self) -> bool:
+        """Whether the sound of some of its steps is wanted."""
+        if self.sound is None or self.sound_failed:
+            return False
+        return not self.ended and not self.paused and self.chain.wanted
+
     def admits(self, step: int, now: float) -> bool:
         """Whether the throttle lets the frame of `step` pass at `now`."""
         settings = self.settings
@@ -273,6 +288,10 @@ class Run:
         if not self._held and self.step:  # the start is no step
             self.execution.throttle.mark(now, is_last)
         return label
+
+    def capture_sound(self, now: float) -> Label:
+        """What says of which step a sound is. It is no frame, and need not be closed."""
+        return Label(self, 0, self.step, self.total_steps, now)
 
     def let_pass(self, label: Label, now: float) -> Label:
         """A frame that was held is shown at `now`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import decoder_files, host
 from ..decoder_files import Kind
@@ -12,12 +12,16 @@ from ..decoders import recognise
 from ..decoders.errors import DecoderError
 from ..decoders.latent2rgb import Latent2RGBSource
 from ..decoders.protocols import Source
+from ..decoders.sound import SoundSource
 from ..decoders.spectrogram import SpectrogramSource
 from ..decoders.taehv import TaehvSource
 from ..decoders.taesd import TaesdSource
 from ..decoders.vae import VaeSource
 from ..plain import file_name, in_a_line, plain
 from ..vae_copy import VaeCopy
+
+if TYPE_CHECKING:
+    import torch
 
 Say = Callable[[int, str], None]
 """Logs a line at a level."""
@@ -36,6 +40,19 @@ def find(method: str, latent_format: Any, say: Say, vae: VaeCopy | None = None) 
     if not any(found) and host.models.is_sound(latent_format):
         found.append(SpectrogramSource())
     return [source for source in found if source is not None]
+
+
+def sound(vae: Any, latent_format: Any, model: Any) -> SoundSource:
+    """What decodes the sound of a MODEL's latents by `vae`. Raises host.sound.CannotDecode."""
+    scale = host.sound.scale(model)
+
+    def process_out(latent: torch.Tensor) -> torch.Tensor:
+        if host.models.is_sound(latent_format):
+            latent = latent_format.process_out(latent)
+        return latent / scale
+
+    space = f"{_space(latent_format)} {scale}"
+    return SoundSource(host.sound.copy_of(vae), process_out, space)
 
 
 def _tiny_decoder(latent_format: Any, say: Say, wanted: bool) -> Source | None:

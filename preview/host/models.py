@@ -43,7 +43,7 @@ def left_settings(model: Any) -> list[LeftSettings]:
 
     A script may have put settings there by itself; anything else is nothing.
     """
-    found = _options(model).get(KEY)
+    found = options_of(model).get(KEY)
     if isinstance(found, Mapping):
         return [LeftSettings("", found)]
     left = found if isinstance(found, list) else []
@@ -55,7 +55,8 @@ def _is_left(each: object) -> bool:
     return isinstance(each, tuple) and len(each) == 2 and isinstance(each[1], Mapping)
 
 
-def _options(model: Any) -> Mapping[str, Any]:
+def options_of(model: Any) -> Mapping[str, Any]:
+    """A MODEL's options; none where it is something else."""
     options = getattr(model, "model_options", None)
     return options if isinstance(options, Mapping) else {}
 
@@ -77,7 +78,7 @@ def leave_vae(model: Any, vae: Any) -> None:
 
 def left_vae(model: Any) -> Any:
     """The VAE that `leave_vae` put on a MODEL; None where it did not."""
-    left = _options(model).get(VAE_KEY)
+    left = options_of(model).get(VAE_KEY)
     return left.content if isinstance(left, Shared) else None
 
 
@@ -258,7 +259,7 @@ def _copy_of_vae(vae: Any) -> VaeCopy:
     types = getattr(vae, "working_dtypes", [torch.bfloat16])
     half = next((dtype for dtype in types if dtype.itemsize == 2), torch.float32)
     decoder = copied(model, torch.device("cpu"), half, lambda name: name.endswith("encoder"))
-    _make_independent(decoder)
+    make_independent(decoder)
     one_tile = (1, vae.latent_channels, *(1, SMALLEST, SMALLEST)[-dimensions:])
     held = vae.memory_used_decode(one_tile, torch.float32) / torch.float32.itemsize
     return VaeCopy(
@@ -273,7 +274,7 @@ def _copy_of_vae(vae: Any) -> VaeCopy:
     )
 
 
-def _make_independent(decoder: Any) -> None:
+def make_independent(decoder: Any) -> None:
     """Make ComfyUI's layers of a copy work on any thread, without ComfyUI's memory management."""
     for layer in decoder.modules():
         kind: Any = type(layer)
@@ -308,7 +309,7 @@ def _independent(kind: Any) -> Any:
     def convolve(self: Any, x: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         return self._conv_forward(x, self.weight, self.bias, **kwargs)
 
-    is_convolution = hasattr(hosts, "_conv_forward")
+    is_convolution = issubclass(hosts, (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d))
     between = type(hosts.__name__, (hosts,), {"forward": convolve if is_convolution else forward})
     # After `kind` and before ComfyUI's in the order in which methods are looked up.
     return between if kind is hosts else type(kind.__name__, (kind, between), {})

@@ -105,6 +105,20 @@ def latent_frame(x0: Any) -> torch.Tensor:
     return x0.tensors[0] if getattr(x0, "is_nested", False) else x0
 
 
+def sound_latent(x0: Any, shapes: Sequence[Sequence[int]], is_sound: bool) -> torch.Tensor | None:
+    """The sound in `x0`, [B, C, ...]: the last of several latents, or all of it; else None.
+
+    `shapes` are those of latents that ComfyUI samples as one.
+    """
+    if getattr(x0, "is_nested", False):
+        last: torch.Tensor = x0.tensors[-1]
+        return last
+    if len(shapes) > 1 and x0.ndim == 3 and x0.shape[1] == 1:
+        shape = list(shapes[-1])[1:]
+        return x0[:, 0, -math.prod(shape) :].unflatten(1, shape)
+    return x0 if is_sound else None
+
+
 def unpacked(latent: torch.Tensor, shapes: Sequence[Sequence[int]]) -> torch.Tensor:
     """The first of latents of several `shapes` that ComfyUI samples as one, [B, 1, all numbers].
 

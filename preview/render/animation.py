@@ -161,7 +161,7 @@ class Animator:
     def __init__(
         self, backend: Backend, sink: Sink, decoders: DecoderCache, stills: Sequence[Budget]
     ) -> None:
-        """`stills` are the budgets of stills, the first of which is that of their best decoder."""
+        """`stills` are the budgets of stills and sounds, first that of stills by the best decoder."""
         self.budget = Budget()
         """Of all animations but those of last steps."""
         self._backend = backend

@@ -32,6 +32,10 @@ class Developer:
         """Whether there is a recording whose pictures are wanted."""
         return bool(self._asked)
 
+    def patience(self) -> float:
+        """How many seconds the worker may wait for a frame before it goes on here: none."""
+        return 0.0
+
     def ask(self, recording: Recording) -> None:
         """Make the pictures of a recording. From any thread."""
         if recording not in self._asked:

@@ -80,7 +80,7 @@ class Mailbox:
         return replaced
 
     def take(self, wanted: Callable[[Frame], bool], timeout: float) -> Frame | None:
-        """Wait up to `timeout` seconds for a frame for which `wanted` holds.
+        """Wait up to `timeout` seconds, or until `interrupt`, for a frame for which `wanted` holds.
 
         None too where there is other work. Raises what was left by `fail`.
         """
@@ -138,7 +138,7 @@ class Mailbox:
         self._wake()
 
     def notify(self) -> None:
-        """Make the taker look again at what waits. Without need it would cost the sampler time."""
+        """Make the taker look again at what waits, if anything does."""
         if self._newest is not None or self._last is not None:
             self._wake()
 

@@ -53,6 +53,8 @@ from .protocols import Run, Sink
 from .quicker import Way
 from .recording import Recording, Shot
 from .slots import Lease, Snapshot, Station
+from .sound import BUDGET_SHARE as SOUND_SHARE
+from .sound import Sounder, SoundSnapshot
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +87,7 @@ class Engine:
         self._frame: Frame | None = None  # in work, until it has found its end
         self._faltered = False
         self._warm: RenderJob | None = None
+        self._sounder = self._new_sounder()
         self._animator = self._new_animator()
         self._developer = Developer(self.backend, decoders)
         self._recordings: deque[weakref.ref[Recording]] = deque(maxlen=RECORDINGS)
@@ -114,10 +117,12 @@ class Engine:
         if source is None:
             return None
         budget: float = run.settings.budget
-        animations = self._animator.budget.used(now)
+        whole, animations = budget, self._animator.budget.used(now)
         if self._animator.busy:
-            animations = max(0.0, animations - BUDGET_SHARE * budget / 100 * Budget.WINDOW)
-            budget *= 1 - BUDGET_SHARE
+            animations = max(0.0, animations - BUDGET_SHARE * whole / 100 * Budget.WINDOW)
+            budget -= BUDGET_SHARE * whole
+        if run.sound is not None:
+            budget -= SOUND_SHARE * whole
         share = 1 - quicker.SHARE if self.budget.is_too_slow(budget) else 1
         fits = run.is_at_edge or self.budget.allows(
             now, budget * share, self._in_work, animations
@@ -132,7 +137,8 @@ class Engine:
         label = run.capture(now, images)
         snapshot, outcome = None, records.FAILED
         try:
-            lease = self._staged(run, source, latent)
+            dtype = run.chain.staging_dtype(source, self.backend.device)
+            lease = self._staged(latent, dtype)
             if lease is None:
                 outcome = records.BUSY
             else:
@@ -142,11 +148,28 @@ class Engine:
                 label.close(outcome)
         return snapshot
 
-    def _staged(self, run: Run, source: Source, latent: torch.Tensor) -> Lease | None:
+    def capture_sound(self, run: Run, latent: torch.Tensor) -> SoundSnapshot | None:
+        """Stage `latent` as the sound of the run's current step; None if it is not wanted now.
+
+        Else as `capture`, for `publish_sound`.
+        """
+        now = records.now()
+        if not self._sounder.wants(run, now):
+            return None
+        lease = self._staged(latent, torch.float32)
+        return None if lease is None else SoundSnapshot(run, run.capture_sound(now), lease)
+
+    def publish_sound(self, snapshot: SoundSnapshot) -> None:
+        """Let the worker have a staged sound, in the place of an older one that it had not."""
+        self._sounder.put(snapshot)
+        self._mailbox.interrupt()
+        if self._mailbox.closed:
+            self._sounder.drop_waiting()
+
+    def _staged(self, latent: torch.Tensor, dtype: torch.dtype) -> Lease | None:
         """The slot in which `latent` lies; None where it cannot now. Raises StagingError."""
         station = self._station
         try:
-            dtype = run.chain.staging_dtype(source, station.backend.device)
             lease = station.slots.acquire(latent.shape, dtype)
             if lease is None:
                 return None
@@ -207,7 +230,13 @@ class Engine:
     def status(self) -> dict[str, Any]:
         now = records.now()
         share = sum(
-            each.share(now) for each in (self.budget, self._quicker.budget, self._animator.budget)
+            each.share(now)
+            for each in (
+                self.budget,
+                self._quicker.budget,
+                self._animator.budget,
+                self._sounder.budget,
+            )
         )
         problem = self.problem
         if problem is None and self.hangs(now):
@@ -277,6 +306,7 @@ class Engine:
                     self._recover(error)
             self._animator.forget()
             self._developer.forget()
+            self._sounder.forget()
         finally:
             self.shut()  # a sampler that goes on leaves nothing where nobody takes it
 
@@ -294,6 +324,7 @@ class Engine:
             self.problem = str(last)
             serves = "ComfyUI's own previewer, on the sampler's thread"
         else:
+            self._sounder = self._new_sounder()
             self._animator = self._new_animator()
             self._developer = Developer(self.backend, self._decoders)
             serves = self.backend.name
@@ -314,8 +345,11 @@ class Engine:
         raise error or BackendError("no backend can decode previews on this device")
 
     def _new_animator(self) -> Animator:
-        stills = (self.budget, self._quicker.budget)
+        stills = (self.budget, self._quicker.budget, self._sounder.budget)
         return Animator(self.backend, self._sink, self._decoders, stills)
+
+    def _new_sounder(self) -> Sounder:
+        return Sounder(self._station, self._decoders, self._sink)
 
     def _recover(self, error: BaseException) -> None:
         """Clear up after `error`. A run that it strikes twice goes on without previews."""
@@ -344,9 +378,10 @@ class Engine:
     def _struck(self) -> records.Run | None:
         """Drop what the worker failed at, and say whose it was."""
         frame, self._frame = self._frame, None
-        run = self._animator.run
+        run = self._animator.run or self._sounder.run
         developed = self._developer.busy
         self._animator.forget()
+        self._sounder.forget()
         self._developer.forget()
         if frame is None and run is None and not developed:
             # Maybe it failed at asking whether the frame that waits may be taken.
@@ -358,11 +393,11 @@ class Engine:
 
     def _serve(self) -> None:
         self._prove()
-        animator, developer = self._animator, self._developer
+        makers = (self._animator, self._sounder, self._developer)
         while not self._mailbox.closed:
-            patience = animator.patience() if animator.busy else IDLE_SECONDS
-            frame = self._mailbox.take(self._is_due, 0.0 if developer.busy else patience)
-            if frame is None and not animator.busy and not developer.busy:
+            patience = min([maker.patience() for maker in makers if maker.busy] or [IDLE_SECONDS])
+            frame = self._mailbox.take(self._is_due, patience)
+            if frame is None and not any(maker.busy for maker in makers):
                 self._rest()
                 continue
             self._frame, self._in_work, self._work_began = frame, 1, records.now()
@@ -370,8 +405,8 @@ class Engine:
                 if frame is not None:
                     self._process(frame)
                     self._frame = None
-                animator.advance()
-                developer.advance()
+                for maker in makers:
+                    maker.advance()
             finally:
                 self._in_work, self._work_began = 0, None
 

@@ -10,7 +10,7 @@ import { t } from "../host/strings.js";
 const INTERVAL_MS = 2000;
 
 /** Notices about a choice of the user's, or about something good enough. */
-const MILD = new Set(["paused", "off", "missing", "slow"]);
+const MILD = new Set(["paused", "off", "missing", "slow", "noSound"]);
 
 /** Asks `GET /sidestream/status` while a panel is open and something runs. Tells by `change`. */
 export class ServerStatus extends EventTarget {
@@ -79,7 +79,7 @@ export class ServerStatus extends EventTarget {
  */
 export function notice(status, liveSettings, run) {
   /** @param {string} key @param {Record<string, string>} [values] */
-  const say = (key, values) => ({ key, text: t(`notices.${key}`, values), mild: MILD.has(key) });
+  const say = (key, values) => ({ key, text: t(`notices.${key}`, values), mild: MILD.has(key.split(".")[0]) });
   const provider = status.latest?.provider;
   if (!status.reached) return say("unreachable");
   if (provider && !provider.installed) return say("notInstalled", { problem: provider.problem ?? "?" });
@@ -102,6 +102,7 @@ export function notice(status, liveSettings, run) {
     const { decoder, decode_ms: took, seconds_between: seconds } = run.slow;
     return say("slow", { decoder, ms: String(Math.round(took)), seconds: String(Math.round(seconds)) });
   }
+  if (run?.noSound) return say(`noSound.${run.noSound}`);
   const method = run?.settings?.method ?? liveSettings.settings.get("method");
   if (run?.live && method === "off") return say("off");
   const decoder = run?.frames.at(-1)?.decoder;

@@ -36,6 +36,17 @@ import { Thumbnails } from "./thumbnails.js";
 /** @typedef {Picture} Animation An animated WebP: frames of a video, or images of a batch, in a row. */
 
 /**
+ * @typedef {object} OfSound
+ * @property {string} id by which the server gives it
+ * @property {number} seconds
+ * @property {number} ofSeconds how long all of it would be
+ * @property {Blob | null} blob a WAV file, once it was fetched
+ *
+ * @typedef {Pick<Picture, "run" | "seq" | "stage" | "step" | "totalSteps" | "cells" | "label"> & OfSound} Sound
+ *   What a step of a run sounds like, from its beginning.
+ */
+
+/**
  * @typedef {object} Slow
  * @property {string} decoder
  * @property {number} decode_ms that a picture takes
@@ -70,6 +81,8 @@ import { Thumbnails } from "./thumbnails.js";
  * @property {Frame[]} frames by age
  * @property {import("./results.js").Output[]} outputs those that nobody has asked for yet
  * @property {Frame[]} results what came of it, as far as it was asked for
+ * @property {Sound[]} sounds by age; but for the newest, those that were fetched
+ * @property {string} noSound why it has none though that was asked for: see the server's transport.py
  * @property {number} bytes
  * @property {number} stage from 1: which sampling of its node
  * @property {number} step within the stage
@@ -161,6 +174,8 @@ export class FrameStore extends EventTarget {
       frames: [],
       outputs: [],
       results: [],
+      sounds: [],
+      noSound: "",
       bytes: 0,
       stage: 1,
       step: 0,
@@ -295,6 +310,41 @@ export class FrameStore extends EventTarget {
     this.dispatchEvent(new CustomEvent("animation", { detail: frame }));
   }
 
+  /** @param {Sound} sound a newer one; those before it that nobody fetched are gone */
+  addSound(sound) {
+    const { run } = sound;
+    run.noSound = "";
+    run.sounds = [...run.sounds.filter(({ blob }) => blob), sound];
+    this._tell("runs");
+  }
+
+  /**
+   * @param {Run} run
+   * @param {string} why
+   */
+  haveNoSound(run, why) {
+    run.noSound = why;
+    this._tell("runs");
+  }
+
+  /**
+   * @param {Sound} sound
+   * @param {Blob} blob its file, which was fetched
+   */
+  keepSound(sound, blob) {
+    sound.blob = blob;
+    if (sound.run.sounds.includes(sound)) this._weigh(sound.run, blob.size);
+    this._trim();
+    this._tell("runs");
+  }
+
+  /** @param {Sound} sound the server has it no more */
+  dropSound(sound) {
+    const { run } = sound;
+    run.sounds = run.sounds.filter((one) => one !== sound);
+    this._tell("runs");
+  }
+
   /**
    * End the runs for which `over` holds. A last frame may still come until they are closed.
    *
@@ -379,6 +429,11 @@ export class FrameStore extends EventTarget {
   _forget(run, count) {
     const gone = run.frames.splice(0, count);
     if (run.frames.length === 0) gone.push(...run.results.splice(0));
+    const [oldest] = run.frames;
+    for (const sound of run.sounds.filter((one) => !oldest || isBefore(one, oldest))) {
+      this._weigh(run, -(sound.blob?.size ?? 0));
+      run.sounds.splice(run.sounds.indexOf(sound), 1);
+    }
     for (const frame of gone) {
       this._weigh(run, -weightOf(frame));
       this.thumbnails.drop(frame);
@@ -437,6 +492,25 @@ export function isStandIn(frame) {
  */
 export function newestAnimation(run) {
   return run?.frames.findLast((frame) => frame.animation)?.animation ?? null;
+}
+
+/**
+ * @param {Run | null} run
+ * @param {Frame | null} [frame] null for the newest
+ * @returns {Sound | null} the sound of that frame's step, or the last one before it
+ */
+export function soundAt(run, frame = null) {
+  return run?.sounds.findLast((sound) => !frame || !isBefore(frame, sound)) ?? null;
+}
+
+/**
+ * @typedef {Pick<Picture, "stage" | "step">} Moment
+ *
+ * @param {Moment} one
+ * @param {Moment} other
+ */
+function isBefore(one, other) {
+  return one.stage < other.stage || (one.stage === other.stage && one.step < other.step);
 }
 
 /** @param {Frame} frame */

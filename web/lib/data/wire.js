@@ -49,6 +49,27 @@ export function receive(store) {
       store.dispatchEvent(new CustomEvent("runs"));
     },
 
+    /** @param {any} told of a newer sound of a run, or why there is none */
+    "sidestream.sound": (told) => {
+      const run = store.runOf(told);
+      if (told.why) store.haveNoSound(run, told.why);
+      else {
+        store.addSound({
+          run,
+          stage: told.stage ?? 1,
+          step: told.step,
+          totalSteps: told.total_steps,
+          seq: told.step,
+          cells: null,
+          label: null,
+          id: told.id,
+          seconds: told.seconds,
+          ofSeconds: told.of_seconds,
+          blob: null,
+        });
+      }
+    },
+
     /** @param {any} detail */
     progress: (detail) => {
       if (!detail.node) return;
