@@ -23,6 +23,11 @@ VAE_TOOLTIP = (
     " is used."
 )
 
+AUDIO_VAE_TOOLTIP = (
+    "Optional. For models that make sound, alone or with a video: decodes its first seconds with"
+    " this VAE, to be heard in the Live Preview panel. Takes up to a fifth of the budget."
+)
+
 
 def widgets() -> list[Any]:
     """One optional widget for each setting, so that an API prompt may omit any.
@@ -66,6 +71,7 @@ class SideStreamPreview(io.ComfyNode):
                 io.Model.Input("model", tooltip="Model to sample with."),
                 *widgets(),
                 io.Vae.Input("vae", optional=True, tooltip=VAE_TOOLTIP),
+                io.Vae.Input("audio_vae", optional=True, tooltip=AUDIO_VAE_TOOLTIP),
             ],
             hidden=[io.Hidden.unique_id],
             # Two nodes with the same inputs attach different ids, so ComfyUI must not share their
@@ -86,6 +92,7 @@ class SideStreamPreview(io.ComfyNode):
         device: str | None = None,
         format: str | None = None,
         batch: str | None = None,
+        step_zero: str | None = None,
     ) -> bool | str:
         # The settings whose values ComfyUI cannot check: no range says "-1, or from 1", and some
         # versions do not check choices. None stands for a linked input, or for none at all.
@@ -97,11 +104,15 @@ class SideStreamPreview(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, model: Any, vae: Any = None, **settings: Any) -> io.NodeOutput:
+    def execute(
+        cls, model: Any, vae: Any = None, audio_vae: Any = None, **settings: Any
+    ) -> io.NodeOutput:
         """Raises SettingError for an invalid linked input, which cannot be checked earlier."""
         clone = model.clone()
         node_id = str(getattr(cls.hidden, "unique_id", ""))
         host.models.leave_settings(clone, node_id, checked(explicit(settings)))
-        if vae is not None:
-            host.models.leave_vae(clone, vae)
+        for each in (vae, audio_vae):
+            if each is not None:  # whichever input it came by: it says itself what it decodes to
+                leave = host.sound.leave if host.sound.is_for_sound(each) else host.models.leave_vae
+                leave(clone, each)
         return io.NodeOutput(clone)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import atexit
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from . import host
 from .capture.clients import Clients
+from .capture.recordings import Frames, Recordings, frames_of, limit_of
 from .capture.runs import Run, Runs
 from .decoders.cache import DecoderCache
 from .deliver import routes
@@ -32,6 +34,7 @@ class Pack:
         self._provider: Any = None
         self._engines: Engines | None = None
         self._server: Any = None
+        self._recordings = Recordings()
         self._runs = Runs(self._announce_start, self._announce_end, Clients(host.server.prompts_of))
 
     def install(self) -> None:
@@ -45,7 +48,9 @@ class Pack:
             self._server = host.server.Server()
             self._transport = Transport(self._server, self._notify)
             self._engines = Engines(self._decoders, self._transport)
-            self._provider = Provider(self._decoders, self._engines, self._transport, self._runs)
+            self._provider = Provider(
+                self._decoders, self._engines, self._transport, self._runs, self._recordings
+            )
             self._provider.install()
         except Exception as error:
             self.problem = plain(str(error) or type(error).__name__)
@@ -111,6 +116,18 @@ class Pack:
     def client(self, client_id: str) -> dict[str, Any]:
         """For `GET /sidestream/client`: what the client asked for, and its runs."""
         return self._runs.state(client_id)
+
+    def frames(
+        self, node_id: str, fields: dict[str, Any], model: Any, tell: Callable[[int, int], None]
+    ) -> Frames:
+        """For the node 'Side-Stream Frames' with that id: what it gives. See `frames_of`."""
+        upstream = host.graph.upstream_signatures(host.graph.running(), node_id, "latent")
+        recording = self._recordings.find(upstream, host.prompts.list_index(), model)
+        return frames_of(recording, limit_of(fields), tell)
+
+    def sound(self, secret: str) -> bytes | None:
+        """For `GET /sidestream/sound`: the WAV file of which only its client was told."""
+        return None if self._engines is None else self._transport.sounds.get(secret)
 
     def _notify(self) -> None:
         if self._engines is not None:

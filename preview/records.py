@@ -92,6 +92,7 @@ class Run(Protocol):
     frames_not_finite: int
     warned_of_loss: bool
     slow: dict[str, Any] | None
+    missing_decoder: dict[str, Any] | None
     finished_early: int | None
 
     @property
@@ -105,6 +106,7 @@ class Run(Protocol):
     def ended_for(self, now: float) -> float: ...
     def admits(self, step: int, now: float) -> bool: ...
     def let_pass(self, label: Label, now: float) -> Label: ...
+    def spend(self, seconds: float) -> None: ...
     def is_open(self, label: Label) -> bool: ...
     def close(self, label: Label, outcome: str) -> None: ...
     def abort(self) -> None: ...
@@ -122,6 +124,8 @@ class Label(NamedTuple):  # which the sampler's thread makes in half the time of
     """Those of the sampler's batch that it shows."""
     held: bool = False
     """Whether the throttle forbids it, unless its node samples no more."""
+    is_last: bool = False
+    """Whether it is of the last step of its sampling."""
 
     @property
     def is_outrun(self) -> bool:
@@ -171,6 +175,22 @@ class Encoded:
     info: Info
     data: bytes
     mime: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sound:
+    """The sound of a step, from its beginning on."""
+
+    label: Label
+    """Its number is 0: a sound is no frame, and is not counted."""
+    data: bytes
+    """A WAV file."""
+    rate: int
+    channels: int
+    seconds: float
+    of_seconds: float
+    """How long all of it would be."""
+    decode_ms: float
 
 
 def now() -> float:

@@ -22,12 +22,20 @@ KEY = "sidestream"
 NODES = "nodes"
 """Where a prompt's extra data hold the values of its preview nodes, by execution id."""
 
+ACCEPTS = "accepts"
+"""Where a prompt's extra data say what its client knows beyond pictures, such as `SOUND`."""
+
+SOUND = "sound"
+
 INHERITED = "as in my settings"
 INHERITED_NUMBER = -1
 """What a node's field holds that sets nothing."""
 
 VAE_KEY = "sidestream_vae"
 """Where a VAE to preview by lies on a MODEL's options."""
+
+BESIDE = (NODES, ACCEPTS)
+"""What a prompt's extra data hold beside settings."""
 
 LONGEST_VALUE = 80
 """Characters of a value. The longest valid one has fewer than 20."""
@@ -235,6 +243,11 @@ FIELDS: dict[str, Number | Choice] = {
         "Maximum number of batch images shown side by side.",
         group="media", slider=(25, 1), needs=("batch", ("grid", "spread")),
     ),
+    "step_zero": Choice(
+        "off", ("off", "noise"), "Step 0",
+        "noise: begin the timeline with what sampling starts from, mostly noise, as step 0.",
+        group="media",
+    ),
 }
 # fmt: on
 
@@ -256,6 +269,7 @@ class Settings:
     fps: int
     batch: str
     batch_images: int
+    step_zero: str
 
     def updated(self, changes: Mapping[str, Any]) -> Settings:
         """A copy with `changes` (already checked) laid over."""
@@ -315,14 +329,21 @@ def salvaged(values: Any) -> tuple[dict[str, Any], list[str]]:
                 complaints.append(plain(error))
             except ValueError:  # Python refuses to print so many
                 complaints.append(f"{name} has too many digits")
-    unknown = len(values) - len(good) - len(complaints) - (NODES in values)
+    beside = sum(name in values for name in BESIDE)
+    unknown = len(values) - len(good) - len(complaints) - beside
     if unknown > 0:
         # One of so many must be unknown.
-        some = islice(values, len(FIELDS) + 2)
+        some = islice(values, len(FIELDS) + len(BESIDE) + 1)
         example = next((name for name in some if not _is_known(name)), "?")
         others = "is not a setting" if unknown == 1 else f"and {unknown - 1} more are not settings"
         complaints.append(f"{plain(example, 40)!r} {others}; {_KNOWN}")
     return good, complaints
+
+
+def accepts(sent: Any, what: str) -> bool:
+    """Whether a prompt's extra data `sent` say that its client accepts `what`."""
+    said = sent.get(ACCEPTS) if isinstance(sent, Mapping) else None
+    return isinstance(said, list) and what in said
 
 
 def of_node(sent: Any, node_id: str) -> tuple[dict[str, Any], list[str]]:
@@ -335,7 +356,7 @@ def of_node(sent: Any, node_id: str) -> tuple[dict[str, Any], list[str]]:
 
 
 def _is_known(name: object) -> bool:
-    return name in FIELDS or name == NODES
+    return name in FIELDS or name in BESIDE
 
 
 def combined(

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from sidestream.preview import records
 from sidestream.preview.capture.runs import Run, Runs, RunSpec, SettingsLayers
+from sidestream.preview.decoder_files import Kind
 from sidestream.preview.decoders.cache import DecoderCache
 from sidestream.preview.decoders.errors import DecoderError
-from sidestream.preview.records import Encoded, Info, NodeContext, Picture
+from sidestream.preview.records import Encoded, Info, NodeContext, Picture, Sound
 from sidestream.preview.render.backends import StagingError, backends_for
 from sidestream.preview.render.worker import Engine
 
@@ -110,6 +111,9 @@ class FakeSink:
     """Keeps the frames that it is sent; `stalled` makes it a client that does not read."""
 
     frames: list[Encoded] = field(default_factory=list)
+    sounds: list[Sound] = field(default_factory=list)
+    no_sound: list[str] = field(default_factory=list)
+    """Why there was none, each time."""
     stalled: bool = False
     alive: bool = True
     audience: bool = True
@@ -141,6 +145,15 @@ class FakeSink:
         self.frames.append(frame)
         frame.label.close(records.SENT)
 
+    def may_sound(self, run: Run) -> bool:
+        return self.alive and not run.aborted
+
+    def send_sound(self, sound: Sound) -> None:
+        self.sounds.append(sound)
+
+    def send_no_sound(self, run: Run, why: str) -> None:
+        self.no_sound.append(why)
+
 
 def workers(before: set[threading.Thread]) -> list[threading.Thread]:
     """The pack's threads that are there and were not `before`, by another test's fault."""
@@ -153,12 +166,14 @@ def start_run(
     *sources: Any,
     context: NodeContext | None = None,
     is_broken: Callable[[Any], bool] = lambda source: False,
+    sound: Any = None,
     **settings: Any,
 ) -> Run:
     """A run over `sources` with `settings` over throttle 0 and no budget."""
     asked = SettingsLayers(node={"throttle_ms": 0, "budget": 0, **settings})
     context = context or NodeContext("p", "1", client_id="c")
-    return book.start(RunSpec(context, asked, lambda s: sources, 512, 20, is_broken=is_broken))
+    spec = RunSpec(context, asked, lambda s: sources, 512, 20, is_broken=is_broken, sound=sound)
+    return book.start(spec)
 
 
 def a_book() -> Runs:
@@ -211,3 +226,10 @@ class Gate:
     def __call__(self) -> None:
         self.entered.set()
         assert self.open.wait(10)
+
+
+def decoder_cells(kind: Kind) -> str:
+    """How tables in documents tell of decoder files, but for what they are for."""
+    names = ", ".join(f"`{name}`" for name in kind.names)
+    size = f", {kind.megabytes:g} MB" if kind.megabytes else ""
+    return f"{names} | [{kind.file}]({kind.url}){size}"

@@ -201,10 +201,11 @@ def test_animations_and_stills_have_a_share_of_the_budget_each(monkeypatch):
     engine = an_engine(sink)
     run = start_run(book, FakeSource(FlatVideoDecoder()), budget=20)
     films_budget = engine._animator.budget
-    films_budget.spend(clock[0], 0.15)  # more than a half of 0.4 s in 2 s allows twice
+    for _ in range(2):  # of 0.4 s in 2 s, of which stills take nothing yet
+        films_budget.spend(clock[0], 0.15)
     capture(engine, run, 1)
     assert wait_until(lambda: len(stills(sink)) == 1)
-    # The animation waits for its own share alone; a still picture has the other one.
+    # The animation waits for what stills leave; these have what it does not use.
     for step in (2, 3):
         capture(engine, run, step)
         assert wait_until(lambda n=step: len(stills(sink)) == n)

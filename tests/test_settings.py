@@ -40,7 +40,7 @@ Facts = dict[str, tuple[str, ...]]
 COUNTS = ("steps", "frames", "images")
 """Units that labels name already."""
 
-BESIDE = ("model", "vae")
+BESIDE = ("model", "vae", "audio_vae")
 """The node's inputs that are no settings."""
 
 PLACES = [("docs/settings.md", "en")]

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageSequence
+from sidestream.benchmarks.weights import WAN, video_decoder
 from sidestream.tests.conftest import HELPERS
 from sidestream.tests.pictures import label_of
 
@@ -79,6 +81,24 @@ def test_animations_play_in_order_while_stills_go_on(client):
     assert steps == sorted(set(steps))
     sequence = [frame.sidestream["seq"] for frame in run.frames]
     assert sequence == sorted(set(sequence))
+
+
+def test_a_run_has_an_animation_by_three_quarters_and_one_of_its_last_step(client, running):
+    """At the default budget, with a decoder that would take a minute for one."""
+    torch.manual_seed(3)
+    file = running.base_dir / "models" / "vae_approx" / "lighttaew2_1.pth"
+    torch.save(video_decoder(WAN), file)
+    try:
+        run = client.run(video_graph(20, 0.3))
+    finally:
+        file.unlink()
+    assert "taehv" in {still.sidestream["decoder"] for still in stills(run)}
+    due = next(e for e in run.events_of("progress") if e.data["value"] == 15).received_at
+    assert animations(run)[0].received_at <= due
+    assert animations(run)[0].sidestream["step"] <= 15
+    assert animations(run)[-1].sidestream["step"] == 20
+    for animation in animations(run):
+        assert bars(animation) == list(range(FRAMES)), animation.sidestream["decoder"]
 
 
 def test_what_is_asked_of_animations_is_done(client):

@@ -25,7 +25,10 @@ def to_prompt(workflow: Mapping[str, Any], types_of: Callable[[str], Types]) -> 
         unknown = set(inputs) - set(types["required"]) - set(optional)
         assert not unknown, f"{node['type']} has no {unknown}"
         values = iter(node["widgets_values"])
+        linked = {i["name"] for i in node["inputs"] if "widget" in i and i["name"] in inputs}
         for name, (kind, *options) in {**types["required"], **optional}.items():
+            if name in linked:
+                next(values)  # the page keeps the widget's own
             if name in inputs or not (isinstance(kind, list) or kind in WIDGETS):
                 continue
             # The page fills widgets in their order. What the list does not reach keeps its default.

@@ -11,6 +11,7 @@ import { prepareFields } from "./lib/host/node_fields.js";
 import { addStyleSheet, markPage } from "./lib/host/page.js";
 import { joinQueueing } from "./lib/host/queueing.js";
 import { loadStrings, t } from "./lib/host/strings.js";
+import { tellOfMissingFrames } from "./lib/data/frames_node.js";
 import { LiveSettings } from "./lib/data/live_settings.js";
 import { guardPictures } from "./lib/data/node_guard.js";
 import { Prompts, takeOutValues } from "./lib/data/prompts.js";
@@ -63,6 +64,7 @@ prompts.learnt = (/** @type {string} */ promptId) => store.describeRuns(promptId
 receive(store);
 guardPictures(store, prompts);
 drawThumbnails(store, prompts);
+tellOfMissingFrames();
 function showStreaming() {
   markPage("sidestream-streams", store.runs.some((run) => run.live && !liveSettings.silences(run)));
 }
@@ -76,7 +78,7 @@ joinQueueing(
   (body) => {
     const nodes = takeOutValues(body.prompt, Object.keys(settings.fields));
     const beside = Object.keys(nodes).length ? { nodes } : {};
-    const sidestream = { ...settings.values(), ...body.extra_data?.sidestream, ...beside };
+    const sidestream = { accepts: ["sound"], ...settings.values(), ...body.extra_data?.sidestream, ...beside };
     body.extra_data = { ...body.extra_data, sidestream };
   },
   (promptId, prompt, workflow, graph) => {

@@ -17,6 +17,8 @@ from ..plain import in_a_line
 from ..render.backends import BackendError, StagingError, inline
 from ..render.engines import Engines
 from ..render.mailbox import Frame
+from ..render.recording import STEPS_RATE, Kept, even_size, expected_size
+from ..render.sound import SoundSnapshot
 from ..render.worker import Engine
 from .batches import shown_images, staged
 from .runs import Run, tell
@@ -36,11 +38,12 @@ class Previewer:
         scale: int = 8,
         device: torch.device | None = None,
         views: bool = False,
+        is_sound: bool = False,
     ) -> None:
         """`own` makes ComfyUI's previewer, `scale` is that of its pictures to latents.
 
         `device` is where sampling is expected. With `views` what latents have in the place of
-        frames is one thing from several sides.
+        frames is one thing from several sides; with `is_sound` latents are nothing but sound.
         """
         self._start = start
         self._engines = engines
@@ -48,11 +51,18 @@ class Previewer:
         self._make_own = own
         self._scale = scale
         self._views = views
+        self._is_sound = is_sound
         self._shapes: Sequence[Sequence[int]] = ()
         """Of the latents that are sampled as one, where there are several."""
+        self._hidden = host.guides.Hidden()
         self._captured: tuple[Engine, Frame] | None = None
+        self._captured_sound: tuple[Engine, SoundSnapshot] | None = None
         self._in_step = False
+        self._whole: Any = None
+        """All that is sampled in this step, where the previewer is only asked for a part of it."""
         self._asked = False
+        self._is_recorded = False
+        """Whether the current step is kept by the engine."""
         self._engine: Engine | None = None
         self._engine_for: tuple[torch.device, str] | None = None
         self.run = self._started()
@@ -78,8 +88,11 @@ class Previewer:
             if is_step:
                 self._begin_step(self.run.step, host.prompts.announced_steps(self.run.context))
             host.prompts.expect_progress()
+            self._record(x0)
             if self.run.wants(records.now()) and self._transport.watched(self.run):
                 self._capture(self._picture_of(x0))
+            if self.run.wants_sound and self._transport.watched(self.run):
+                self._capture_sound(x0)
         except Exception as error:
             log.warning(
                 "[SideStream] A preview failed (%s); sampling continues without previews.",
@@ -111,7 +124,7 @@ class Previewer:
             self._begin_step(step, total_steps)
             run = self.run
             finisher = run.finishes_here() if run.finish_requested else None
-            self._asked = False
+            self._asked, self._whole = False, x0
             try:
                 result = callback(step, x0, x, total_steps)
                 if self._asked is not before:
@@ -151,18 +164,23 @@ class Previewer:
 
     def _end_step(self) -> None:
         """The callback has nothing else left to do: the worker may have what was captured."""
-        self._in_step = False
+        self._in_step, self._whole = False, None
         self._hand_over()
 
-    def begun(self, shapes: Sequence[Sequence[int]]) -> None:
-        """Sampling begins, with latents of these shapes: several where they are sampled as one."""
-        self._shapes = shapes
+    def begun(self, shapes: Sequence[Sequence[int]], hidden: host.guides.Hidden) -> None:
+        """Sampling begins, with latents of these shapes: several where they are sampled as one.
+
+        `hidden` is what of the first one is not the video that will come.
+        """
+        self._shapes, self._hidden = shapes, hidden
 
     def may_finish(self, finisher: host.finishing.Finisher) -> None:
         """The sampler begins, and `finisher` can end it early; or that is over."""
         run = self.run
         run.finisher = finisher if finisher.is_open else None
         if finisher.is_open:
+            run.begin()
+            self._show_start(finisher)
             tell(lambda run: self._transport.announce(run, "sampling"), run)
         elif finisher.succeeded:
             run.finished_early = run.step
@@ -171,6 +189,24 @@ class Previewer:
                 run.step,
                 run.total_steps,
             )
+
+    def _show_start(self, finisher: host.finishing.Finisher) -> None:
+        """Capture what the sampler starts from, as step 0, where that is wanted."""
+        try:
+            run = self.run
+            if not run.wants_start:
+                return
+            start = finisher.start()
+            self._record(start, is_start=True)
+            if run.stage == 1 and self._transport.watched(run):
+                self._capture(self._picture_of(start))
+        except Exception as error:
+            log.warning(
+                "[SideStream] What the sampling starts from cannot be shown (%s).",
+                in_a_line(error),
+            )
+        finally:
+            self._hand_over()
 
     def ended(self, failed: bool) -> None:
         """Sampling is over."""
@@ -182,10 +218,45 @@ class Previewer:
     def _picture_of(self, x0: Any) -> torch.Tensor:
         """The part of `x0` that is shown: [B, C, ...]."""
         latent = host.sampling.unpacked(host.sampling.latent_frame(x0), self._shapes)
+        latent = self._hidden.cut_off(latent)
         return host.sampling.views_as_batch(latent) if self._views else latent
 
-    def _capture(self, latent: torch.Tensor) -> None:
+    def _shown(self, latent: torch.Tensor) -> tuple[torch.Tensor, range]:
+        """What is staged of `latent` [B, C, ...], and the images of the batch it begins with."""
         settings = self.run.settings
+        if self._views and settings.batch == "first":
+            settings = settings.updated({"batch": "grid"})
+        images = shown_images(latent.shape[0], settings)
+        return staged(latent, images, settings), images
+
+    def _record(self, x0: Any, is_start: bool = False) -> None:
+        """Keep `x0` for the recording, where there is one that wants this step."""
+        run, self._is_recorded = self.run, False
+        recording = run.recording
+        if recording is None:
+            return
+        try:
+            recording.reach(run)
+            if not (recording.is_empty if is_start else run.records(records.now())):
+                return
+            latent = self._picture_of(x0)
+            if not 3 <= latent.ndim <= 5:
+                return
+            engine = self._engine_of(latent.device)
+            size = expected_size(latent, self._scale, run.max_size)
+            with torch.inference_mode():
+                self._is_recorded = engine.record(run, recording, *self._shown(latent), size)
+        except BackendError:
+            pass  # ComfyUI's own previewer makes the picture
+        except Exception as error:
+            run.recording = None
+            log.warning(
+                "[SideStream] A step could not be kept for Side-Stream Frames (%s); it gives only"
+                " those before.",
+                in_a_line(error),
+            )
+
+    def _capture(self, latent: torch.Tensor) -> None:
         if not 3 <= latent.ndim <= 5:
             log.info(
                 "[SideStream] Latents with %d dimensions are not supported; this run has no"
@@ -202,10 +273,7 @@ class Previewer:
         if engine is None or run.left_to_host or run.chain.current(records.now()) is None:
             self._preview_inline(latent)
             return
-        if self._views and settings.batch == "first":
-            settings = settings.updated({"batch": "grid"})
-        images = shown_images(latent.shape[0], settings)
-        shown = staged(latent, images, settings)
+        shown, images = self._shown(latent)
         try:
             if torch.is_inference_mode_enabled():  # as ComfyUI samples; to enter it takes time
                 frame = engine.capture(run, shown, images)
@@ -219,6 +287,24 @@ class Previewer:
             self._preview_inline(latent)
         else:
             self._keep(engine, frame)
+
+    def _capture_sound(self, x0: Any) -> None:
+        run = self.run
+        if getattr(self._whole, "is_nested", False):
+            x0 = self._whole
+        latent = host.sampling.sound_latent(x0, self._shapes, self._is_sound)
+        if latent is None:
+            run.sound_failed = True
+            self._transport.send_no_sound(run, "latents")
+            return
+        try:
+            engine = self._engine_of(latent.device)
+            with torch.inference_mode():
+                snapshot = engine.capture_sound(run, latent[:1])
+        except (BackendError, StagingError):
+            return  # of which the worker speaks, or the picture of this step
+        if snapshot is not None:
+            self._captured_sound = (engine, snapshot)
 
     def _engine_of(self, device: torch.device) -> Engine:
         """The engine for latents on `device`. Raises BackendError."""
@@ -246,6 +332,9 @@ class Previewer:
                 in_a_line(error),
             )
             return
+        if run.recording is not None and not self._is_recorded:
+            kept = Kept(run.recording.reach(run), frame.rgb, even_size(frame.info.size))
+            run.recording.keep(None, [kept], STEPS_RATE)
         self._keep(courier, frame)
 
     def _keep(self, engine: Engine, frame: Frame | None) -> None:
@@ -255,7 +344,11 @@ class Previewer:
             self._captured = (engine, frame)
 
     def _hand_over(self) -> None:
-        """Give the captured frame to the worker, as the last thing in a callback."""
+        """Give what was captured to the worker, as the last thing in a callback."""
+        if self._captured_sound is not None:
+            listener, snapshot = self._captured_sound
+            self._captured_sound = None
+            listener.publish_sound(snapshot)
         if self._captured is not None:
             engine, frame = self._captured
             self._captured = None

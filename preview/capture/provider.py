@@ -16,12 +16,16 @@ from typing import Any
 from .. import host
 from ..decoders.cache import DecoderCache
 from ..decoders.protocols import Source
+from ..decoders.sound import SoundSource
 from ..deliver.transport import Transport
 from ..plain import in_a_line, plain
+from ..records import NodeContext
 from ..render.engines import Engines
-from ..settings import KEY, Settings, of_node, salvaged
+from ..render.recording import Limit, Recording
+from ..settings import KEY, SOUND, Settings, accepts, of_node, salvaged
 from . import sources
 from .previewer import Previewer
+from .recordings import NODE, Recordings, limit_of
 from .runs import Run, Runs, RunSpec, SettingsLayers
 
 log = logging.getLogger(__name__)
@@ -58,12 +62,18 @@ class Provider:
     """Installs itself into `latent_preview` and makes the previewers."""
 
     def __init__(
-        self, decoders: DecoderCache, engines: Engines, transport: Transport, book: Runs
+        self,
+        decoders: DecoderCache,
+        engines: Engines,
+        transport: Transport,
+        book: Runs,
+        recordings: Recordings,
     ) -> None:
         self._decoders = decoders
         self._engines = engines
         self._transport = transport
         self._runs = book
+        self._recordings = recordings
         self._said: set[str] = set()
         self._complaints: set[str] = set()
         self._active = False
@@ -178,8 +188,17 @@ class Provider:
             scale = host.models.picture_scale(latent_format)
             views = host.models.shows_views(latent_format)
             previewer = SideStreamPreviewer(
-                start, self._engines, self._transport, own, scale, device, views
+                start,
+                self._engines,
+                self._transport,
+                own,
+                scale,
+                device,
+                views,
+                host.models.is_sound(latent_format),
             )
+            if spec.no_sound:
+                self._transport.send_no_sound(previewer.run, spec.no_sound)
         except Exception as error:
             log.warning(
                 "[SideStream] Previews could not be set up (%s); ComfyUI's own are used instead.",
@@ -224,6 +243,7 @@ class Provider:
         """How to preview this sampling; None to leave it to ComfyUI."""
         sampling = _sampling.get()
         context = host.prompts.current_context()
+        recording = self._recording(context, None if sampling is None else sampling.model)
         extra = host.prompts.extra_data(context.prompt_id)
         node = self._node_settings(sampling.model, extra) if sampling else {}
         chosen = host.installation.chosen_method(extra)
@@ -247,8 +267,13 @@ class Provider:
                 f"{type(latent_format).__name__} latents have no previews:"
                 " ComfyUI has neither a decoder nor colour factors for them.",
             )
-            self._transport.announce_none(context, "latents")
+            needed = sources.missing_decoder(latent_format)
+            more = {} if needed is None else {"missing_decoder": needed.wire()}
+            self._transport.announce_none(context, "latents", **more)
             return None
+        sound, no_sound = self._sound(sampling, latent_format, extra)
+        # Who chose Latent2RGB in ComfyUI needs no other decoder.
+        missing = None if chosen == "latent2rgb" else sources.missing_decoder(latent_format)
         return RunSpec(
             context,
             SettingsLayers(self._good(*salvaged(extra.get(KEY, {})), "sent with a prompt"), node),
@@ -257,7 +282,56 @@ class Provider:
             _whole(sampling.steps) if sampling else 0,
             host.models.video(latent_format),
             self._decoders.is_broken,
+            missing,
+            recording,
+            sound,
+            no_sound,
         )
+
+    def _recording(self, context: NodeContext, model: Any) -> Recording | None:
+        """Where to keep this sampling, if a node of its prompt wants that."""
+        if context.node_id is None:
+            return None
+        try:
+            graph = host.graph.running()
+            takers = host.graph.of_class(graph, NODE)
+            if not takers:
+                self._recordings.clear()
+                return None
+            own = host.graph.signatures(graph, context.node_id)
+            limits = [
+                limit_of(host.graph.inputs(graph, taker))
+                for taker in takers
+                if not set(own).isdisjoint(host.graph.upstream_signatures(graph, taker, "latent"))
+            ]
+            if not limits:
+                return None
+            place = (context.prompt_id, context.node_id, host.prompts.list_index())
+            frames, megabytes = (max(each) for each in zip(*limits, strict=True))
+            return self._recordings.begin(place, own, Limit(frames, megabytes), model)
+        except Exception as error:  # a graph of another build
+            reason = in_a_line(error)
+            self._say_once(logging.WARNING, f"Side-Stream Frames cannot read the graph ({reason}).")
+            return None
+
+    def _sound(
+        self, sampling: Sampling | None, latent_format: Any, extra: Any
+    ) -> tuple[SoundSource | None, str]:
+        """What decodes the sound of a sampling, or why nothing does though it was asked for."""
+        vae = host.sound.left(sampling.model) if sampling else None
+        if sampling is None or vae is None or not accepts(extra.get(KEY), SOUND):
+            return None, ""
+        if not host.sound.has_sound(latent_format):
+            name = type(latent_format).__name__
+            line = f"The VAE for sound is ignored: {name} latents have none."
+            self._say_once(logging.WARNING, line)
+            return None, "latents"
+        try:
+            return sources.sound(vae, latent_format, sampling.model), ""
+        except host.sound.CannotDecode as error:
+            line = f"This VAE cannot decode sound previews ({plain(error)})."
+            self._say_once(logging.WARNING, line)
+            return None, error.why
 
     def _node_settings(self, model: Any, extra: Any) -> dict[str, Any]:
         """What the nodes on a MODEL set: as inputs, or beside the prompt that runs now."""

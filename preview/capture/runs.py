@@ -19,7 +19,10 @@ from .clients import Clients, overlay
 from .throttle import Throttle
 
 if TYPE_CHECKING:
+    from ..decoder_files import Kind
     from ..decoders.protocols import Source
+    from ..decoders.sound import SoundSource
+    from ..render.recording import Recording
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +59,14 @@ class RunSpec:
     video: Video = field(default_factory=Video)
     is_broken: Callable[[Source], bool] = lambda source: False
     """Whether a decoder is known to fail."""
+    missing_decoder: Kind | None = None
+    """The files of which one would make its previews sharp, where none is there."""
+    recording: Recording | None = None
+    """What is kept of it, where a node of its prompt wants that."""
+    sound: SoundSource | None = None
+    """What decodes its sound, where somebody wants to hear it."""
+    no_sound: str = ""
+    """Why nothing does though somebody wants to; see `transport.WHY_NO_SOUND`."""
 
 
 class Execution:
@@ -94,8 +105,13 @@ class Run:
         execution.stages += 1
         self.id, self.stage = execution.id, execution.stages
         self._spec = spec
+        self.recording = spec.recording
+        self._recorded = Throttle()
+        """That of what is recorded, which needs nobody who watches and no budget."""
         self.number = number
         self.context = spec.context
+        self.missing_decoder = spec.missing_decoder and spec.missing_decoder.wire()
+        """The file that would make its previews sharp, as it is told to clients."""
         self.settings = spec.layers.settings()
         self._failures = Failures()
         self.chain = self._chain_for(self.settings)
@@ -103,6 +119,9 @@ class Run:
         """Whether its latents cannot be staged, and ComfyUI's own previewer serves."""
         self.host_failed = False
         """Whether ComfyUI's own previewer, the last of all, failed too."""
+        self._begun_at = self._stepped_at = records.now()
+        self.spent = 0.0
+        """Seconds of the decoding device's time that its previews took."""
         self.step = 0
         self.total_steps = self._announced = spec.steps
         self._steps_before: int | None = None
@@ -124,6 +143,9 @@ class Run:
         """The step after which the sampler was left at its client's wish."""
         self.animation_failed = False
         """Whether animated previews failed, and are left off."""
+        self.sound = spec.sound
+        self.sound_failed = False
+        """Whether its sound failed for good."""
         self.warned_of_loss = False
         """Whether it was said that frames were lost."""
         self.warned_of_silence = False
@@ -157,6 +179,7 @@ class Run:
 
         Some go beyond what they announce: the total follows. 0 stands for an unknown one.
         """
+        self._stepped_at = records.now()
         self.step, self._announced = step, total_steps
         self.total_steps = max(step, total_steps) if total_steps else 0
         execution = self.execution
@@ -164,6 +187,26 @@ class Run:
             self._steps_before = execution.steps
         execution.steps = max(execution.steps, self._steps_before + step)
         execution.newest = self.number
+
+    def begin(self) -> None:
+        """The model is loaded, and its sampler begins."""
+        self._begun_at = self._stepped_at = records.now()
+
+    @property
+    def sampled_for(self) -> float:
+        """Seconds from the beginning to its newest step."""
+        return self._stepped_at - self._begun_at
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds that its sampling takes in all, at its pace so far; None where unknown."""
+        if not self.step or not self.total_steps:
+            return None
+        return self.sampled_for * self.total_steps / self.step
+
+    def spend(self, seconds: float) -> None:
+        """A decode took so long of the decoding device's time."""
+        self.spent += seconds
 
     def wants(self, now: float) -> bool:
         """Whether to capture the frame of the current step.
@@ -176,6 +219,36 @@ class Run:
         admitted = self.admits(self.step, now)
         self._held = not admitted and self.may_be_last
         return admitted or self._held
+
+    def records(self, now: float) -> bool:
+        """Whether to keep the current step, whether or not its preview is sent; asked once."""
+        if self.ended or self.paused or not self.chain.wanted:
+            return False
+        settings, is_last = self.settings, self._is_last(self.step)
+        wanted = self._recorded.admits(
+            self.step,
+            is_last,
+            now,
+            throttle_ms=settings.throttle_ms,
+            every_n_steps=settings.every_n_steps,
+        )
+        if wanted:
+            self._recorded.mark(now, is_last)
+        return wanted
+
+    @property
+    def wants_start(self) -> bool:
+        """Whether to show what its sampling starts from, as step 0."""
+        self._follow_method()
+        wanted = self.settings.step_zero == "noise" and not self.step
+        return wanted and not (self.ended or self.paused) and self.chain.wanted
+
+    @property
+    def wants_sound(self) -> bool:
+        """Whether the sound of some of its steps is wanted."""
+        if self.sound is None or self.sound_failed:
+            return False
+        return not self.ended and not self.paused and self.chain.wanted
 
     def admits(self, step: int, now: float) -> bool:
         """Whether the throttle lets the frame of `step` pass at `now`."""
@@ -199,8 +272,8 @@ class Run:
     @property
     def is_at_edge(self) -> bool:
         """Whether the current step is the first that is shown or the last: these pass limits."""
-        execution = self.execution
-        return execution.seq == 0 or execution.throttle.is_first_end(self._is_last(self.step))
+        throttle = self.execution.throttle
+        return not throttle.has_begun or throttle.is_first_end(self._is_last(self.step))
 
     def hold_back(self) -> None:
         """The frame of the current step is for the case that no other follows."""
@@ -208,10 +281,17 @@ class Run:
 
     def capture(self, now: float, images: range = FIRST_IMAGE) -> Label:
         """A new frame of the current step. Whoever takes it must `close` it."""
-        label = Label(self, self._next(), self.step, self.total_steps, now, images, self._held)
-        if not self._held:
-            self.execution.throttle.mark(now, self._is_last(self.step))
+        is_last = self._is_last(self.step)
+        label = Label(
+            self, self._next(), self.step, self.total_steps, now, images, self._held, is_last
+        )
+        if not self._held and self.step:  # the start is no step
+            self.execution.throttle.mark(now, is_last)
         return label
+
+    def capture_sound(self, now: float) -> Label:
+        """What says of which step a sound is. It is no frame, and need not be closed."""
+        return Label(self, 0, self.step, self.total_steps, now)
 
     def let_pass(self, label: Label, now: float) -> Label:
         """A frame that was held is shown at `now`."""

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from .. import host
-from ..decoders import taehv, taesd
+from .. import decoder_files, host
+from ..decoder_files import Kind
+from ..decoders import recognise
+from ..decoders.errors import DecoderError
 from ..decoders.latent2rgb import Latent2RGBSource
 from ..decoders.protocols import Source
+from ..decoders.sound import SoundSource
 from ..decoders.spectrogram import SpectrogramSource
 from ..decoders.taehv import TaehvSource
 from ..decoders.taesd import TaesdSource
 from ..decoders.vae import VaeSource
 from ..plain import file_name, in_a_line, plain
 from ..vae_copy import VaeCopy
+
+if TYPE_CHECKING:
+    import torch
 
 Say = Callable[[int, str], None]
 """Logs a line at a level."""
@@ -36,37 +42,62 @@ def find(method: str, latent_format: Any, say: Say, vae: VaeCopy | None = None) 
     return [source for source in found if source is not None]
 
 
+def sound(vae: Any, latent_format: Any, model: Any) -> SoundSource:
+    """What decodes the sound of a MODEL's latents by `vae`. Raises host.sound.CannotDecode."""
+    scale = host.sound.scale(model)
+
+    def process_out(latent: torch.Tensor) -> torch.Tensor:
+        if host.models.is_sound(latent_format):
+            latent = latent_format.process_out(latent)
+        return latent / scale
+
+    space = f"{_space(latent_format)} {scale}"
+    return SoundSource(host.sound.copy_of(vae), process_out, space)
+
+
 def _tiny_decoder(latent_format: Any, say: Say, wanted: bool) -> Source | None:
-    name = host.models.decoder_name(latent_format)
-    if name is None:
+    names = host.models.decoder_names(latent_format)
+    if not names:
         return None
     try:
-        path = host.models.decoder_file(name)
+        path = host.models.decoder_file(*names)
     except OSError as error:  # the folder went away, or a disk
         reason = in_a_line(error)
         say(logging.WARNING, f"models/vae_approx cannot be read ({reason}), so it is ignored.")
         return None
     if path is None:
-        _say_what_is_missing(name, say, wanted)
+        _say_what_is_missing(names, say, wanted)
         return None
-    channels = host.models.latent_channels(latent_format)
-    if name in taesd.FAMILY:
-        return TaesdSource.of(path, channels, host.installation.precision)
-    if name in taehv.FAMILY:
-        space = _space(latent_format)
-        return TaehvSource.of(
-            path, channels, host.installation.precision, space, latent_format.process_out
-        )
-    say(
-        logging.WARNING,
-        f"models/vae_approx/{file_name(path)} is ignored: SideStream does not support decoders"
-        f" named {name}. ComfyUI's own previews use it if its preview method is taesd.",
-    )
-    return None
+    kind = host.models.decoder_kind(latent_format)
+    try:
+        family = recognise.family_of(path) if kind is None else kind.family
+    except DecoderError as error:
+        say(logging.WARNING, f"models/vae_approx/{file_name(path)} is ignored: {in_a_line(error)}.")
+        return None
+    channels, precision = host.models.latent_channels(latent_format), host.installation.precision
+    if family == decoder_files.IMAGE:
+        return TaesdSource.of(path, channels, precision)
+    space, process_out = _space(latent_format), latent_format.process_out
+    return TaehvSource.of(path, channels, precision, space, process_out)
 
 
-def _say_what_is_missing(name: str, say: Say, wanted: bool) -> None:
-    place = host.models.misplaced_decoder(name)
+def missing_decoder(latent_format: Any) -> Kind | None:
+    """The files of which one would make the format's previews sharp; None where one is there.
+
+    None also where there are no such files, or none is needed.
+    """
+    kind = host.models.decoder_kind(latent_format)
+    if kind is None or host.models.is_exact(latent_format):
+        return None
+    try:
+        path = host.models.decoder_file(*host.models.decoder_names(latent_format))
+    except OSError:
+        return None
+    return kind if path is None else None
+
+
+def _say_what_is_missing(names: Sequence[str], say: Say, wanted: bool) -> None:
+    place = host.models.misplaced_decoder(*names)
     if place is not None:
         say(
             logging.WARNING,
@@ -75,8 +106,8 @@ def _say_what_is_missing(name: str, say: Say, wanted: bool) -> None:
     elif wanted:
         say(
             logging.WARNING,
-            f"TAESD previews need the file models/vae_approx/{name}, which is missing; Latent2RGB"
-            " is used instead.",
+            f"TAESD previews need the file models/vae_approx/{' or '.join(names)}, which is"
+            " missing; Latent2RGB is used instead.",
         )
 
 

@@ -27,6 +27,11 @@ class Throttle:
             return True
         return now - self._last >= throttle_ms / 1000
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether a frame was captured."""
+        return self._last is not None
+
     def is_first_end(self, is_last: bool) -> bool:
         """Whether a step is the last of a sampling, where none was before."""
         return is_last and not self._had_an_end

@@ -6,12 +6,13 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Hashable
+from typing import Any
 
 import torch
 
 from ..plain import NAME, plain
 from .errors import DecoderError
-from .protocols import Decoder, Source
+from .protocols import Loads, Source, T
 
 
 class DecoderCache:
@@ -27,13 +28,13 @@ class DecoderCache:
     """Broken sources. Each change of a file is a new one."""
 
     def __init__(self) -> None:
-        self._loaded: OrderedDict[Hashable, Decoder] = OrderedDict()
-        self._holders: dict[Hashable, list[weakref.ref[Source]]] = {}
+        self._loaded: OrderedDict[Hashable, Any] = OrderedDict()
+        self._holders: dict[Hashable, list[weakref.ref[Loads[Any]]]] = {}
         """The sources that each decoder, if it is not light, was asked for by."""
         self._broken: OrderedDict[Hashable, str] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, source: Source, device: torch.device) -> Decoder:
+    def get(self, source: Loads[T], device: torch.device) -> T:
         """The decoder of `source` on `device`, loaded at the first call. Raises DecoderError.
 
         One that failed for good is not loaded again; a changed file is another source.
@@ -43,7 +44,7 @@ class DecoderCache:
             raise DecoderError(broken)
         key = (source.key, device, source.dtype(device))
         with self._lock:
-            decoder = self._loaded.get(key)
+            decoder: T | None = self._loaded.get(key)
             if decoder is not None:
                 self._loaded.move_to_end(key)
                 self._hold(key, source)
@@ -64,7 +65,7 @@ class DecoderCache:
                 self._holders.pop(gone, None)
         return decoder
 
-    def _hold(self, key: Hashable, source: Source) -> None:
+    def _hold(self, key: Hashable, source: Loads[Any]) -> None:
         if self._loaded[key].light:
             return
         # By identity: another run's source is equal to this one and may be gone earlier.
@@ -79,7 +80,7 @@ class DecoderCache:
             if key[1] == device and key != but and not held:  # type: ignore[index]
                 del self._loaded[key], self._holders[key]
 
-    def _remember(self, source: Source, why: str) -> None:
+    def _remember(self, source: Loads[Any], why: str) -> None:
         with self._lock:
             self._broken[source.key] = plain(why)
             while len(self._broken) > self.REMEMBERED:

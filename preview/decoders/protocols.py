@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
+
+T = TypeVar("T", covariant=True)
 
 
 class Decoder(Protocol):
@@ -86,7 +88,18 @@ class VideoDecoder(Decoder, Protocol):
         """A new one, with nothing before its first frame."""
 
 
-class Source(Protocol):
+class Loads(Protocol[T]):
+    """Where what is loaded onto a device comes from: decoders of pictures, and of sound."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def key(self) -> Hashable: ...
+    def dtype(self, device: torch.device) -> torch.dtype: ...
+    def load(self, device: torch.device) -> T: ...
+
+
+class Source(Loads[Decoder], Protocol):
     """Where a decoder comes from."""
 
     @property

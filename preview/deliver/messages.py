@@ -6,7 +6,7 @@ import json
 import struct
 from typing import Any
 
-from ..records import Encoded, Run
+from ..records import Encoded, Run, Sound
 from .label import labelled
 
 LEGACY_TYPES = {"image/jpeg": 1, "image/png": 2}
@@ -68,6 +68,31 @@ def told_of(frame: Encoded, now: float) -> dict[str, Any]:
     }
 
 
+def sound_message(sound: Sound, secret: str) -> dict[str, Any]:
+    """That there is a newer sound of a run, which `secret` fetches."""
+    label = sound.label
+    return _of(label.run) | {
+        "id": secret,
+        "step": label.step,
+        "total_steps": label.total_steps,
+        "seconds": round(sound.seconds, 3),
+        "of_seconds": round(sound.of_seconds, 3),
+        "rate": sound.rate,
+        "channels": sound.channels,
+        "bytes": len(sound.data),
+        "decode_ms": round(sound.decode_ms, 2),
+    }
+
+
+def no_sound_message(run: Run, why: str) -> dict[str, Any]:
+    """That a run has no sound, though somebody asked for it."""
+    return _of(run) | {"why": why}
+
+
+def _of(run: Run) -> dict[str, Any]:
+    return run.context.wire() | {"run": run.id, "stage": run.stage}
+
+
 def run_message(run: Run, state: str) -> dict[str, Any]:
     """That a run has started, samples or has ended, with its counters."""
     told = run.context.wire() | {
@@ -85,4 +110,6 @@ def run_message(run: Run, state: str) -> dict[str, Any]:
     }
     if run.finished_early is not None:
         told["finished_early"] = run.finished_early
+    if run.missing_decoder is not None:
+        told["missing_decoder"] = run.missing_decoder
     return told if run.slow is None else told | {"slow": run.slow}

@@ -34,6 +34,8 @@ class Answers(Protocol):
 
     def client(self, client_id: str) -> dict[str, Any]: ...
 
+    def sound(self, secret: str) -> bytes | None: ...
+
 
 class Current:
     """The pack that answers at the moment: routes stay when the pack is loaded anew."""
@@ -63,6 +65,14 @@ def add_to(table: web.RouteTableDef, current: Current) -> None:
     async def client(request: web.Request) -> web.Response:
         client_id = checked_client(request.query.get("client_id"))
         return web.json_response(current.pack.client(client_id))
+
+    @table.get("/sidestream/sound/{secret}")
+    async def sound(request: web.Request) -> web.Response:
+        data = current.pack.sound(request.match_info["secret"])
+        if data is None:
+            return web.json_response({"error": "this sound is there no more"}, status=404)
+        headers = {"Cache-Control": "no-store"}
+        return web.Response(body=data, content_type="audio/wav", headers=headers)
 
     @table.post("/sidestream/live")
     @refusing

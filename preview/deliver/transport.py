@@ -13,8 +13,16 @@ from typing import Any, Protocol
 
 from .. import records
 from ..plain import in_a_line
-from ..records import Encoded, NodeContext, Run, Socket
-from .messages import legacy_message, metadata_message, run_message, told_of
+from ..records import Encoded, NodeContext, Run, Socket, Sound
+from .messages import (
+    legacy_message,
+    metadata_message,
+    no_sound_message,
+    run_message,
+    sound_message,
+    told_of,
+)
+from .shelf import Shelf
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +31,10 @@ PREVIEW_IMAGE_WITH_METADATA = 4
 
 WHY_NONE = ("method", "latents", "suppressed")
 """None was chosen; nothing is known of the latents; another pack suppresses previews."""
+
+WHY_NO_SOUND = ("unknown", "thread", "latents", "memory", "failed")
+"""The VAE is of no known family; its decoder is for the sampler's thread alone; the model's latents
+are none that it decodes; there is too little memory now; something else failed."""
 
 LATE_SECONDS = 30.0
 """How long after its sampling a frame may still come; a decoder is loaded meanwhile, maybe."""
@@ -71,6 +83,7 @@ class Transport:
     def __init__(self, wire: Wire, on_free: Callable[[], None]) -> None:
         self._wire = wire
         self._on_free = on_free
+        self.sounds = Shelf()
         self._newest: OrderedDict[Place, Moment] = OrderedDict()
         self._busy: set[object] = set()
         self._notes: Counter[object] = Counter()
@@ -92,7 +105,12 @@ class Transport:
         """Whether frames of `run` may still be shown: it went well, and nothing newer is there."""
         context = run.context
         newest_run, _ = self._newest.get((context.client_id, context.node_id), NEVER)
-        if run.aborted or newest_run > run.number:
+        return newest_run <= run.number and self.may_sound(run)
+
+    def may_sound(self, run: Run) -> bool:
+        """Whether sounds of `run` may still be sent: it went well, and is not long over."""
+        context = run.context
+        if run.aborted:
             return False
         if self._wire.is_running(context.prompt_id, context.node_id):
             return True
@@ -135,27 +153,38 @@ class Transport:
 
     def announce(self, run: Run, state: str) -> None:
         """Tell the run's client its `state`, `start`, `sampling` or `end`, with its counters."""
-        self._note(run.context.client_id, run_message(run, state))
+        self._note(run.context.client_id, "sidestream.run", run_message(run, state))
 
     def announce_none(self, context: NodeContext, why: str, **more: Any) -> None:
         """Tell a client that its sampler has no previews: `why` is one of `WHY_NONE`."""
-        self._note(context.client_id, context.wire() | {"state": "none", "why": why} | more)
+        told = context.wire() | {"state": "none", "why": why} | more
+        self._note(context.client_id, "sidestream.run", told)
 
-    def _note(self, client_id: str | None, data: dict[str, Any]) -> None:
+    def send_sound(self, sound: Sound) -> None:
+        """Tell the run's client of a sound, and keep it until it is fetched or replaced."""
+        run = sound.label.run
+        secret = self.sounds.put(run.id, sound.data)
+        self._note(run.context.client_id, "sidestream.sound", sound_message(sound, secret))
+
+    def send_no_sound(self, run: Run, why: str) -> None:
+        """Tell the run's client why it hears nothing: one of `WHY_NO_SOUND`."""
+        self._note(run.context.client_id, "sidestream.sound", no_sound_message(run, why))
+
+    def _note(self, client_id: str | None, event: str, data: dict[str, Any]) -> None:
         for socket in self._wire.sockets(client_id):
             with self._lock:
                 if not socket.metadata or self._notes[socket.connection] >= NOTES:
                     continue
                 self._notes[socket.connection] += 1
-            self._wire.start(self._tell(data, socket))
+            self._wire.start(self._tell(event, data, socket))
 
-    async def _tell(self, data: dict[str, Any], socket: Socket) -> None:
+    async def _tell(self, event: str, data: dict[str, Any], socket: Socket) -> None:
         try:
-            await self._wire.send_json("sidestream.run", data, socket)
+            await self._wire.send_json(event, data, socket)
         except Exception as error:
+            what = "A sound" if event == "sidestream.sound" else "The start or end of a run"
             log.warning(
-                "[SideStream] The start or end of a run could not be sent (%s) and is lost.",
-                in_a_line(error),
+                "[SideStream] %s could not be sent (%s) and is lost.", what, in_a_line(error)
             )
         finally:
             with self._lock:

@@ -53,7 +53,7 @@ class Finisher:
     def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """`Sampler.sample`, with its arguments."""
         try:
-            guider, sigmas, _, _, self._noise, *_ = args
+            guider, sigmas, _, _, self._noise, self._latent, *_ = args
             self._sigmas = sigmas.clone()  # some samplers write into them
         except Exception:  # a host that passes others
             return executor(*args, **kwargs)
@@ -70,9 +70,21 @@ class Finisher:
             self.succeeded = True
             result = finished.samples
         finally:
-            self._guider = self._sigmas = self._noise = None
+            self._guider = self._sigmas = self._noise = self._latent = None
             self._tell(self)
         return result
+
+    def start(self) -> torch.Tensor:
+        """What the sampler starts from, scaled as the model is given it: like the noise.
+
+        Mostly noise; where a picture is changed or a sampling goes on, that with noise.
+        """
+        with contextlib.suppress(Exception):  # a kind of sampling that scales in other ways
+            sampling, sigma = self._guider.inner_model.model_sampling, self._sigmas[:1]
+            noise = self._noise.clone()  # others may add to it in place
+            start = sampling.noise_scaling(sigma[0], noise, self._latent, False)
+            return sampling.calculate_input(sigma, start)
+        return self._noise
 
     def finish(self, step: int, x0: Any, x: Any) -> None:
         """Leave the sampler, from its callback of `step` (from 0) with these `x0` and `x`.

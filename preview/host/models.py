@@ -15,6 +15,8 @@ import comfy.model_management
 import folder_paths
 import torch
 
+from .. import decoder_files
+from ..decoder_files import Kind
 from ..plain import in_a_line
 from ..records import Video
 from ..settings import KEY, VAE_KEY
@@ -41,7 +43,7 @@ def left_settings(model: Any) -> list[LeftSettings]:
 
     A script may have put settings there by itself; anything else is nothing.
     """
-    found = _options(model).get(KEY)
+    found = options_of(model).get(KEY)
     if isinstance(found, Mapping):
         return [LeftSettings("", found)]
     left = found if isinstance(found, list) else []
@@ -53,7 +55,8 @@ def _is_left(each: object) -> bool:
     return isinstance(each, tuple) and len(each) == 2 and isinstance(each[1], Mapping)
 
 
-def _options(model: Any) -> Mapping[str, Any]:
+def options_of(model: Any) -> Mapping[str, Any]:
+    """A MODEL's options; none where it is something else."""
     options = getattr(model, "model_options", None)
     return options if isinstance(options, Mapping) else {}
 
@@ -75,44 +78,50 @@ def leave_vae(model: Any, vae: Any) -> None:
 
 def left_vae(model: Any) -> Any:
     """The VAE that `leave_vae` put on a MODEL; None where it did not."""
-    left = _options(model).get(VAE_KEY)
+    left = options_of(model).get(VAE_KEY)
     return left.content if isinstance(left, Shared) else None
 
 
-DECODERS = {
-    "Flux2": "taef2_decoder", "HunyuanVideo": "taehv", "Wan21": "lighttaew2_1",
-    "Wan22": "lighttaew2_2", "LTXAV": "taeltx_2", "QwenImage21": "taeqi2_1_decoder",
-}  # fmt: skip
-"""By latent format, decoders that there are and that some versions of ComfyUI do not name."""
+def decoder_kind(latent_format: Any) -> Kind | None:
+    """What is known of the format's files in models/vae_approx."""
+    own = getattr(latent_format, "taesd_decoder_name", None)
+    return decoder_files.kind_of(type(latent_format).__name__, own)
 
 
-def decoder_name(latent_format: Any) -> str | None:
-    """How the name of the format's file in models/vae_approx begins; None where there is none."""
-    name = getattr(latent_format, "taesd_decoder_name", None)
-    return DECODERS.get(type(latent_format).__name__) if name is None else name
+def decoder_names(latent_format: Any) -> tuple[str, ...]:
+    """How the names of the format's files in models/vae_approx may begin, best first."""
+    own = getattr(latent_format, "taesd_decoder_name", None)
+    kind = decoder_kind(latent_format)
+    known = () if kind is None else kind.names
+    return known if own is None else tuple(dict.fromkeys([own, *known]))
 
 
-def decoder_names() -> dict[str, list[str]]:
-    """All that ComfyUI's latent formats call their decoders, each with the formats."""
+def is_exact(latent_format: Any) -> bool:
+    """Whether the format's factors give the very picture, as those of the demo model's do."""
+    return bool(getattr(latent_format, decoder_files.EXACT, False))
+
+
+def formats_by_decoder() -> dict[str, list[str]]:
+    """All that decoders of ComfyUI's latent formats are called, each with the formats."""
     names: dict[str, list[str]] = {}
     for kind in vars(comfy.latent_formats).values():
         if isinstance(kind, type) and issubclass(kind, comfy.latent_formats.LatentFormat):
-            name = decoder_name(kind())
-            if name is not None:
+            for name in decoder_names(kind()):
                 names.setdefault(name, []).append(kind.__name__)
     return names
 
 
-def decoder_file(name: str) -> str | None:
-    """The path of the file that ComfyUI takes for the decoder `name`; None where none is there.
+def decoder_file(*names: str) -> str | None:
+    """The path of the first file that is called as one of `names`; None where none is there.
 
     Raises OSError where the folder cannot be read.
     """
-    file = next((file for file in _files(FOLDER) if file.startswith(name)), None)
+    files = _files(FOLDER)
+    file = next((file for name in names for file in decoder_files.named(files, name)), None)
     return None if file is None else folder_paths.get_full_path(FOLDER, file)
 
 
-FOLDER = "vae_approx"
+FOLDER = decoder_files.FOLDER
 WRONG_FOLDER = "vae"
 
 
@@ -121,8 +130,8 @@ def _files(folder: str) -> list[str]:
     return list(folder_paths.get_filename_list(folder))
 
 
-def misplaced_decoder(name: str) -> str | None:
-    """Where a file of the decoder `name` lies that ComfyUI does not take; None where none does.
+def misplaced_decoder(*names: str) -> str | None:
+    """Where a file called as one of `names` lies that ComfyUI does not take; None where none does.
 
     In models/vae, for one, or deeper in models/vae_approx.
     """
@@ -130,7 +139,8 @@ def misplaced_decoder(name: str) -> str | None:
         with contextlib.suppress(OSError, KeyError):
             for file in _files(folder):
                 place, own_name = os.path.split(file)
-                if own_name.startswith(name) and (place or folder != FOLDER):
+                is_one = any(True for name in names for _ in decoder_files.named([own_name], name))
+                if is_one and (place or folder != FOLDER):
                     return f"models/{folder}/{file}".replace(os.sep, "/")
     return None
 
@@ -141,7 +151,7 @@ def other_decoder_files() -> list[str]:
     Raises OSError where the folder cannot be read.
     """
     files = _files(FOLDER)
-    used = {next((file for file in files if file.startswith(name)), "") for name in decoder_names()}
+    used = {next(decoder_files.named(files, name), "") for name in formats_by_decoder()}
     return [file for file in files if file not in used and "encoder" not in file.lower()]
 
 
@@ -160,7 +170,7 @@ def latent_channels(latent_format: Any) -> int:
 SCALES = {
     "SC_Prior": 42, "SC_B": 4, "SD_X4": 4, "Flux2": 16, "QwenImage21": 16, "LTXV": 32,
     "Wan22": 16, "HunyuanImage21": 32, "HunyuanImage21Refiner": 16, "HunyuanVideo15": 16,
-    "ChromaRadiance": 1,
+    "ChromaRadiance": 1, "SanaLatent": 32,
 }  # fmt: skip
 """By latent format, pixels for each latent pixel where that is not `SCALE`: ComfyUI says it of
 some, in its newer versions."""
@@ -249,7 +259,7 @@ def _copy_of_vae(vae: Any) -> VaeCopy:
     types = getattr(vae, "working_dtypes", [torch.bfloat16])
     half = next((dtype for dtype in types if dtype.itemsize == 2), torch.float32)
     decoder = copied(model, torch.device("cpu"), half, lambda name: name.endswith("encoder"))
-    _make_independent(decoder)
+    make_independent(decoder)
     one_tile = (1, vae.latent_channels, *(1, SMALLEST, SMALLEST)[-dimensions:])
     held = vae.memory_used_decode(one_tile, torch.float32) / torch.float32.itemsize
     return VaeCopy(
@@ -264,7 +274,7 @@ def _copy_of_vae(vae: Any) -> VaeCopy:
     )
 
 
-def _make_independent(decoder: Any) -> None:
+def make_independent(decoder: Any) -> None:
     """Make ComfyUI's layers of a copy work on any thread, without ComfyUI's memory management."""
     for layer in decoder.modules():
         kind: Any = type(layer)
@@ -299,7 +309,7 @@ def _independent(kind: Any) -> Any:
     def convolve(self: Any, x: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         return self._conv_forward(x, self.weight, self.bias, **kwargs)
 
-    is_convolution = hasattr(hosts, "_conv_forward")
+    is_convolution = issubclass(hosts, (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d))
     between = type(hosts.__name__, (hosts,), {"forward": convolve if is_convolution else forward})
     # After `kind` and before ComfyUI's in the order in which methods are looked up.
     return between if kind is hosts else type(kind.__name__, (kind, between), {})

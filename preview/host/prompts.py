@@ -38,6 +38,12 @@ def current_context() -> NodeContext:
     )
 
 
+def list_index() -> int:
+    """Which call of the node at work this is, where it is called for each item of a list."""
+    context = get_executing_context()
+    return (context.list_index or 0) if context is not None else 0
+
+
 SEEDS = ("seed", "noise_seed", "noise", "value")
 """Inputs of samplers, and of what they take their noise from."""
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from .. import records
-from ..decoders.protocols import Decoder, VideoDecoder
+from ..decoders.cache import DecoderCache
+from ..decoders.protocols import Decoder, Source, VideoDecoder
 from ..deliver import encode
 from ..deliver.webp import LONGEST, animated_webp
 from ..plain import in_a_line
@@ -21,15 +23,20 @@ from .backends import Backend, BackendError
 from .budget import Budget
 from .job import RenderJob, StreamingRenderJob, shown_size
 from .protocols import Run, Sink
+from .quicker import SMALLER
 from .slots import Lease, Snapshot
 
 log = logging.getLogger(__name__)
 
 BUDGET_SHARE = 0.3
-"""Of the setting `budget`, while an animation is in the making; the rest is for still pictures.
+"""Of the setting `budget`, at least, while an animation is in the making.
 
 It is some twenty decodes and comes when it is done. A still picture is what one waits for.
 """
+STILLS_TO_COME = 2
+"""For which animations always leave room."""
+OLDEST = 0.25
+"""The share of a run's duration that an animation may take, as far as a quicker way can help."""
 SIZE = 0.75
 """Of `max_size`, for a video: its decoder may then mostly leave one more upsampling out."""
 ENCODING_SHARE = 0.1
@@ -50,6 +57,11 @@ class Part:
     """Which of the decode's pictures, from 0."""
     durations: tuple[int, ...]
     """How long each of these is shown, in milliseconds."""
+
+    def of(self, latent: torch.Tensor) -> torch.Tensor:
+        """What is decoded, of the whole latent [B, C, ...]."""
+        i = self.index
+        return latent[:1, :, i : i + 1] if latent.ndim == 5 else latent[i : i + 1]
 
 
 def parts(visible: Sequence[range], limit: int, rate: float) -> list[Part]:
@@ -74,6 +86,27 @@ def parts(visible: Sequence[range], limit: int, rate: float) -> list[Part]:
     return plan
 
 
+def plan_of(
+    run: Run, decoder: Decoder, latent: torch.Tensor, images: range, most: int = 0
+) -> list[Part]:
+    """How to animate a latent: a video, or these images of a batch. At most so many pictures."""
+    settings = run.settings
+    if latent.ndim == 5:
+        assert isinstance(decoder, VideoDecoder)
+        limits = [each for each in (settings.video_frames, most) if each]
+        visible = [decoder.visible_frames(i) for i in range(latent.shape[2])]
+        return parts(visible, min(limits, default=0), run.latent_rate() * decoder.frames_each)
+    return parts([range(1)] * len(images), most, settings.fps or BATCH_RATE)
+
+
+class Making(NamedTuple):
+    """A way to make animations."""
+
+    source: Source
+    max_size: int
+    full: bool
+
+
 @dataclass(eq=False)
 class Animation:
     """An animation in the making, of the step whose latent lies in the slot of `lease`."""
@@ -82,6 +115,8 @@ class Animation:
     still: Picture
     lease: Lease
     latent: torch.Tensor
+    makings: list[Making]
+    """The ways that are left, the first of which is gone; each is quicker than the one before."""
     job: RenderJob | StreamingRenderJob
     size: tuple[int, int]
     todo: deque[Part]
@@ -90,19 +125,22 @@ class Animation:
     decode_seconds: float = 0.0
     encode_seconds: float = 0.0
 
-    def staged(self, part: Part) -> torch.Tensor:
-        """The latent of `part` alone."""
-        i = part.index
-        return self.latent[:1, :, i : i + 1] if self.latent.ndim == 5 else self.latent[i : i + 1]
-
 
 def moves(still: Picture, decoder: Decoder, latent: torch.Tensor) -> bool:
     """Whether more of what was staged is to be shown than the picture of `still`."""
-    settings = still.label.run.settings
+    if still.label.step == 0:
+        return False  # noise, which would keep the first step's from being made
+    if not is_played(still.label.run, latent, still.label.images):
+        return False
+    return latent.ndim != 5 or isinstance(decoder, VideoDecoder)
+
+
+def is_played(run: records.Run, latent: torch.Tensor, images: range) -> bool:
+    """Whether `latent` is one of a video, or of `images` of a batch that are to be played."""
+    settings = run.settings
     if latent.ndim == 5:
-        several = latent.shape[2] > 1 and settings.video_frames != 1
-        return several and isinstance(decoder, VideoDecoder)
-    return settings.batch == "animation" and len(still.label.images) > 1
+        return latent.shape[2] > 1 and settings.video_frames != 1
+    return settings.batch == "animation" and len(images) > 1
 
 
 def animation_size(run: Run, latent: torch.Tensor) -> int:
@@ -112,18 +150,33 @@ def animation_size(run: Run, latent: torch.Tensor) -> int:
 
 
 class Animator:
-    """Makes one animation at a time. All of it happens on the worker's thread, but for `busy`."""
+    """Makes one animation at a time. All of it happens on the worker's thread, but for `busy`.
 
-    def __init__(self, backend: Backend, sink: Sink) -> None:
-        self.budget = Budget()  # of its own, or animations and stills would starve each other
+    While a run samples, animations take what its stills leave of the budget, and at least
+    `BUDGET_SHARE`. So that none is older than a quarter of its run when it comes, those that would
+    take longer are made smaller, or by the quickest decoder. The last step's begins at once and is
+    not held back, but takes no more than is left of the budget for the whole run.
+    """
+
+    def __init__(
+        self, backend: Backend, sink: Sink, decoders: DecoderCache, stills: Sequence[Budget]
+    ) -> None:
+        """`stills` are the budgets of stills and sounds, first that of stills by the best decoder."""
+        self.budget = Budget()
+        """Of all animations but those of last steps."""
         self._backend = backend
         self._sink = sink
+        self._decoders = decoders
+        self._stills = stills
         self._animation: Animation | None = None
         self._streaming: StreamingRenderJob | None = None
         self._streaming_for: object = None
         """What the streaming was made for. Its memory is of one size of latents."""
         self._warm: object = None
+        self._costs = Costs()
         self._rests_until = float("-inf")
+        self._newest = 0
+        """The number of the run whose animation was sent last."""
 
     @property
     def busy(self) -> bool:
@@ -135,27 +188,37 @@ class Animator:
         """Whose animation is in the making."""
         return None if self._animation is None else self._animation.run
 
-    def begin(self, snapshot: Snapshot, still: Picture, decoder: Decoder) -> None:
+    def begin(self, snapshot: Snapshot, still: Picture, source: Source, decoder: Decoder) -> None:
         """Animate what `still` shows the first picture of, where that is wanted and can be now.
 
         The slot of `snapshot` is then taken over.
         """
         run, latent = snapshot.run, snapshot.lease.slot.latent
-        if not moves(still, decoder, latent):
+        if not moves(still, decoder, latent) or run.animation_failed:
             return
-        rested = self._animation is None and records.now() >= self._rests_until
-        if run.animation_failed or not (rested and self._sink.animates(run)):
+        if not (self._may_begin(run, still.label.is_last) and self._sink.animates(run)):
             return
+        self._stop()
         try:
-            max_size = animation_size(run, latent)
-            job, plan = self._plan(still, decoder, latent, run, max_size)
-            size = shown_size(decoder, (1, *latent.shape[1:]), max_size)
+            makings = self._makings(run, source, latent)
+            size = shown_size(decoder, (1, *latent.shape[1:]), makings[0].max_size)
+            job, plan = self._planned(run, still, latent, makings[0])
         except Exception as error:
             self._give_up(run, error)
             return
         lease = snapshot.lease.take_over()
-        self._animation = Animation(run, still, lease, latent, job, size, deque(plan))
+        self._animation = animation = Animation(
+            run, still, lease, latent, makings, job, size, deque(plan)
+        )
         run.acquire()
+        self._hurry(animation)
+
+    def _may_begin(self, run: Run, is_last: bool) -> bool:
+        """Whether there is time for another: always for a run's last one, and for its first."""
+        if is_last:
+            return True
+        is_first = run.number != self._newest
+        return self._animation is None and (is_first or records.now() >= self._rests_until)
 
     def patience(self) -> float:
         """Seconds to wait for a still picture before the animation goes on; 0 to do so at once."""
@@ -172,6 +235,7 @@ class Animator:
                 self._stop()
             elif self._may_decode():
                 self._decode(animation, animation.todo.popleft())
+                self._hurry(animation)
             elif not animation.todo and self._sink.ready(run):
                 self._send(animation)
                 self._stop()
@@ -197,55 +261,113 @@ class Animator:
         self._streaming = self._streaming_for = None
         self._warm = None
 
-    def _plan(
-        self, still: Picture, decoder: Decoder, latent: torch.Tensor, run: Run, max_size: int
+    # How it is made
+
+    def _makings(self, run: Run, source: Source, latent: torch.Tensor) -> list[Making]:
+        size, full = animation_size(run, latent), run.settings.detail == "full"
+        quickest = run.chain.after(source, records.now())
+        if quickest is None:
+            return [Making(source, size, full)]
+        smaller = [Making(source, max(1, size // times), False) for times in SMALLER]
+        return [Making(source, size, full), *smaller, Making(quickest, size, full)]
+
+    def _planned(
+        self, run: Run, still: Picture, latent: torch.Tensor, making: Making
     ) -> tuple[RenderJob | StreamingRenderJob, list[Part]]:
-        settings = run.settings
-        full = settings.detail == "full"
-        if latent.ndim == 5:
-            assert isinstance(decoder, VideoDecoder)
-            rate = run.latent_rate() * decoder.frames_each
-            visible = [decoder.visible_frames(i) for i in range(latent.shape[2])]
-            plan = parts(visible, settings.video_frames, rate)
-            return self._rewound_job(decoder, max_size, full, latent.shape[-2:]), plan
-        visible = [range(1)] * len(still.label.images)
-        return RenderJob(decoder, max_size, full), parts(visible, 0, settings.fps or BATCH_RATE)
+        decoder = self._decoders.get(making.source, self._backend.device)
+        plan = plan_of(run, decoder, latent, still.label.images)
+        if latent.ndim != 5:
+            return RenderJob(decoder, making.max_size, making.full), plan
+        assert isinstance(decoder, VideoDecoder)
+        return self._rewound_job(decoder, making, latent.shape[-2:]), plan
 
     def _rewound_job(
-        self, decoder: VideoDecoder, max_size: int, full: bool, size: torch.Size
+        self, decoder: VideoDecoder, making: Making, size: torch.Size
     ) -> StreamingRenderJob:
         """The one of the last animation where it fits: its memory is there already."""
-        wanted = (decoder, max_size, full, size)
+        wanted = (decoder, making.max_size, making.full, size)
         if self._streaming is None or self._streaming_for != wanted:
-            self._streaming = StreamingRenderJob(decoder, max_size, full)
+            self._streaming = StreamingRenderJob(decoder, making.max_size, making.full)
             self._streaming_for = wanted
         self._streaming.rewind()
         return self._streaming
+
+    def _hurry(self, animation: Animation) -> None:
+        """Make it anew in a quicker way, where it would take too long in this one."""
+        room = self._room(animation)
+        while animation.todo and len(animation.makings) > 1:
+            cost = self._expected(animation)
+            if cost is None or cost * len(animation.todo) <= room:
+                return
+            animation.makings.pop(0)
+            self.budget.renew()
+            making = animation.makings[0]
+            job, plan = self._planned(animation.run, animation.still, animation.latent, making)
+            animation.job, animation.todo = job, deque(plan)
+            animation.pictures.clear()
+            animation.durations.clear()
+
+    def _expected(self, animation: Animation) -> float | None:
+        """Seconds that a part takes of the device; None where nobody knows."""
+        making = animation.makings[0]
+        known = self._costs.expected(making, animation.latent)
+        still = animation.still.info
+        if known is not None or still.decoder != making.source.name or not still.decode_ms:
+            return known
+        # The still's is the picture of one latent frame, too.
+        return still.decode_ms / 1000 * min(1.0, making.max_size / animation.run.max_size) ** 2
+
+    def _room(self, animation: Animation) -> float:
+        """Seconds of the device's time that the rest of an animation may take."""
+        run = animation.run
+        budget, duration = run.settings.budget, run.duration
+        share = self._percent(run) / 100 if has_limit(budget) else 1.0
+        if animation.still.label.is_last and has_limit(budget):
+            return budget / 100 * run.sampled_for - run.spent
+        return float("inf") if duration is None else share * duration * OLDEST
+
+    def _percent(self, run: Run) -> float:
+        """The share of the device, in percent, that animations may have now; 0 for no limit."""
+        budget = run.settings.budget
+        if not has_limit(budget):
+            return budget
+        now = records.now()
+        used = sum(stills.used(now) for stills in self._stills)
+        used += STILLS_TO_COME * self._stills[0].cost
+        return max(budget * BUDGET_SHARE, budget - 100 * used / Budget.WINDOW)
 
     def _may_decode(self) -> bool:
         animation = self._animation
         if animation is None or not animation.todo:
             return False
-        percent = animation.run.settings.budget * BUDGET_SHARE
-        return self.budget.allows(records.now(), percent)
+        if animation.still.label.is_last:
+            return True
+        return self.budget.allows(records.now(), self._percent(animation.run))
 
     def _decode(self, animation: Animation, part: Part) -> None:
-        staged = animation.lease.slot.part(animation.staged(part))
+        staged = animation.lease.slot.part(part.of(animation.latent))
         arrays, seconds = self._backend.render(staged, animation.job)
         if not animation.todo:
             animation.lease.close()
         animation.decode_seconds += seconds
-        if animation.job == self._warm:
-            self.budget.spend(records.now(), seconds)
-        else:
-            self.budget.renew()
-        self._warm = animation.job
+        self._count(animation, seconds)
         start = time.thread_time()
         pictures = arrays[0].reshape(-1, *arrays[0].shape[-3:])
         for i, duration in zip(part.shown, part.durations, strict=True):
             animation.pictures.append(self._encoded(animation, pictures[i]))
             animation.durations.append(duration)
         animation.encode_seconds += time.thread_time() - start
+
+    def _count(self, animation: Animation, seconds: float) -> None:
+        """A part took so long. A first one makes things ready, and tells nothing of the next."""
+        is_first, self._warm = animation.job != self._warm, animation.job
+        if is_first:
+            self.budget.renew()
+            return
+        cost = self._costs.note(animation.makings[0], animation.latent, seconds)
+        animation.run.spend(cost)
+        if not animation.still.label.is_last:
+            self.budget.spend(records.now(), seconds)
 
     def _encoded(self, animation: Animation, picture: np.ndarray) -> bytes:
         return encode.encoded(picture, animation.size, "webp", animation.run.settings.quality)
@@ -256,11 +378,13 @@ class Animator:
         info = replace(
             animation.still.info,
             size=animation.size,
+            decoder=animation.makings[0].source.name,
             decode_ms=animation.decode_seconds * 1000,
             grid=None,
             animation=(len(animation.pictures), sum(animation.durations)),
         )
         self._rests_until = records.now() + animation.encode_seconds / ENCODING_SHARE
+        self._newest = animation.run.number
         try:
             self._sink.send(Encoded(label, info, image, encode.TYPES["webp"]))
         except BaseException:
@@ -272,3 +396,41 @@ class Animator:
         if animation is not None:
             animation.lease.close()
             animation.run.release()
+
+
+class Costs:
+    """What a part of an animation takes of the device, by how it is made."""
+
+    KEPT = 64
+
+    def __init__(self) -> None:
+        self._costs: OrderedDict[tuple[object, int], deque[float]] = OrderedDict()
+
+    def note(self, making: Making, latent: torch.Tensor, seconds: float) -> float:
+        """A part took `seconds`. Returns what that costs, as in `Budget`."""
+        work = (_kind(making, latent), making.max_size)
+        known = self._costs.setdefault(work, deque(maxlen=5))
+        self._costs.move_to_end(work)
+        while len(self._costs) > self.KEPT:
+            self._costs.popitem(last=False)
+        known.append(seconds)
+        return min(known)
+
+    def expected(self, making: Making, latent: torch.Tensor) -> float | None:
+        """Seconds that a part takes, as far as it was made so, or larger; None where it was not."""
+        kind = _kind(making, latent)
+        found = {}
+        for (known, size), costs in self._costs.items():
+            if known == kind and size >= making.max_size:
+                # The work of a convolution grows with the picture's area.
+                found[size] = min(costs) * (making.max_size / size) ** 2
+        return found[min(found)] if found else None
+
+
+def _kind(making: Making, latent: torch.Tensor) -> object:
+    return making.source.key, latent.shape[1], latent.shape[-2:]
+
+
+def has_limit(budget: float) -> bool:
+    """Whether a budget in percent limits anything."""
+    return 0 < budget < 100

@@ -61,21 +61,27 @@ class Budget:
         """From the start of a decode to that of the next, of those that do not fit a window."""
         return self._cost / (percent / 100)
 
-    def allows(self, now: float, percent: float, pending: int = 0) -> bool:
-        """Whether one more decode may start at `now`, `pending` others being under way."""
+    def allows(
+        self, now: float, percent: float, pending: int = 0, elsewhere: float = 0.0
+    ) -> bool:
+        """Whether one more decode may start at `now`, `pending` others being under way.
+
+        `elsewhere` are seconds of the last window that others used of the same share.
+        """
         if percent == 0 or percent >= 100:
             return True
         share = percent / 100
         if self._cost > share * self.WINDOW:
             last_start = self._spent[-1][0] - self._cost if self._spent else float("-inf")
             return pending == 0 and now - last_start >= self._cost / share
-        room = share * self.WINDOW - (pending + 1) * self._cost
+        room = share * self.WINDOW - (pending + 1) * self._cost - elsewhere
         # What was remembered at the last decode is never less than what still counts.
-        return self._remembered <= room or self._used(now) <= room
+        return self._remembered <= room or self.used(now) <= room
 
     def share(self, now: float) -> float:
         """The share used over the last window, from 0 to 1."""
-        return min(1.0, self._used(now) / self.WINDOW)
+        return min(1.0, self.used(now) / self.WINDOW)
 
-    def _used(self, now: float) -> float:
+    def used(self, now: float) -> float:
+        """Seconds used over the last window."""
         return sum(cost for end, cost in tuple(self._spent) if end > now - self.WINDOW)

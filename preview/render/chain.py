@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -86,8 +86,11 @@ class FallbackChain:
         """The best decoder that may be used at `now`, in seconds of a monotonic clock."""
         if not self._failures:  # as nearly always, in the sampler's callback
             return self._sources[0] if self._sources else None
-        allowed = (source for source in self._sources if self._failures.allow(source, now))
-        return next(allowed, None)
+        return next(self.allowed(now), None)
+
+    def allowed(self, now: float) -> Iterator[Source]:
+        """The decoders that may be used, best first."""
+        return (source for source in self._sources if self._failures.allow(source, now))
 
     def after(self, source: Source, now: float) -> Source | None:
         """The last decoder of those below `source` that may be used: the quickest."""

@@ -47,7 +47,8 @@ class Mailbox:
     """Room for the newest frame, and for the last one of a run that has ended.
 
     A newer frame replaces the one that waits, unless that is the last of its run: nothing would
-    come after it in its place. So one of these waits beside a newer run's frame, and goes first.
+    come after it in its place. So one of these waits beside a newer run's frame, and goes first;
+    so does what a sampling starts from.
     """
 
     def __init__(self) -> None:
@@ -56,6 +57,7 @@ class Mailbox:
         self._newest: Frame | None = None
         self._error: StationError | None = None
         self._closed = False
+        self._has_other_work = False
         # Wakes the taker up; to notify a Condition takes the sampler four times as long.
         self._changes: queue.SimpleQueue[None] = queue.SimpleQueue()
 
@@ -69,6 +71,8 @@ class Mailbox:
                 label, before = frame.label, replaced.label
                 if before.run is not label.run and ends_well_before(before, label):
                     replaced, self._last = self._last, replaced
+                elif before.step == 0 and self._last is None:
+                    replaced, self._last = None, replaced  # nothing will show it again
                 elif label.held and not before.held and label.run.id == before.run.id:
                     # It comes in the place of one that was to be shown.
                     self._newest = labelled(frame, label._replace(held=False))
@@ -76,12 +80,14 @@ class Mailbox:
         return replaced
 
     def take(self, wanted: Callable[[Frame], bool], timeout: float) -> Frame | None:
-        """Wait up to `timeout` seconds for a frame for which `wanted` holds.
+        """Wait up to `timeout` seconds, or until `interrupt`, for a frame for which `wanted` holds.
 
-        Raises what was left by `fail`.
+        None too where there is other work. Raises what was left by `fail`.
         """
         end = time.monotonic() + timeout
         while not self._closed:
+            if self._has_other_work:
+                self._has_other_work, end = False, 0.0
             error, self._error = self._error, None
             if error is not None:
                 raise error
@@ -126,8 +132,13 @@ class Mailbox:
         self._error = error
         self._wake()
 
+    def interrupt(self) -> None:
+        """Let the taker not wait any longer: there is other work."""
+        self._has_other_work = True
+        self._wake()
+
     def notify(self) -> None:
-        """Make the taker look again at what waits. Without need it would cost the sampler time."""
+        """Make the taker look again at what waits, if anything does."""
         if self._newest is not None or self._last is not None:
             self._wake()
 

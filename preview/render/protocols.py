@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from .. import records
-from ..records import Encoded, Label
+from ..records import Encoded, Label, Sound
 from .chain import FallbackChain
+
+if TYPE_CHECKING:
+    from ..decoders.sound import SoundSource
 
 
 class Run(records.Run, Protocol):
     """What is asked of a run to capture and decode its latents; see `capture.runs.Run`."""
 
+    step: int
     chain: FallbackChain
     animation_failed: bool
+    spent: float
+    sound: SoundSource | None
+    sound_failed: bool
 
     @property
     def is_at_edge(self) -> bool: ...
@@ -21,9 +28,14 @@ class Run(records.Run, Protocol):
     def may_be_last(self) -> bool: ...
     def hold_back(self) -> None: ...
     def capture(self, now: float, images: range) -> Label: ...
+    def capture_sound(self, now: float) -> Label: ...
     def another(self, label: Label) -> Label: ...
     def acquire(self) -> None: ...
     def release(self) -> None: ...
+    @property
+    def sampled_for(self) -> float: ...
+    @property
+    def duration(self) -> float | None: ...
     def latent_rate(self) -> float: ...
     def note_slow(self, decoder: str, seconds: float, between: float) -> None: ...
 
@@ -54,3 +66,12 @@ class Sink(Protocol):
 
     def send(self, frame: Encoded) -> None:
         """Take over a frame, and close its label in the end. Raises nothing."""
+
+    def may_sound(self, run: records.Run) -> bool:
+        """Whether a sound of this run may still be sent."""
+
+    def send_sound(self, sound: Sound) -> None:
+        """Take over a sound. Raises nothing."""
+
+    def send_no_sound(self, run: records.Run, why: str) -> None:
+        """Tell the run's client why it hears nothing. Raises nothing."""

@@ -57,3 +57,4 @@ class Quicker:
         self.budget.spend(now, seconds)
         if not self.budget.fits(seconds, percent * SHARE):
             self._too_slow.add((way.source.key, way.max_size))
+            self.budget.renew()  # the next way need not wait as long as this one would

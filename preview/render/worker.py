@@ -26,6 +26,8 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -40,19 +42,25 @@ from ..deliver import encode
 from ..plain import in_a_line
 from ..records import FIRST_IMAGE, Info, Label, Picture
 from . import quicker
-from .animation import BUDGET_SHARE, Animator
+from .animation import BUDGET_SHARE, Animator, is_played
 from .backends import Backend, BackendError, Slot, StagingError, check
 from .budget import Budget
+from .developer import Developer
 from .job import RenderJob, shown_size
 from .mailbox import Frame, Mailbox, StationError, labelled
 from .profile import span
 from .protocols import Run, Sink
 from .quicker import Way
+from .recording import Recording, Shot
 from .slots import Lease, Snapshot, Station
+from .sound import BUDGET_SHARE as SOUND_SHARE
+from .sound import Sounder, SoundSnapshot
 
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 8.0
+RECORDINGS = 16
+"""Whose latents are made pictures of when nothing samples, of the newest."""
 HANG_SECONDS = 60.0
 """After so long in one piece of work a worker is given up. To load a large file may take long."""
 
@@ -79,7 +87,10 @@ class Engine:
         self._frame: Frame | None = None  # in work, until it has found its end
         self._faltered = False
         self._warm: RenderJob | None = None
+        self._sounder = self._new_sounder()
         self._animator = self._new_animator()
+        self._developer = Developer(self.backend, decoders)
+        self._recordings: deque[weakref.ref[Recording]] = deque(maxlen=RECORDINGS)
         name = f"SideStream {self._station.backend.device}"
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
@@ -106,10 +117,16 @@ class Engine:
         if source is None:
             return None
         budget: float = run.settings.budget
+        whole, animations = budget, self._animator.budget.used(now)
         if self._animator.busy:
-            budget *= 1 - BUDGET_SHARE
+            animations = max(0.0, animations - BUDGET_SHARE * whole / 100 * Budget.WINDOW)
+            budget -= BUDGET_SHARE * whole
+        if run.sound is not None:
+            budget -= SOUND_SHARE * whole
         share = 1 - quicker.SHARE if self.budget.is_too_slow(budget) else 1
-        fits = run.is_at_edge or self.budget.allows(now, budget * share, self._in_work)
+        fits = run.is_at_edge or self.budget.allows(
+            now, budget * share, self._in_work, animations
+        )
         way = None
         if not fits:
             way = self._quicker.way(run, source, self.budget, budget, now, self._in_work)
@@ -120,7 +137,8 @@ class Engine:
         label = run.capture(now, images)
         snapshot, outcome = None, records.FAILED
         try:
-            lease = self._staged(run, source, latent)
+            dtype = run.chain.staging_dtype(source, self.backend.device)
+            lease = self._staged(latent, dtype)
             if lease is None:
                 outcome = records.BUSY
             else:
@@ -130,11 +148,28 @@ class Engine:
                 label.close(outcome)
         return snapshot
 
-    def _staged(self, run: Run, source: Source, latent: torch.Tensor) -> Lease | None:
+    def capture_sound(self, run: Run, latent: torch.Tensor) -> SoundSnapshot | None:
+        """Stage `latent` as the sound of the run's current step; None if it is not wanted now.
+
+        Else as `capture`, for `publish_sound`.
+        """
+        now = records.now()
+        if not self._sounder.wants(run, now):
+            return None
+        lease = self._staged(latent, torch.float32)
+        return None if lease is None else SoundSnapshot(run, run.capture_sound(now), lease)
+
+    def publish_sound(self, snapshot: SoundSnapshot) -> None:
+        """Let the worker have a staged sound, in the place of an older one that it had not."""
+        self._sounder.put(snapshot)
+        self._mailbox.interrupt()
+        if self._mailbox.closed:
+            self._sounder.drop_waiting()
+
+    def _staged(self, latent: torch.Tensor, dtype: torch.dtype) -> Lease | None:
         """The slot in which `latent` lies; None where it cannot now. Raises StagingError."""
         station = self._station
         try:
-            dtype = run.chain.staging_dtype(source, station.backend.device)
             lease = station.slots.acquire(latent.shape, dtype)
             if lease is None:
                 return None
@@ -150,6 +185,38 @@ class Engine:
                 self._mailbox.fail(StationError(station, error))
             raise StagingError from error
 
+    def record(
+        self,
+        run: Run,
+        recording: Recording,
+        latent: torch.Tensor,
+        images: range,
+        size: tuple[int, int],
+    ) -> bool:
+        """Keep `latent` as the run's current step for its recording; as `capture` otherwise.
+
+        `size` is that of its picture. False where nothing could be kept.
+        """
+        station, source = self._station, run.chain.current(records.now())
+        if source is None or self.problem is not None:
+            return False
+        if recording.engine is not self:  # or another device's, which nobody would ask
+            recording.forget_shots()
+            recording.engine = self
+            self._recordings.append(weakref.ref(recording))
+        dtype = run.chain.staging_dtype(source, station.backend.device)
+        plays = is_played(run, latent, images)
+        slot = recording.room(run, station.backend, latent.shape, dtype, size, plays=plays)
+        if not station.backend.stage(slot, latent):
+            return False
+        recording.add(Shot(run, recording.reach(run), images, plays, station.backend, slot))
+        return True
+
+    def develop(self, recording: Recording) -> None:
+        """Make the pictures of a recording soon. From any thread."""
+        self._developer.ask(recording)
+        self._mailbox.interrupt()
+
     def publish(self, frame: Frame) -> None:
         """Let the worker have a captured frame, in the place of an older one that it had not."""
         replaced = self._mailbox.put(frame)
@@ -163,7 +230,13 @@ class Engine:
     def status(self) -> dict[str, Any]:
         now = records.now()
         share = sum(
-            each.share(now) for each in (self.budget, self._quicker.budget, self._animator.budget)
+            each.share(now)
+            for each in (
+                self.budget,
+                self._quicker.budget,
+                self._animator.budget,
+                self._sounder.budget,
+            )
         )
         problem = self.problem
         if problem is None and self.hangs(now):
@@ -232,6 +305,8 @@ class Engine:
                 except BaseException as error:  # a SystemExit too: it is meant for no one else
                     self._recover(error)
             self._animator.forget()
+            self._developer.forget()
+            self._sounder.forget()
         finally:
             self.shut()  # a sampler that goes on leaves nothing where nobody takes it
 
@@ -249,7 +324,9 @@ class Engine:
             self.problem = str(last)
             serves = "ComfyUI's own previewer, on the sampler's thread"
         else:
+            self._sounder = self._new_sounder()
             self._animator = self._new_animator()
+            self._developer = Developer(self.backend, self._decoders)
             serves = self.backend.name
         log.warning(
             "[SideStream] Previews via the %s do not work here: %s. Falling back to %s.",
@@ -268,7 +345,11 @@ class Engine:
         raise error or BackendError("no backend can decode previews on this device")
 
     def _new_animator(self) -> Animator:
-        return Animator(self.backend, self._sink)
+        stills = (self.budget, self._quicker.budget, self._sounder.budget)
+        return Animator(self.backend, self._sink, self._decoders, stills)
+
+    def _new_sounder(self) -> Sounder:
+        return Sounder(self._station, self._decoders, self._sink)
 
     def _recover(self, error: BaseException) -> None:
         """Clear up after `error`. A run that it strikes twice goes on without previews."""
@@ -297,9 +378,12 @@ class Engine:
     def _struck(self) -> records.Run | None:
         """Drop what the worker failed at, and say whose it was."""
         frame, self._frame = self._frame, None
-        run = self._animator.run
+        run = self._animator.run or self._sounder.run
+        developed = self._developer.busy
         self._animator.forget()
-        if frame is None and run is None:
+        self._sounder.forget()
+        self._developer.forget()
+        if frame is None and run is None and not developed:
             # Maybe it failed at asking whether the frame that waits may be taken.
             frame = self._mailbox.remove(lambda frame: True)
         if frame is None:
@@ -309,11 +393,11 @@ class Engine:
 
     def _serve(self) -> None:
         self._prove()
-        animator = self._animator
+        makers = (self._animator, self._sounder, self._developer)
         while not self._mailbox.closed:
-            patience = animator.patience() if animator.busy else IDLE_SECONDS
+            patience = min([maker.patience() for maker in makers if maker.busy] or [IDLE_SECONDS])
             frame = self._mailbox.take(self._is_due, patience)
-            if frame is None and not animator.busy:
+            if frame is None and not any(maker.busy for maker in makers):
                 self._rest()
                 continue
             self._frame, self._in_work, self._work_began = frame, 1, records.now()
@@ -321,7 +405,8 @@ class Engine:
                 if frame is not None:
                     self._process(frame)
                     self._frame = None
-                animator.advance()
+                for maker in makers:
+                    maker.advance()
             finally:
                 self._in_work, self._work_began = 0, None
 
@@ -354,6 +439,13 @@ class Engine:
             drop(stale, records.LATE)
         self._station.slots.clear()
         if self._sink.quiet():
+            # What nobody has asked for, but may in a later prompt, must not lie on the device.
+            while self._recordings and self.problem is None:
+                recording = self._recordings.popleft()()
+                if recording is not None and recording.waits:
+                    self._developer.ask(recording)
+            if self._developer.busy:
+                return
             self._animator.forget()
             self._warm = None
             self.backend.release()
@@ -415,8 +507,7 @@ class Engine:
                     continue
                 finally:
                     self._source = None
-                if way is None:
-                    self._animator.begin(snapshot, picture, decoder)
+                self._animator.begin(snapshot, picture, source, decoder)
                 return picture
         return None
 
@@ -439,10 +530,12 @@ class Engine:
         now = records.now()
         if way is not None:
             self._quicker.spend(way, job, seconds, settings.budget, now)
+            run.spend(seconds)
         else:
             # A first decode makes things ready, and tells nothing of the next one.
             if job == self._warm:
                 self.budget.spend(now, seconds)
+                run.spend(self.budget.cost)
             else:
                 self.budget.renew()
             self._warm = job

@@ -140,10 +140,12 @@ def address_of(comfy_host: HostFactory) -> Callable[[str], str]:
 def open_kind(
     browser: Browser, address_of: Callable[[str], str]
 ) -> Iterator[Callable[..., Opened]]:
-    """Call it with a kind (and settings) for a page of its own."""
+    """Call it with a kind (and settings, or a server's address) for a page of its own."""
     contexts: list[BrowserContext] = []
 
-    def start(kind: str, settings: dict[str, Any] | None = None, path: str = "/") -> Opened:
+    def start(
+        kind: str, settings: dict[str, Any] | None = None, path: str = "/", url: str | None = None
+    ) -> Opened:
         version, nodes = kind.split()
         context = browser.new_context(
             viewport={"width": 1400, "height": 900}, accept_downloads=True
@@ -152,7 +154,7 @@ def open_kind(
         context.add_init_script(COUNT_ADDRESSES)
         page = context.new_page()
         page.set_default_timeout(20_000)
-        opened = Opened(kind, PanelPage(page, address_of(version)))
+        opened = Opened(kind, PanelPage(page, url or address_of(version)))
         opened.listen(page)
         opened.panel.open({"Comfy.VueNodes.Enabled": nodes == "vue", **(settings or {})}, path)
         return opened

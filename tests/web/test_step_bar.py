@@ -322,3 +322,14 @@ def test_a_video_and_an_animated_picture_play_as_results(panel: PanelPage) -> No
     put_out(panel, "r.webp", webp(moving_bar(5), 100), "image/webp")
     panel.wait("() => document.querySelector('.ss-frame-number').textContent.includes('/ 5')")
     assert player.is_hidden()
+
+
+def test_what_sampling_starts_from_is_the_first_picture_of_the_bar(panel: PanelPage) -> None:
+    panel.open_panel()
+    panel.load(demo_prompt(seed=next(SEEDS) * 10, steps=5, step_zero="noise"))
+    panel.queue()
+    panel.wait("() => sidestream.watching.run?.frames.length === 6 && !sidestream.watching.run.live")
+    wait_marked(panel, "seen", [0, 1, 2, 3, 4, 5], 6)
+    panel.page.locator(SLIDER).press("Home")
+    expect(panel.page.locator(SLIDER)).to_have_attribute("aria-valuetext", "0 / 5")
+    expect(part(panel, ".ss-stat-step dd")).to_have_text("0 / 5")

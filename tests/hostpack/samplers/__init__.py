@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from comfy_execution.graph_utils import GraphBuilder
+
 import nodes
 
 
@@ -54,7 +56,51 @@ class SampleAndShow(nodes.KSampler):
         return {"ui": {"images": shown}, "result": self.sample(**inputs)}
 
 
+class SampleTwice(nodes.KSampler):
+    """A KSampler that samples again from what it sampled."""
+
+    CATEGORY = "testing"
+    FUNCTION = "run"
+
+    def run(self, **inputs):
+        (first,) = self.sample(**inputs)
+        return self.sample(**{**inputs, "latent_image": first})
+
+
+class SampleByGraph:
+    """A node that is a KSampler only at run time."""
+
+    CATEGORY = "testing"
+    RETURN_TYPES = ("LATENT",)
+    FUNCTION = "run"
+    INPUT_TYPES = nodes.KSampler.INPUT_TYPES
+
+    def run(self, **inputs):
+        graph = GraphBuilder()
+        sampler = graph.node("KSampler", **inputs)
+        return {"result": (sampler.out(0),), "expand": graph.finalize()}
+
+
+class Seeds:
+    """Some seeds as a list: the nodes behind it are called once for each."""
+
+    CATEGORY = "testing"
+    RETURN_TYPES = ("INT",)
+    OUTPUT_IS_LIST = (True,)
+    FUNCTION = "run"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"first": ("INT", {"default": 0}), "count": ("INT", {"default": 2})}}
+
+    def run(self, first, count):
+        return ([first + i for i in range(count)],)
+
+
 NODE_CLASS_MAPPINGS = {
+    "SampleTwice": SampleTwice,
+    "SampleByGraph": SampleByGraph,
+    "Seeds": Seeds,
     "SampleAndStay": SampleAndStay,
     "SampleAndShowNothing": SampleAndShowNothing,
     "SampleAsOutput": SampleAsOutput,

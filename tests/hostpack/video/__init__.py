@@ -55,4 +55,15 @@ def moving_bar(latent_format, frames):
     return video
 
 
-NODE_CLASS_MAPPINGS = {"ProbeVideo": ProbeVideo}
+class ProbeVideoLatent(ProbeVideo):
+    """One that is no output node, and gives the last of its latents."""
+
+    RETURN_TYPES = ("LATENT",)
+    OUTPUT_NODE = False
+
+    def sample(self, steps, frames, seconds, seed):
+        super().sample(steps, frames, seconds, seed)
+        return ({"samples": torch.zeros(1, 16, frames, 20, 4 * frames)},)
+
+
+NODE_CLASS_MAPPINGS = {"ProbeVideo": ProbeVideo, "ProbeVideoLatent": ProbeVideoLatent}

@@ -95,3 +95,10 @@ test("rates are those of the last three seconds, and of each second of a minute"
   assert.equal(rateOf([0, 500, 1000].map((arrivedAt) => ({ arrivedAt }))), 2);
   assert.equal(rateOf([{ arrivedAt: 5 }]), 0);
 });
+
+test("what sampling started from has the first place, and counts as no step", () => {
+  const run = runOf([0, 1, 2, 3]);
+  assert.deepEqual([slotCount(run), run.frames.map(slotOf), slotsReached(run)], [21, [0, 1, 2, 3], 4]);
+  run.frames.shift(); // it was forgotten
+  assert.deepEqual([slotCount(run), run.frames.map(slotOf)], [20, [0, 1, 2]]);
+});

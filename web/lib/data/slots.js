@@ -8,11 +8,20 @@
 
 /**
  * @param {Run} run
- * @returns {number} of its steps, those of earlier stages included; where nobody says how many there
- *   will be, of its frames
+ * @returns {number} 1 where its first picture is what the sampler started from: step 0
+ */
+function startSlots({ frames: [first], foreign }) {
+  return first?.step === 0 && first.totalSteps && !foreign ? 1 : 0;
+}
+
+/**
+ * @param {Run} run
+ * @returns {number} of its steps, those of earlier stages and step 0 included; where nobody says how
+ *   many there will be, of its frames
  */
 export function stepSlots(run) {
-  return Math.max((run.begins[run.stage] ?? 0) + run.totalSteps, 0) || run.frames.length;
+  const steps = (run.begins[run.stage] ?? 0) + run.totalSteps;
+  return steps > 0 ? steps + startSlots(run) : run.frames.length;
 }
 
 /** @param {Run} run */
@@ -28,13 +37,14 @@ export function slotOf(frame) {
   const { run } = frame;
   const steps = stepSlots(run);
   if (frame.outputNode) return steps + run.results.indexOf(frame);
-  const slot = frame.totalSteps ? (run.begins[frame.stage] ?? 0) + frame.step - 1 : run.frames.indexOf(frame);
+  const ofStep = startSlots(run) + (run.begins[frame.stage] ?? 0) + frame.step - 1;
+  const slot = frame.totalSteps ? ofStep : run.frames.indexOf(frame);
   return Math.max(0, Math.min(slot, steps - 1));
 }
 
 /** @param {Run} run how many of its slots the sampler has gone through */
 export function slotsReached(run) {
-  return run.totalSteps ? (run.begins[run.stage] ?? 0) + run.step : run.frames.length;
+  return run.totalSteps ? startSlots(run) + (run.begins[run.stage] ?? 0) + run.step : run.frames.length;
 }
 
 /**

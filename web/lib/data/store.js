@@ -39,6 +39,17 @@ import { Thumbnails } from "./thumbnails.js";
 /** @typedef {Picture} Animation An animated WebP: frames of a video, or images of a batch, in a row. */
 
 /**
+ * @typedef {object} OfSound
+ * @property {string} id by which the server gives it
+ * @property {number} seconds
+ * @property {number} ofSeconds how long all of it would be
+ * @property {Blob | null} blob a WAV file, once it was fetched
+ *
+ * @typedef {Pick<Picture, "run" | "seq" | "stage" | "step" | "totalSteps" | "cells" | "label"> & OfSound} Sound
+ *   What a step of a run sounds like, from its beginning.
+ */
+
+/**
  * @typedef {object} Slow
  * @property {string} decoder
  * @property {number} decode_ms that a picture takes
@@ -46,10 +57,20 @@ import { Thumbnails } from "./thumbnails.js";
  */
 
 /**
+ * @typedef {object} MissingFile A decoder that is not there.
+ * @property {string} file its name
+ * @property {string} url where it is to be had
+ * @property {number} megabytes 0 where that is not known
+ * @property {string} folder where to put it
+ * @property {string} models that it is for
+ */
+
+/**
  * @typedef {object} Silence Why a sampler has no previews.
  * @property {string} why `method`, `latents` or `suppressed`
  * @property {string} who the pack that suppresses previews
  * @property {{ title?: string, option?: string } | null} where to switch that off
+ * @property {MissingFile | null} missing the file that it needs, where that is why
  */
 
 /**
@@ -66,6 +87,8 @@ import { Thumbnails } from "./thumbnails.js";
  * @property {Frame[]} frames by age
  * @property {import("./results.js").Output[]} outputs those that nobody has asked for yet
  * @property {Frame[]} results what came of it, as far as it was asked for
+ * @property {Sound[]} sounds by age; but for the newest, those that were fetched
+ * @property {string} noSound why it has none though that was asked for: see the server's transport.py
  * @property {number} bytes
  * @property {number} stage from 1: which sampling of its node
  * @property {number} step within the stage
@@ -75,6 +98,7 @@ import { Thumbnails } from "./thumbnails.js";
  * @property {boolean} canFinish whether its sampler can be finished early
  * @property {number | null} finishedAt the step at which it was
  * @property {Slow | null} slow the decoder that cannot keep up with the budget, where one cannot
+ * @property {MissingFile | null} missing the file that would make its previews sharp, where it is not there
  * @property {number} dropped
  * @property {Record<string, number>} outcomes what became of its frames, where the server said so
  * @property {Record<string, any> | null} settings the run's own, where the server said so
@@ -210,7 +234,7 @@ export class FrameStore extends EventTarget {
     if (stage < run.stage) return; // late
     run.step = Math.max(run.step, step);
     run.totalSteps = totalSteps;
-    run.pace.reach(step, this.clock());
+    if (step > 0) run.pace.reach(step, this.clock());
   }
 
   /**
@@ -267,6 +291,41 @@ export class FrameStore extends EventTarget {
     this._weigh(run, weightOf(frame) - weightBefore);
     this._trim();
     this.dispatchEvent(new CustomEvent("animation", { detail: frame }));
+  }
+
+  /** @param {Sound} sound a newer one; those before it that nobody fetched are gone */
+  addSound(sound) {
+    const { run } = sound;
+    run.noSound = "";
+    run.sounds = [...run.sounds.filter(({ blob }) => blob), sound];
+    this._tell("runs");
+  }
+
+  /**
+   * @param {Run} run
+   * @param {string} why
+   */
+  haveNoSound(run, why) {
+    run.noSound = why;
+    this._tell("runs");
+  }
+
+  /**
+   * @param {Sound} sound
+   * @param {Blob} blob its file, which was fetched
+   */
+  keepSound(sound, blob) {
+    sound.blob = blob;
+    if (sound.run.sounds.includes(sound)) this._weigh(sound.run, blob.size);
+    this._trim();
+    this._tell("runs");
+  }
+
+  /** @param {Sound} sound the server has it no more */
+  dropSound(sound) {
+    const { run } = sound;
+    run.sounds = run.sounds.filter((one) => one !== sound);
+    this._tell("runs");
   }
 
   /**
@@ -350,6 +409,7 @@ export class FrameStore extends EventTarget {
       this.frameCount += 1;
       this._weigh(run, weightOf(picture));
     }
+    for (const sound of run.sounds) this._weigh(run, sound.blob?.size ?? 0);
     this._trim();
     this._tell("runs");
   }
@@ -413,6 +473,7 @@ export class FrameStore extends EventTarget {
   _drop(run) {
     this.runs = this.runs.filter((one) => one !== run);
     for (const picture of picturesOf(run)) this._release(picture);
+    this._weigh(run, -run.bytes); // its sounds
   }
 
   /**
@@ -422,6 +483,11 @@ export class FrameStore extends EventTarget {
   _forget(run, count) {
     const gone = run.frames.splice(0, count);
     if (run.frames.length === 0) gone.push(...run.results.splice(0));
+    const [oldest] = run.frames;
+    for (const sound of run.sounds.filter((one) => !oldest || isBefore(one, oldest))) {
+      this._weigh(run, -(sound.blob?.size ?? 0));
+      run.sounds.splice(run.sounds.indexOf(sound), 1);
+    }
     for (const frame of gone) this._release(frame);
   }
 
@@ -463,6 +529,8 @@ export function newRun(known) {
     frames: [],
     outputs: [],
     results: [],
+    sounds: [],
+    noSound: "",
     bytes: 0,
     stage: 1,
     step: 0,
@@ -472,6 +540,7 @@ export function newRun(known) {
     canFinish: false,
     finishedAt: null,
     slow: null,
+    missing: null,
     dropped: 0,
     outcomes: {},
     settings: null,
@@ -534,6 +603,25 @@ export function isStandIn(frame) {
  */
 export function newestAnimation(run) {
   return run?.frames.findLast((frame) => frame.animation)?.animation ?? null;
+}
+
+/**
+ * @param {Run | null} run
+ * @param {Frame | null} [frame] null for the newest
+ * @returns {Sound | null} the sound of that frame's step, or the last one before it
+ */
+export function soundAt(run, frame = null) {
+  return run?.sounds.findLast((sound) => !frame || !isBefore(frame, sound)) ?? null;
+}
+
+/**
+ * @typedef {Pick<Picture, "stage" | "step">} Moment
+ *
+ * @param {Moment} one
+ * @param {Moment} other
+ */
+function isBefore(one, other) {
+  return one.stage < other.stage || (one.stage === other.stage && one.step < other.step);
 }
 
 /** @param {Frame} frame */

@@ -4,7 +4,7 @@
  */
 
 import { nearest, slotOf } from "./slots.js";
-import { endOf, newestAnimation, picturesOf } from "./store.js";
+import { endOf, newestAnimation, picturesOf, soundAt } from "./store.js";
 
 /** @typedef {import("./store.js").Animation} Animation */
 /** @typedef {import("./store.js").Frame} Frame */
@@ -71,6 +71,12 @@ export class Watching extends EventTarget {
   /** @returns {Animation | null} the animation to play */
   get playing() {
     return this.stills ? null : this.animation;
+  }
+
+  /** @returns {import("./store.js").Sound | null} what it sounds like, or the last step before did */
+  get sound() {
+    const at = this._at?.outputNode ? null : this._at;
+    return this._against ? null : soundAt(this.run, at);
   }
 
   /** @returns {number | null} the image of the batch that is shown alone */

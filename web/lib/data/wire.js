@@ -26,7 +26,8 @@ export function receive(store) {
 
     /** @param {any} told */
     "sidestream.run": (told) => {
-      store.silence = told.state === "none" ? { why: told.why, who: told.who ?? "", where: told.where ?? null } : null;
+      const { why, who = "", where = null, missing_decoder: missing = null } = told;
+      store.silence = told.state === "none" ? { why, who, where, missing } : null;
       if (told.state === "none") {
         store.dispatchEvent(new CustomEvent("runs"));
         return;
@@ -42,9 +43,31 @@ export function receive(store) {
       store.reachStage(run, told.stage ?? 1);
       run.settings = told.settings ?? run.settings;
       run.slow = told.slow ?? run.slow;
+      run.missing = told.missing_decoder ?? null;
       run.totalSteps ||= told.total_steps;
       run.canFinish = told.can_finish ?? false;
       store.dispatchEvent(new CustomEvent("runs"));
+    },
+
+    /** @param {any} told of a newer sound of a run, or why there is none */
+    "sidestream.sound": (told) => {
+      const run = store.runOf(told);
+      if (told.why) store.haveNoSound(run, told.why);
+      else {
+        store.addSound({
+          run,
+          stage: told.stage ?? 1,
+          step: told.step,
+          totalSteps: told.total_steps,
+          seq: told.step,
+          cells: null,
+          label: null,
+          id: told.id,
+          seconds: told.seconds,
+          ofSeconds: told.of_seconds,
+          blob: null,
+        });
+      }
     },
 
     /** @param {any} detail */

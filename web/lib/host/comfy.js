@@ -136,7 +136,7 @@ export function storeSetting(id, value) {
 }
 
 /**
- * @param {"error" | "info" | "success"} severity
+ * @param {"error" | "info" | "success" | "warn"} severity
  * @param {string} detail
  */
 export function toast(severity, detail) {

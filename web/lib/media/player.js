@@ -48,6 +48,16 @@ export class Player extends EventTarget {
     return this._decoder?.count ?? 0;
   }
 
+  /** How long all of it plays, in seconds. */
+  get duration() {
+    return (this._decoder?.duration ?? 0) / 1000;
+  }
+
+  /** Where it is now, from 0 to 1. */
+  get place() {
+    return this._now();
+  }
+
   /** When the shown frame begins, in seconds. */
   get seconds() {
     return (this._decoder?.startOf(this.index) ?? 0) / 1000;

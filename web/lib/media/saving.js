@@ -1,5 +1,5 @@
 /**
- * A picture as a PNG file, an animation as it came, a run's stills as an animated WebP or a WebM. All
+ * A picture as a PNG file, an animation and a sound as they came, a run's stills as an animated WebP or a WebM. All
  * but the WebM say in a comment what they show.
  */
 
@@ -66,6 +66,16 @@ async function savePng(canvas, label, stem) {
  */
 export function saveAnimation(animation, wishes) {
   download(animation.blob, `${stemOf(animation, { ...wishes, burn: false, image: null })}_${stepName(animation)}.webp`);
+}
+
+/**
+ * @param {import("../data/store.js").Sound} sound
+ * @param {Blob | null} file
+ * @param {Wishes} wishes
+ */
+export function saveSound(sound, file, wishes) {
+  if (!file) throw new Error(t("sound.gone"));
+  download(file, `${stemOf(sound, { ...wishes, image: null })}_${stepName(sound)}.wav`);
 }
 
 /**
@@ -231,7 +241,7 @@ function originOf({ run, label }) {
 /**
  * What sets a file apart from those of other runs: workflow, sampler, seed, and when the run began.
  *
- * @param {import("../data/store.js").Picture} picture
+ * @param {Pick<import("../data/store.js").Picture, "run" | "cells" | "label">} picture
  * @param {Wishes} wishes
  */
 function stemOf({ run, cells, label }, { image, burn }) {
@@ -253,7 +263,7 @@ function timeName(time) {
   return local.replace(/[-:.Z]/g, "").replace("T", "-");
 }
 
-/** @param {import("../data/store.js").Picture} picture */
+/** @param {Pick<import("../data/store.js").Picture, "step" | "outputNode">} picture */
 function stepName(picture) {
   return picture.outputNode ? "result" : `step${padded(picture.step)}`;
 }

@@ -7,10 +7,13 @@ import { FinishButton, finishedText } from "./finish_button.js";
 import { Grid } from "./grid.js";
 import { PlayerBar } from "./player_bar.js";
 import { waitingText } from "./progress.js";
+import { SoundBar } from "./sound_bar.js";
 import { Stats } from "./stats.js";
 import { reportButton } from "./report.js";
 import { Viewer } from "./viewer.js";
+import { fileOf } from "../data/sounds.js";
 import { notice } from "../data/status.js";
+import { SoundPlayer } from "../media/sound_player.js";
 import { SamplerTabs } from "./sampler_tabs.js";
 import { Timeline } from "./timeline.js";
 import { leftToRight, t, writing } from "../host/strings.js";
@@ -39,6 +42,14 @@ function keepDeletionFromPage(event) {
   if (event.key === "Delete" || event.key === "Backspace") event.stopPropagation();
 }
 
+/**
+ * @param {SoundPlayer} player
+ * @returns {number | null} where in all of a sound it is, from 0 to 1, while it plays by itself
+ */
+function momentOf({ sound, follows, on, seconds }) {
+  return sound && on && !follows ? seconds / sound.ofSeconds : null;
+}
+
 /** @type {Set<string>} notices that the user has dismissed */
 const dismissed = new Set();
 
@@ -59,6 +70,9 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
 
   const viewer = new Viewer(document, shared.watching, signal);
   const playerBar = new PlayerBar(document, shared.watching, viewer.player, signal);
+  const soundPlayer = new SoundPlayer(window, viewer.player, (sound) => fileOf(shared.store, sound));
+  const soundBar = new SoundBar(document, shared.watching, soundPlayer, signal);
+  soundPlayer.addEventListener("change", () => viewer.showMoment(momentOf(soundPlayer)));
   const grid = new Grid(document, shared.watching);
   const sheet = new ContactSheet(document, shared, signal);
   const tabs = new SamplerTabs(document, shared);
@@ -103,12 +117,15 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     finished,
   );
   const noticeText = element("span");
+  const noticeLink = /** @type {HTMLAnchorElement} */ (
+    element("a", { class: "ss-notice-link", target: "_blank", rel: "noopener", hidden: true })
+  );
   let noticeKey = "";
   const noticeBar = element(
     "div",
     { class: "ss-notice", role: "status", hidden: true },
     element("i", { class: "pi pi-info-circle", "aria-hidden": "true" }),
-    noticeText,
+    element("div", { class: "ss-notice-words" }, noticeText, noticeLink),
     iconButton(element, "times", t("notices.putAway"), () => {
       dismissed.add(noticeKey);
       showNotice();
@@ -123,7 +140,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
   const root = element(
     "section",
     { class: "sidestream", ...writing(), "aria-label": t("panel.title"), onkeydown: keepDeletionFromPage },
-    element("div", { class: "ss-view" }, toolbar, tabs.element, viewer.element, playerBar.element, grid.element, sheet.element),
+    element("div", { class: "ss-view" }, toolbar, tabs.element, viewer.element, playerBar.element, soundBar.element, grid.element, sheet.element),
     element("div", { class: "ss-side" }, noticeBar, timeline.element, stats.element, controls.element, reportButton(document)),
   );
 
@@ -140,6 +157,11 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     noticeBar.hidden = !told || dismissed.has(noticeKey);
     noticeBar.classList.toggle("ss-mild", told?.mild ?? false);
     setText(noticeText, told?.text ?? "");
+    noticeLink.hidden = !told?.link;
+    if (told?.link) {
+      noticeLink.href = told.link.url;
+      setText(noticeLink, told.link.text);
+    }
     return noticeText.textContent;
   }
 
@@ -161,6 +183,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     tabs.update();
     grid.update();
     playerBar.update();
+    soundBar.update();
     stats.update();
     timeline.update();
     controls.update();
@@ -195,6 +218,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
 
   return () => {
     closing.abort();
+    soundPlayer.close();
     window.cancelAnimationFrame(asked);
     root.remove();
     container.classList.remove("ss-host");

@@ -2,7 +2,8 @@
 
 import { toast } from "../host/comfy.js";
 import { elementsOf, setText } from "./dom.js";
-import { saveAnimation, saveFrame, savePlayed, saveRun } from "../media/saving.js";
+import { fileOf } from "../data/sounds.js";
+import { saveAnimation, saveFrame, savePlayed, saveRun, saveSound } from "../media/saving.js";
 import { isStandIn } from "../data/store.js";
 import { t } from "../host/strings.js";
 
@@ -12,7 +13,7 @@ export class SaveMenu {
    * @param {import("./panel.js").Shared} shared
    * @param {import("../media/player.js").Player} player the viewer's
    */
-  constructor(document, { watching }, player) {
+  constructor(document, { store, watching }, player) {
     const element = elementsOf(document);
     this.watching = watching;
     this.player = player;
@@ -29,6 +30,11 @@ export class SaveMenu {
       );
     this.animation = item("animation", () => {
       if (watching.animation) saveAnimation(watching.animation, this._wishes);
+    });
+    this.sound = item("sound", async () => {
+      const { sound } = watching;
+      const file = sound && (await fileOf(store, sound));
+      if (sound) saveSound(sound, file, this._wishes);
     });
     this.button = element(
       "button",
@@ -49,6 +55,7 @@ export class SaveMenu {
       { class: "ss-menu-list", popover: true },
       item("png", () => this._savePicture()),
       this.animation,
+      this.sound,
       item("webp", () => this._saveRun("webp")),
       item("webm", () => this._saveRun("webm")),
       this.resultItem,
@@ -68,6 +75,7 @@ export class SaveMenu {
   /** Show what can be saved. */
   update() {
     this.animation.hidden = !this.watching.animation;
+    this.sound.hidden = !this.watching.sound;
     this.resultItem.hidden = !this.watching.run?.results.length;
     const { isEmpty } = this;
     if (isEmpty) this.list.hidePopover();

@@ -71,6 +71,7 @@ export class Viewer {
     this.leftLabel = element("span", { class: "ss-label ss-label-left", hidden: true });
     this.rightLabel = element("span", { class: "ss-label ss-label-right", hidden: true });
     this.notPicture = element("span", { class: "ss-label ss-label-top", hidden: true }, t("viewer.notPicture"));
+    this.moment = element("div", { class: "ss-moment", hidden: true });
     this.insetStep = element("span");
     this.inset = element(
       "button",
@@ -106,6 +107,7 @@ export class Viewer {
       this.leftLabel,
       this.rightLabel,
       this.notPicture,
+      this.moment,
       this.inset,
       this.batch.chosen,
       this.empty,
@@ -123,6 +125,8 @@ export class Viewer {
     /** @type {Frame | null} the one on the still's canvas */
     this.drawn = null;
     this._pressedButtonAt = -Infinity;
+    /** Where a sound is, from 0 to 1. */
+    this._moment = 0;
     this.renderer = rendererOf(
       this.canvas,
       (frame, drawing) => this._onDrawn(frame, drawing),
@@ -167,6 +171,15 @@ export class Viewer {
     this.batch.update();
     this._updateInset();
     this._sayWhatIsShown();
+    this._lay();
+  }
+
+  /** @param {number | null} moment where in the map of a sound it plays now, from 0 to 1 */
+  showMoment(moment) {
+    const isMap = this.watching.frame?.decoder === "spectrogram";
+    this.moment.hidden = moment === null || !isMap;
+    if (this.moment.hidden) return;
+    this._moment = moment ?? 0;
     this._lay();
   }
 
@@ -284,6 +297,8 @@ export class Viewer {
     }
     this.batch.cover(this.animation);
     if (this.played) this._layInset();
+    const moment = Math.round((left + width * this._moment) * ratio) / ratio;
+    place(this.moment, moment, Math.max(0, top), 0, Math.min(height, viewport.height));
     this.leftCanvas.style.clipPath = `inset(0 ${(1 - this.split) * 100}% 0 0)`;
     this.divider.style.left = `${left + width * this.split}px`;
     this.divider.setAttribute("aria-valuenow", String(Math.round(this.split * 100)));

@@ -1,0 +1,149 @@
+"""What is kept for the node 'Side-Stream Frames': of which samplings, how much, and for how long.
+
+A sampling is found by what its node's output depends on (`host.graph`), as in ComfyUI's own cache:
+so its pictures are found too where the sampler was not run again. Nothing is kept of a prompt
+without the node, and what was kept goes with the first sampling of such a prompt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ..render.recording import STEPS_RATE, Kept, Limit, Recording, evenly
+
+NODE = "SideStreamFrames"
+"""The node's class, as prompts have it."""
+
+FRAMES = (128, 1, 4096)
+MEGABYTES = (1024, 16, 65536)
+"""Default, least and most of the node's fields."""
+
+UNKNOWN, EMPTY, LATE = "unknown", "empty", "late"
+"""Why there are no pictures, or not all: no such sampling is known, it had no previews, they took
+too long."""
+
+
+class Frames(NamedTuple):
+    """What the node gives."""
+
+    kept: list[Kept]
+    rate: float = STEPS_RATE
+    why: str = ""
+    """Why there are none, or not all."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sampling:
+    """A recording, and what it is found by."""
+
+    recording: Recording
+    signatures: frozenset[str]
+    list_index: int
+    """Which call of its node, where that is called for each item of a list."""
+    model: Callable[[], Any]
+
+
+class Recordings:
+    """The recordings, of which the oldest go first."""
+
+    MOST = 8
+    MOST_BYTES = 2**30
+
+    def __init__(self) -> None:
+        self._samplings: OrderedDict[Hashable, Sampling] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def begin(
+        self,
+        place: tuple[str | None, str | None, int],
+        signatures: Sequence[str],
+        limit: Limit,
+        model: Any = None,
+    ) -> Recording:
+        """For a sampling at `place`: a prompt, its node, and which of its calls.
+
+        The same one again where the node samples several times in a call.
+        """
+        held: Callable[[], Any] = _nothing
+        with contextlib.suppress(TypeError):  # of a class that knows none, or no MODEL
+            held = weakref.ref(model)
+        with self._lock:
+            known = self._samplings.get(place)
+            if known is not None:
+                return known.recording
+            made = Sampling(Recording(limit), frozenset(signatures), place[2], held)
+            for key, old in list(self._samplings.items()):
+                # What ComfyUI kept of it goes now, too.
+                if old.list_index == place[2] and signatures[0] in old.signatures:
+                    del self._samplings[key]
+            self._samplings[place] = made
+            while len(self._samplings) > 1 and self._is_full():
+                self._samplings.popitem(last=False)
+            return made.recording
+
+    def _is_full(self) -> bool:
+        taken = sum(each.recording.bytes for each in self._samplings.values())
+        return len(self._samplings) > self.MOST or taken > self.MOST_BYTES
+
+    def clear(self) -> None:
+        """A prompt without the node samples."""
+        with self._lock:
+            self._samplings.clear()
+
+    def find(self, upstream: Iterable[str], list_index: int, model: Any = None) -> Recording | None:
+        """The first known one of the samplings `upstream`, by their signatures.
+
+        With a MODEL the first of that one's, where there is any.
+        """
+        with self._lock:
+            known = list(reversed(self._samplings.values()))
+        found = [
+            each
+            for signature in upstream
+            for each in sorted(known, key=lambda one: one.list_index != list_index)
+            if signature in each.signatures
+        ]
+        of_model = (each for each in found if model is not None and each.model() is model)
+        nearest = next(of_model, found[0] if found else None)
+        return None if nearest is None else nearest.recording
+
+
+def _nothing() -> None:
+    """In the place of a reference to nothing."""
+
+
+def limit_of(fields: Mapping[str, Any]) -> Limit:
+    """What a node's fields in a prompt allow. A linked one may be anything: its default."""
+
+    def whole(name: str, default: int, least: int, most: int) -> int:
+        value = fields.get(name, default)
+        return max(least, min(value, most)) if type(value) is int else default
+
+    return Limit(whole("max_frames", *FRAMES), whole("max_megabytes", *MEGABYTES))
+
+
+def frames_of(
+    recording: Recording | None, limit: Limit, tell: Callable[[int, int], None]
+) -> Frames:
+    """The pictures of a recording, waited for; `tell` hears how many are done, and of how many.
+
+    What `tell` raises ends the wait.
+    """
+    if recording is None:
+        return Frames([], why=UNKNOWN)
+    engine = recording.engine
+    if recording.waits and engine is not None and engine.problem is None and engine.alive:
+        engine.develop(recording)
+        for done, total in recording.made():
+            tell(done, total)
+    recording.forget_shots()
+    pictures, why = recording.pictures, LATE if recording.is_incomplete else ""
+    if not pictures:
+        return Frames([], why=why or EMPTY)
+    return Frames(evenly(pictures, limit.of(pictures[-1].size)), recording.rate, why)

@@ -1,0 +1,34 @@
+"""Sound as a WAV file of 16 bits a sample: every browser plays it, and no encoder holds the GIL."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+
+FULL = 32767
+
+DEVIATIONS = 5.0
+"""A sound of which so many standard deviations are beyond 1 is made softer, as ComfyUI's node VAE
+Decode Audio does."""
+
+
+def wav(samples: np.ndarray, rate: int, comment: str = "") -> bytes:
+    """The file of `samples`, float32 [channels, n], about -1 to 1; `rate` of them in a second.
+
+    `comment`, in ASCII, is what tools show as such. What is not finite is silence.
+    """
+    samples = np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
+    if samples.size > 1:
+        samples = samples / max(1.0, DEVIATIONS * float(samples.std(ddof=1, dtype=np.float64)))
+    whole = np.rint(samples.clip(-1, 1) * FULL).astype("<i2")
+    data = whole.T.tobytes()
+    channels = len(samples)
+    size = channels * whole.itemsize
+    form = _chunk(b"fmt ", struct.pack("<HHIIHH", 1, channels, rate, rate * size, size, 16))
+    said = _chunk(b"LIST", b"INFO" + _chunk(b"ICMT", comment.encode() + b"\0"))
+    return _chunk(b"RIFF", b"".join((b"WAVE", form, said, _chunk(b"data", data))))
+
+
+def _chunk(name: bytes, data: bytes) -> bytes:
+    return name + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)

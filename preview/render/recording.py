@@ -1,0 +1,269 @@
+"""What is kept of a sampling for the node 'Side-Stream Frames': its latents, then their pictures.
+
+While it samples, the latent of each step that is wanted is copied into a slot of the recording's
+own, which costs what a preview's snapshot costs. The pictures are made when the node asks for them,
+or when nothing samples any more; the latents are let go then.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+
+from ..decoders.picture import contained
+from .backends import Backend, Slot
+from .protocols import Run
+
+STEPS_RATE = 8.0
+"""Steps a second, where each is a picture."""
+UNKNOWN_STEPS = 64
+"""How many steps there is room for where a sampler does not say how many it will do."""
+BYTES_A_PIXEL = 12
+"""Of ComfyUI's IMAGE: three numbers of 32 bits."""
+PATIENCE = 30.0
+"""Seconds without a further picture until what is there is taken."""
+
+
+class Engine(Protocol):
+    """Who makes the pictures."""
+
+    problem: str | None
+
+    @property
+    def alive(self) -> bool: ...
+    def develop(self, recording: Recording) -> None: ...
+
+
+class Limit(NamedTuple):
+    """How much may be kept of one sampling."""
+
+    frames: int
+    megabytes: int
+    """As IMAGE."""
+
+    def of(self, size: tuple[int, int]) -> int:
+        """How many pictures of that width and height: at least one."""
+        each = max(1, size[0] * size[1]) * BYTES_A_PIXEL
+        return max(1, min(self.frames, self.megabytes * 2**20 // each))
+
+
+class Kept(NamedTuple):
+    """A picture of a step."""
+
+    step: int
+    """Of all samplings of the node, one after the other; 0 for what the first one starts from."""
+    rgb: np.ndarray
+    """uint8 [H, W, 3]"""
+    size: tuple[int, int]
+    """Width and height to enlarge it to."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shot:
+    """The latent of a step, of which no picture was made yet."""
+
+    run: Run
+    step: int
+    images: range
+    plays: bool
+    """Whether its frames are wanted, as those of a video."""
+    backend: Backend
+    slot: Slot
+
+
+class Thinned:
+    """Keeps at most `capacity` of any number of things, evenly spread, and always the newest."""
+
+    def __init__(self) -> None:
+        self.items: list[Any] = []
+        self._seen = 0
+        self._stride = 1
+        self._is_spare = False
+        """Whether the newest is kept as the newest alone."""
+
+    def make_room(self, capacity: int) -> list[Any]:
+        """Take out what has to go before one more is added."""
+        gone = [self.items.pop()] if self._is_spare and self.items else []
+        self._is_spare = False
+        while self.items and len(self.items) >= capacity:
+            if capacity == 1:
+                gone.append(self.items.pop())
+                continue
+            gone += self.items[1::2]
+            self.items = self.items[::2]
+            self._stride *= 2
+        return gone
+
+    def add(self, item: Any) -> None:
+        """After `make_room`."""
+        self._is_spare = self._seen % self._stride != 0
+        self._seen += 1
+        self.items.append(item)
+
+
+class Recording:
+    """What is kept of one call of a node that samples, however often it does."""
+
+    def __init__(self, limit: Limit) -> None:
+        self.limit = limit
+        self.engine: Engine | None = None
+        """Whose backend staged its latents."""
+        self.is_incomplete = False
+        """Whether there are steps of which no picture was made."""
+        self.rate = STEPS_RATE
+        """Of its pictures, in pictures a second."""
+        self._shots = Thinned()
+        self._pictures: list[Kept] = []
+        self._free: list[Slot] = []
+        self._capacity = 1
+        self._kind: object = None
+        """What there are slots for."""
+        self._run: Run | None = None
+        self._steps_before = 0
+        self._changed = threading.Condition()
+
+    # While it samples
+
+    def reach(self, run: Run) -> int:
+        """The number of the run's current step among those of all samplings."""
+        if run is not self._run:
+            self._steps_before += 0 if self._run is None else self._run.step
+            self._run = run
+        return self._steps_before + run.step
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._shots.items and not self._pictures
+
+    def room(
+        self,
+        run: Run,
+        backend: Backend,
+        shape: torch.Size,
+        dtype: torch.dtype,
+        size: tuple[int, int],
+        *,
+        plays: bool,
+    ) -> Slot:
+        """A slot for one more latent of that shape and type, whose picture has that size.
+
+        Slots are made at the first step of a sampling, for all of its steps.
+        """
+        self._make_slots(run, backend, shape, dtype, 1 if plays else self.limit.of(size))
+        with self._changed:
+            gone = self._shots.make_room(self._capacity)
+        self._free += [shot.slot for shot in gone if _fits(shot.slot, shape, dtype)]
+        if not self._free:  # what had to go is of another size
+            self._free.append(backend.slot(shape, dtype))
+        return self._free[-1]
+
+    def _make_slots(
+        self, run: Run, backend: Backend, shape: torch.Size, dtype: torch.dtype, most: int
+    ) -> None:
+        kind = (run.number, shape, dtype)
+        if kind == self._kind:
+            return
+        self._kind = kind
+        held = len(self._shots.items)
+        self._capacity = min(most, held + (run.total_steps or UNKNOWN_STEPS) + 1)
+        self._free = [slot for slot in self._free if _fits(slot, shape, dtype)]
+        lacking = self._capacity - held - len(self._free)
+        self._free += [backend.slot(shape, dtype) for _ in range(lacking)]
+
+    def add(self, shot: Shot) -> None:
+        """Keep a latent, that lies in the slot which `room` gave."""
+        assert self._free[-1] is shot.slot
+        self._free.pop()
+        with self._changed:
+            self._shots.add(shot)
+
+    # Afterwards
+
+    @property
+    def waits(self) -> bool:
+        """Whether there are latents of which no pictures were made."""
+        return bool(self._shots.items)
+
+    def take(self) -> Shot | None:
+        """The first of the latents that wait, until `keep` has its pictures."""
+        with self._changed:
+            self._free, self._kind = [], None
+            return self._shots.items[0] if self._shots.items else None
+
+    def keep(self, shot: Shot | None, pictures: Sequence[Kept], rate: float) -> None:
+        """The pictures of a latent, which is let go; none where they could not be made."""
+        with self._changed:
+            if shot is not None:
+                self._shots.items = [each for each in self._shots.items if each is not shot]
+            self._pictures += pictures
+            while len(self._pictures) > self.limit.frames > 1:  # of those that were never latents
+                self._pictures = [*self._pictures[:-1:2], self._pictures[-1]]
+            self.rate = rate
+            self._changed.notify_all()
+
+    def forget_shots(self) -> None:
+        """Let the latents go, as nobody can make pictures of them in time."""
+        with self._changed:
+            self.is_incomplete |= bool(self._shots.items)
+            self._shots.items, self._free, self._kind = [], [], None
+            self._changed.notify_all()
+
+    def made(self, poll: float = 0.2) -> Iterator[tuple[int, int]]:
+        """Wait until there are pictures of all latents, or none came for `PATIENCE` seconds.
+
+        Gives, again and again, how many latents are done and how many there are.
+        """
+        total = len(self._shots.items)
+        left, end = total, time.monotonic() + PATIENCE
+        while left and time.monotonic() < end:
+            yield total - left, total
+            with self._changed:
+                if len(self._shots.items) == left:
+                    self._changed.wait(poll)
+                if len(self._shots.items) < left:
+                    left, end = len(self._shots.items), time.monotonic() + PATIENCE
+        yield total - left, total
+
+    @property
+    def pictures(self) -> list[Kept]:
+        """In the order of steps."""
+        with self._changed:
+            return sorted(self._pictures, key=lambda kept: kept.step)
+
+    @property
+    def bytes(self) -> int:
+        """What the pictures take."""
+        with self._changed:
+            return sum(kept.rgb.nbytes for kept in self._pictures)
+
+
+def _fits(slot: Slot, shape: torch.Size, dtype: torch.dtype) -> bool:
+    return slot.latent.shape == shape and slot.latent.dtype == dtype
+
+
+def evenly(items: Sequence[Kept], count: int) -> list[Kept]:
+    """At most `count` of `items`, evenly spread, with the first and the last; of one the last."""
+    if len(items) <= count:
+        return list(items)
+    if count == 1:
+        return [items[-1]]
+    last = len(items) - 1
+    return [items[round(i * last / (count - 1))] for i in range(count)]
+
+
+def even_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Width and height that video encoders take, which want even ones."""
+    width, height = size
+    return max(2, width - width % 2), max(2, height - height % 2)
+
+
+def expected_size(latent: torch.Tensor, scale: int, max_size: int) -> tuple[int, int]:
+    """Width and height of a preview of `latent`, as far as that is known before it is decoded."""
+    height, width = latent.shape[-2:]
+    return contained(width * scale, height * scale, max_size)

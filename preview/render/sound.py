@@ -1,0 +1,258 @@
+"""Sounds in the making: a part at a time, between the pictures.
+
+A sound is made rarely, within a share of the budget, and always of a sampling's last step.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from .. import records
+from ..decoders.cache import DecoderCache
+from ..decoders.sound import SoundDecoder
+from ..decoders.vae import NotEnoughMemory
+from ..deliver.wav import wav
+from ..plain import in_a_line
+from ..records import Label, Sound
+from .backends import BackendError
+from .budget import Budget
+from .protocols import Run, Sink
+from .slots import Lease, Station
+
+log = logging.getLogger(__name__)
+
+BUDGET_SHARE = 0.2
+"""Of the setting `budget`, in a run with sound; the rest is for pictures."""
+PATIENCE = 0.02
+"""Seconds until a sound that had to wait asks again."""
+PAUSE = 10.0
+"""Seconds without sounds after one that failed for want of memory."""
+
+
+class SoundSnapshot(NamedTuple):
+    """The latent of a step's sound, in the slot that it holds."""
+
+    run: Run
+    label: Label
+    lease: Lease
+
+    @property
+    def is_last(self) -> bool:
+        """Whether it is of its sampling's last step, whose sound is made in any case."""
+        return self.run.ended or self.label.step == self.label.total_steps
+
+
+@dataclass(frozen=True)
+class SoundJob:
+    """The work from a staged latent to a part of its sound, as a backend's `Job`."""
+
+    decoder: SoundDecoder
+    part: slice
+
+    def __call__(self, latent: torch.Tensor) -> tuple[torch.Tensor]:
+        """float32 [channels, n]."""
+        return (self.decoder(latent[:1], self.part),)
+
+
+@dataclass(eq=False)
+class Making:
+    """A sound in the making."""
+
+    snapshot: SoundSnapshot
+    decoder: SoundDecoder
+    todo: deque[slice]
+    samples: list[np.ndarray] = field(default_factory=list)
+    decode_seconds: float = 0.0
+
+
+class Sounder:
+    """Makes one sound at a time. All but the first few methods is for the worker's thread."""
+
+    def __init__(self, station: Station, decoders: DecoderCache, sink: Sink) -> None:
+        self.budget = Budget()
+        self._backend = station.backend
+        self._slots = station.slots
+        self._decoders = decoders
+        self._sink = sink
+        self._waiting: SoundSnapshot | None = None
+        self._making: Making | None = None
+        self._warm: object = None
+        self._rests_until = float("-inf")
+        self._lock = threading.Lock()
+
+    # The sampler's thread
+
+    def wants(self, run: Run, now: float) -> bool:
+        """Whether to stage the sound of the run's current step."""
+        return run.may_be_last or (not self.busy and self._allows(run, now))
+
+    def put(self, snapshot: SoundSnapshot) -> None:
+        """Leave a snapshot for the worker, in the place of an older one that it had not."""
+        if snapshot.lease.slots is not self._slots:  # staged for a backend that was left
+            snapshot.lease.close()
+            return
+        snapshot.run.acquire()
+        with self._lock:
+            replaced, self._waiting = self._waiting, snapshot
+        if replaced is not None:
+            drop(replaced)
+
+    def drop_waiting(self) -> None:
+        """Nobody is there any more to take what waits."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            drop(waiting)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a sound is in the making, or waits for it."""
+        return self._making is not None or self._waiting is not None
+
+    # The worker's thread
+
+    @property
+    def run(self) -> Run | None:
+        """Whose sound is in the making."""
+        return None if self._making is None else self._making.snapshot.run
+
+    def patience(self) -> float:
+        """Seconds to wait for a picture before the sound goes on; 0 to do so at once."""
+        making = self._making
+        return 0.0 if making and self._may_go_on(making.snapshot) else PATIENCE
+
+    def advance(self) -> bool:
+        """Decode the next part of a sound, or send it; False where there is nothing to do now."""
+        making = self._making
+        waiting = self._waiting
+        if making is None or (waiting and waiting.is_last and not making.snapshot.is_last):
+            making = self._begun()
+        if making is None:
+            return False
+        run = making.snapshot.run
+        try:
+            if not (self._sink.may_sound(run) and self._sink.watched(run)):
+                self._stop()
+            elif not making.todo:
+                self._send(making)
+                self._stop()
+            elif self._may_go_on(making.snapshot):
+                self._decode(making, making.todo.popleft())
+            else:
+                return False
+        except BackendError:
+            raise
+        except Exception as error:
+            self._fail(run, error)
+        return True
+
+    def forget(self) -> None:
+        """Give up what is in the making and what waits."""
+        self._stop()
+        self.drop_waiting()
+
+    def _allows(self, run: Run, now: float) -> bool:
+        percent = run.settings.budget * BUDGET_SHARE
+        return now >= self._rests_until and self.budget.allows(now, percent)
+
+    def _may_go_on(self, snapshot: SoundSnapshot) -> bool:
+        return snapshot.is_last or self._allows(snapshot.run, records.now())
+
+    def _begun(self) -> Making | None:
+        """What waits, begun where that may be now; what was in the making is given up for it."""
+        snapshot = self._waiting
+        if snapshot is None or not self._backend.settled(snapshot.lease.slot):
+            return None
+        if not self._may_go_on(snapshot) and self._sink.may_sound(snapshot.run):
+            return None
+        with self._lock:
+            snapshot, self._waiting = self._waiting, None
+        if snapshot is None:
+            return None
+        self._stop()
+        run = snapshot.run
+        try:
+            decoder = self._decoder_of(run)
+            todo = deque(decoder.parts(snapshot.lease.slot.latent))
+        except Exception as error:
+            drop(snapshot)
+            self._fail(run, error)
+            return None
+        self._making = Making(snapshot, decoder, todo)
+        return self._making
+
+    def _decoder_of(self, run: Run) -> SoundDecoder:
+        source = run.sound
+        assert source is not None
+        return self._decoders.get(source, self._backend.device)
+
+    def _decode(self, making: Making, part: slice) -> None:
+        job = SoundJob(making.decoder, part)
+        (samples,), seconds = self._backend.render(making.snapshot.lease.slot, job)
+        making.samples.append(samples.copy())  # the backend's memory is used again
+        making.decode_seconds += seconds
+        # A first decode makes things ready, and tells nothing of the next one.
+        if self._warm is making.decoder:
+            self.budget.spend(records.now(), seconds)
+        self._warm = making.decoder
+
+    def _send(self, making: Making) -> None:
+        samples = np.concatenate(making.samples, axis=1)
+        rate, latent = making.decoder.rate, making.snapshot.lease.slot.latent
+        self._sink.send_sound(
+            Sound(
+                making.snapshot.label,
+                wav(samples, rate, comment_of(making.snapshot.label)),
+                rate,
+                len(samples),
+                samples.shape[1] / rate,
+                max(making.decoder.seconds(latent), samples.shape[1] / rate),
+                making.decode_seconds * 1000,
+            )
+        )
+
+    def _fail(self, run: Run, error: Exception) -> None:
+        passes = isinstance(error, (NotEnoughMemory, torch.cuda.OutOfMemoryError))
+        if not run.sound_failed:
+            log.warning(
+                "[SideStream] Sound previews failed (%s); this run continues %s.",
+                in_a_line(error),
+                "and retries them later" if passes else "without sound",
+            )
+        run.sound_failed = not passes
+        self._rests_until = records.now() + PAUSE
+        self._sink.send_no_sound(run, "memory" if passes else "failed")
+        self._stop()
+
+    def _stop(self) -> None:
+        making, self._making = self._making, None
+        if making is not None:
+            drop(making.snapshot)
+
+
+def comment_of(label: Label) -> str:
+    """What a saved sound says of itself, as pictures do."""
+    context = label.run.context
+    told = {
+        "prompt_id": context.prompt_id,
+        "node_id": context.node_id,
+        "run": label.run.id,
+        "step": label.step,
+        "total_steps": label.total_steps,
+    }
+    seed = {} if context.seed is None else {"seed": context.seed}
+    return json.dumps({"sidestream": told | seed}, separators=(",", ":"))
+
+
+def drop(snapshot: SoundSnapshot) -> None:
+    """Nothing comes of it, or all that will."""
+    snapshot.lease.close()
+    snapshot.run.release()
