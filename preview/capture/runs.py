@@ -19,6 +19,8 @@ from .clients import Clients, overlay
 from .throttle import Throttle
 
 if TYPE_CHECKING:
+    import torch
+
     from ..decoders.protocols import Source
 
 log = logging.getLogger(__name__)
@@ -111,6 +113,10 @@ class Run:
         """The method that `chain` is of."""
         self.outcomes = Outcomes()
         self.outcomes_of_node = execution.outcomes
+        self.began_at: float | None = None
+        """When its sampler began, its model being loaded; None where ComfyUI does not tell."""
+        self.sigmas: torch.Tensor | Sequence[float] | None = None
+        """The noise levels of its steps and the last one: a tensor until the worker has read it."""
         self.ended = False
         """Whether its sampling is over."""
         self.aborted = False

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from .. import records
 from ..records import Encoded, Label
 from .chain import FallbackChain
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Run(records.Run, Protocol):
@@ -14,6 +18,7 @@ class Run(records.Run, Protocol):
 
     chain: FallbackChain
     animation_failed: bool
+    sigmas: torch.Tensor | Sequence[float] | None
 
     @property
     def is_at_edge(self) -> bool: ...
