@@ -19,7 +19,7 @@ from .backends.device import KINDS
 if TYPE_CHECKING:
     from . import protocols
 
-VALUES = 1 << 20
+VALUES = 1 << 18
 """Of a latent that are compared: of a larger one every n-th column, as evenly as can be."""
 DIGITS = 4
 

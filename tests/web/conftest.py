@@ -62,7 +62,7 @@ async () => {
   watching.compare(false);
   watching.follow();
   store.clear();
-  localStorage.removeItem("SideStream.details");
+  for (const name of ["details", "curves"]) localStorage.removeItem(`SideStream.${name}`);
   for (const [name, field] of Object.entries(settings.fields)) {
     if (settings.get(name) !== field.default) await settings.set(name, field.default);
   }

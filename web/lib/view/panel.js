@@ -1,6 +1,7 @@
 /** One view of the previews, for the sidebar, the bottom panel or a window of its own. */
 
 import { Controls } from "./controls.js";
+import { Curves } from "./curves.js";
 import { elementsOf, iconButton, setIcon, setText } from "./dom.js";
 import { FinishButton } from "./finish_button.js";
 import { Grid } from "./grid.js";
@@ -60,6 +61,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
   const tabs = new SamplerTabs(document, shared);
   const stats = new Stats(document, shared, signal);
   const timeline = new Timeline(document, shared, viewer.player, signal);
+  const curves = new Curves(document, shared);
   const controls = new Controls(document, shared);
   const finish = new FinishButton(document, shared, signal);
 
@@ -119,7 +121,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     "section",
     { class: "sidestream", "aria-label": t("panel.title"), onkeydown: keepDeletionFromPage },
     element("div", { class: "ss-view" }, toolbar, tabs.element, viewer.element, playerBar.element, grid.element),
-    element("div", { class: "ss-side" }, noticeBar, timeline.element, stats.element, controls.element, reportButton(document)),
+    element("div", { class: "ss-side" }, noticeBar, timeline.element, curves.element, stats.element, controls.element, reportButton(document)),
   );
 
   viewer.onZoom = () => {
@@ -153,6 +155,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     playerBar.update();
     stats.update();
     timeline.update();
+    curves.update();
     controls.update();
     finish.update();
     viewer.onZoom();
