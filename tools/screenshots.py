@@ -244,7 +244,7 @@ def settings(chromium: Browser, url: str, path: Path) -> None:
     panel.close_panel()
     panel.command("Comfy.ShowSettingsDialog")
     panel.page.get_by_text("SideStream", exact=True).last.click()
-    panel.page.get_by_text("Throttle (ms)").first.wait_for()
+    panel.page.get_by_text("Shortest interval (ms)").first.wait_for()
     panel.page.wait_for_timeout(500)
     _finish(panel, path)
 

@@ -25,6 +25,7 @@ import { pictureLook, videoLook } from "./lib/media/result_look.js";
 import { addThumbnail, drawThumbnails, isPreviewNode } from "./lib/view/node_thumbnail.js";
 import { openPanel } from "./lib/view/panel.js";
 import { popOutOf } from "./lib/view/popout.js";
+import { presetInDialog } from "./lib/view/preset_select.js";
 
 const TAB = "sidestream";
 const PACK = decodeURIComponent(new URL(import.meta.url).pathname.split("/").at(-2) ?? "");
@@ -135,7 +136,7 @@ function showDemoAfter(wait) {
 
 app.registerExtension({
   name: "sidestream",
-  settings: settings.entries(),
+  settings: settings.entries(presetInDialog(document, settings)),
   bottomPanelTabs: [tab()],
   commands: [
     {

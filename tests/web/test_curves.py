@@ -158,8 +158,9 @@ def test_an_idle_panel_leaves_the_curves_alone(panel: PanelPage) -> None:
     changed = panel.page.evaluate(
         """async () => {
           let changed = 0;
-          const watch = new MutationObserver((all) => (changed += all.length));
-          watch.observe(document.querySelector(".ss-curves"), { subtree: true, attributes: true, childList: true, characterData: true });
+          const watch = new MutationObserver((seen) => (changed += seen.length));
+          const all = { subtree: true, attributes: true, childList: true, characterData: true };
+          watch.observe(document.querySelector(".ss-curves"), all);
           for (let i = 0; i < 3; i++) {
             sidestream.watching.goLive();
             await new Promise((resolve) => setTimeout(resolve, 200));

@@ -174,6 +174,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
   shared.watching.addEventListener("change", onChange, { signal });
   shared.liveSettings.addEventListener("change", onChange, { signal });
   shared.status.addEventListener("change", onChange, { signal });
+  shared.settings.addEventListener("change", onChange, { signal });
   root.addEventListener("fullscreenchange", () => {
     const inside = document.fullscreenElement === root;
     setIcon(fullScreen, inside ? "window-minimize" : "window-maximize", t(inside ? "viewer.leaveFullScreen" : "viewer.fullScreen"));
