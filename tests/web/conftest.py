@@ -150,6 +150,7 @@ def open_kind(
         )
         contexts.append(context)
         context.add_init_script(COUNT_ADDRESSES)
+        context.add_init_script("localStorage.setItem('SideStream.hint', 'known')")
         page = context.new_page()
         page.set_default_timeout(20_000)
         opened = Opened(kind, PanelPage(page, address_of(version)))
