@@ -12,13 +12,20 @@ import urllib.parse
 
 FEATURES = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
 TEXT = 0x81
+BINARY = 0x82
+DEFLATED = 0x40
 
 
 class RawSocket(contextlib.ExitStack):
     """A client of ComfyUI's websocket that takes from the network only what it is told to."""
 
-    def __init__(self, url: str, client_id: str, *, features: object = FEATURES) -> None:
-        """Connect and announce `features`. Reads nothing but the handshake."""
+    def __init__(
+        self, url: str, client_id: str, *, features: object = FEATURES, deflate: bool = False
+    ) -> None:
+        """Connect and announce `features`. Reads nothing but the handshake.
+
+        `deflate` offers permessage-deflate, as browsers do.
+        """
         super().__init__()
         address = urllib.parse.urlparse(url)
         assert address.hostname is not None
@@ -29,15 +36,17 @@ class RawSocket(contextlib.ExitStack):
         self._socket.connect((address.hostname, address.port))
         key = base64.b64encode(os.urandom(16)).decode()
         query = urllib.parse.urlencode({"clientId": client_id})
+        offer = "Sec-WebSocket-Extensions: permessage-deflate\r\n" if deflate else ""
         self._socket.sendall(
             f"GET /ws?{query} HTTP/1.1\r\nHost: {address.netloc}\r\nUpgrade: websocket\r\n"
-            f"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
-            .encode()
+            f"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
+            f"{offer}\r\n".encode()
         )
         answer = b""
         while not answer.endswith(b"\r\n\r\n"):
             answer += self.read(1)
         assert answer.startswith(b"HTTP/1.1 101")
+        assert (b"permessage-deflate" in answer) == deflate
         self._send_text(json.dumps(features))
 
     def _send_text(self, text: str) -> None:
@@ -50,6 +59,19 @@ class RawSocket(contextlib.ExitStack):
         """Up to `size` bytes of what the server sent."""
         data = self._socket.recv(size)
         assert data, "the server has closed the connection"
+        return data
+
+    def read_message(self) -> tuple[int, bytes]:
+        """The first byte of the next message, which has its kind and flags, and what it carries."""
+        first, length = self._exactly(2)
+        if length > 125:
+            length = int.from_bytes(self._exactly(2 if length == 126 else 8), "big")
+        return first, self._exactly(length)
+
+    def _exactly(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            data += self.read(size - len(data))
         return data
 
     def read_all(self) -> bytes:

@@ -37,7 +37,7 @@ class Wire(Protocol):
         """The connections of a client; of everybody for None."""
 
     def connected(self, client_id: str | None) -> bool:
-        """Whether a client is there; anybody for None. SettingsLayers in the sampler's callback."""
+        """Whether a client is there; anybody for None. Called in the sampler's callback."""
 
     def is_running(self, prompt_id: str | None, node_id: str | None) -> bool:
         """Whether that node of that prompt is at work and nobody has interrupted it."""
