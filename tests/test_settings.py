@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from sidestream.preview.settings import (
     DEFAULTS,
     FIELDS,
-    PRESETS,
     INHERITED,
     INHERITED_NUMBER,
+    PRESETS,
     Choice,
     SettingError,
     Size,
@@ -156,7 +156,8 @@ def test_presets_are_of_the_same_settings_and_one_is_the_defaults():
     assert all(checked(values) == values for values in PRESETS.values())
     assert PRESETS["balanced"] == {name: FIELDS[name].default for name in names}
     rows = re.findall(r"^\| \*(.+?)\* \| (.+) \|$", text_of("docs/settings.md"), re.MULTILINE)
-    shown = {label: tuple(map(int, re.findall(r"(\d+)(?: ms| %| step)", row))) for label, row in rows}
+    unit = r"(\d+)(?: ms| %| step)"
+    shown = {label: tuple(map(int, re.findall(unit, row))) for label, row in rows}
     labels = json.loads(text_of("locales/en/main.json"))["sideStream"]["presets"]
     assert shown == {labels[name]: tuple(values.values()) for name, values in PRESETS.items()}
 

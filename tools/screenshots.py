@@ -196,7 +196,7 @@ def curves(chromium: Browser, url: str, path: Path) -> None:
             panel.page.get_by_role("button", name="Compare this frame").click()
     panel.page.evaluate("() => sidestream.watching.goLive()")
     panel.page.locator(".ss-curves summary").click()
-    panel.page.evaluate("() => document.querySelector('.ss-curves').scrollIntoView({ block: 'end' })")
+    panel.page.locator(".ss-curves").scroll_into_view_if_needed()
     _finish(panel, path)
 
 
