@@ -31,7 +31,7 @@ export class EyeHint {
     this._ending = new AbortController();
     const { signal } = this._ending;
     if (localStorage.getItem(KNOWN) !== null) return;
-    store.addEventListener("frame", ({ detail: frame }) => !frame.run.foreign && this._show(), /** @type {any} */ ({ signal }));
+    store.addEventListener("frame", (/** @type {any} */ { detail }) => !detail.run.foreign && this._show(), { signal });
     document.defaultView?.addEventListener("resize", () => this.element.isConnected && this._place(), { signal });
   }
 
