@@ -39,11 +39,14 @@ def reference(earlier: torch.Tensor, later: torch.Tensor) -> float:
     return ((later - earlier).square().mean().sqrt() / later.square().mean().sqrt()).item()
 
 
-def shown(steps: dict[int, torch.Tensor], *runs, images: range = FIRST_IMAGE) -> list[Encoded]:
+Steps = dict[int, torch.Tensor] | list[tuple[int, torch.Tensor]]
+
+
+def shown(steps: Steps, *runs, images: range = FIRST_IMAGE) -> list[Encoded]:
     """The frames of `steps`, each shown before the next one, of `runs` by turns."""
     sink = FakeSink()
     engine = an_engine(sink)
-    for step, latent in steps.items():
+    for step, latent in steps.items() if isinstance(steps, dict) else steps:
         run = runs[step % len(runs)]
         run.at(step, 20)
         stage(engine, run, latent, images)
@@ -79,6 +82,12 @@ def test_samplings_by_turns_and_other_images_are_not_compared():
     batch = torch.cat(of[:2])
     frames = shown({1: batch}, one, images=range(2)) + shown({2: batch}, one)
     assert changes(frames) == [None, None]
+
+
+def test_a_step_that_is_shown_again_is_not_compared_with_itself():
+    of = latents(3)
+    frames = shown([(1, of[0]), (1, of[1]), (2, of[2])], start_run(a_book(), FakeSource()))
+    assert [change and change[1] for change in changes(frames)] == [None, None, 1]
 
 
 def test_what_is_no_number_is_not_told_and_the_next_step_is():
