@@ -172,7 +172,7 @@ def test_each_step_is_told_with_its_sigma_its_time_and_the_change(
         wanted = samplers.calculate_sigmas(sampling, "normal", 7).tolist()[:6]
     assert [one["sigma"] for one in told] == pytest.approx(wanted, rel=1e-3)
     elapsed = [one["elapsed_ms"] for one in told]
-    assert elapsed[0] >= 0
+    assert 0 <= elapsed[0] < 5000
     between = [(b - a) * 1000 for a, b in pairwise(at)]
     assert [b - a for a, b in pairwise(elapsed)] == pytest.approx(between, abs=20)
     went = [one["change"]["rms"] for one in told[1:]]
