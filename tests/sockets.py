@@ -12,8 +12,6 @@ import urllib.parse
 
 FEATURES = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
 TEXT = 0x81
-BINARY = 0x82
-DEFLATED = 0x40
 
 
 class RawSocket(contextlib.ExitStack):
@@ -59,19 +57,6 @@ class RawSocket(contextlib.ExitStack):
         """Up to `size` bytes of what the server sent."""
         data = self._socket.recv(size)
         assert data, "the server has closed the connection"
-        return data
-
-    def read_message(self) -> tuple[int, bytes]:
-        """The first byte of the next message, which has its kind and flags, and what it carries."""
-        first, length = self._exactly(2)
-        if length > 125:
-            length = int.from_bytes(self._exactly(2 if length == 126 else 8), "big")
-        return first, self._exactly(length)
-
-    def _exactly(self, size: int) -> bytes:
-        data = b""
-        while len(data) < size:
-            data += self.read(size - len(data))
         return data
 
     def read_all(self) -> bytes:

@@ -7,10 +7,8 @@ measured.
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
-import struct
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,12 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from PIL import Image
-from sidestream.preview.deliver.transport import PREVIEW_IMAGE_WITH_METADATA
 from sidestream.tests.conftest import HELPERS
 from sidestream.tests.graphs import demo_graph
 from sidestream.tests.helpers import wait_until
-from sidestream.tests.sockets import BINARY, DEFLATED, TEXT, RawSocket
+from sidestream.tests.sockets import RawSocket
 from sidestream.tools.comfy_client import ComfyClient
 from sidestream.tools.local import opened
 
@@ -168,21 +164,6 @@ def test_i7_a_client_that_stops_reading_is_owed_few_frames(client, deflate):
     graph = partial(demo_graph, PREVIEWS)
     with stalled(client, graph, f"stalled-owed-{deflate}", deflate):
         assert counters(client)["frames"]["sent"] - before < 150
-
-
-def test_pictures_are_not_deflated_though_the_client_offers_it(client):
-    with RawSocket(client.url, "deflating", deflate=True) as socket:
-        prompt_id = queue_for("deflating", client.url, demo_graph(PREVIEWS, steps=8, seconds=0.0))
-        assert ended_well(client, prompt_id)
-        seen: dict[int, list[bytes]] = {TEXT: [], BINARY: [], DEFLATED | TEXT: []}
-        while len(seen[BINARY]) < 2:
-            first, data = socket.read_message()
-            seen[first].append(data)  # a KeyError where a picture was deflated
-    assert seen[DEFLATED | TEXT]  # ComfyUI's own messages, before them
-    for message in seen[BINARY]:
-        event, length = struct.unpack(">II", message[:8])
-        assert event == PREVIEW_IMAGE_WITH_METADATA
-        assert Image.open(io.BytesIO(message[8 + length :])).format == "JPEG"
 
 
 # Connections that come and go

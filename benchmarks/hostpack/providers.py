@@ -119,14 +119,6 @@ def without_sending() -> AbstractContextManager[Any]:
     return mock.patch.object(PromptServer.instance, "send_bytes", dropped)
 
 
-def without_plain_writing() -> AbstractContextManager[Any]:
-    """Let the server deflate the pictures, as it does its other messages."""
-    server = part_of_sidestream("host.server")
-    if server is None or not hasattr(server.Server, "_plain_writer"):
-        raise NotOffered("it has no way around the server's compression")
-    return mock.patch.object(server.Server, "_plain_writer", return_value=None)
-
-
 def without_decoding() -> AbstractContextManager[Any]:
     """Let the worker drop what it takes."""
     worker, records = part_of_sidestream("render.worker"), part_of_sidestream("preview.records")
@@ -155,7 +147,6 @@ WITHOUT: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "kernels": without_kernels,
     "encoding": without_encoding,
     "sending": without_sending,
-    "plain writing": without_plain_writing,
     "decoding": without_decoding,
     "worker": without_worker,
 }

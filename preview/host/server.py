@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import functools
 import socket as sockets
-import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
@@ -14,8 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.model_management
-from aiohttp import WSMsgType
-from aiohttp.http import WebSocketWriter
 
 from ..records import Socket
 
@@ -209,33 +206,8 @@ class Server:
         if self._server.sockets.get(socket.id) is not socket.connection:
             return False
         keep_queue_short(socket.connection)
-        writer = self._plain_writer(socket.connection)
-        if writer is None:
-            await self._server.send_bytes(event, data, socket.id)
-        else:
-            with contextlib.suppress(ConnectionError):  # as ComfyUI does: the client has left
-                await writer.send_frame(struct.pack(">I", event) + data, WSMsgType.BINARY)
+        await self._server.send_bytes(event, data, socket.id)
         return True
-
-    def _plain_writer(self, connection: Any) -> WebSocketWriter | None:
-        """Writes to a connection that deflates its messages, without that; None to let ComfyUI.
-
-        A picture is compressed already, and to deflate one of 512 px takes another thread and
-        1 ms. None also where another pack has put itself in the place of ComfyUI's `send_bytes`,
-        and where aiohttp is not as expected.
-        """
-        sends = getattr(self._server.send_bytes, "__func__", None)
-        if getattr(sends, "__globals__", {}).get("__name__") != "server":
-            return None
-        if not getattr(connection, "compress", 0) or connection.closed:
-            return None
-        try:
-            own = connection._writer
-            # No limit below which it would not wait for a client that does not read.
-            writer = WebSocketWriter(own.protocol, own.transport, limit=0)
-        except (AttributeError, TypeError):
-            return None
-        return writer if hasattr(writer, "send_frame") else None
 
     async def send_json(self, event: str, data: dict[str, Any], socket: Socket) -> bool:
         if self._server.sockets.get(socket.id) is not socket.connection:

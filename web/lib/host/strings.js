@@ -2,6 +2,9 @@
 
 import { api, settingValue } from "./comfy.js";
 
+/** The languages of the pack that are written from right to left. */
+const RIGHT_TO_LEFT = ["ar", "fa", "he"];
+
 /** @type {Record<string, any>} */
 let byLanguage = {};
 
@@ -15,7 +18,27 @@ export async function loadStrings() {
 }
 
 /**
- * The text for `key`, with each `{name}` in it replaced.
+ * The language of the pack's texts and their direction, as attributes of an element that holds them:
+ * ComfyUI's page itself runs from left to right in every language.
+ */
+export function writing() {
+  const lang = languages().find((language) => byLanguage[language]?.sideStream) ?? "en";
+  return { lang, dir: RIGHT_TO_LEFT.includes(lang) ? "rtl" : "ltr" };
+}
+
+/**
+ * A number with its unit, or a size, in the order that it has in every language.
+ *
+ * @param {string} text
+ */
+export function leftToRight(text) {
+  return writing().dir === "rtl" ? `\u2066${text}\u2069` : text;
+}
+
+/**
+ * The text for `key`, with each `<name>` in it replaced. Within a text from right to left a name or a
+ * number has its own direction.
+ *
  *
  * @param {string} key such as "panel.live", below `sideStream` in locales/<language>/main.json
  * @param {Record<string, string | number>} [values]
@@ -23,7 +46,8 @@ export async function loadStrings() {
  */
 export function t(key, values = {}) {
   const text = lookUp(`sideStream.${key}`) ?? key;
-  return text.replace(/<(\w+)>/g, (whole, name) => String(values[name] ?? whole));
+  const isolate = (/** @type {string | number} */ value) => (writing().dir === "rtl" ? `\u2068${value}\u2069` : String(value));
+  return text.replace(/<(\w+)>/g, (whole, name) => (name in values ? isolate(values[name]) : whole));
 }
 
 /**
