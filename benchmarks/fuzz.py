@@ -35,7 +35,7 @@ from .__main__ import name_the_pack
 name_the_pack()
 
 from sidestream.benchmarks.weights import video_decoder  # noqa: E402
-from sidestream.preview.decoders import taehv, taesd  # noqa: E402
+from sidestream.preview.decoders import memory, taehv, taesd  # noqa: E402
 from sidestream.preview.decoders.latent2rgb import Latent2RGBSource  # noqa: E402
 from sidestream.tests.helpers import (  # noqa: E402
     FakeSink,
@@ -88,6 +88,9 @@ FAMILIES = [
     Family("lighttaew2_2", 48, taehv.Layout(48, NARROW, (1, 2, 2), 2)),
     Family("lighttaehy1_5", 32, taehv.Layout(32, NARROW, (1, 2, 2), 2)),
     Family("taeltx_2", 128, taehv.Layout(128, NARROW, (2, 2, 2), 4)),
+    Family("taesana_decoder", 32, taesd.Layout(32, (8, 8, 4, 4, 4, 4))),
+    Family("taew2_2_super", 48, taehv.Layout(48, NARROW, (1, 2, 2), 2, memory.SUPER)),
+    Family("taeltx2_3_wide", 128, taehv.Layout(128, NARROW, (2, 2, 2), 4, memory.WIDE)),
     Family("taesd_decoder-wide", 4, taesd.Layout(4)),
 ]
 

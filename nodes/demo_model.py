@@ -200,10 +200,16 @@ def picture_latents(
     )
 
 
+class _DemoLatents(comfy.latent_formats.SD15):
+    """Made by the factors of Latent2RGB, which therefore shows them as they are."""
+
+    sidestream_exact = True
+
+
 class _DemoConfig(comfy.supported_models_base.BASE):
     """What ComfyUI's BaseModel needs to know about a model."""
 
-    latent_format = comfy.latent_formats.SD15
+    latent_format = _DemoLatents
     # From the strongest noise of Stable Diffusion 1.5 down to invisible noise.
     sampling_settings: ClassVar[dict[str, float]] = {"sigma_min": 0.01, "sigma_max": 14.6}
     unet_extra_config: ClassVar[dict[str, Any]] = {}

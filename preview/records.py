@@ -93,6 +93,7 @@ class Run(Protocol):
     frames_not_finite: int
     warned_of_loss: bool
     slow: dict[str, Any] | None
+    missing_decoder: dict[str, Any] | None
     finished_early: int | None
 
     @property

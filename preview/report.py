@@ -23,11 +23,8 @@ from typing import Any
 import torch
 
 from . import host
-from .decoders import taehv, taesd
 from .plain import NAME, encodable, in_a_line, one_line, plain
 from .settings import DEFAULTS
-
-OUR_DECODERS = taesd.FAMILY + taehv.FAMILY
 
 OTHERS = 20
 """Files that nothing uses, by name; of more it is said how many."""
@@ -229,11 +226,10 @@ def _previews(provider: Mapping[str, Any], private: Private) -> Iterable[str]:
 
 
 def _decoder_files(private: Private) -> Iterable[str]:
-    for name, formats in host.models.decoder_names().items():
+    for name, formats in host.models.formats_by_decoder().items():
         file = host.models.decoder_file(name)
         found = _found(name) if file is None else f"{_name(file)}, {_size(file)}"
-        whose = "" if name in OUR_DECODERS else "; not used: only for ComfyUI's own previews"
-        yield private(f"{name}: {found} (for {', '.join(formats)}{whose})")
+        yield private(f"{name}: {found} (for {', '.join(formats)})")
     others = host.models.other_decoder_files()
     for file in others[:OTHERS]:
         yield private(f"{_name(file)}: not used: unknown name")

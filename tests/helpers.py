@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from sidestream.preview import records
 from sidestream.preview.capture.runs import Run, Runs, RunSpec, SettingsLayers
+from sidestream.preview.decoder_files import Kind
 from sidestream.preview.decoders.cache import DecoderCache
 from sidestream.preview.decoders.errors import DecoderError
 from sidestream.preview.records import Encoded, Info, NodeContext, Picture
@@ -211,3 +212,10 @@ class Gate:
     def __call__(self) -> None:
         self.entered.set()
         assert self.open.wait(10)
+
+
+def decoder_cells(kind: Kind) -> str:
+    """How tables in documents tell of decoder files, but for what they are for."""
+    names = ", ".join(f"`{name}`" for name in kind.names)
+    size = f", {kind.megabytes:g} MB" if kind.megabytes else ""
+    return f"{names} | [{kind.file}]({kind.url}){size}"

@@ -19,7 +19,7 @@ from sidestream.preview.decoders import taesd
 from sidestream.preview.decoders.cache import DecoderCache
 from sidestream.preview.decoders.errors import DecoderError
 from sidestream.preview.decoders.latent2rgb import Latent2RGBSource
-from sidestream.preview.decoders.picture import contained, shrunk, to_uint8
+from sidestream.preview.decoders.picture import contained, on_chequerboard, shrunk, to_uint8
 from sidestream.preview.decoders.taesd import (
     Layout,
     TaesdSource,
@@ -115,10 +115,11 @@ def by_layers(weights, latent, colours=3, patch=1):
         return F.conv2d(x, weight, bias, padding=padding)
 
     x = conv("1", torch.tanh(latent / 3) * 3).relu()
-    for number in range(3, 19):
-        if number in (6, 11, 16):
+    last = max(int(name.split(".")[0]) for name in weights)
+    for number in range(3, last):
+        if number % 5 == 1:
             x = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
-        elif number in (7, 12, 17):
+        elif number % 5 == 2:
             x = conv(str(number), x)
         else:
             if f"{number}.pool.0.weight" in weights:  # FLUX.2's
@@ -127,7 +128,7 @@ def by_layers(weights, latent, colours=3, patch=1):
                 x = x + conv(f"{number}.pool.3", pooled, 0)
             y = conv(f"{number}.conv.2", conv(f"{number}.conv.0", x).relu()).relu()
             x = (conv(f"{number}.conv.4", y) + x).relu()
-    patches = conv("19", x)[0].reshape(colours, patch, patch, *x.shape[2:])
+    patches = conv(str(last), x)[0].reshape(colours, patch, patch, *x.shape[2:])
     return patches.permute(0, 3, 1, 4, 2).reshape(colours, patch * x.shape[2], patch * x.shape[3])
 
 
@@ -205,23 +206,64 @@ def test_safetensors_files_load_too(tmp_path):
 
 
 QWEN = Layout(64, widths=(16, 8, 4, 4), colours=4, patch=2)
+SANA = Layout(32, widths=(16, 8, 4, 4, 4, 4))
 
 
-def test_i12_qwen_image_21_gives_the_colours_of_its_rgba_patches(tmp_path):
-    path = tmp_path / "taeqi2_1_decoder.pth"
+def loaded(tmp_path, layout, seed=4):
+    """A decoder of random weights of that layout, and these."""
     with torch.random.fork_rng():
-        torch.manual_seed(4)
-        weights = layers_of(QWEN).state_dict()
-        latent = torch.randn(1, 64, 3, 5)
-    torch.save(weights, path)
-    decoder = TaesdSource.of(str(path), 64).load(CPU)
+        torch.manual_seed(seed)
+        weights = layers_of(layout).state_dict()
+    torch.save(weights, tmp_path / "decoder.pth")
+    return TaesdSource.of(str(tmp_path / "decoder.pth"), layout.channels).load(CPU), weights
+
+
+def test_i12_qwen_image_21_is_laid_on_a_chequerboard_where_it_is_transparent(tmp_path):
+    decoder, weights = loaded(tmp_path, QWEN)
+    latent = torch.randn(1, 64, 9, 17)
     expected = by_layers(weights, latent, colours=4, patch=2)
     assert decoder.scale == 16
     picture = decoder(latent, EVERYTHING)
-    assert picture.shape == (3, 48, 80)
+    assert picture.shape == (3, 144, 272)
     assert expected[:3].std() > 1e-3
-    torch.testing.assert_close(picture, expected[:3], rtol=0, atol=1e-5)
-    assert decoder(latent, 40).shape == (3, 24, 40)
+    side = 272 // 64
+    for y, x, ground in [(0, 0, 0.8), (0, side, 0.6), (side, side, 0.8), (3 * side, side * 2, 0.6)]:
+        rgb, alpha = expected[:3, y, x], expected[3, y, x].clamp(0, 1)
+        torch.testing.assert_close(picture[:, y, x], rgb * alpha + ground * (1 - alpha))
+    assert decoder(latent, 100).shape == (3, 72, 136)
+
+
+def test_i12_what_is_transparent_is_the_same_chequerboard_at_each_size():
+    clear, opaque = torch.rand(4, 192, 256), torch.rand(4, 192, 256)
+    clear[3], opaque[3] = -0.5, 1.5
+    whole = on_chequerboard(clear)
+    assert torch.equal(on_chequerboard(opaque), opaque[:3])
+    assert torch.equal(whole.unique(), torch.tensor([0.6, 0.8]))
+    assert torch.equal(shrunk(whole, 128, 96), on_chequerboard(clear[:, ::2, ::2]))
+
+
+def test_i12_sana_doubles_the_size_five_times(tmp_path):
+    decoder, weights = loaded(tmp_path, SANA)
+    latent = torch.randn(1, 32, 3, 5)
+    expected = by_layers(weights, latent)
+    assert decoder.scale == 32
+    picture = decoder(latent, EVERYTHING)
+    assert picture.shape == (3, 96, 160)
+    assert expected.std() > 1e-3
+    torch.testing.assert_close(picture, expected, rtol=0, atol=1e-5)
+    assert decoder(latent, 80).shape == (3, 48, 80)
+
+
+def test_a_file_of_diffusers_is_the_same_decoder(tmp_path):
+    decoder, weights = loaded(tmp_path, Layout(4))
+    theirs = {"encoder.layers.0.weight": torch.zeros(64, 3, 3, 3)}
+    for name, weight in weights.items():
+        number, rest = name.split(".", 1)
+        theirs[f"decoder.layers.{int(number) - 1}.{rest}"] = weight
+    torch.save(theirs, tmp_path / "other.pth")
+    other = TaesdSource.of(str(tmp_path / "other.pth"), 4).load(CPU)
+    latent = torch.randn(1, 4, 3, 5)
+    assert torch.equal(other(latent, EVERYTHING), decoder(latent, EVERYTHING))
 
 
 class Malicious:

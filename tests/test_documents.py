@@ -25,7 +25,8 @@ from xml.etree import ElementTree
 
 import pytest
 from sidestream.benchmarks import report
-from sidestream.preview.decoders import taehv, taesd
+from sidestream.preview import decoder_files
+from sidestream.tests.helpers import decoder_cells
 from sidestream.tools import check, cli
 from sidestream.tools.host import TREE_VERSION
 
@@ -467,7 +468,7 @@ def _roundings(value: float, decimals: int) -> Iterable[str]:
 
 
 def test_changed_numbers_are_noticed():
-    for path, number in ((README, "add 5"), (REPO / "docs" / "benchmarks.md", "| 1.2")):
+    for path, number in ((README, "every step add "), (REPO / "docs" / "benchmarks.md", "| 1.2")):
         text, changed = text_of(path), text_of(path).replace(number, f"{number}9")
         assert report.filled(changed) == report.filled(text) != changed
     saved = report.load("sdxl")["rows"][2]["ratio_median"]
@@ -502,21 +503,22 @@ def test_tables_are_what_the_saved_results_give(path):
 
 def wrong_decoders(text: str) -> list[str]:
     """What is named as a decoder file and is none, and decoder files that are not named."""
-    family = {*taesd.FAMILY, *taehv.FAMILY}
-    shape = r"(?<![\w/])(tae\w+_decoder|tae(?:hv|h3|ltx_2)|lighttae\w+)(?![\w/])"
-    named = set(re.findall(shape, text))
-    return sorted(named ^ family)
+    shape = r"`((?:light)?tae\w+)`"
+    return sorted(set(re.findall(shape, text)) ^ set(decoder_files.names()))
 
 
 def test_changed_decoder_files_are_noticed():
-    text = " ".join([*taesd.FAMILY, *taehv.FAMILY])
+    text = " ".join(f"`{name}`" for name in decoder_files.names())
     assert wrong_decoders(text) == []
     assert wrong_decoders(text.replace("taef2_", "taef3_")) == ["taef2_decoder", "taef3_decoder"]
-    assert wrong_decoders(text.replace("lighttaew2_1 ", "")) == ["lighttaew2_1"]
+    assert wrong_decoders(text.replace("`lighttaew2_1` ", "")) == ["lighttaew2_1"]
 
 
 def test_the_readmes_decoder_files_are_those_of_the_pack():
-    assert wrong_decoders(text_of(README)) == []
+    text = text_of(README)
+    assert wrong_decoders(text) == []
+    for kind in decoder_files.KINDS:
+        assert f"| {kind.models} | {decoder_cells(kind)} |" in text
 
 
 # Versions

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image
+from sidestream.preview import decoder_files
 from sidestream.preview.settings import FIELDS, checked, explicit
 from sidestream.tests.workflows import to_prompt
 from sidestream.tools.comfy_client import RequestRefused
@@ -124,6 +125,25 @@ def test_a_note_says_how_to_begin_and_models_say_where_they_are(file: Path) -> N
             assert model["name"] == node["widgets_values"][0]
             assert model["url"].startswith("https://huggingface.co/")
             assert model["url"].endswith(f"/{model['name']}")
+
+
+@pytest.mark.parametrize(
+    ("name", "latent_format"),
+    [("demo", None), ("text_to_image", "SD15"), ("two_samplers", "SD15"), ("video", "Wan21")],
+)
+def test_each_offers_the_decoder_of_its_model(name: str, latent_format: str | None) -> None:
+    workflow = read(REPO / "example_workflows" / f"sidestream_{name}.json")
+    ours = [node for node in workflow["nodes"] if node["type"] == "SideStreamPreview"]
+    offered = [workflow.get("models"), *(node["properties"].get("models") for node in ours)]
+    kind = decoder_files.kind_of(latent_format or "", None)
+    if kind is None:
+        assert offered == [None, None]
+        return
+    entry = {"name": kind.file, "url": kind.url, "directory": decoder_files.FOLDER}
+    assert offered == [[entry]] * len(offered)
+    (note,) = (node for node in workflow["nodes"] if node["type"] == "MarkdownNote")
+    told = f"[{kind.file}]({kind.url}) ({kind.megabytes:g} MB) into `models/vae_approx`"
+    assert told in note["widgets_values"][0] or name == "two_samplers"
 
 
 @each_file

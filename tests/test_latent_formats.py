@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sidestream.benchmarks.weights import video_decoder
+from sidestream.preview import decoder_files
 from sidestream.preview.decoders.latent2rgb import Latent2RGBSource
 from sidestream.preview.decoders.spectrogram import SpectrogramSource
-from sidestream.preview.decoders.taehv import TaehvSource
-from sidestream.preview.decoders.taesd import FAMILY as TAESD_FAMILY
+from sidestream.preview.decoders.taehv import Layout, TaehvSource
 from sidestream.preview.decoders.taesd import TaesdSource, decoder_layers
 from sidestream.preview.render.job import RenderJob, shown_size
 from sidestream.tests.conftest import HostModules
@@ -178,6 +180,9 @@ def test_i12_flux2s_latents_are_unpacked_before_their_factors(formats, find):
     assert shown_size(decoder, latent.shape, EVERY_PIXEL) == (16 * WIDTH, 16 * HEIGHT)
 
 
+IMAGE_DECODERS = decoder_files.names(decoder_files.IMAGE)
+
+
 def write_taesd(path: Path, channels: int) -> None:
     """A TAESD file of random weights whose pictures use the whole range."""
     with torch.random.fork_rng():
@@ -201,8 +206,8 @@ def test_i12_every_format_with_a_taesd_is_within_one_level_of_comfyuis_picture(
     compared = 0
     for name, format in formats.items():
         file = format.taesd_decoder_name
-        if file not in TAESD_FAMILY or file == "taef2_decoder":
-            continue  # FLUX.2's file has another layout: tests/test_decoders.py
+        if file not in IMAGE_DECODERS or file in ("taef2_decoder", "taeqi2_1_decoder"):
+            continue  # these have another layout: tests/test_decoders.py
         path = vae_approx / f"{file}.pth"
         if not path.exists():
             write_taesd(path, format.latent_channels)
@@ -227,7 +232,7 @@ def test_i12_every_format_with_a_taesd_is_within_one_level_of_comfyuis_picture(
 
 def test_a_file_of_a_video_decoder_is_found_for_its_formats(formats, find, vae_approx):
     wanted = {name: f.taesd_decoder_name for name, f in formats.items() if f.taesd_decoder_name}
-    videos = {name: file for name, file in wanted.items() if file not in TAESD_FAMILY}
+    videos = {name: file for name, file in wanted.items() if file not in IMAGE_DECODERS}
     if not videos:
         pytest.skip("this ComfyUI names no decoders of video")
     for name, file in videos.items():
@@ -275,20 +280,49 @@ def test_what_comfyui_says_of_a_formats_size_goes_before_what_is_known_of_an_old
 
 def test_decoders_that_this_comfyui_does_not_name_are_found_too(formats, find, vae_approx):
     base = type(formats["SD15"]).__base__
-    for name, file, kind in [
-        ("Flux2", "taef2_decoder", TaesdSource),
-        ("HunyuanVideo", "taehv", TaehvSource),
-        ("Wan21", "lighttaew2_1", TaehvSource),
-        ("Wan22", "lighttaew2_2", TaehvSource),
-        ("LTXAV", "taeltx_2", TaehvSource),
-    ]:
-        older = type(name, (base,), {"taesd_decoder_name": None})()
-        assert find("taesd", older) == []
-        path = vae_approx / f"{file}.pth"
-        path.touch()
-        [source] = find("taesd", older)
-        assert isinstance(source, kind)
-        assert source.path == str(path)
+    tried = 0
+    for kind in decoder_files.KINDS:
+        source_kind = TaesdSource if kind.family == decoder_files.IMAGE else TaehvSource
+        for name, file in itertools.product(kind.formats, [*kind.names, kind.file]):
+            older = type(name, (base,), {"taesd_decoder_name": None})()
+            assert find("taesd", older) == []
+            path = vae_approx / f"{file.partition('.')[0]}.pth"
+            path.touch()
+            [source] = find("taesd", older)
+            assert isinstance(source, source_kind)
+            assert source.path == str(path)
+            path.unlink()
+            tried += 1
+    assert tried > 20
+
+
+def test_a_file_that_only_its_format_knows_is_told_by_its_layers(formats, find, vae_approx):
+    newest = type("Newest", (type(formats["SD15"]),), {})()
+    newest.taesd_decoder_name = "mine"
+    path = vae_approx / "mine.pth"
+    write_taesd(path, 4)
+    assert isinstance(find("taesd", newest)[0], TaesdSource)
+    torch.save(video_decoder(Layout(4, (8, 8, 8, 8), (1, 2, 2), 1)), path)
+    assert isinstance(find("taesd", newest)[0], TaehvSource)
+    path.write_bytes(b"something else")
+    assert [type(source) for source in find("taesd", newest)] == [Latent2RGBSource]
+
+
+def test_comfyuis_own_name_goes_before_those_of_others(formats, find, vae_approx):
+    wan = present(formats, "Wan21")
+    (vae_approx / "taew2_1.safetensors").touch()
+    assert find("taesd", wan)[0].path == str(vae_approx / "taew2_1.safetensors")
+    (vae_approx / "lighttaew2_1.pth").touch()
+    assert find("taesd", wan)[0].path == str(vae_approx / "lighttaew2_1.pth")
+
+
+def test_a_name_is_not_taken_for_a_shorter_one(formats, find, vae_approx):
+    """`taehv1_5` is for HunyuanVideo 1.5, and begins as the one for HunyuanVideo does."""
+    (vae_approx / "taehv1_5_super.pth").touch()
+    assert not isinstance(find("taesd", present(formats, "HunyuanVideo"))[0], TaehvSource)
+    assert isinstance(find("taesd", present(formats, "HunyuanVideo15"))[0], TaehvSource)
+    (vae_approx / "taehv-mine.pth").touch()
+    assert find("taesd", formats["HunyuanVideo"])[0].path == str(vae_approx / "taehv-mine.pth")
 
 
 def test_formats_of_video_with_sound_have_the_channels_of_the_video(formats, find, vae_approx):

@@ -520,17 +520,17 @@ def test_a_decoder_of_a_kind_that_is_not_known_is_said_in_log_and_report(
             self.taesd_decoder_name = "taenew_decoder"
 
     monkeypatch.setattr(formats, "Newest", Newest, raising=False)
-    for name in ("taenew_decoder.pth", "taew2_1.pth", "taesd_encoder.pth", "bytes \udcff.pth"):
+    for name in ("taenew_decoder.pth", "taem1.pth", "taesd_encoder.pth", "bytes \udcff.pth"):
         (vae_approx / os.fsdecode(os.fsencode(name))).write_bytes(b"12345")
     with stage.node(extra_data=AT_ONCE):
         latent_preview.get_previewer(CPU, Newest())
         assert all_told(pack)
     [line] = said(caplog)
-    assert "models/vae_approx/taenew_decoder.pth is ignored" in line
+    assert "models/vae_approx/taenew_decoder.pth is ignored: taenew_decoder.pth is not a" in line
     report = pack.report()
     report.encode("utf-8")
-    assert "taenew_decoder: taenew_decoder.pth, 5 bytes (for Newest; not used" in report
-    assert "taew2_1.pth: not used" in report
+    assert "taenew_decoder: taenew_decoder.pth, 5 bytes (for Newest)" in report
+    assert "taem1.pth: not used" in report
     assert "bytes \\udcff.pth: not used" in report
     assert "taesd_encoder" not in report
 

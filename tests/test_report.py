@@ -196,7 +196,7 @@ def test_a_section_that_fails_leaves_the_others(
 
     host = report.host
     for module, name in (
-        (host.models, "decoder_names"),
+        (host.models, "formats_by_decoder"),
         (host.installation, "folders"),
         (host.installation, "sampling_device"),
     ):
@@ -208,7 +208,7 @@ def test_a_section_that_fails_leaves_the_others(
 
 
 def test_decoder_files_are_found_by_comfyuis_own_rule(report: Any, comfy: HostModules) -> None:
-    formats = {name: kinds[0] for name, kinds in report.host.models.decoder_names().items()}
+    formats = {name: kinds[0] for name, kinds in report.host.models.formats_by_decoder().items()}
     assert {"taesd_decoder", "taesdxl_decoder", "taef1_decoder", "taehv"} <= set(formats)
     folder = comfy.base_dir / "models" / "vae_approx"
     # ComfyUI takes whatever begins with the name, and knows a file by its ending.

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from sidestream.preview.decoders import vae as vae_module
 from sidestream.preview.decoders.cache import DecoderCache
 from sidestream.preview.decoders.errors import DecoderError
+from sidestream.preview.decoders.picture import on_chequerboard
 from sidestream.preview.decoders.vae import (
     MB,
     RESERVE,
@@ -152,6 +153,25 @@ def test_i12_tiles_make_the_same_picture_as_the_whole(memory, height, width):
     assert max(rows * columns for rows, columns in shapes(tiled)) <= SMALLEST**2
     assert picture.shape == (3, height * SCALE, width * SCALE)
     assert torch.allclose(picture, expected, atol=1e-5)
+
+
+class Transparent(Net):
+    """Gives colours with an alpha that is not the same everywhere."""
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        rgb = super().decode(z)
+        return torch.cat([rgb, rgb[:, :1].sigmoid()], dim=1)
+
+
+def test_i12_what_a_vae_says_is_transparent_is_on_one_chequerboard_across_its_tiles(memory):
+    latent = torch.randn(1, 4, 70, 100)
+    with torch.no_grad():
+        rgba = Transparent().decode(latent)[0]
+    memory(RESERVE + taken(32))
+    tiled = load(Transparent())
+    picture = tiled(latent, EVERYTHING)
+    assert len(shapes(tiled)) > 1
+    assert torch.allclose(picture, on_chequerboard(rgba), atol=1e-4)
 
 
 class Alternating(Net):

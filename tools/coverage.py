@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import torch
+    from sidestream.preview.decoder_files import Kind
 
 REPO = Path(__file__).resolve().parent.parent
 PAGE = REPO / "docs" / "coverage.md"
@@ -51,8 +52,6 @@ RANKS = {NOTHING: 0, "spectrogram": 1, "Latent2RGB": 1, "TAESD": 2, "TAEHV": 2}
 NO_FACTORS = "ComfyUI has neither factors nor a decoder for it"
 WHY_NOTHING = {
     "HunyuanImage21Refiner": NO_FACTORS,
-    "CogVideoX": NO_FACTORS,
-    "CogVideoX1_5": NO_FACTORS,
     "SeedVR2": NO_FACTORS,
     "TripoSplat": "8192 tokens of a scene without spatial order, which ComfyUI's node"
     " *TripoSplat Sampling Preview* can draw",
@@ -83,6 +82,7 @@ class Row:
     channels: int
     dimensions: int
     decoder: str
+    """How the names of its decoder files begin."""
     comfyui: dict[str, Shown]
     """By method, the still preview."""
     sidestream: dict[str, Shown]
@@ -102,7 +102,7 @@ class Row:
         """As in the page's table."""
         own = [str(self.comfyui[method]) for method in ("default", "auto", "taesd")]
         ours = [str(self.sidestream["default"]), str(self.animated)]
-        file = f"`{self.decoder}`" if self.decoder else NOTHING
+        file = " or ".join(f"`{name}`" for name in self.decoder.split()) or NOTHING
         numbers = [str(self.channels), str(self.dimensions)]
         return [self.format, *numbers, file, *own, NOTHING, *ours]
 
@@ -120,7 +120,7 @@ Every latent format of ComfyUI, and how ComfyUI's own previewers and SideStream 
 `python dev.py coverage` queries both and writes this page.
 
 - *TAESD, else Latent2RGB* means TAESD if `models/vae_approx` has the decoder file (its name begins
-  as stated), otherwise Latent2RGB.
+  as stated), otherwise Latent2RGB. Of several names ComfyUI takes the first only, if any.
 - *Default* means that no preview method is set; ComfyUI then shows nothing. With any of ComfyUI's
   other methods, SideStream shows at least as much as ComfyUI.
 - The still preview of a video (three dimensions) is its first frame. ComfyUI shows only that.
@@ -233,11 +233,12 @@ def row_of(latent_format: Any, folder: Path) -> Row:
     """The row of a format, where decoder files are looked for in `folder`."""
     from sidestream.preview import host
 
-    name = host.models.decoder_name(latent_format)
+    names = host.models.decoder_names(latent_format)
+    kind = host.models.decoder_kind(latent_format)
     states = [everything_shown(latent_format)]
-    if name is not None:
-        file = folder / f"{name}.pth"
-        write_decoder(file, name, host.models.latent_channels(latent_format))
+    if kind is not None:
+        file = folder / f"{names[0]}.pth"
+        write_decoder(file, kind, host.models.latent_channels(latent_format))
         states.append(everything_shown(latent_format))
         file.unlink()
     own, ours, animated = (
@@ -248,7 +249,7 @@ def row_of(latent_format: Any, folder: Path) -> Row:
         type(latent_format).__name__,
         latent_format.latent_channels,
         latent_format.latent_dimensions,
-        name or "",
+        " ".join(names),
         own,
         ours,
         animated["default"],
@@ -335,23 +336,22 @@ def only_decoder_files_in(folder: Path) -> Iterator[None]:
         folder_paths.filename_list_cache.pop("vae_approx", None)  # it names the temporary folder
 
 
-def write_decoder(file: Path, name: str, channels: int) -> None:
+def write_decoder(file: Path, kind: Kind, channels: int) -> None:
     """A decoder file of random weights, for latents of so many channels."""
     import torch
     from sidestream.benchmarks.weights import video_decoder
     from sidestream.preview.decoders import taehv, taesd
 
-    if name in taehv.FAMILY:
+    if kind.family == "taehv":
         small = taehv.Layout(channels, widths=(8, 8, 8, 8), strides=(1, 2, 2), patch=1)
         torch.save(video_decoder(small), file)
-    elif name == "taeqi2_1_decoder":
+        return
+    layout = taesd.Layout(channels)
+    if "Flux2" in kind.formats:  # takes a quarter of the channels, which are packed
+        layout = taesd.Layout(channels // 4, pooled=True)
+    elif "QwenImage21" in kind.formats:
         layout = taesd.Layout(channels, widths=(16, 8, 4, 4), colours=4, patch=2)
-        torch.save(taesd.layers_of(layout).state_dict(), file)
-    else:
-        # FLUX.2's takes a quarter of the channels, which are packed.
-        packed = name == "taef2_decoder"
-        layers = taesd.decoder_layers(channels // 4 if packed else channels, pooled=packed)
-        torch.save(layers.state_dict(), file)
+    torch.save(taesd.layers_of(layout).state_dict(), file)
 
 
 if __name__ == "__main__":

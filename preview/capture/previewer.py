@@ -51,6 +51,7 @@ class Previewer:
         self._views = views
         self._shapes: Sequence[Sequence[int]] = ()
         """Of the latents that are sampled as one, where there are several."""
+        self._hidden = host.guides.Hidden()
         self._captured: tuple[Engine, Frame] | None = None
         self._in_step = False
         self._asked = False
@@ -155,9 +156,12 @@ class Previewer:
         self._in_step = False
         self._hand_over()
 
-    def begun(self, shapes: Sequence[Sequence[int]]) -> None:
-        """Sampling begins, with latents of these shapes: several where they are sampled as one."""
-        self._shapes = shapes
+    def begun(self, shapes: Sequence[Sequence[int]], hidden: host.guides.Hidden) -> None:
+        """Sampling begins, with latents of these shapes: several where they are sampled as one.
+
+        `hidden` is what of the first one is not the video that will come.
+        """
+        self._shapes, self._hidden = shapes, hidden
 
     def may_finish(self, finisher: host.finishing.Finisher) -> None:
         """The sampler begins, and `finisher` can end it early; or that is over."""
@@ -184,6 +188,7 @@ class Previewer:
     def _picture_of(self, x0: Any) -> torch.Tensor:
         """The part of `x0` that is shown: [B, C, ...]."""
         latent = host.sampling.unpacked(host.sampling.latent_frame(x0), self._shapes)
+        latent = self._hidden.cut_off(latent)
         return host.sampling.views_as_batch(latent) if self._views else latent
 
     def _capture(self, latent: torch.Tensor) -> None:

@@ -247,8 +247,12 @@ class Provider:
                 f"{type(latent_format).__name__} latents have no previews:"
                 " ComfyUI has neither a decoder nor colour factors for them.",
             )
-            self._transport.announce_none(context, "latents")
+            needed = sources.missing_decoder(latent_format)
+            more = {} if needed is None else {"missing_decoder": needed.wire()}
+            self._transport.announce_none(context, "latents", **more)
             return None
+        # Who chose Latent2RGB in ComfyUI needs no other decoder.
+        missing = None if chosen == "latent2rgb" else sources.missing_decoder(latent_format)
         return RunSpec(
             context,
             SettingsLayers(self._good(*salvaged(extra.get(KEY, {})), "sent with a prompt"), node),
@@ -257,6 +261,7 @@ class Provider:
             _whole(sampling.steps) if sampling else 0,
             host.models.video(latent_format),
             self._decoders.is_broken,
+            missing,
         )
 
     def _node_settings(self, model: Any, extra: Any) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from .throttle import Throttle
 if TYPE_CHECKING:
     import torch
 
+    from ..decoder_files import Kind
     from ..decoders.protocols import Source
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,8 @@ class RunSpec:
     video: Video = field(default_factory=Video)
     is_broken: Callable[[Source], bool] = lambda source: False
     """Whether a decoder is known to fail."""
+    missing_decoder: Kind | None = None
+    """The files of which one would make its previews sharp, where none is there."""
 
 
 class Execution:
@@ -98,6 +101,8 @@ class Run:
         self._spec = spec
         self.number = number
         self.context = spec.context
+        self.missing_decoder = spec.missing_decoder and spec.missing_decoder.wire()
+        """The file that would make its previews sharp, as it is told to clients."""
         self.settings = spec.layers.settings()
         self._failures = Failures()
         self.chain = self._chain_for(self.settings)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from .. import host
-from ..decoders import taehv, taesd
+from .. import decoder_files, host
+from ..decoder_files import Kind
+from ..decoders import recognise
+from ..decoders.errors import DecoderError
 from ..decoders.latent2rgb import Latent2RGBSource
 from ..decoders.protocols import Source
 from ..decoders.spectrogram import SpectrogramSource
@@ -37,36 +39,48 @@ def find(method: str, latent_format: Any, say: Say, vae: VaeCopy | None = None) 
 
 
 def _tiny_decoder(latent_format: Any, say: Say, wanted: bool) -> Source | None:
-    name = host.models.decoder_name(latent_format)
-    if name is None:
+    names = host.models.decoder_names(latent_format)
+    if not names:
         return None
     try:
-        path = host.models.decoder_file(name)
+        path = host.models.decoder_file(*names)
     except OSError as error:  # the folder went away, or a disk
         reason = in_a_line(error)
         say(logging.WARNING, f"models/vae_approx cannot be read ({reason}), so it is ignored.")
         return None
     if path is None:
-        _say_what_is_missing(name, say, wanted)
+        _say_what_is_missing(names, say, wanted)
         return None
-    channels = host.models.latent_channels(latent_format)
-    if name in taesd.FAMILY:
-        return TaesdSource.of(path, channels, host.installation.precision)
-    if name in taehv.FAMILY:
-        space = _space(latent_format)
-        return TaehvSource.of(
-            path, channels, host.installation.precision, space, latent_format.process_out
-        )
-    say(
-        logging.WARNING,
-        f"models/vae_approx/{file_name(path)} is ignored: SideStream does not support decoders"
-        f" named {name}. ComfyUI's own previews use it if its preview method is taesd.",
-    )
-    return None
+    kind = host.models.decoder_kind(latent_format)
+    try:
+        family = recognise.family_of(path) if kind is None else kind.family
+    except DecoderError as error:
+        say(logging.WARNING, f"models/vae_approx/{file_name(path)} is ignored: {in_a_line(error)}.")
+        return None
+    channels, precision = host.models.latent_channels(latent_format), host.installation.precision
+    if family == decoder_files.IMAGE:
+        return TaesdSource.of(path, channels, precision)
+    space, process_out = _space(latent_format), latent_format.process_out
+    return TaehvSource.of(path, channels, precision, space, process_out)
 
 
-def _say_what_is_missing(name: str, say: Say, wanted: bool) -> None:
-    place = host.models.misplaced_decoder(name)
+def missing_decoder(latent_format: Any) -> Kind | None:
+    """The files of which one would make the format's previews sharp; None where one is there.
+
+    None also where there are no such files, or none is needed.
+    """
+    kind = host.models.decoder_kind(latent_format)
+    if kind is None or host.models.is_exact(latent_format):
+        return None
+    try:
+        path = host.models.decoder_file(*host.models.decoder_names(latent_format))
+    except OSError:
+        return None
+    return kind if path is None else None
+
+
+def _say_what_is_missing(names: Sequence[str], say: Say, wanted: bool) -> None:
+    place = host.models.misplaced_decoder(*names)
     if place is not None:
         say(
             logging.WARNING,
@@ -75,8 +89,8 @@ def _say_what_is_missing(name: str, say: Say, wanted: bool) -> None:
     elif wanted:
         say(
             logging.WARNING,
-            f"TAESD previews need the file models/vae_approx/{name}, which is missing; Latent2RGB"
-            " is used instead.",
+            f"TAESD previews need the file models/vae_approx/{' or '.join(names)}, which is"
+            " missing; Latent2RGB is used instead.",
         )
 
 

@@ -50,6 +50,29 @@ def greyed(rgb: torch.Tensor, non_finite: torch.Tensor) -> torch.Tensor:
     return rgb.where(share[0] == 0, 0.5)
 
 
+SQUARES = 64
+"""Squares of a chequerboard along the longer side of a picture."""
+
+LIGHT, DARK = 0.8, 0.6
+
+
+def on_chequerboard(rgba: torch.Tensor) -> torch.Tensor:
+    """`rgba` [4, H, W] with straight alpha as [3, H, W], on what stands for transparency.
+
+    The squares are a part of the picture's size, so that a smaller decode has the same. [3, H, W],
+    which has no transparency, is left as it is.
+    """
+    if len(rgba) == 3:
+        return rgba
+    rgb, alpha = rgba[:3], rgba[3:4].clamp(0, 1)
+    height, width = rgba.shape[-2:]
+    side = max(1, max(height, width) // SQUARES)
+    rows, columns = (torch.arange(n, device=rgba.device) // side for n in (height, width))
+    is_light = (rows[:, None] + columns) % 2 == 0
+    board = torch.where(is_light, LIGHT, DARK).to(rgb.dtype)
+    return torch.lerp(board.expand_as(rgb), rgb, alpha)
+
+
 def shrunk(rgb: torch.Tensor, width: int, height: int) -> torch.Tensor:
     """`rgb` [..., 3, H, W] averaged down to [..., 3, height, width]; never enlarged."""
     if rgb.shape[-1] <= width and rgb.shape[-2] <= height:

@@ -1,8 +1,10 @@
-"""TAEHV, the tiny video autoencoder (madebyollin/taehv), and its kin for Wan, LTX-2, MiniMax H3.
+"""TAEHV, the tiny video autoencoder (madebyollin/taehv), and its kin for Wan, LTX-2, MiniMax H3,
+CogVideoX and Open-Sora.
 
-The layout is read off the file: channels, how often each stage multiplies the frames, the size of
-the patches at the end. State dicts are those that ComfyUI takes from models/vae_approx: layers
-numbered from 0 after `decoder.`, beside an encoder that is not used here.
+The layout is read off the file: channels, the kind of its blocks, how often each stage multiplies
+the frames, the size of the patches at the end. State dicts are those that ComfyUI takes from
+models/vae_approx: layers numbered from 0 after `decoder.`, beside an encoder that is not used here;
+or the decoder's alone, without that prefix.
 
 The network is a TAESD whose blocks remember: each sees, beside a frame, what it saw as the frame
 before. Every picture goes through the last, largest layers alone, so that what lies between the
@@ -12,7 +14,7 @@ layers stays small.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,22 +26,23 @@ from torch.nn import Conv2d
 from .convolution import conv_relu
 from .errors import DecoderError
 from .files import Stored, Version, opened, version_of
+from .memory import BLOCKS, PLAIN, SUPER, WIDE, Memory, Stage, SuperStage, conv3x3
 from .weights import UNFILLED, WIDEST, Precision, fill, float32_everywhere, shape_of
-
-FAMILY = ("taehv", "lighttaew2_1", "lighttaew2_2", "lighttaehy1_5", "taeltx_2", "taeh3")
-"""The names of decoder files, as ComfyUI's latent formats give them."""
 
 STAGES = 3  # each doubles the size
 MOST_PATCH = 4  # LTX-2
 MOST_FRAMES = 8  # of one latent frame: LTX-2
-BLOCKS = 3  # in each stage
 
 # What the layers do not tell, ComfyUI tells by the number of latent channels, and so do we.
 HUNYUAN_VIDEO = 16  # and Wan 2.1
 HUNYUAN_VIDEO_15 = 32
 MINIMAX_H3 = 24
 
-LEAK = 0.2  # of HunyuanVideo 1.5's activations; the others have none
+AUTHORS = "tae"
+"""How the names of files by TAEHV's author begin. All of them take latents as they are sampled and
+give pictures of 0 to 1."""
+
+LEAK = 0.2  # of the activations of LightX2V's for HunyuanVideo 1.5; the others have none
 H3_CYCLE = 5  # latent frames, for 1 + 4 + 4 + 4 + 4 frames of the video
 
 ProcessOut = Callable[[torch.Tensor], torch.Tensor]
@@ -54,17 +57,25 @@ class Layout:
     widths: tuple[int, ...]  # of each stage, and of what comes after the last one
     strides: tuple[int, ...]  # the frames that each stage makes of one
     patch: int  # the last convolution gives squares of so many pixels a side
+    kind: str = PLAIN  # of the blocks
 
     @classmethod
     def of(cls, stored: Mapping[str, Stored]) -> Layout:
         """The layout of weights in a file, with layers numbered from 0. Raises DecoderError."""
-        growths = [shape_of(stored, f"{number}.conv.weight") for number in (7, 13, 19)]
+        is_super = "0.weight" in stored
+        kind = SUPER if is_super else WIDE if "3.conv.6.weight" in stored else PLAIN
+        numbers = (7, 14, 21) if is_super else (7, 13, 19)
+        growths = [shape_of(stored, f"{number}.conv.weight") for number in numbers]
+        first, channels, *_ = shape_of(stored, "0.weight" if is_super else "1.weight")
         last = shape_of(stored, "22.weight")
+        grown = [width for _, width, *_ in growths]
         found = cls(
-            channels=shape_of(stored, "1.weight")[1],
-            widths=(*(channels for _, channels, *_ in growths), last[1]),
-            strides=tuple(grown // channels for grown, channels, *_ in growths),
+            channels=channels,
+            # Frames are made more before or after there are fewer channels.
+            widths=(first, *grown) if is_super else (*grown, last[1]),
+            strides=tuple(more // width for more, width, *_ in growths),
             patch=math.isqrt(last[0] // 3),
+            kind=kind,
         )
         if max(found.widths) > WIDEST or not (0 < found.patch <= MOST_PATCH) or found.grows_wild:
             raise DecoderError(f"its layers are inconsistent: {found}")
@@ -81,121 +92,50 @@ class Layout:
         return 2**STAGES * self.patch
 
     @property
-    def leak(self) -> float:
-        return LEAK if self.channels == HUNYUAN_VIDEO_15 else 0.0
-
-    @property
     def cycle(self) -> int:
         """After how many latent frames the video begins anew; 0 is never."""
         return H3_CYCLE if self.channels == MINIMAX_H3 else 0
 
 
-def conv3x3(channels: int, out: int, bias: bool = True) -> Conv2d:
-    """A convolution that keeps the size."""
-    return Conv2d(channels, out, 3, padding=1, bias=bias)
-
-
-class MemoryBlock(nn.Module):
-    """Three convolutions beside the identity; the first one also sees the frame before.
-
-    The file has one convolution of both frames. Here it is two, whose results add up: nothing is
-    copied to lie together, and where there is no frame before, nothing is computed for it.
-    """
-
-    def __init__(self, width: int, leak: float) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        for _ in range(3):
-            layers += [conv3x3(width, width), nn.LeakyReLU(leak)]
-        self.conv = nn.Sequential(*layers[:-1])
-        self.past = conv3x3(width, width, bias=False)
-        self.leak = leak
-
-    def forward(self, x: torch.Tensor, before: torch.Tensor | None) -> torch.Tensor:
-        """`x` and the frame before, each [1, width, h, w], to the same shape; None is zeros."""
-        first, second, third = (layer for layer in self.conv if isinstance(layer, Conv2d))
-        past = None if before is None else self.past(before)
-        y = conv_relu(x, first, past, self.leak)
-        return conv_relu(conv_relu(y, second, leak=self.leak), third, x, self.leak)
-
-
-class Growth(nn.Module):
-    """Makes `stride` frames of one, each by a 1×1 convolution of its own."""
-
-    def __init__(self, width: int, stride: int) -> None:
-        super().__init__()
-        self.conv = Conv2d(width, width * stride, 1, bias=False)
-        self.stride = stride
-
-    def forward(self, x: torch.Tensor, step: int) -> torch.Tensor:
-        """The frame `step` of those that come of `x`: the same shape."""
-        return F.conv2d(x, self.conv.weight.chunk(self.stride)[step])
-
-
-Memory = Sequence[torch.Tensor | None]
-"""For each block of a stage the frame that it saw last, [1, width, h, w]. None is zeros."""
-
-
-class Stage:
-    """Blocks that remember, then more frames, twice the size and fewer channels."""
-
-    def __init__(self, width: int, narrower: int, stride: int, leak: float) -> None:
-        self.blocks = [MemoryBlock(width, leak) for _ in range(BLOCKS)]
-        self.growth = Growth(width, stride)
-        self.narrow = conv3x3(width, narrower, bias=False)
-
-    def grown(
-        self, frames: Iterable[torch.Tensor], count: int, memory: Memory
-    ) -> Iterator[torch.Tensor]:
-        """The last `count` frames that come of consecutive `frames`, before they are enlarged.
-
-        They are made one by one, when they are asked for; what is not needed for them is not
-        computed. What each block saw last takes the place of what `memory` holds for it.
-        """
-        stride = self.growth.stride
-        frames = self.through_blocks(list(frames), -(-count // stride), memory)
-        steps = [(frame, step) for frame in frames for step in range(stride)]
-        for frame, step in steps[-count:]:
-            yield self.growth(frame, step)
-
-    def through_blocks(
-        self, frames: list[torch.Tensor], count: int, memory: Memory
-    ) -> list[torch.Tensor]:
-        """The last `count` frames that the last block makes of `frames`."""
-        for after, block, last in zip(reversed(range(BLOCKS)), self.blocks, memory, strict=True):
-            needed = count + after  # each block after this one needs one frame before its own
-            pairs = list(zip(frames, [last, *frames[:-1]], strict=True))
-            done = [block(frame, before) for frame, before in pairs[-needed:]]
-            if last is not None:
-                last.copy_(frames[-1])
-            frames = done
-        return frames
-
-
 class Network:
     """The layers of a decoder that have weights."""
 
-    def __init__(self, layout: Layout) -> None:
-        self.enter = conv3x3(layout.channels, layout.widths[0])
-        self.stages = [
-            Stage(*sizes, layout.leak)
-            for sizes in zip(layout.widths, layout.widths[1:], layout.strides, strict=False)
+    def __init__(self, layout: Layout, leak: float = 0.0) -> None:
+        """Below zero the activations let `leak` of a value through."""
+        first, last = layout.widths[0], layout.widths[-1]
+        self.is_super = layout.kind == SUPER
+        self.leak = leak
+        self.enter = (
+            Conv2d(layout.channels, first, 1, bias=False)
+            if self.is_super
+            else conv3x3(layout.channels, first)
+        )
+        sizes = zip(layout.widths, layout.widths[1:], layout.strides, strict=False)
+        self.stages: list[Stage] = [
+            SuperStage(*size) if self.is_super else Stage(*size, layout.kind, leak)
+            for size in sizes
         ]
-        self.leave = conv3x3(layout.widths[-1], 3 * layout.patch**2)
+        self.leave = conv3x3(last, 3 * layout.patch**2)
 
     def numbered(self) -> nn.ModuleDict:
         """The layers by their numbers in a file, where those without weights count too."""
-        layers: dict[str, nn.Module] = {"1": self.enter, "22": self.leave}
-        for first, stage in zip((3, 9, 15), self.stages, strict=True):
-            for number, block in enumerate(stage.blocks, first):
-                layers[str(number)] = block
-            layers[str(first + 4)] = stage.growth
-            layers[str(first + 5)] = stage.narrow
+        enter, first, each = (0, 1, 7) if self.is_super else (1, 3, 6)
+        layers: dict[str, nn.Module] = {str(enter): self.enter, "22": self.leave}
+        for index, stage in enumerate(self.stages):
+            layers |= stage.numbered(first + each * index)
         return nn.ModuleDict(layers)
+
+    def entered(self, latent: torch.Tensor) -> torch.Tensor:
+        """The first stage's frame [1, width, h, w] of the VAE's float32 `latent` [1, C, h, w]."""
+        dtype = self.enter.weight.dtype
+        if self.is_super:
+            return self.enter(latent.to(dtype))
+        x = 3 * torch.tanh(latent / 3)  # within ±3, smoothly
+        return conv_relu(x.to(dtype), self.enter, leak=self.leak)
 
 
 def with_past_apart(stored: Mapping[str, Stored]) -> dict[str, Stored]:
-    """Weights for `MemoryBlock`: the convolutions of two frames taken apart."""
+    """Weights for blocks with a convolution of their own for the frame before."""
     parts = dict(stored)
     for name, weight in stored.items():
         if name.endswith(".conv.0.weight") and len(weight.shape) == 4:
@@ -245,13 +185,19 @@ class Taehv:
 
     light = True
 
-    def __init__(self, network: Network, layout: Layout, space: Affine | None) -> None:
-        """`space` takes the sampler's latents to those of the network; None if they are these."""
+    def __init__(
+        self, network: Network, layout: Layout, space: Affine | None, signed: bool = False
+    ) -> None:
+        """`space` takes the sampler's latents to those of the network; None if they are these.
+
+        The pictures of a `signed` network are of -1 to 1.
+        """
         self.scale = layout.scale
         self.frames_each = math.prod(layout.strides)
         self._network = network
         self._layout = layout
         self._space = space
+        self._signed = signed
 
     def visible_frames(self, index: int) -> range:
         """Which of the pictures of latent frame `index` are frames of the video.
@@ -291,11 +237,11 @@ class Taehv:
         counts = needed_of_each(self._layout.strides, count)
         frames: Iterable[torch.Tensor] = [self._entered(latent)]
         for stage, needed, seen in zip(inner, counts, memory, strict=False):
-            frames = [stage.narrow(doubled(x)) for x in stage.grown(frames, needed, seen)]
-        # One at a time: here the frames are largest.
-        frames = last.grown(frames, count, memory[-1])
+            frames = list(stage.frames(frames, needed, seen))
+        # One at a time, and none longer than it is needed: here the frames are largest.
         half = self._half_is_enough(latent, min_side)
-        return torch.cat([self._to_rgb(x if half else doubled(x)) for x in frames])
+        frames = last.frames(frames, count, memory[-1], half, last=True)
+        return torch.cat(list(map(self._to_rgb, frames)))
 
     def zeros(self, latent: torch.Tensor) -> list[list[torch.Tensor]]:
         """The memory of each stage before the first frame of latents [1, C, h, w]."""
@@ -313,24 +259,22 @@ class Taehv:
 
     def _entered(self, latent: torch.Tensor) -> torch.Tensor:
         """The first stage's frame [1, width, h, w] of `latent` [1, C, h, w]."""
-        x = latent.float() if self._space is None else self._space(latent)
-        x = 3 * torch.tanh(x / 3)  # within ±3, smoothly
-        enter = self._network.enter
-        return conv_relu(x.to(enter.weight.dtype), enter, leak=self._layout.leak)
+        return self._network.entered(latent.float() if self._space is None else self._space(latent))
 
     def _to_rgb(self, x: torch.Tensor) -> torch.Tensor:
-        """The picture [1, 3, H, W] of the last stage's enlarged frame."""
-        x = conv_relu(x, self._network.stages[-1].narrow, leak=self._layout.leak)
+        """The picture [1, 3, H, W] of what the last stage made."""
         x = F.pixel_shuffle(self._network.leave(x), self._layout.patch)
-        return (x + 1) / 2 if self._layout.channels == HUNYUAN_VIDEO_15 else x
+        return (x + 1) / 2 if self._signed else x
 
     def _half_is_enough(self, latent: torch.Tensor, min_side: int) -> bool:
         """Whether to leave out the last upsampling, as TAESD's where fewer pixels are enough.
 
-        Not where the last convolution gives patches: their pixels are made for the full size.
-        What it costs in quality was measured for TAESD alone.
+        Not where a convolution gives patches: their pixels are made for the full size. What it
+        costs in quality was measured for TAESD alone.
         """
-        return self._layout.patch == 1 and max(latent.shape[-2:]) * self.scale // 2 >= min_side
+        if self._layout.patch > 1 or self._layout.kind == SUPER:
+            return False
+        return max(latent.shape[-2:]) * self.scale // 2 >= min_side
 
 
 class StreamingTaehv:
@@ -354,11 +298,6 @@ class StreamingTaehv:
         for stage in self._memory:
             for seen in stage:
                 seen.zero_()
-
-
-def doubled(x: torch.Tensor) -> torch.Tensor:
-    """`x` [1, C, h, w] as [1, C, 2 h, 2 w], every pixel four times."""
-    return F.interpolate(x, scale_factor=2)
 
 
 def needed_of_each(strides: Sequence[int], count: int) -> list[int]:
@@ -418,16 +357,24 @@ class TaehvSource:
                     f" this model's have {self.latent_channels}"
                 )
             space = self._space(layout, stored)
+            # ComfyUI takes all of so many channels for LightX2V's.
+            signed = layout.channels == HUNYUAN_VIDEO_15 and not self._is_authors(layout)
             with UNFILLED:
-                network = Network(layout)
+                network = Network(layout, LEAK if signed else 0.0)
                 layers = network.numbered()
-            fill(layers, with_past_apart(stored), self.dtype(device))
+            parts = stored if network.is_super else with_past_apart(stored)
+            fill(layers, parts, self.dtype(device))
         layers.to(device)
-        return Taehv(network, layout, space and space.to(device))
+        return Taehv(network, layout, space and space.to(device), signed)
+
+    def _is_authors(self, layout: Layout) -> bool:
+        """Whether it is by TAEHV's author, as it seems, and not LightX2V's."""
+        return layout.kind != PLAIN or Path(self.path).name.startswith(AUTHORS)
 
     def _space(self, layout: Layout, stored: Mapping[str, Stored]) -> Affine | None:
         """What takes the sampler's latents to the decoder's; None where they are these."""
-        if self.process_out is None or takes_samplers_latents(stored):
+        samplers = self._is_authors(layout) or takes_samplers_latents(layout, stored)
+        if self.process_out is None or samplers:
             return None
         try:
             return Affine.of(self.process_out, layout.channels)
@@ -435,24 +382,22 @@ class TaehvSource:
             raise DecoderError(f"it cannot take this model's latents: {error}") from error
 
 
+PREFIX = "decoder."
+
+
 def decoder_weights(stored: Mapping[str, Stored]) -> dict[str, Stored]:
     """The decoder's among the weights of a file, with layers numbered from 0."""
-    prefix = "decoder."
-    return {
-        name.removeprefix(prefix): weight
-        for name, weight in stored.items()
-        if name.startswith(prefix)
-    }
+    names = [name for name in stored if name.startswith(PREFIX)]
+    return {name.removeprefix(PREFIX): stored[name] for name in names or stored}
 
 
-def takes_samplers_latents(stored: Mapping[str, Stored]) -> bool:
+def takes_samplers_latents(layout: Layout, stored: Mapping[str, Stored]) -> bool:
     """Whether a decoder was made for latents as they are sampled, not for those of the VAE.
 
     The layers of HunyuanVideo's decoder are those of Wan 2.1's: as in ComfyUI, the one that is
-    stored in float16 is HunyuanVideo's.
+    stored in float16 is HunyuanVideo's. (So is that for Wan 2.1 by TAEHV's author, under the name
+    that ComfyUI looks for; and it takes such latents too.)
     """
-    entrance = stored["1.weight"]
-    channels = entrance.shape[1]
-    return channels == HUNYUAN_VIDEO_15 or (
-        channels == HUNYUAN_VIDEO and entrance.dtype == torch.float16
-    )
+    if layout.channels == HUNYUAN_VIDEO:
+        return stored["1.weight"].dtype == torch.float16
+    return layout.channels == HUNYUAN_VIDEO_15

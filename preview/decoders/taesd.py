@@ -1,10 +1,11 @@
-"""TAESD, the tiny image autoencoder (madebyollin/taesd), and its kin for SDXL, SD3, FLUX.1, FLUX.2
-and Qwen-Image 2.1.
+"""TAESD, the tiny image autoencoder (madebyollin/taesd), and its kin for SDXL, SD3, FLUX.1, FLUX.2,
+Qwen-Image 2.1 and Sana.
 
-The layout is read off the file: how wide each stage is, which blocks carry a middle pool (FLUX.2),
-how many latent channels it takes, and whether its last layer gives patches of pixels (Qwen-Image
-2.1). State dicts are those that ComfyUI takes from models/vae_approx: a plain sequence of layers,
-numbered from 0.
+The layout is read off the file: how many stages there are and how wide each is, which blocks carry
+a middle pool (FLUX.2), how many latent channels it takes, and whether its last layer gives patches
+of pixels and transparency (Qwen-Image 2.1). State dicts are those that ComfyUI takes from
+models/vae_approx: a plain sequence of layers, numbered from 0; or those of diffusers, with an
+encoder beside it.
 """
 
 from __future__ import annotations
@@ -22,20 +23,12 @@ from .convolution import conv_relu
 from .errors import DecoderError
 from .files import Stored, Version, opened, version_of
 from .fused import WhenReady
+from .picture import on_chequerboard
 from .weights import UNFILLED, WIDEST, Precision, fill, float32_everywhere, shape_of
-
-FAMILY = (
-    "taesd_decoder",
-    "taesdxl_decoder",
-    "taesd3_decoder",
-    "taef1_decoder",
-    "taef2_decoder",
-    "taeqi2_1_decoder",
-)
-"""The names of decoder files, as ComfyUI's latent formats give them."""
 
 BLOCKS = 3  # in each stage
 STAGES = 3  # each doubles the size
+MOST_STAGES = 5  # Sana
 SCALE = 2**STAGES
 
 LARGEST = 2048 * 2048
@@ -59,29 +52,34 @@ class Layout:
     """What differs between the files of the family."""
 
     channels: int
-    widths: tuple[int, int, int, int] = (64, 64, 64, 64)  # of each stage, and after the last one
+    widths: tuple[int, ...] = (64, 64, 64, 64)  # of each stage, and after the last one
     pooled: bool = False
     colours: int = 3  # 4 with transparency
     patch: int = 1  # the last convolution gives squares of so many pixels a side
+
+    @property
+    def stages(self) -> int:
+        return len(self.widths) - 1
 
     @classmethod
     def of(cls, stored: Mapping[str, Stored]) -> Layout:
         """The layout of the weights in a file. Raises DecoderError."""
         width, channels, *_ = shape_of(stored, "1.weight")
-        narrowings = [shape_of(stored, f"{number}.weight") for number in NARROWINGS]
-        widths = (width, *(narrower for narrower, *_ in narrowings))
-        last, *_ = shape_of(stored, f"{LAST}.weight")
+        narrowings = [f"{NARROWING + (BLOCKS + 2) * stage}.weight" for stage in range(MOST_STAGES)]
+        stages = next((i for i, name in enumerate(narrowings) if name not in stored), MOST_STAGES)
+        stages = max(stages, STAGES)  # fewer than any decoder's: what is missing is said
+        widths = (width, *(shape_of(stored, name)[0] for name in narrowings[:stages]))
+        last, *_ = shape_of(stored, f"{NARROWING + (BLOCKS + 2) * (stages - 1) + 2}.weight")
         if max(widths) > WIDEST or last not in ENDS:
             raise DecoderError(f"it is {list(widths)} wide and ends with {last} channels")
         colours, patch = ENDS[last]
         pooled = f"{FIRST_BLOCK}.pool.0.weight" in stored
-        return cls(channels, widths, pooled, colours, patch)  # type: ignore[arg-type]
+        return cls(channels, widths, pooled, colours, patch)
 
 
 FIRST_BLOCK = 3
-NARROWINGS = tuple(FIRST_BLOCK - 1 + (BLOCKS + 2) * stage for stage in range(1, STAGES + 1))
-LAST = NARROWINGS[-1] + 2
-"""The numbers of layers that the layout is read off."""
+NARROWING = FIRST_BLOCK + BLOCKS + 1
+"""The number of the layer behind the first upsampling, which the layout is read off."""
 
 ENDS = {3: (3, 1), 12: (3, 2), 16: (4, 2)}
 """What the channels of the last convolution mean: colours, and pixels a side of its patches."""
@@ -121,7 +119,7 @@ def decoder_layers(latent_channels: int, pooled: bool) -> nn.Sequential:
 
 
 def layers_of(layout: Layout) -> nn.Sequential:
-    """The decoder: [B, channels, h, w] to [B, colours · patch², 8 h, 8 w] in 0 to 1."""
+    """The decoder: [B, C, h, w] to [B, colours · patch², s h, s w] in 0 to 1, s = 2^stages."""
     first, *narrower = layout.widths
     layers: list[nn.Module] = [SoftClamp(), Conv2d(layout.channels, first, 3, padding=1), nn.ReLU()]
     for stage, (width, next_width) in enumerate(zip(layout.widths, narrower, strict=False)):
@@ -139,14 +137,14 @@ def unpacked(latent: torch.Tensor) -> torch.Tensor:
     return F.pixel_shuffle(latent, 2)
 
 
-def left_out(height: int, width: int, min_side: int) -> int:
-    """How many of the last upsamplings to leave out, each of which halves the picture.
+def left_out(height: int, width: int, min_side: int, stages: int = STAGES) -> int:
+    """How many of the last of so many upsamplings to leave out, each of which halves the picture.
 
     Of a picture height × width with all of them, so many that its longer side keeps `min_side`
     pixels: one at most, or as many as bring it down to `LARGEST`.
     """
     count = 0
-    while count < STAGES and max(height, width) >> (count + 1) >= min_side:
+    while count < stages and max(height, width) >> (count + 1) >= min_side:
         if count > 0 and (height >> count) * (width >> count) <= LARGEST:
             break
         count += 1
@@ -160,7 +158,8 @@ class Taesd:
 
     def __init__(self, layers: nn.Sequential, packed: bool, patch: int = 1) -> None:
         """`packed` latents are taken apart first; the last layer gives patches `patch` a side."""
-        self._decoded = SCALE * patch  # pixels for each that the first layer sees
+        self._stages = sum(isinstance(layer, nn.Upsample) for layer in layers)
+        self._decoded = 2**self._stages * patch  # pixels for each that the first layer sees
         self.scale = self._decoded * (2 if packed else 1)
         self._layers = layers
         self._dtype = next(layers.parameters()).dtype
@@ -171,22 +170,23 @@ class Taesd:
     def __call__(self, latent: torch.Tensor, min_side: int) -> torch.Tensor:
         """RGB [3, H, W] of `latent` [1, C, h, w], or of the first frame of [1, C, T, h, w].
 
-        H and W are halved, once or more, where `min_side` allows.
+        H and W are halved, once or more, where `min_side` allows. What is transparent is laid on
+        a chequerboard.
         """
         x = latent[:, :, 0] if latent.ndim == 5 else latent
         x = x.to(self._dtype)  # it may have been staged for a decoder that then failed
         if self._packed:
             x = unpacked(x)
         height, width = x.shape[-2:]
-        skipped = left_out(height * self._decoded, width * self._decoded, min_side)
-        upsamplings = STAGES
+        skipped = left_out(height * self._decoded, width * self._decoded, min_side, self._stages)
+        upsamplings = self._stages
         for layer in self._layers:
             if isinstance(layer, nn.Upsample):
                 upsamplings -= 1
                 if upsamplings < skipped:
                     continue
             x = layer(x)
-        return F.pixel_shuffle(x, self._patch)[0, :3]
+        return on_chequerboard(F.pixel_shuffle(x, self._patch)[0])
 
     def to_picture(
         self, latent: torch.Tensor, min_side: int, width: int, height: int
@@ -228,7 +228,8 @@ class TaesdSource:
         return self.precision(device)
 
     def load(self, device: torch.device) -> Taesd:
-        with opened(self.path, "TAESD decoder for this model") as stored:
+        with opened(self.path, "TAESD decoder for this model") as whole:
+            stored = decoder_weights(whole)
             layout = Layout.of(stored)
             packed = layout.pooled and self.latent_channels == 4 * layout.channels
             if not packed and self.latent_channels != layout.channels:
@@ -240,3 +241,22 @@ class TaesdSource:
                 layers = layers_of(layout)
             fill(layers, stored, self.dtype(device))
         return Taesd(layers.to(device), packed, layout.patch)
+
+
+DIFFUSERS = "decoder.layers."
+
+
+def decoder_weights(stored: Mapping[str, Stored]) -> Mapping[str, Stored]:
+    """The decoder's among the weights of a file, with layers numbered from 0.
+
+    diffusers does not count the first one, which has no weights.
+    """
+    names = [name for name in stored if name.startswith(DIFFUSERS)]
+    if not names:
+        return stored
+    parts = {name: name.removeprefix(DIFFUSERS).split(".") for name in names}
+    return {
+        ".".join([str(int(number) + 1), *rest]): stored[name]
+        for name, (number, *rest) in parts.items()
+        if number.isdecimal()
+    }

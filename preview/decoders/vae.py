@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..vae_copy import SMALLEST, TensorFunction, VaeCopy, copied
 from .errors import DecoderError
+from .picture import on_chequerboard
 
 MB = 1 << 20
 RESERVE = 1024 * MB
@@ -162,15 +163,19 @@ class Vae:
         rows, columns = places(height, side), places(width, side)
         down = feathers(rows, height, pixels, latent.device)
         across = feathers(columns, width, pixels, latent.device)
-        picture = torch.zeros(3, height * pixels, width * pixels, device=latent.device)
+        picture: torch.Tensor | None = None
         for row, y in zip(rows, down, strict=True):
             for column, x in zip(columns, across, strict=True):
                 tile = F.avg_pool2d(self._decoded(latent[..., row, column]), shrink)
+                if picture is None:
+                    size = (height * pixels, width * pixels)
+                    picture = torch.zeros(len(tile), *size, device=latent.device)
                 below = slice(row.start * pixels, row.stop * pixels)
                 beside = slice(column.start * pixels, column.stop * pixels)
                 picture[:, below, beside] += tile * y[:, None] * x
         self._when_taken = memory_of(self._device)
-        return picture
+        assert picture is not None  # there is a place at least
+        return on_chequerboard(picture)
 
     def _as_decoded(self, latent: torch.Tensor) -> torch.Tensor:
         """The first frame of a sampler's latent, as the VAE takes it, in its type."""
@@ -189,7 +194,7 @@ class Vae:
         return latent.to(self._dtype)
 
     def _decoded(self, latent: torch.Tensor) -> torch.Tensor:
-        """One tile, whole: float32 [3, H, W]."""
+        """One tile, whole: float32 [3, H, W], or [4, H, W] with transparency."""
         with nullcontext() if self._is_proven else NothingRandom():  # type: ignore[no-untyped-call]
             decoded = self._decode(latent)
         # Some VAEs leave their result on the CPU, some give views of what they keep.
@@ -203,7 +208,7 @@ class Vae:
                 f" which is not a picture of {width}x{height} pixels"
             )
         self._is_proven = True
-        return rgb[:3]
+        return rgb if len(rgb) == 4 else rgb[:3]
 
     def _shrink(self, longer: int, min_side: int) -> int:
         """How far the pixels of a latent of `longer` may be averaged down."""

@@ -18,11 +18,11 @@ UNFILLED = torch.device("meta")
 """Within it layers are made without weights. Else they would be filled with random numbers, drawn
 from the generator that a sampler draws its noise from at the same time."""
 
-WIDEST = 512
-"""Channels between the layers of a decoder. None that is known has more than 256."""
+WIDEST = 1024
+"""Channels between the layers of a decoder: no more than the wide one's for LTX-2.3."""
 
-LARGEST = 16 << 20
-"""Numbers in a decoder, all weights together. None that is known has 10 million."""
+LARGEST = 48 << 20
+"""Numbers in a decoder, all weights together. None that is known has 40 million."""
 
 
 def float32_everywhere(device: torch.device) -> torch.dtype:

@@ -91,4 +91,6 @@ def run_message(run: Run, state: str) -> dict[str, Any]:
     }
     if run.finished_early is not None:
         told["finished_early"] = run.finished_early
+    if run.missing_decoder is not None:
+        told["missing_decoder"] = run.missing_decoder
     return told if run.slow is None else told | {"slow": run.slow}

@@ -14,7 +14,7 @@ try:
     missing: str | None = None
     """The import that this ComfyUI does not allow; not all modules here are there then."""
 
-    from . import finishing, prompts, sampling
+    from . import finishing, guides, prompts, sampling
 except ImportError as error:
     missing = str(error)
 

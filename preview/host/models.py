@@ -15,6 +15,8 @@ import comfy.model_management
 import folder_paths
 import torch
 
+from .. import decoder_files
+from ..decoder_files import Kind
 from ..plain import in_a_line
 from ..records import Video
 from ..settings import KEY, VAE_KEY
@@ -79,40 +81,46 @@ def left_vae(model: Any) -> Any:
     return left.content if isinstance(left, Shared) else None
 
 
-DECODERS = {
-    "Flux2": "taef2_decoder", "HunyuanVideo": "taehv", "Wan21": "lighttaew2_1",
-    "Wan22": "lighttaew2_2", "LTXAV": "taeltx_2", "QwenImage21": "taeqi2_1_decoder",
-}  # fmt: skip
-"""By latent format, decoders that there are and that some versions of ComfyUI do not name."""
+def decoder_kind(latent_format: Any) -> Kind | None:
+    """What is known of the format's files in models/vae_approx."""
+    own = getattr(latent_format, "taesd_decoder_name", None)
+    return decoder_files.kind_of(type(latent_format).__name__, own)
 
 
-def decoder_name(latent_format: Any) -> str | None:
-    """How the name of the format's file in models/vae_approx begins; None where there is none."""
-    name = getattr(latent_format, "taesd_decoder_name", None)
-    return DECODERS.get(type(latent_format).__name__) if name is None else name
+def decoder_names(latent_format: Any) -> tuple[str, ...]:
+    """How the names of the format's files in models/vae_approx may begin, best first."""
+    own = getattr(latent_format, "taesd_decoder_name", None)
+    kind = decoder_kind(latent_format)
+    known = () if kind is None else kind.names
+    return known if own is None else tuple(dict.fromkeys([own, *known]))
 
 
-def decoder_names() -> dict[str, list[str]]:
-    """All that ComfyUI's latent formats call their decoders, each with the formats."""
+def is_exact(latent_format: Any) -> bool:
+    """Whether the format's factors give the very picture, as those of the demo model's do."""
+    return bool(getattr(latent_format, decoder_files.EXACT, False))
+
+
+def formats_by_decoder() -> dict[str, list[str]]:
+    """All that decoders of ComfyUI's latent formats are called, each with the formats."""
     names: dict[str, list[str]] = {}
     for kind in vars(comfy.latent_formats).values():
         if isinstance(kind, type) and issubclass(kind, comfy.latent_formats.LatentFormat):
-            name = decoder_name(kind())
-            if name is not None:
+            for name in decoder_names(kind()):
                 names.setdefault(name, []).append(kind.__name__)
     return names
 
 
-def decoder_file(name: str) -> str | None:
-    """The path of the file that ComfyUI takes for the decoder `name`; None where none is there.
+def decoder_file(*names: str) -> str | None:
+    """The path of the first file that is called as one of `names`; None where none is there.
 
     Raises OSError where the folder cannot be read.
     """
-    file = next((file for file in _files(FOLDER) if file.startswith(name)), None)
+    files = _files(FOLDER)
+    file = next((file for name in names for file in decoder_files.named(files, name)), None)
     return None if file is None else folder_paths.get_full_path(FOLDER, file)
 
 
-FOLDER = "vae_approx"
+FOLDER = decoder_files.FOLDER
 WRONG_FOLDER = "vae"
 
 
@@ -121,8 +129,8 @@ def _files(folder: str) -> list[str]:
     return list(folder_paths.get_filename_list(folder))
 
 
-def misplaced_decoder(name: str) -> str | None:
-    """Where a file of the decoder `name` lies that ComfyUI does not take; None where none does.
+def misplaced_decoder(*names: str) -> str | None:
+    """Where a file called as one of `names` lies that ComfyUI does not take; None where none does.
 
     In models/vae, for one, or deeper in models/vae_approx.
     """
@@ -130,7 +138,8 @@ def misplaced_decoder(name: str) -> str | None:
         with contextlib.suppress(OSError, KeyError):
             for file in _files(folder):
                 place, own_name = os.path.split(file)
-                if own_name.startswith(name) and (place or folder != FOLDER):
+                is_one = any(True for name in names for _ in decoder_files.named([own_name], name))
+                if is_one and (place or folder != FOLDER):
                     return f"models/{folder}/{file}".replace(os.sep, "/")
     return None
 
@@ -141,7 +150,7 @@ def other_decoder_files() -> list[str]:
     Raises OSError where the folder cannot be read.
     """
     files = _files(FOLDER)
-    used = {next((file for file in files if file.startswith(name)), "") for name in decoder_names()}
+    used = {next(decoder_files.named(files, name), "") for name in formats_by_decoder()}
     return [file for file in files if file not in used and "encoder" not in file.lower()]
 
 
@@ -160,7 +169,7 @@ def latent_channels(latent_format: Any) -> int:
 SCALES = {
     "SC_Prior": 42, "SC_B": 4, "SD_X4": 4, "Flux2": 16, "QwenImage21": 16, "LTXV": 32,
     "Wan22": 16, "HunyuanImage21": 32, "HunyuanImage21Refiner": 16, "HunyuanVideo15": 16,
-    "ChromaRadiance": 1,
+    "ChromaRadiance": 1, "SanaLatent": 32,
 }  # fmt: skip
 """By latent format, pixels for each latent pixel where that is not `SCALE`: ComfyUI says it of
 some, in its newer versions."""

@@ -17,7 +17,7 @@ import torch
 from latent_preview import LatentPreviewer
 
 from ..plain import in_a_line
-from . import finishing
+from . import finishing, guides
 from .finishing import WRAPPER_KEY
 
 log = logging.getLogger(__name__)
@@ -127,8 +127,11 @@ def views_as_batch(latent: torch.Tensor) -> torch.Tensor:
 class Listener(Protocol):
     """Who wants to know of a sampling."""
 
-    def begun(self, shapes: Sequence[Sequence[int]]) -> None:
-        """It begins, with latents of these shapes: several where they are sampled as one."""
+    def begun(self, shapes: Sequence[Sequence[int]], hidden: guides.Hidden) -> None:
+        """It begins, with latents of these shapes: several where they are sampled as one.
+
+        `hidden` is what of the first one is not the video that will come.
+        """
 
     def may_finish(self, finisher: finishing.Finisher) -> None:
         """Its sampler begins, and `finisher` can end it early; or that is over."""
@@ -164,9 +167,11 @@ class SamplingWatch:
         self._place = {}
         if listener is None:
             return executor(*args, **kwargs)
-        _tell(listener.begun, kwargs.get("latent_shapes") or ())
+        guider = getattr(executor, "class_obj", None)
+        shapes = kwargs.get("latent_shapes") or ()
+        hidden = guides.hidden_frames(guider, shapes[0] if shapes else _shape(args))
+        _tell(functools.partial(listener.begun, shapes), hidden)
         try:
-            guider = getattr(executor, "class_obj", None)
             with finishing.offered(guider, functools.partial(_tell, listener.may_finish)):
                 result = executor(*args, **kwargs)
         except BaseException:
@@ -180,6 +185,11 @@ class SamplingWatch:
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return SamplingWatch, ()
+
+
+def _shape(args: Sequence[Any]) -> Sequence[int]:
+    """Of the noise that sampling begins with, the first of its arguments."""
+    return getattr(args[0], "shape", ()) if args else ()
 
 
 def _tell(listener: Callable[[Any], None], what: Any) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sidestream.preview.decoders.taehv import Affine, Layout, Network, Taehv
+from sidestream.preview.decoders.memory import SUPER, WIDE
+from sidestream.preview.decoders.taehv import LEAK, Affine, Layout, Network, Taehv
 from sidestream.preview.render.job import EVERYTHING
 
 pytestmark = pytest.mark.gpu
@@ -16,13 +17,16 @@ LAYOUTS = {
     "lighttaehy1_5": Layout(32, WIDTHS, (1, 2, 2), 2),
     "taeltx_2": Layout(128, WIDTHS, (2, 2, 2), 4),
     "taeh3": Layout(24, WIDTHS, (1, 2, 2), 2),
+    "taew2_2_super": Layout(48, (512, 256, 128, 64), (1, 2, 2), 2, SUPER),
+    "taeltx2_3_wide": Layout(128, (1024, 512, 256, 64), (2, 2, 2), 4, WIDE),
 }
 each_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 
 
 def decoder_of(layout, device, dtype):
     """A decoder of random weights, the same for every device and type."""
-    network = Network(layout)
+    signed = layout == LAYOUTS["lighttaehy1_5"]
+    network = Network(layout, LEAK if signed else 0.0)
     layers = network.numbered().requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
     for weight in layers.parameters():
@@ -31,7 +35,7 @@ def decoder_of(layout, device, dtype):
     channels = (1, layout.channels, 1, 1)
     factor = torch.linspace(0.5, 2, layout.channels).reshape(channels)
     layers.to(dtype).to(memory_format=torch.channels_last).to(device)
-    return Taehv(network, layout, Affine(factor, 1 - factor).to(device))
+    return Taehv(network, layout, Affine(factor, 1 - factor).to(device), signed)
 
 
 def random_latent(layout, frames=3, height=15, width=26):

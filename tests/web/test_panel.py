@@ -445,6 +445,21 @@ def test_who_suppresses_previews_is_said_with_the_place_to_switch_it_off(panel: 
     assert words["x"] + words["width"] <= button["x"] + 1
 
 
+def test_a_model_that_needs_a_decoder_is_told_which(panel: PanelPage) -> None:
+    panel.open_panel()
+    missing = {"file": "a.pth", "url": "https://example.com/a.pth", "megabytes": 0}
+    missing |= {"folder": "models/vae_approx", "models": "Some"}
+    about = {"node_id": "10", "prompt_id": "p", "state": "none", "why": "latents"}
+    tell(panel, "sidestream.run", **about, missing_decoder=missing)
+    notice = part(panel, ".ss-notice")
+    expect(notice).to_contain_text("need its decoder: put a.pth into models/vae_approx")
+    expect(notice.locator("a")).to_have_text("Download")
+    assert notice.locator("a").get_attribute("href") == missing["url"]
+    tell(panel, "sidestream.run", **about)
+    expect(notice).to_contain_text("not supported")
+    expect(notice.locator("a")).to_be_hidden()
+
+
 def test_a_decoder_that_is_too_slow_is_said_with_what_to_set(panel: PanelPage) -> None:
     panel.open_panel()
     deliver(panel, 1)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 from sidestream.tests.conftest import REPO
-from sidestream.tests.web.conftest import on_the_oldest_and_the_newest
+from sidestream.tests.web.conftest import OLDEST, Opened, on_the_oldest_and_the_newest
 from sidestream.tests.workflows import to_prompt
 from sidestream.tools.page import PanelPage
 
@@ -76,3 +76,18 @@ def test_a_template_opens_as_it_is_meant(panel: PanelPage, file: Path) -> None:
         there = {name: opened[number]["inputs"].get(name) for name in node["inputs"]}
         assert there == node["inputs"]
     panel.page.keyboard.press("Escape")  # it may tell which models are missing
+
+
+@pytest.mark.browser
+@pytest.mark.kinds(f"{OLDEST} classic")
+def test_the_page_offers_the_decoder_among_the_missing_models(opened: Opened) -> None:
+    """Newer pages offer only what a widget names, and call it required; there the note has it."""
+    panel = opened.panel
+    panel.open({"Comfy.Workflow.ShowMissingModelsWarning": True})
+    workflow = json.loads((FILES[0].parent / "sidestream_text_to_image.json").read_text("utf-8"))
+    panel.page.evaluate("(workflow) => app.loadGraphData(workflow)", workflow)
+    (model,) = workflow["models"]
+    dialog = panel.page.get_by_role("dialog")
+    expect(dialog).to_contain_text(f"{model['directory']} / {model['name']}")
+    row = dialog.locator("li, .p-listbox-option", has_text=model["name"])
+    expect(row.get_by_role("button", name="Download")).to_be_enabled()

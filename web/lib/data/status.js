@@ -10,7 +10,7 @@ import { t } from "../host/strings.js";
 const INTERVAL_MS = 2000;
 
 /** Notices about a choice of the user's, or about something good enough. */
-const MILD = new Set(["paused", "off", "fallback", "slow"]);
+const MILD = new Set(["paused", "off", "missing", "slow"]);
 
 /** Asks `GET /sidestream/status` while a panel is open and something runs. Tells by `change`. */
 export class ServerStatus extends EventTarget {
@@ -62,12 +62,20 @@ export class ServerStatus extends EventTarget {
 }
 
 /**
+ * @typedef {object} Notice
+ * @property {string} key equal for notices of which one was dismissed with the other
+ * @property {string} text
+ * @property {boolean} mild
+ * @property {{ url: string, text: string }} [link] what helps
+ */
+
+/**
  * What is degraded, and what to do about it: one sentence, or nothing.
  *
  * @param {ServerStatus} status
  * @param {LiveSettings} liveSettings
  * @param {Run | null} run the watched one
- * @returns {{ key: string, text: string, mild: boolean } | null}
+ * @returns {Notice | null}
  */
 export function notice(status, liveSettings, run) {
   /** @param {string} key @param {Record<string, string>} [values] */
@@ -82,6 +90,7 @@ export function notice(status, liveSettings, run) {
   if (liveSettings.paused) return say("paused");
   const silence = status.store.silence;
   if (silence?.why === "method") return say("chosenNone");
+  if (silence?.why === "latents" && silence.missing) return withLink("needsDecoder", silence.missing);
   if (silence?.why === "latents") return say("noDecoder");
   if (silence?.why === "suppressed") {
     const { title = "", option = "" } = silence.where ?? {};
@@ -96,7 +105,21 @@ export function notice(status, liveSettings, run) {
   const method = run?.settings?.method ?? liveSettings.settings.get("method");
   if (run?.live && method === "off") return say("off");
   const decoder = run?.frames.at(-1)?.decoder;
-  if (decoder === "latent2rgb" && method === "taesd") return say("noDecoderFile");
-  if (decoder === "latent2rgb" && (method === "auto" || method === "host")) return say("fallback");
-  return null;
+  if (decoder !== "latent2rgb" || method === "latent2rgb") return null;
+  if (run?.missing) return withLink("missing", run.missing);
+  return method === "taesd" ? say("noDecoderFile") : null;
+}
+
+/**
+ * That a decoder file is missing, and where it is to be had.
+ *
+ * @param {string} key
+ * @param {import("./store.js").MissingFile} missing
+ * @returns {Notice}
+ */
+function withLink(key, missing) {
+  const { file, url, folder, models } = missing;
+  const size = missing.megabytes ? ` (${missing.megabytes} MB)` : "";
+  const link = { url, text: t("notices.download", { size }).trim() };
+  return { key: `${key} ${file}`, text: t(`notices.${key}`, { file, folder, models }), mild: MILD.has(key), link };
 }

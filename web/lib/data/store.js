@@ -43,10 +43,20 @@ import { Thumbnails } from "./thumbnails.js";
  */
 
 /**
+ * @typedef {object} MissingFile A decoder that is not there.
+ * @property {string} file its name
+ * @property {string} url where it is to be had
+ * @property {number} megabytes 0 where that is not known
+ * @property {string} folder where to put it
+ * @property {string} models that it is for
+ */
+
+/**
  * @typedef {object} Silence Why a sampler has no previews.
  * @property {string} why `method`, `latents` or `suppressed`
  * @property {string} who the pack that suppresses previews
  * @property {{ title?: string, option?: string } | null} where to switch that off
+ * @property {MissingFile | null} missing the file that it needs, where that is why
  */
 
 /**
@@ -69,6 +79,7 @@ import { Thumbnails } from "./thumbnails.js";
  * @property {boolean} canFinish whether its sampler can be finished early
  * @property {number | null} finishedAt the step at which it was
  * @property {Slow | null} slow the decoder that cannot keep up with the budget, where one cannot
+ * @property {MissingFile | null} missing the file that would make its previews sharp, where it is not there
  * @property {number} dropped
  * @property {Record<string, number>} outcomes what became of its frames, where the server said so
  * @property {Record<string, any> | null} settings the run's own, where the server said so
@@ -159,6 +170,7 @@ export class FrameStore extends EventTarget {
       canFinish: false,
       finishedAt: null,
       slow: null,
+      missing: null,
       dropped: 0,
       outcomes: {},
       settings: null,

@@ -26,7 +26,8 @@ export function receive(store) {
 
     /** @param {any} told */
     "sidestream.run": (told) => {
-      store.silence = told.state === "none" ? { why: told.why, who: told.who ?? "", where: told.where ?? null } : null;
+      const { why, who = "", where = null, missing_decoder: missing = null } = told;
+      store.silence = told.state === "none" ? { why, who, where, missing } : null;
       if (told.state === "none") {
         store.dispatchEvent(new CustomEvent("runs"));
         return;
@@ -42,6 +43,7 @@ export function receive(store) {
       store.reachStage(run, told.stage ?? 1);
       run.settings = told.settings ?? run.settings;
       run.slow = told.slow ?? run.slow;
+      run.missing = told.missing_decoder ?? null;
       run.totalSteps ||= told.total_steps;
       run.canFinish = told.can_finish ?? false;
       store.dispatchEvent(new CustomEvent("runs"));

@@ -100,12 +100,15 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     finish.mark,
   );
   const noticeText = element("span");
+  const noticeLink = /** @type {HTMLAnchorElement} */ (
+    element("a", { class: "ss-notice-link", target: "_blank", rel: "noopener", hidden: true })
+  );
   let noticeKey = "";
   const noticeBar = element(
     "div",
     { class: "ss-notice", role: "status", hidden: true },
     element("i", { class: "pi pi-info-circle", "aria-hidden": "true" }),
-    noticeText,
+    element("div", { class: "ss-notice-words" }, noticeText, noticeLink),
     iconButton(element, "times", t("notices.putAway"), () => {
       dismissed.add(noticeKey);
       showNotice();
@@ -137,6 +140,11 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     noticeBar.hidden = !told || dismissed.has(noticeKey);
     noticeBar.classList.toggle("ss-mild", told?.mild ?? false);
     setText(noticeText, told?.text ?? "");
+    noticeLink.hidden = !told?.link;
+    if (told?.link) {
+      noticeLink.href = told.link.url;
+      setText(noticeLink, told.link.text);
+    }
     return noticeText.textContent;
   }
 

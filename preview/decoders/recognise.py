@@ -1,0 +1,25 @@
+"""Which family a decoder file is of, where its name does not say."""
+
+from __future__ import annotations
+
+import functools
+
+from .. import decoder_files
+from . import taehv, taesd
+from .errors import DecoderError
+from .files import Version, opened, version_of
+
+
+def family_of(path: str) -> str:
+    """The family whose layers the file at `path` has, as it is now. Raises DecoderError."""
+    return _family_of(path, version_of(path))
+
+
+@functools.lru_cache(maxsize=16)
+def _family_of(path: str, version: Version) -> str:
+    with opened(path, "small decoder") as stored:
+        if "7.conv.weight" in taehv.decoder_weights(stored):
+            return decoder_files.VIDEO
+        if "3.conv.0.weight" in taesd.decoder_weights(stored):
+            return decoder_files.IMAGE
+        raise DecoderError("its layers are of no kind that is known")
