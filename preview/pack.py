@@ -17,7 +17,7 @@ from .deliver.transport import Transport
 from .plain import plain
 from .render.engines import Engines
 from .report import Warnings, report
-from .settings import DEFAULTS, FIELDS
+from .settings import DEFAULTS, FIELDS, PRESETS
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +97,7 @@ class Pack:
         """For `GET /sidestream/settings`."""
         return {
             "fields": {name: field.describe() for name, field in FIELDS.items()},
+            "presets": PRESETS,
             "defaults": DEFAULTS.as_dict(),
             "preview_size": host.installation.preview_size(),
         }

@@ -186,6 +186,20 @@ def timeline(chromium: Browser, url: str, path: Path) -> None:
     _finish(panel, path)
 
 
+def curves(chromium: Browser, url: str, path: Path) -> None:
+    """The curves of two runs, one of which has more steps."""
+    panel = open_page(chromium, url)
+    for steps, seed in ((12, 5), (20, 6)):
+        _run(panel, demo_prompt(steps=steps, seed=seed, seconds=0.12), frames=steps)
+        panel.wait_idle()
+        if steps == 12:
+            panel.page.get_by_role("button", name="Compare this frame").click()
+    panel.page.evaluate("() => sidestream.watching.goLive()")
+    panel.page.locator(".ss-curves summary").click()
+    panel.page.locator(".ss-curves").scroll_into_view_if_needed()
+    _finish(panel, path)
+
+
 def samplers(chromium: Browser, url: str, path: Path) -> None:
     """Two samplers of one run side by side."""
     panel = open_page(chromium, url)
@@ -244,7 +258,7 @@ def settings(chromium: Browser, url: str, path: Path) -> None:
     panel.close_panel()
     panel.command("Comfy.ShowSettingsDialog")
     panel.page.get_by_text("SideStream", exact=True).last.click()
-    panel.page.get_by_text("Throttle (ms)").first.wait_for()
+    panel.page.get_by_text("Shortest interval (ms)").first.wait_for()
     panel.page.wait_for_timeout(500)
     _finish(panel, path)
 
@@ -255,6 +269,7 @@ SHOTS: dict[str, Callable[[Browser, str, Path], None]] = {
     "panel-new-run": new_run,
     "panel-light": live_light,
     "panel-timeline": timeline,
+    "panel-curves": curves,
     "panel-samplers": samplers,
     "panel-batch": batch,
     "panel-animation": animation,

@@ -5,7 +5,7 @@
  * and saved) → data (what is known) → host (ComfyUI's page).
  */
 
-import { api, app, toast } from "./lib/host/comfy.js";
+import { api, app, sidebarButton, toast } from "./lib/host/comfy.js";
 import { isDemo, loadDemo } from "./lib/host/demo.js";
 import { prepareFields } from "./lib/host/node_fields.js";
 import { addStyleSheet, markPage } from "./lib/host/page.js";
@@ -24,8 +24,10 @@ import { Watching } from "./lib/data/watching.js";
 import { receive } from "./lib/data/wire.js";
 import { pictureLook, videoLook } from "./lib/media/result_look.js";
 import { addThumbnail, drawThumbnails, isPreviewNode } from "./lib/view/node_thumbnail.js";
+import { EyeHint } from "./lib/view/hint.js";
 import { openPanel } from "./lib/view/panel.js";
 import { popOutOf } from "./lib/view/popout.js";
+import { presetInDialog } from "./lib/view/preset_select.js";
 
 const TAB = "sidestream";
 const PACK = decodeURIComponent(new URL(import.meta.url).pathname.split("/").at(-2) ?? "");
@@ -52,7 +54,10 @@ export const shared = {
   results: new Results(store, prompts, { pictureLook, videoLook }),
   popOut: () => void popOut(),
 };
-const popOut = popOutOf((container) => openPanel(container, shared, { canPopOut: false }));
+const popOut = popOutOf((container) => {
+  hint.dismiss();
+  return openPanel(container, shared, { canPopOut: false });
+});
 
 store.titleOf = (/** @type {string} */ promptId, /** @type {string} */ nodeId) => prompts.titleOf(promptId, nodeId);
 prompts.learnt = () => store.nameRuns();
@@ -83,6 +88,7 @@ addStyleSheet(document, new URL("sidestream.css", import.meta.url).href);
 
 await Promise.all([settings.load(), loadStrings()]);
 liveSettings.listen();
+const hint = new EyeHint(document, store, () => sidebarButton(TAB));
 
 /**
  * Fill `container` with a panel, but not at once: a newer page watches which settings are read while
@@ -95,7 +101,9 @@ function openSoon(container) {
   let close;
   let isWanted = true;
   queueMicrotask(() => {
-    if (isWanted) close = openPanel(container, shared);
+    if (!isWanted) return;
+    hint.dismiss();
+    close = openPanel(container, shared);
   });
   return () => {
     isWanted = false;
@@ -137,15 +145,9 @@ function showDemoAfter(wait) {
 
 app.registerExtension({
   name: "sidestream",
-  settings: settings.entries(),
+  settings: settings.entries(presetInDialog(document, settings)),
   bottomPanelTabs: [tab()],
   commands: [
-    {
-      id: "SideStream.OpenPanel",
-      label: "Open or close Live Preview",
-      icon: "pi pi-eye",
-      function: () => app.extensionManager.command.execute(`Workspace.ToggleSidebarTab.${TAB}`),
-    },
     {
       id: "SideStream.TogglePreviews",
       label: "Pause or resume live previews",
@@ -173,8 +175,9 @@ app.registerExtension({
     },
   ],
   keybindings: [
-    { combo: { key: "l", shift: true }, commandId: "SideStream.OpenPanel" },
-    { combo: { key: "k", shift: true }, commandId: "SideStream.TogglePreviews" },
+    // The page's own command for the tab: so the eye's tooltip says the key, also one of the user's choice.
+    { combo: { key: "L", shift: true }, commandId: `Workspace.ToggleSidebarTab.${TAB}` },
+    { combo: { key: "K", shift: true }, commandId: "SideStream.TogglePreviews" },
   ],
   addCustomNodeDefs: (definitions) => prompts.define(definitions),
   nodeCreated: (node) => {

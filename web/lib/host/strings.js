@@ -63,10 +63,10 @@ export function stepText({ seq, stage, step, totalSteps, outputNode }) {
 }
 
 /**
- * The translated name or tooltip of a setting, or what the server calls it.
+ * The translated name or tooltip of a setting or its options, or what the server calls it.
  *
  * @param {string} name a field of `GET /sidestream/settings`
- * @param {"name" | "tooltip"} part
+ * @param {string} part `name`, `tooltip` or `options.` and one
  * @param {string} fallback
  * @returns {string}
  */

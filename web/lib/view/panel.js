@@ -1,6 +1,7 @@
 /** One view of the previews, for the sidebar, the bottom panel or a window of its own. */
 
 import { Controls } from "./controls.js";
+import { Curves } from "./curves.js";
 import { elementsOf, iconButton, setIcon, setText } from "./dom.js";
 import { FinishButton } from "./finish_button.js";
 import { Grid } from "./grid.js";
@@ -74,6 +75,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
   const tabs = new SamplerTabs(document, shared);
   const stats = new Stats(document, shared, signal);
   const timeline = new Timeline(document, shared, viewer.player, signal);
+  const curves = new Curves(document, shared);
   const controls = new Controls(document, shared);
   const finish = new FinishButton(document, shared, signal);
 
@@ -136,7 +138,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     "section",
     { class: "sidestream", ...writing(), "aria-label": t("panel.title"), onkeydown: keepDeletionFromPage },
     element("div", { class: "ss-view" }, toolbar, tabs.element, viewer.element, playerBar.element, soundBar.element, grid.element),
-    element("div", { class: "ss-side" }, noticeBar, timeline.element, stats.element, controls.element, reportButton(document)),
+    element("div", { class: "ss-side" }, noticeBar, timeline.element, curves.element, stats.element, controls.element, reportButton(document)),
   );
 
   viewer.onZoom = () => {
@@ -176,6 +178,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     soundBar.update();
     stats.update();
     timeline.update();
+    curves.update();
     controls.update();
     finish.update();
     viewer.onZoom();
@@ -194,6 +197,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
   shared.watching.addEventListener("change", onChange, { signal });
   shared.liveSettings.addEventListener("change", onChange, { signal });
   shared.status.addEventListener("change", onChange, { signal });
+  shared.settings.addEventListener("change", onChange, { signal });
   root.addEventListener("fullscreenchange", () => {
     const inside = document.fullscreenElement === root;
     setIcon(fullScreen, inside ? "window-minimize" : "window-maximize", t(inside ? "viewer.leaveFullScreen" : "viewer.fullScreen"));
