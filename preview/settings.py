@@ -22,9 +22,15 @@ KEY = "sidestream"
 NODES = "nodes"
 """Where a prompt's extra data hold the values of its preview nodes, by execution id."""
 
+USER = "user"
+"""Where a prompt's extra data say whose it is: that user's switch shares its previews."""
+
 INHERITED = "as in my settings"
 INHERITED_NUMBER = -1
 """What a node's field holds that sets nothing."""
+
+BESIDE = (NODES, USER)
+"""What a prompt's extra data hold beside settings."""
 
 VAE_KEY = "sidestream_vae"
 """Where a VAE to preview by lies on a MODEL's options."""
@@ -315,7 +321,7 @@ def salvaged(values: Any) -> tuple[dict[str, Any], list[str]]:
                 complaints.append(plain(error))
             except ValueError:  # Python refuses to print so many
                 complaints.append(f"{name} has too many digits")
-    unknown = len(values) - len(good) - len(complaints) - (NODES in values)
+    unknown = len(values) - len(good) - len(complaints) - sum(key in values for key in BESIDE)
     if unknown > 0:
         # One of so many must be unknown.
         some = islice(values, len(FIELDS) + 2)
@@ -335,7 +341,7 @@ def of_node(sent: Any, node_id: str) -> tuple[dict[str, Any], list[str]]:
 
 
 def _is_known(name: object) -> bool:
-    return name in FIELDS or name == NODES
+    return name in FIELDS or name in BESIDE
 
 
 def combined(

@@ -15,10 +15,14 @@ TEXT = 0x81
 
 
 class RawSocket(contextlib.ExitStack):
-    """A client of ComfyUI's websocket that takes from the network only what it is told to."""
+    """A client of a websocket that takes from the network only what it is told to."""
 
-    def __init__(self, url: str, client_id: str, *, features: object = FEATURES) -> None:
-        """Connect and announce `features`. Reads nothing but the handshake."""
+    def __init__(
+        self, url: str, client_id: str = "", *, features: object = FEATURES, watch: str = ""
+    ) -> None:
+        """Connect to ComfyUI's socket and announce `features`, or to that of the watch page with
+        the key `watch`. Reads nothing but the handshake.
+        """
         super().__init__()
         address = urllib.parse.urlparse(url)
         assert address.hostname is not None
@@ -28,9 +32,11 @@ class RawSocket(contextlib.ExitStack):
         self._socket.settimeout(10)
         self._socket.connect((address.hostname, address.port))
         key = base64.b64encode(os.urandom(16)).decode()
-        query = urllib.parse.urlencode({"clientId": client_id})
+        path = f"/ws?{urllib.parse.urlencode({'clientId': client_id})}"
+        if watch:
+            path = "/sidestream/watch"
         self._socket.sendall(
-            f"GET /ws?{query} HTTP/1.1\r\nHost: {address.netloc}\r\nUpgrade: websocket\r\n"
+            f"GET {path} HTTP/1.1\r\nHost: {address.netloc}\r\nUpgrade: websocket\r\n"
             f"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
             .encode()
         )
@@ -38,7 +44,7 @@ class RawSocket(contextlib.ExitStack):
         while not answer.endswith(b"\r\n\r\n"):
             answer += self.read(1)
         assert answer.startswith(b"HTTP/1.1 101")
-        self._send_text(json.dumps(features))
+        self._send_text(watch or json.dumps(features))
 
     def _send_text(self, text: str) -> None:
         data, mask = text.encode(), os.urandom(4)
