@@ -17,6 +17,7 @@ import { Prompts, takeOutValues } from "./lib/data/prompts.js";
 import { Rates } from "./lib/data/rates.js";
 import { Results } from "./lib/data/results.js";
 import { Settings } from "./lib/data/settings.js";
+import { Sharing } from "./lib/data/sharing.js";
 import { ServerStatus } from "./lib/data/status.js";
 import { FrameStore } from "./lib/data/store.js";
 import { Watching } from "./lib/data/watching.js";
@@ -25,6 +26,7 @@ import { pictureLook, videoLook } from "./lib/media/result_look.js";
 import { addThumbnail, drawThumbnails, isPreviewNode } from "./lib/view/node_thumbnail.js";
 import { openPanel } from "./lib/view/panel.js";
 import { popOutOf } from "./lib/view/popout.js";
+import { sharingSetting } from "./lib/view/sharing_setting.js";
 
 const TAB = "sidestream";
 const PACK = decodeURIComponent(new URL(import.meta.url).pathname.split("/").at(-2) ?? "");
@@ -34,6 +36,7 @@ const store = new FrameStore(() => settings.limits());
 const prompts = new Prompts();
 const liveSettings = new LiveSettings(settings, store);
 const watching = new Watching(store);
+const sharing = new Sharing();
 
 /**
  * The parts, for other packs and for tests: `import("/extensions/<pack>/sidestream.js")`.
@@ -71,7 +74,7 @@ joinQueueing(
   (body) => {
     const nodes = takeOutValues(body.prompt, Object.keys(settings.fields));
     const beside = Object.keys(nodes).length ? { nodes } : {};
-    const sidestream = { ...settings.values(), ...body.extra_data?.sidestream, ...beside };
+    const sidestream = { ...settings.values(), ...sharing.mark, ...body.extra_data?.sidestream, ...beside };
     body.extra_data = { ...body.extra_data, sidestream };
   },
   (promptId, prompt, workflow) => prompts.remember(promptId, prompt, workflow),
@@ -79,7 +82,7 @@ joinQueueing(
 
 addStyleSheet(document, new URL("sidestream.css", import.meta.url).href);
 
-await Promise.all([settings.load(), loadStrings()]);
+await Promise.all([settings.load(), sharing.load(), loadStrings()]);
 liveSettings.listen();
 
 /**
@@ -135,7 +138,7 @@ function showDemoAfter(wait) {
 
 app.registerExtension({
   name: "sidestream",
-  settings: settings.entries(),
+  settings: [...settings.entries(), sharingSetting(sharing)],
   bottomPanelTabs: [tab()],
   commands: [
     {

@@ -1,6 +1,7 @@
 /** The pack's own words, in the language of the page, from `locales/` through ComfyUI's /i18n. */
 
 import { api, settingValue } from "./comfy.js";
+import { filled, textAt } from "./texts.js";
 
 /** @type {Record<string, any>} */
 let byLanguage = {};
@@ -22,8 +23,7 @@ export async function loadStrings() {
  * @returns {string}
  */
 export function t(key, values = {}) {
-  const text = lookUp(`sideStream.${key}`) ?? key;
-  return text.replace(/<(\w+)>/g, (whole, name) => String(values[name] ?? whole));
+  return filled(lookUp(`sideStream.${key}`) ?? key, values);
 }
 
 /**
@@ -55,12 +55,7 @@ export function settingText(name, part, fallback) {
  * @returns {string | undefined}
  */
 function lookUp(path) {
-  for (const language of languages()) {
-    let value = byLanguage[language];
-    for (const part of path.split(".")) value = value?.[part];
-    if (typeof value === "string") return value;
-  }
-  return undefined;
+  return textAt(byLanguage, languages(), path);
 }
 
 /** The page's language, then its base, then English. */
