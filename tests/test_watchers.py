@@ -379,10 +379,16 @@ def test_i7_after_an_interrupt_nothing_more_is_shown(client, watch, key):
     assert one.progress[-1] == {"run": None}
 
 
-def test_one_who_comes_late_is_told_how_far_the_run_is(client, watch, key):
-    prompt_id = client.queue(a_graph(steps=60), OURS)
-    assert wait_until(lambda: len(client.listen(0.1).frames) > 0, 20)
-    one = watch(key)
-    assert one.progress[0]["step"] >= 1
-    assert one.progress[0]["total_steps"] == 60
+def test_one_who_comes_late_sees_the_last_picture_and_how_far_the_run_is(client, watch, key):
+    prompt_id = client.queue(a_graph(steps=3, seconds=0.05), OURS)
     client.collect(prompt_id)
+    prompt_id = client.queue(a_graph(steps=2, seconds=4.0), OURS)
+    assert wait_until(lambda: client.get("/queue")["queue_running"] != [], 20)
+    one = watch(key)
+    assert wait_until(lambda: len(one.pictures) == 1, 2)
+    assert wait_until(lambda: one.progress[-1].get("step") == 1, 20)
+    assert one.progress[-1]["total_steps"] == 2
+    client.collect(prompt_id)
+    client.post("/sidestream/sharing", {"on": False})
+    client.post("/sidestream/sharing", {"on": True})
+    assert watch(key).pictures == []

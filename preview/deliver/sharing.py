@@ -34,7 +34,7 @@ class Share(NamedTuple):
 
 
 class Sharing:
-    """The switches and keys of all users. Lives on the event loop."""
+    """The switches and keys of all users. Changed on the event loop; any thread may ask."""
 
     def __init__(self, file: Callable[[], Path]) -> None:
         """`file` is asked for when it is first needed."""

@@ -81,6 +81,8 @@ class Watchers:
         self._all: tuple[Watcher, ...] = ()  # replaced as a whole, so that any thread may read it
         self._unknown = 0
         self._ending: set[asyncio.Task[None]] = set()  # asyncio itself may forget them
+        self._last: dict[str, bytes] = {}
+        """The last picture of each user who shares, for who comes later. No run is held by it."""
         self._lock = threading.Lock()
 
     # For the transport, on the sampler's and the worker's threads
@@ -97,12 +99,13 @@ class Watchers:
         """Leave a still for all who may see it, in the place of one that waits. Returns whether
         there is anybody."""
         run = frame.label.run
-        moment = (run.number, frame.label.seq)
-        if frame.info.animation is not None:
+        user, moment = run.context.user, (run.number, frame.label.seq)
+        if user is None or frame.info.animation is not None or not self._sharing.of(user).on:
             return False
+        self._last[user] = frame.data
         shown = False
         for watcher in self._all:
-            if watcher.user != run.context.user:
+            if watcher.user != user:
                 continue
             with self._lock:
                 if moment < watcher.newest:
@@ -140,6 +143,7 @@ class Watchers:
 
     def disconnect(self, user: str) -> None:
         """Show nothing more to who watches this user's previews now, and end their connections."""
+        self._last.pop(user, None)
         for watcher in [one for one in self._all if one.user == user]:
             self._leave(watcher)
             ending = watcher.loop.create_task(end(watcher))
@@ -169,7 +173,7 @@ class Watchers:
 
     async def _send(self, watcher: Watcher) -> None:
         """Send what is new, and wait for more. What has left is sent nothing."""
-        told, at = None, 0.0
+        told, at, picture = None, 0.0, self._last.get(watcher.user)
         with contextlib.suppress(ConnectionError, RuntimeError):  # it is closed, or about to be
             while watcher in self._all:
                 watcher.something_new.clear()
@@ -177,15 +181,16 @@ class Watchers:
                 if progress != told or now - at > SILENCE:
                     told, at = progress, now
                     await watcher.socket.send_json(progress)
-                frame = self._take(watcher)
-                if frame is not None:
-                    await watcher.socket.send_bytes(frame.data)
+                picture = self._take(watcher) or picture
+                if picture is not None:
+                    await watcher.socket.send_bytes(picture)
+                    picture = None
                 else:
                     with contextlib.suppress(asyncio.TimeoutError):
                         await asyncio.wait_for(watcher.something_new.wait(), TICK)
 
-    def _take(self, watcher: Watcher) -> Encoded | None:
-        """The frame that waits, if it may still be shown."""
+    def _take(self, watcher: Watcher) -> bytes | None:
+        """The picture that waits, if it may still be shown."""
         if watcher not in self._all:
             return None
         with self._lock:
@@ -193,7 +198,7 @@ class Watchers:
         if frame is None:
             return None
         self._on_free()
-        return frame if self._is_live(frame.label.run) else None
+        return frame.data if self._is_live(frame.label.run) else None
 
 
 async def first_text(socket: web.WebSocketResponse) -> str:

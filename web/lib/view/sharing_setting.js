@@ -86,7 +86,7 @@ class SharingSetting {
     const notes = [
       reach === "replaced" ? t("sharing.replaced", { host, address: new URL(address).hostname }) : "",
       reach === "here" ? t("sharing.onlyHere", { host }) : "",
-      new URL(address).protocol === "https:" ? "" : t("sharing.noLock"),
+      reach === "here" || new URL(address).protocol === "https:" ? "" : t("sharing.noLock"),
       t("sharing.who"),
     ];
     return [

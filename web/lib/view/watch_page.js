@@ -112,7 +112,8 @@ class WatchPage {
   _messageText(running) {
     if (this.state !== "open") return this.t(`watch.${this.state}`);
     if (running) return this.picture.hidden || this.told?.step ? "" : this.t("viewer.firstStep");
-    return this.told && this.picture.hidden ? this.t("watch.idle") : "";
+    const isOverlay = this.document.documentElement.classList.contains("own-background");
+    return this.told && this.picture.hidden && !isOverlay ? this.t("watch.idle") : "";
   }
 
   /** @param {Blob} blob */
