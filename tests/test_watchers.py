@@ -391,4 +391,5 @@ def test_one_who_comes_late_sees_the_last_picture_and_how_far_the_run_is(client,
     client.collect(prompt_id)
     client.post("/sidestream/sharing", {"on": False})
     client.post("/sidestream/sharing", {"on": True})
-    assert watch(key).pictures == []
+    again = watch(key)
+    assert not wait_until(lambda: bool(again.pictures), 0.5)
