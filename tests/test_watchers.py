@@ -21,7 +21,6 @@ import aiohttp
 import numpy as np
 import psutil
 import pytest
-from sidestream.preview.deliver.sharing import Sharing
 from sidestream.preview.deliver.watchers import FULL, MOST, REFUSED, UNKNOWN
 from sidestream.tests.conftest import HELPERS
 from sidestream.tests.graphs import demo_graph
@@ -305,14 +304,6 @@ def test_i8_with_several_users_each_shares_their_own(comfy_host, connect):
     client.run(a_graph(steps=4), {"sidestream": {"user": ann}})
     assert wait_until(lambda: len(one.pictures) > 0)
     one.close()
-
-
-def test_the_switch_and_the_key_outlive_the_server(tmp_path):
-    file = tmp_path / "folder" / "sharing.json"
-    first = Sharing(lambda: file)
-    share = first.switch("default", True)
-    assert Sharing(lambda: file).of("default") == share
-    assert Sharing(lambda: file).user_of(share.key) == "default"
 
 
 # Who watches slows nobody

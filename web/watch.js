@@ -5,4 +5,4 @@
 
 import { openWatchPage } from "./lib/view/watch_page.js";
 
-if (document.documentElement.classList.contains("sidestream-watch")) void openWatchPage(document);
+if (document.documentElement.classList.contains("sidestream-watch")) void openWatchPage(window);

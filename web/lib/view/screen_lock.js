@@ -4,15 +4,15 @@ const MINUTES_AFTER = 10;
 
 /** Browsers allow it on HTTPS and on localhost; elsewhere the device's own time-out holds. */
 export class ScreenLock {
-  /** @param {Document} document */
-  constructor(document) {
-    this.document = document;
+  /** @param {Window} view of the page */
+  constructor(view) {
+    this.view = view;
     /** @type {WakeLockSentinel | null} */
     this._held = null;
     this._until = 0;
     this._timer = 0;
     // The browser takes it back whenever the page is hidden.
-    document.addEventListener("visibilitychange", () => void this._request());
+    view.addEventListener("visibilitychange", () => void this._request());
   }
 
   /** Something runs. */
@@ -32,8 +32,9 @@ export class ScreenLock {
   }
 
   async _request() {
-    const { wakeLock } = this.document.defaultView?.navigator ?? {};
-    if (!wakeLock || this.document.hidden || Date.now() >= this._until) return;
+    const { document, navigator } = this.view;
+    const { wakeLock } = navigator; // none over plain HTTP
+    if (!wakeLock || document.hidden || Date.now() >= this._until) return;
     if (this._held && !this._held.released) return;
     try {
       this._held = await wakeLock.request("screen");

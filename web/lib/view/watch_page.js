@@ -14,38 +14,39 @@ import { ScreenLock } from "./screen_lock.js";
 /** @typedef {"open" | "lost" | "refused" | "full"} State of the connection */
 /** @typedef {(key: string, values?: Record<string, string | number>) => string} Translate */
 
-/** @param {Document} document of watch.html */
-export async function openWatchPage(document) {
-  const { location } = document;
+/** @param {Window} view with watch.html in it */
+export async function openWatchPage(view) {
+  const { document, location } = view;
   setBackground(document, new URLSearchParams(location.search).get("background") ?? "");
   const t = await translations(document);
   document.title = t("watch.title");
-  const page = new WatchPage(document, t);
+  const page = new WatchPage(view, t);
   const address = new URL("../../api/sidestream/watch", location.href);
   address.protocol = address.protocol.replace("http", "ws");
   address.search = address.hash = "";
   const connection = new WatchConnection(address, location.hash.slice(1));
   page.show(connection);
   connection.open();
-  window.addEventListener("hashchange", () => location.reload());
-  for (const [target, name] of /** @type {[EventTarget, string][]} */ ([[document, "visibilitychange"], [window, "online"]])) {
-    target.addEventListener(name, () => document.hidden || connection.open());
+  view.addEventListener("hashchange", () => location.reload());
+  for (const name of ["visibilitychange", "online"]) {
+    view.addEventListener(name, () => document.hidden || connection.open());
   }
 }
 
 class WatchPage {
   /**
-   * @param {Document} document
+   * @param {Window} view
    * @param {Translate} t
    */
-  constructor(document, t) {
-    this.document = document;
+  constructor(view, t) {
+    const { document } = view;
     this.t = t;
+    this.isOverlay = document.documentElement.classList.contains("own-background");
     this.picture = /** @type {HTMLImageElement} */ (document.querySelector("img"));
     this.message = /** @type {HTMLElement} */ (document.querySelector("[role=status]"));
     this.bar = /** @type {HTMLProgressElement} */ (document.querySelector("progress"));
     this.left = /** @type {HTMLElement} */ (document.querySelector("footer span"));
-    this.screenLock = new ScreenLock(document);
+    this.screenLock = new ScreenLock(view);
     this.pace = new Pace();
     /** @type {Told | null} what was told last */
     this.told = null;
@@ -54,7 +55,7 @@ class WatchPage {
     this._timer = 0;
     this.picture.alt = t("watch.title");
     this.bar.setAttribute("aria-label", t("stats.progress"));
-    addFullScreen(document, t);
+    addFullScreen(view, t);
   }
 
   /** @param {WatchConnection} connection */
@@ -112,8 +113,7 @@ class WatchPage {
   _messageText(running) {
     if (this.state !== "open") return this.t(`watch.${this.state}`);
     if (running) return this.picture.hidden || this.told?.step ? "" : this.t("viewer.firstStep");
-    const isOverlay = this.document.documentElement.classList.contains("own-background");
-    return this.told && this.picture.hidden && !isOverlay ? this.t("watch.idle") : "";
+    return this.told && this.picture.hidden && !this.isOverlay ? this.t("watch.idle") : "";
   }
 
   /** @param {Blob} blob */
@@ -153,10 +153,11 @@ function setBackground(document, color) {
 /**
  * A button, and the key F, where the browser has full screen for pages.
  *
- * @param {Document} document
+ * @param {Window} view
  * @param {Translate} t
  */
-function addFullScreen(document, t) {
+function addFullScreen(view, t) {
+  const { document } = view;
   const button = /** @type {HTMLButtonElement} */ (document.querySelector("button"));
   button.hidden = !document.fullscreenEnabled;
   if (button.hidden) return;
@@ -170,8 +171,8 @@ function addFullScreen(document, t) {
   };
   name();
   button.addEventListener("click", toggle);
-  document.addEventListener("fullscreenchange", name);
-  document.addEventListener("keydown", ({ key, ctrlKey, metaKey, altKey }) => {
+  view.addEventListener("fullscreenchange", name);
+  view.addEventListener("keydown", ({ key, ctrlKey, metaKey, altKey }) => {
     if (key.toLowerCase() === "f" && !ctrlKey && !metaKey && !altKey) toggle();
   });
 }
