@@ -21,7 +21,13 @@ from sidestream.tools.comfy_client import Frame
 
 SEEN = measure.Measured(seconds=[2.0, 2.2], callbacks_ms=[0.1], peak=3 << 20)
 BASE = measure.Measured(seconds=[1.0, 1.1], callbacks_ms=[0.05], peak=1 << 20)
-MEASURED = ("ComfyUI TAESD", "SideStream, every step", "SideStream, every step, not sent")
+MEASURED = (
+    "ComfyUI TAESD",
+    "SideStream, every step",
+    "SideStream, every step, not sent",
+    "SideStream, every step, not decoded",
+    "SideStream, every step, captured only",
+)
 
 
 def a_result(case: str) -> dict:
@@ -251,6 +257,8 @@ def test_a_real_comfyui_is_measured(host, tmp_path):
     assert rows["ComfyUI TAESD"]["frames"] > 0
     every, unsent = rows["SideStream, every step"], rows["SideStream, every step, not sent"]
     assert unsent["frames"] <= unsent["blocks"] < every["frames"]  # the last of a block comes late
+    for part in ("not decoded", "captured only"):
+        assert rows[f"SideStream, every step, {part}"]["frames"] == 0
     assert rows["ComfyUI TAESD"]["callback_p50_ms"] > rows["none"]["callback_p50_ms"]
 
     for way in found["hammer"]["unets"]["tiny"]:

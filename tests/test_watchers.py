@@ -384,3 +384,24 @@ def test_one_who_comes_late_sees_the_last_picture_and_how_far_the_run_is(client,
     client.post("/sidestream/sharing", {"on": True})
     again = watch(key)
     assert not wait_until(lambda: bool(again.pictures), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("listen", "address"),
+    [
+        ("127.0.0.1", None),
+        ("localhost", None),
+        ("::1,127.0.0.2", None),
+        ("127.0.0.1, 192.168.1.2", "192.168.1.2"),
+        ("::1,fd00::2", "[fd00::2]"),
+        ("0.0.0.0,::", "10.1.2.3"),
+    ],
+)
+def test_the_address_for_other_devices_is_there_where_comfyui_listens_to_them(
+    comfy, monkeypatch, listen, address
+):
+    from sidestream.preview.host import installation
+
+    monkeypatch.setattr(comfy("comfy.cli_args").args, "listen", listen)
+    monkeypatch.setattr(installation, "_own_address", lambda: "10.1.2.3")
+    assert installation.network_address() == address

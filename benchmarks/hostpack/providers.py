@@ -119,9 +119,35 @@ def without_sending() -> AbstractContextManager[Any]:
     return mock.patch.object(PromptServer.instance, "send_bytes", dropped)
 
 
+def without_decoding() -> AbstractContextManager[Any]:
+    """Let the worker drop what it takes."""
+    worker, records = part_of_sidestream("render.worker"), part_of_sidestream("preview.records")
+    if worker is None or records is None:
+        raise NotOffered("it has no worker that could drop frames")
+
+    def dropped(engine: Any, frame: Any) -> None:
+        worker.drop(frame, records.REPLACED)
+
+    return mock.patch.object(worker.Engine, "_process", dropped)
+
+
+def without_worker() -> AbstractContextManager[Any]:
+    """Capture, and tell the worker nothing of it."""
+    worker, records = part_of_sidestream("render.worker"), part_of_sidestream("preview.records")
+    if worker is None or records is None:
+        raise NotOffered("it has no worker that could be left out")
+
+    def dropped(engine: Any, frame: Any) -> None:
+        worker.drop(frame, records.REPLACED)
+
+    return mock.patch.object(worker.Engine, "publish", dropped)
+
+
 WITHOUT: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "kernels": without_kernels,
     "encoding": without_encoding,
     "sending": without_sending,
+    "decoding": without_decoding,
+    "worker": without_worker,
 }
 """SideStream's parts that can be switched off between two steps."""

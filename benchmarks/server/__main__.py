@@ -64,7 +64,7 @@ def main() -> None:
     """Measure, save and print."""
     given = parsed()
     unets = ("tiny",) if given.tiny else tuple(given.unet or ("sd15", "sdxl"))
-    asked = session.SettingsLayers(
+    asked = session.Setup(
         comfyui=Path(given.comfyui).absolute(),
         models=given.models.absolute(),
         unets=unets,

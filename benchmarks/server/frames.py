@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def references(folder: Path, decoder: str) -> dict[int, np.ndarray]:
     return {int(file.stem.rpartition("-")[2]): np.asarray(Image.open(file)) for file in files}
 
 
-def facts(frame: Any) -> dict[str, Any]:
+def facts(frame: Any, found: Comparison | None) -> dict[str, Any]:
     """What is kept of a frame as the client got it."""
     return {
         "step": frame.sidestream.get("step"),
@@ -31,7 +32,22 @@ def facts(frame: Any) -> dict[str, Any]:
         "received_at": frame.received_at,
         "decode_ms": frame.sidestream.get("decode_ms"),
         "decoder": frame.sidestream.get("decoder"),
+        "psnr": found and round(found.own, 1),
+        "psnr_of_neighbours": found and [round(psnr, 1) for psnr in found.neighbours],
     }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How near a frame is to the right picture of its step, and to those beside it, in dB."""
+
+    own: float
+    neighbours: tuple[float, ...]
+
+    @property
+    def right(self) -> bool:
+        """Whether it is the picture of its step and no other's."""
+        return self.own >= RIGHT_FROM and self.own + 1 >= max(self.neighbours, default=0.0)
 
 
 def judged(frames: Sequence[Any], steps: int, right: dict[str, dict[int, np.ndarray]]) -> Any:
@@ -39,6 +55,11 @@ def judged(frames: Sequence[Any], steps: int, right: dict[str, dict[int, np.ndar
     labels = [frame.sidestream.get("step") for frame in frames]
     found = [compared(frame, right.get(frame.sidestream.get("decoder"), {})) for frame in frames]
     known = [each for each in found if each is not None]
+    wrong = [
+        label
+        for label, each in zip(labels, found, strict=True)
+        if each is not None and not each.right
+    ]
     sizes = [len(frame.image) for frame in frames]
     return {
         "steps": steps,
@@ -46,24 +67,22 @@ def judged(frames: Sequence[Any], steps: int, right: dict[str, dict[int, np.ndar
         "in_order": labels == sorted(set(labels), key=labels.index) == sorted(labels),
         "missing": sorted(set(range(1, steps + 1)) - set(labels)),
         "judged": len(known),
-        "wrong": [
-            labels[index] for index, each in enumerate(found) if each is not None and not each[1]
-        ],
-        "least_psnr": round(min((psnr for psnr, _ in known), default=float("nan")), 1),
+        "wrong": wrong,
+        "least_psnr": round(min((each.own for each in known), default=float("nan")), 1),
         "median_kb": round(float(np.median(sizes)) / 1024, 1) if sizes else None,
         "decoders": sorted({frame.sidestream.get("decoder", "?") for frame in frames}),
-        "each": [facts(frame) for frame in frames],
+        "each": [facts(frame, each) for frame, each in zip(frames, found, strict=True)],
     }
 
 
-def compared(frame: Any, right: dict[int, np.ndarray]) -> tuple[float, bool] | None:
-    """How near a frame is to the picture of its step, and whether it is that one and no other's."""
+def compared(frame: Any, right: dict[int, np.ndarray]) -> Comparison | None:
+    """A frame against the right pictures; None where there is none of its step."""
     step = frame.sidestream.get("step")
     if step not in right:
         return None
-    own = psnr(frame.image, right[step])
-    others = [psnr(frame.image, right[s]) for s in (step - 1, step + 1) if s in right]
-    return own, own >= RIGHT_FROM and own + 1 >= max(others, default=0.0)
+    beside = [right[each] for each in (step - 1, step + 1) if each in right]
+    own, *others = (psnr(frame.image, picture) for picture in (right[step], *beside))
+    return Comparison(own, tuple(others))
 
 
 def psnr(encoded: bytes, expected: np.ndarray) -> float:

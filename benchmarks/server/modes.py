@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from . import frames, plan, prompts, ratios
-from .session import Session, SettingsLayers
+from .session import Session, Setup
 
 REFERENCE_DECODERS = ("taesd", "latent2rgb")
 POLL = 0.05  # seconds between two looks at the memory
@@ -26,7 +26,7 @@ HAMMERS = (("callback", "euler_ancestral"), ("thread", "euler"), ("thread, graph
 Result = dict[str, Any]
 
 
-def ordinary(asked: SettingsLayers) -> Result:
+def ordinary(asked: Setup) -> Result:
     """Runs of the KSampler node: frames, latents, memory, log."""
     with Session(asked) as session:
         found = {unet: ordinary_of(session, unet) for unet in asked.unets}
@@ -165,7 +165,7 @@ def watched_memory(session: Session) -> Iterator[list[dict[str, int]]]:
         thread.join()
 
 
-def blocks(asked: SettingsLayers) -> Result:
+def blocks(asked: Setup) -> Result:
     """What each provider costs; see plan.py and ratios.py."""
     with Session(asked) as session:
         found = {unet: blocks_of(session, unet) for unet in asked.unets}
@@ -195,7 +195,7 @@ def blocks_of(session: Session, unet: str) -> Result:
     }
 
 
-def hammer(asked: SettingsLayers) -> Result:
+def hammer(asked: Setup) -> Result:
     """Other code does its worst beside a sampler: the latents, and what raises."""
     with Session(asked) as session:
         found = {}
@@ -240,7 +240,7 @@ def hammered(session: Session, unet: str, way: str, sampler: str) -> Result:
     }
 
 
-def gpus(asked: SettingsLayers) -> Result:
+def gpus(asked: Setup) -> Result:
     """Sampling on one GPU and decoding on another; a model split over both."""
     with Session(asked) as session:
         if len(session.memory()) < 2:
@@ -279,7 +279,7 @@ def on_two(
     }
 
 
-def matrix(asked: SettingsLayers) -> Result:
+def matrix(asked: Setup) -> Result:
     """The ordinary runs with both allocators, with and without DynamicVRAM."""
     found = {}
     for allocator, first in (("cudaMallocAsync", ()), ("native", ("--disable-cuda-malloc",))):
@@ -293,12 +293,12 @@ def matrix(asked: SettingsLayers) -> Result:
     return found
 
 
-def with_arguments(asked: SettingsLayers, *arguments: str) -> SettingsLayers:
+def with_arguments(asked: Setup, *arguments: str) -> Setup:
     """The same with more arguments for ComfyUI."""
     return replace(asked, arguments=(*asked.arguments, *arguments))
 
 
-def short_memory(asked: SettingsLayers) -> Result:
+def short_memory(asked: Setup) -> Result:
     """Everything once more on a card on which little is free."""
     with filled_card(LEFT_GB) as free:
         found = ordinary(asked)
@@ -332,7 +332,7 @@ def filled_card(left_gb: float) -> Iterator[float]:
         filler.wait(60)
 
 
-MODES: dict[str, Callable[[SettingsLayers], Result]] = {
+MODES: dict[str, Callable[[Setup], Result]] = {
     "ordinary": ordinary,
     "blocks": blocks,
     "hammer": hammer,

@@ -32,6 +32,8 @@ PROVIDERS: dict[str, dict[str, Any]] = {
     "SideStream, every step, by PyTorch": sidestream(EVERY_STEP, "kernels"),
     "SideStream, every step, not encoded": sidestream(EVERY_STEP, "encoding"),
     "SideStream, every step, not sent": sidestream(EVERY_STEP, "sending"),
+    "SideStream, every step, not decoded": sidestream(EVERY_STEP, "decoding"),
+    "SideStream, every step, captured only": sidestream(EVERY_STEP, "worker"),
     "SideStream, every step, Latent2RGB": sidestream(EVERY_STEP | {"method": "latent2rgb"}),
 }
 COMPARED = tuple(name for name in PROVIDERS if name != NONE)

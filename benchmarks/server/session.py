@@ -35,7 +35,7 @@ PATIENCE = 600.0  # seconds for a prompt: the first one loads a model
 
 
 @dataclass(frozen=True)
-class SettingsLayers:
+class Setup:
     """What to measure, and on what."""
 
     comfyui: Path
@@ -58,7 +58,7 @@ class SettingsLayers:
         return {"sdxl": 1024, "sd15": 512, "tiny": 64}[unet]
 
 
-def write_models(asked: SettingsLayers) -> None:
+def write_models(asked: Setup) -> None:
     """Write the model files that are not there yet, in a process of its own."""
     module = [sys.executable, "-m", "benchmarks.server.files"]
     command = [*module, str(asked.comfyui), str(asked.models), *asked.unets]
@@ -73,7 +73,7 @@ print(json.dumps({"torch": torch.__version__, "devices": names or ["CPU"]}))
 """
 
 
-def about(asked: SettingsLayers) -> dict[str, Any]:
+def about(asked: Setup) -> dict[str, Any]:
     """What is measured on; asked in another process, so that this one takes no memory of a GPU."""
     told = subprocess.check_output([sys.executable, "-c", ABOUT], text=True)
     version = Host(asked.comfyui, Path(sys.executable), own=True).version
@@ -85,7 +85,7 @@ def about(asked: SettingsLayers) -> dict[str, Any]:
 class Session:
     """The running server, its base directory and the client."""
 
-    asked: SettingsLayers
+    asked: Setup
     extra: Sequence[str] = ()
     """More arguments for ComfyUI."""
     pack: bool = True

@@ -392,7 +392,7 @@ class Runs:
         run = Run(spec, number, execution, self._close)  # outside the lock: it may look for files
         with self._lock:
             self._active[run.number] = run
-        # SettingsLayers when the run is known, so that what comes meanwhile reaches it either way.
+        # Asked when the run is known, so that what comes meanwhile reaches it either way.
         context = spec.context
         if live := self._clients.live(context.client_id, context.prompt_id):
             run.change(live)

@@ -37,7 +37,7 @@ class Wire(Protocol):
         """The connections of a client; of everybody for None."""
 
     def connected(self, client_id: str | None) -> bool:
-        """Whether a client is there; anybody for None. Asked in the sampler's callback."""
+        """Whether a client is there; anybody for None. Called in the sampler's callback."""
 
     def is_running(self, prompt_id: str | None, node_id: str | None) -> bool:
         """Whether that node of that prompt is at work and nobody has interrupted it."""
@@ -65,7 +65,7 @@ class Audience(Protocol):
     """Others to whom a user has chosen to show their previews; see `watchers.Watchers`."""
 
     def watched(self, run: Run) -> bool:
-        """Whether anybody of them may see a run. Asked in the sampler's callback."""
+        """Whether anybody of them may see a run. Called in the sampler's callback."""
 
     def ready(self, run: Run) -> bool:
         """Whether one of them has taken what was shown last."""

@@ -26,7 +26,7 @@ def asked(request, models):
     tree = os.environ.get("COMFYUI_PATH")
     if tree is None:
         pytest.skip("COMFYUI_PATH does not say where ComfyUI is")
-    asked = session.SettingsLayers(Path(tree).absolute(), models, (request.param,), steps=STEPS)
+    asked = session.Setup(Path(tree).absolute(), models, (request.param,), steps=STEPS)
     session.write_models(asked)
     return asked
 
