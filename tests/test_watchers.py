@@ -253,9 +253,9 @@ def test_i8_the_key_stays_where_it_belongs(running, client, watch, key):
     if sys.platform != "win32":
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
     up = "%2e%2e%2f__sidestream%2fsharing.json"
-    for path in (f"/userdata/{up}", f"/api/userdata/{up}", "/userdata/__sidestream%2fsharing.json"):
+    for path in (up, "sharing.json", "__sidestream%2fsharing.json"):
         with pytest.raises(urllib.error.HTTPError):
-            opened(urllib.request.Request(running.url + path), timeout=10)
+            opened(urllib.request.Request(f"{running.url}/userdata/{path}"), timeout=10)
 
 
 def test_i8_another_sites_page_is_turned_away(running, client, watch, key):
@@ -298,12 +298,20 @@ def test_i8_with_several_users_each_shares_their_own(comfy_host, connect):
     for stranger in ("", "nobody"):
         with pytest.raises(urllib.error.HTTPError):
             ask("/sidestream/sharing", None, stranger)
-    client, one = connect(running), Watch(running.url, key)
+    keys = [key, ask("/sidestream/sharing", {"on": True}, bob)["key"]]
+    client = connect(running)
+    of_ann, of_bob = (Watch(running.url, one) for one in keys)
     client.run(a_graph(steps=4), {"sidestream": {"user": bob}})
-    assert one.pictures == []
+    assert wait_until(lambda: len(of_bob.pictures) > 0)
+    assert of_ann.pictures == []
+    seen = len(of_bob.pictures)
     client.run(a_graph(steps=4), {"sidestream": {"user": ann}})
-    assert wait_until(lambda: len(one.pictures) > 0)
-    one.close()
+    assert wait_until(lambda: len(of_ann.pictures) > 0)
+    ask("/sidestream/sharing", {"on": False}, ann)
+    assert of_ann.ends() == REFUSED
+    assert (of_bob.is_open, len(of_bob.pictures)) == (True, seen)
+    for one in (of_ann, of_bob):
+        one.close()
 
 
 # Who watches slows nobody
@@ -321,9 +329,8 @@ def test_i5_a_watcher_that_stops_reading_costs_nobody_anything(running, client, 
         assert len(quick.pictures) - shown > 100
         assert process.memory_info().rss - before < 50 * 2**20
         owed = len(slow.read_all())
-        size = len(seen.frames[-1].image)
-        # What the system keeps for the network, and one in flight, of some 100 MB.
-        assert owed < 4 * 2**20 < 200 * size
+        # What the system keeps for the network, and one in flight, of some hundred.
+        assert owed < 20 * len(seen.frames[-1].image)
     assert wait_until(lambda: counted(client) == 1)
 
 
