@@ -18,10 +18,18 @@ class RawSocket(contextlib.ExitStack):
     """A client of a websocket that takes from the network only what it is told to."""
 
     def __init__(
-        self, url: str, client_id: str = "", *, features: object = FEATURES, watch: str = ""
+        self,
+        url: str,
+        client_id: str = "",
+        *,
+        features: object = FEATURES,
+        deflate: bool = False,
+        watch: str = "",
     ) -> None:
-        """Connect to ComfyUI's socket and announce `features`, or to that of the watch page with
-        the key `watch`. Reads nothing but the handshake.
+        """Connect and announce `features`. Reads nothing but the handshake.
+
+        `deflate` offers permessage-deflate, as browsers do. With the key `watch` it is a client of
+        the watch page's websocket instead.
         """
         super().__init__()
         address = urllib.parse.urlparse(url)
@@ -35,15 +43,17 @@ class RawSocket(contextlib.ExitStack):
         path = f"/ws?{urllib.parse.urlencode({'clientId': client_id})}"
         if watch:
             path = "/sidestream/watch"
+        offer = "Sec-WebSocket-Extensions: permessage-deflate\r\n" if deflate else ""
         self._socket.sendall(
             f"GET {path} HTTP/1.1\r\nHost: {address.netloc}\r\nUpgrade: websocket\r\n"
-            f"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
-            .encode()
+            f"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
+            f"{offer}\r\n".encode()
         )
         answer = b""
         while not answer.endswith(b"\r\n\r\n"):
             answer += self.read(1)
         assert answer.startswith(b"HTTP/1.1 101")
+        assert (b"permessage-deflate" in answer) == deflate
         self._send_text(watch or json.dumps(features))
 
     def _send_text(self, text: str) -> None:

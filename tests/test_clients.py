@@ -12,6 +12,7 @@ import os
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -69,9 +70,11 @@ def steps(seen: Seen) -> list[int]:
 
 
 @contextlib.contextmanager
-def stalled(client: ComfyClient, graph: Any, name: str) -> Iterator[None]:
+def stalled(
+    client: ComfyClient, graph: Any, name: str, deflate: bool = False
+) -> Iterator[None]:
     """Within it a client has queued previews and takes none from the network: all is backed up."""
-    with RawSocket(client.url, name) as socket:
+    with RawSocket(client.url, name, deflate=deflate) as socket:
         prompt_id = queue_for(name, client.url, graph(steps=400, seconds=0.0))
         assert ended_well(client, prompt_id)
         yield
@@ -154,10 +157,12 @@ def test_i5_a_client_that_stops_reading_costs_others_no_frame_no_time_and_the_se
     assert wait_until(lambda: counters(client)["active_runs"] == 0)
 
 
-def test_i7_a_client_that_stops_reading_is_owed_few_frames(client):
+@pytest.mark.parametrize("deflate", [False, True])
+def test_i7_a_client_that_stops_reading_is_owed_few_frames(client, deflate):
     # What lies between server and client when it reads again is how old its pictures will be.
     before = counters(client)["frames"].get("sent", 0)
-    with stalled(client, lambda **k: demo_graph(PREVIEWS, **k), "stalled-owed"):
+    graph = partial(demo_graph, PREVIEWS)
+    with stalled(client, graph, f"stalled-owed-{deflate}", deflate):
         assert counters(client)["frames"]["sent"] - before < 150
 
 

@@ -44,7 +44,7 @@ BESIDE = ("model", "vae")
 """The node's inputs that are no settings."""
 
 PLACES = [("docs/settings.md", "en")]
-for each in ("en", "ja", "zh"):
+for each in sorted(folder.name for folder in (REPO / "locales").iterdir()):
     PLACES += [(f"locales/{each}/{file}.json", each) for file in ("nodeDefs", "settings")]
     PLACES += [(f"web/docs/SideStreamPreview{'' if each == 'en' else f'/{each}'}.md", each)]
 
@@ -82,7 +82,7 @@ def told(path: str, text: str) -> Facts:
     if path.endswith(".json"):
         entries = json.loads(text).items()
         return {key.removeprefix("SideStream_"): (e["name"], e["tooltip"]) for key, e in entries}
-    text = re.sub(r", (?:or a GPU's number|GPU の番号|GPU 编号)(?=;| \|)", "", text)
+    text = re.sub(r", [^,;|\n]*GPU[^,;|\n]*(?=; auto\)| \|)", "", text)
     if path.startswith("docs/"):
         rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \|", text, re.MULTILINE)
         return {name: (said, default) for name, said, default in rows}

@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-RIGHT_FROM = 28.0
-"""dB; a JPEG of the right picture, decoded in half precision, is above, another step's below."""
+RIGHT_FROM = 27.0
+"""dB; a JPEG of the right picture, decoded in half precision, is above, another step's below.
+
+With these random weights the right one has 27.9 dB and more (the least is SDXL's noisy step 3).
+"""
 
 
 def references(folder: Path, decoder: str) -> dict[int, np.ndarray]:

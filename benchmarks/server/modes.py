@@ -252,6 +252,7 @@ def gpus(asked: Setup) -> Result:
             away = plan.EVERY_STEP | {"device": "1"}
             found[unet] = {"decoded on cuda:1": on_two(session, unet, right, away, split=False)}
             if session.has_node("MultiGPU_WorkUnits"):
+                references(session, unet, split=True)  # the first on both rounds otherwise
                 right = references(session, unet, split=True)  # it rounds otherwise
                 for name, settings in (("CFG split", plan.EVERY_STEP), ("both", away)):
                     found[unet][name] = on_two(session, unet, right, settings, split=True)

@@ -154,6 +154,9 @@ def test_picture_bar_and_time_left_while_it_runs_and_nothing_moves_after(
     assert before > 5
     phone.wait_for_timeout(2500)
     assert phone.evaluate("() => [ticks, document.getAnimations().length]") == [before, 0]
+    ask(panel.url, {"on": False})
+    expect(phone.get_by_text("Nothing is shared at this address.")).to_be_visible()
+    expect(phone.locator("img[src]")).to_have_count(0)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -247,6 +250,7 @@ def test_the_screen_stays_on_while_something_runs(panel: PanelPage, watch: Watch
     assert page.evaluate("() => locks.map((lock) => lock.released)") == [False]
     page.clock.fast_forward(2 * 60_000)
     page.wait_for_function("() => locks[0].released")
+    page.evaluate("() => window.dispatchEvent(new Event('visibilitychange'))")
     assert page.evaluate("() => locks.length") == 1
 
 

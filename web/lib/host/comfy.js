@@ -130,5 +130,5 @@ export function storeSetting(id, value) {
  * @param {string} detail
  */
 export function toast(severity, detail) {
-  app.extensionManager.toast.add({ severity, summary: "SideStream", detail, life: 6000 });
+  app.extensionManager.toast.add({ severity, summary: "SideStream", detail, life: 6000, styleClass: "ss-toast" });
 }

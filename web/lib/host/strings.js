@@ -1,7 +1,7 @@
 /** The pack's own words, in the language of the page, from `locales/` through ComfyUI's /i18n. */
 
 import { api, settingValue } from "./comfy.js";
-import { filled, textAt } from "./texts.js";
+import { directionOf, filled, textAt } from "./texts.js";
 
 /** @type {Record<string, any>} */
 let byLanguage = {};
@@ -16,14 +16,32 @@ export async function loadStrings() {
 }
 
 /**
- * The text for `key`, with each `{name}` in it replaced.
+ * The language of the pack's texts and their direction, as attributes of an element that holds them:
+ * ComfyUI's page itself runs from left to right in every language.
+ */
+export function writing() {
+  const lang = languages().find((language) => byLanguage[language]?.sideStream) ?? "en";
+  return { lang, dir: directionOf(lang) };
+}
+
+/**
+ * A number with its unit, or a size, in the order that it has in every language.
+ *
+ * @param {string} text
+ */
+export function leftToRight(text) {
+  return writing().dir === "rtl" ? `\u2066${text}\u2069` : text;
+}
+
+/**
+ * The text for `key`, with each `<name>` in it replaced.
  *
  * @param {string} key such as "panel.live", below `sideStream` in locales/<language>/main.json
  * @param {Record<string, string | number>} [values]
  * @returns {string}
  */
 export function t(key, values = {}) {
-  return filled(lookUp(`sideStream.${key}`) ?? key, values);
+  return filled(lookUp(`sideStream.${key}`) ?? key, values, writing().dir);
 }
 
 /**

@@ -16,9 +16,22 @@ export function textAt(byLanguage, languages, path) {
 }
 
 /**
+ * The text with each `<name>` in it replaced. Within one from right to left a name or a number has its
+ * own direction.
+ *
  * @param {string} text
- * @param {Record<string, string | number>} values for each `<name>` in it
+ * @param {Record<string, string | number>} values
+ * @param {"ltr" | "rtl"} direction
  */
-export function filled(text, values) {
-  return text.replace(/<(\w+)>/g, (whole, name) => String(values[name] ?? whole));
+export function filled(text, values, direction) {
+  const isolated = (/** @type {string | number} */ value) => (direction === "rtl" ? `\u2068${value}\u2069` : String(value));
+  return text.replace(/<(\w+)>/g, (whole, name) => (name in values ? isolated(values[name]) : whole));
+}
+
+/** The languages of the pack that are written from right to left. */
+const RIGHT_TO_LEFT = ["ar", "fa", "he"];
+
+/** @param {string} language */
+export function directionOf(language) {
+  return RIGHT_TO_LEFT.includes(language) ? "rtl" : "ltr";
 }

@@ -6,7 +6,7 @@ import { Player } from "../media/player.js";
 import { PageRenderer } from "../media/renderer.js";
 import { rateOf } from "../data/rates.js";
 import { newestAnimation } from "../data/store.js";
-import { stepText, t } from "../host/strings.js";
+import { stepText, t, writing } from "../host/strings.js";
 
 /** @typedef {import("../data/prompts.js").Prompts} Prompts */
 /** @typedef {import("../data/store.js").Frame} Frame */
@@ -60,7 +60,7 @@ export function addThumbnail(node) {
   );
   more.hidden = usesVueNodes(); // which have a button of their own for advanced inputs
   const row = element("div", { class: "ss-node-row" }, caption, more);
-  const box = element("div", { class: "ss-node ss-node-idle" }, element("div", { class: "ss-node-picture" }, canvas, animation), row);
+  const box = element("div", { class: "ss-node ss-node-idle", ...writing() }, element("div", { class: "ss-node-picture" }, canvas, animation), row);
   const widget = node.addDOMWidget("sidestream_thumbnail", "sidestream", box, {
     serialize: false,
     hideOnZoom: false,

@@ -12,7 +12,7 @@ import { Viewer } from "./viewer.js";
 import { notice } from "../data/status.js";
 import { SamplerTabs } from "./sampler_tabs.js";
 import { Timeline } from "./timeline.js";
-import { t } from "../host/strings.js";
+import { leftToRight, t, writing } from "../host/strings.js";
 
 /**
  * @typedef {object} Shared What all panels share.
@@ -117,7 +117,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
   viewer.element.append(newRun);
   const root = element(
     "section",
-    { class: "sidestream", "aria-label": t("panel.title"), onkeydown: keepDeletionFromPage },
+    { class: "sidestream", ...writing(), "aria-label": t("panel.title"), onkeydown: keepDeletionFromPage },
     element("div", { class: "ss-view" }, toolbar, tabs.element, viewer.element, playerBar.element, grid.element),
     element("div", { class: "ss-side" }, noticeBar, timeline.element, stats.element, controls.element, reportButton(document)),
   );
@@ -126,7 +126,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     fit.setAttribute("aria-pressed", String(viewer.zoom === null));
     exact.setAttribute("aria-pressed", String(viewer.zoom === 1));
     const percent = Math.round(viewer.scale * window.devicePixelRatio * 100);
-    setText(zoomText, viewer.hasPicture && !shared.watching.grid ? `${percent} %` : "");
+    setText(zoomText, viewer.hasPicture && !shared.watching.grid ? leftToRight(`${percent} %`) : "");
   };
 
   function showNotice() {

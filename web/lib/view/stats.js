@@ -4,7 +4,7 @@ import { Devices } from "./devices.js";
 import { elementsOf, keepFromPage, setText, whenEnded } from "./dom.js";
 import { NOTHING, statTiles } from "./progress.js";
 import { SECONDS } from "../data/rates.js";
-import { t } from "../host/strings.js";
+import { leftToRight, t } from "../host/strings.js";
 
 /** @typedef {import("./panel.js").Shared} Shared */
 /** @typedef {import("../data/store.js").Run} Run */
@@ -65,9 +65,9 @@ export class Stats {
     const share = status.share;
     const picture = frame ? pictureText(frame) : NOTHING;
     setText(this.values.rate, rate ? t("stats.perSecond", { rate: rate.toFixed(1) }) : NOTHING);
-    setText(this.values.latency, frame && frame.latencyMs >= 0 ? `${Math.round(frame.latencyMs)} ms` : NOTHING);
+    setText(this.values.latency, frame && frame.latencyMs >= 0 ? leftToRight(`${Math.round(frame.latencyMs)} ms`) : NOTHING);
     setText(this.values.dropped, run && !run.foreign ? String(run.dropped) : NOTHING);
-    setText(this.values.share, share === null ? NOTHING : `${(share * 100).toFixed(1)} %`);
+    setText(this.values.share, share === null ? NOTHING : leftToRight(`${(share * 100).toFixed(1)} %`));
     setText(this.values.picture, picture);
     this.tiles.dropped.title = droppedTooltip(run);
     this.tiles.picture.title = `${picture}\n${t("stats.pictureTooltip")}`;
@@ -88,7 +88,7 @@ export class Stats {
 /** @param {import("../data/store.js").Frame} frame */
 function pictureText(frame) {
   const decoder = frame.decoder === "spectrogram" ? t("stats.spectrogram") : (DECODERS[frame.decoder] ?? frame.decoder);
-  const size = frame.width ? `${frame.width} × ${frame.height}` : "";
+  const size = frame.width ? leftToRight(`${frame.width} × ${frame.height}`) : "";
   return [decoder, size].filter(Boolean).join(" · ") || NOTHING;
 }
 

@@ -54,7 +54,7 @@ export class Timeline {
       this.progress.element,
       element(
         "div",
-        { class: "ss-row" },
+        { class: "ss-row ss-transport" },
         this.live,
         this.back,
         this.forth,

@@ -5,7 +5,7 @@
 
 import { clockText, Pace } from "../data/pace.js";
 import { WatchConnection } from "../data/watch_connection.js";
-import { filled, textAt } from "../host/texts.js";
+import { directionOf, filled, textAt } from "../host/texts.js";
 import { newestOnly } from "../media/newest.js";
 import { setText } from "./dom.js";
 import { ScreenLock } from "./screen_lock.js";
@@ -191,7 +191,8 @@ async function translations(document) {
   }
   const asked = navigator.languages.flatMap((language) => [language, language.split("-")[0]]);
   const languages = [...asked, "en"].filter((language) => textAt(byLanguage, [language], "sideStream.watch.title"));
-  document.documentElement.lang = languages[0] ?? "en";
-  document.documentElement.dir = /^(ar|fa|he)\b/.test(document.documentElement.lang) ? "rtl" : "ltr";
-  return (key, values = {}) => filled(textAt(byLanguage, languages, `sideStream.${key}`) ?? key, values);
+  const lang = languages[0] ?? "en";
+  const dir = directionOf(lang);
+  Object.assign(document.documentElement, { lang, dir });
+  return (key, values = {}) => filled(textAt(byLanguage, languages, `sideStream.${key}`) ?? key, values, dir);
 }
