@@ -31,7 +31,10 @@ export function filled(text, values, direction) {
 /** The languages of the pack that are written from right to left. */
 const RIGHT_TO_LEFT = ["ar", "fa", "he"];
 
-/** @param {string} language */
+/**
+ * @param {string} language
+ * @returns {"ltr" | "rtl"}
+ */
 export function directionOf(language) {
   return RIGHT_TO_LEFT.includes(language) ? "rtl" : "ltr";
 }
