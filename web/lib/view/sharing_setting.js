@@ -2,7 +2,7 @@
 
 import { watchAddress } from "../data/sharing.js";
 import { toast } from "../host/comfy.js";
-import { t } from "../host/strings.js";
+import { t, writing } from "../host/strings.js";
 import { qrCode, qrPath } from "../media/qr_code.js";
 import { elementsOf, keepFromPage } from "./dom.js";
 import { copyText } from "./report.js";
@@ -44,7 +44,7 @@ class SharingSetting {
       "aria-label": t("sharing.share"),
       onchange: () => void this._change({ on: this.toggle.checked }),
     });
-    this.shown = element("div", { class: "ss-shared" });
+    this.shown = element("div", { class: "ss-shared", ...writing() });
     this.element = element("div", { class: "ss-sharing", onkeydown: keepFromPage }, this.toggle, this.shown);
     this._update();
     void sharing.load().then(() => this._update()); // another page may have changed it
@@ -71,7 +71,7 @@ class SharingSetting {
   _details(told) {
     const { make: element, document } = this;
     const { address, host, reach } = watchAddress(told);
-    const field = element("input", { type: "text", readonly: true, value: address, "aria-label": t("sharing.address") });
+    const field = element("input", { type: "text", readonly: true, dir: "ltr", value: address, "aria-label": t("sharing.address") });
     field.addEventListener("focus", () => field.select());
     const copy = this._button("copy", t("sharing.copy"), async () => {
       if (await copyText(copy, address)) toast("success", t("sharing.copied"));
