@@ -50,10 +50,12 @@ class NodeContext:
     client_id: str | None = None
     seed: int | None = None
     """Where its graph names one."""
+    user: str | None = None
+    """Whose prompt it is, as its client says; None is nobody, who shares nothing."""
 
     def wire(self) -> dict[str, Any]:
         """The keys that ComfyUI gives with a preview."""
-        own = ("client_id", "seed")
+        own = ("client_id", "seed", "user")
         return {key: value for key, value in asdict(self).items() if key not in own}
 
 

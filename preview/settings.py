@@ -27,14 +27,19 @@ ACCEPTS = "accepts"
 
 SOUND = "sound"
 
+USER = "user"
+"""Where a prompt's extra data say whose it is: that user's switch shares its previews."""
+
 INHERITED = "as in my settings"
 INHERITED_NUMBER = -1
 """What a node's field holds that sets nothing."""
 
+"""What a prompt's extra data hold beside settings."""
+
 VAE_KEY = "sidestream_vae"
 """Where a VAE to preview by lies on a MODEL's options."""
 
-BESIDE = (NODES, ACCEPTS)
+BESIDE = (NODES, ACCEPTS, USER)
 """What a prompt's extra data hold beside settings."""
 
 LONGEST_VALUE = 80
@@ -344,8 +349,7 @@ def salvaged(values: Any) -> tuple[dict[str, Any], list[str]]:
                 complaints.append(plain(error))
             except ValueError:  # Python refuses to print so many
                 complaints.append(f"{name} has too many digits")
-    beside = sum(name in values for name in BESIDE)
-    unknown = len(values) - len(good) - len(complaints) - beside
+    unknown = len(values) - len(good) - len(complaints) - sum(key in values for key in BESIDE)
     if unknown > 0:
         # One of so many must be unknown.
         some = islice(values, len(FIELDS) + len(BESIDE) + 1)

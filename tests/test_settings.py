@@ -70,7 +70,10 @@ def panels_own() -> Facts:
     kind = r"type: \"(?:number|preset)\",(?:\s*unit: \"(\w+)\",|\s*\w+: \d+,)*"
     entry = rf"^  (\w+): {{\s*{kind}\s*{texts}"
     found = re.findall(entry, file.read_text("utf-8"), re.MULTILINE)
-    return {name: (f"{label} ({u})" if u else label, tooltip) for name, u, label, tooltip in found}
+    own = {name: (f"{label} ({u})" if u else label, tooltip) for name, u, label, tooltip in found}
+    [file] = (REPO / "web").rglob("sharing_setting.js")
+    drawn = r"id: \"SideStream\.(\w+)\",\s*name: \"(.+?)\",\s*tooltip:\s*\"(.+?)\""
+    return own | {n: (label, tip) for n, label, tip in re.findall(drawn, file.read_text("utf-8"))}
 
 
 def told(path: str, text: str) -> Facts:

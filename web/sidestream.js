@@ -18,6 +18,7 @@ import { Prompts, takeOutValues } from "./lib/data/prompts.js";
 import { Rates } from "./lib/data/rates.js";
 import { Results } from "./lib/data/results.js";
 import { Settings } from "./lib/data/settings.js";
+import { Sharing } from "./lib/data/sharing.js";
 import { ServerStatus } from "./lib/data/status.js";
 import { FrameStore } from "./lib/data/store.js";
 import { Watching } from "./lib/data/watching.js";
@@ -28,6 +29,7 @@ import { EyeHint } from "./lib/view/hint.js";
 import { openPanel } from "./lib/view/panel.js";
 import { popOutOf } from "./lib/view/popout.js";
 import { presetInDialog } from "./lib/view/preset_select.js";
+import { sharingSetting } from "./lib/view/sharing_setting.js";
 
 const TAB = "sidestream";
 const PACK = decodeURIComponent(new URL(import.meta.url).pathname.split("/").at(-2) ?? "");
@@ -37,6 +39,7 @@ const store = new FrameStore(() => settings.limits());
 const prompts = new Prompts();
 const liveSettings = new LiveSettings(settings, store);
 const watching = new Watching(store);
+const sharing = new Sharing();
 
 /**
  * The parts, for other packs and for tests: `import("/extensions/<pack>/sidestream.js")`.
@@ -78,7 +81,8 @@ joinQueueing(
   (body) => {
     const nodes = takeOutValues(body.prompt, Object.keys(settings.fields));
     const beside = Object.keys(nodes).length ? { nodes } : {};
-    const sidestream = { accepts: ["sound"], ...settings.values(), ...body.extra_data?.sidestream, ...beside };
+    const own = { accepts: ["sound"], ...sharing.mark };
+    const sidestream = { ...own, ...settings.values(), ...body.extra_data?.sidestream, ...beside };
     body.extra_data = { ...body.extra_data, sidestream };
   },
   (promptId, prompt, workflow) => prompts.remember(promptId, prompt, workflow),
@@ -86,7 +90,7 @@ joinQueueing(
 
 addStyleSheet(document, new URL("sidestream.css", import.meta.url).href);
 
-await Promise.all([settings.load(), loadStrings()]);
+await Promise.all([settings.load(), sharing.load(), loadStrings()]);
 liveSettings.listen();
 const hint = new EyeHint(document, store, () => sidebarButton(TAB));
 
@@ -145,7 +149,7 @@ function showDemoAfter(wait) {
 
 app.registerExtension({
   name: "sidestream",
-  settings: settings.entries(presetInDialog(document, settings)),
+  settings: [...settings.entries(presetInDialog(document, settings)), sharingSetting(sharing)],
   bottomPanelTabs: [tab()],
   commands: [
     {

@@ -544,6 +544,21 @@ class Runs:
             ]
         }
 
+    def progress(self, user: str) -> dict[str, Any]:
+        """How far the newest run is that goes on for a user; its id is None where none does."""
+        with self._lock:
+            active = list(self._active.values())
+        going = (run for run in active if run.context.user == user and not run.ended)
+        run = max(going, key=lambda run: run.number, default=None)
+        if run is None:
+            return {"run": None}
+        return {
+            "run": run.id,
+            "stage": run.stage,
+            "step": run.step,
+            "total_steps": run.total_steps,
+        }
+
     def _of(self, client_id: str) -> list[Run]:
         with self._lock:
             active = list(self._active.values())

@@ -133,6 +133,6 @@ def test_the_page_asks_only_for_texts_that_are_there() -> None:
 
 
 def test_the_page_knows_which_languages_run_from_right_to_left() -> None:
-    [source] = (REPO / "web").rglob("strings.js")
+    [source] = (REPO / "web").rglob("texts.js")
     [told] = re.findall(r"RIGHT_TO_LEFT = (\[.+\]);", source.read_text("utf-8"))
     assert tuple(json.loads(told)) == RIGHT_TO_LEFT

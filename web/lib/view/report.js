@@ -31,7 +31,7 @@ async function copyReport({ currentTarget }) {
     toast("error", t("report.unreachable"));
     return;
   }
-  if (await copied(button, text)) toast("success", t("report.copied"));
+  if (await copyText(button, text)) toast("success", t("report.copied"));
   else toast("error", t("report.blocked", { address: api.apiURL(ROUTE) }));
 }
 
@@ -40,7 +40,7 @@ async function copyReport({ currentTarget }) {
  * @param {string} text
  * @returns {Promise<boolean>} whether it is on the clipboard
  */
-async function copied(button, text) {
+export async function copyText(button, text) {
   const document = button.ownerDocument;
   try {
     await document.defaultView?.navigator.clipboard.writeText(text);
