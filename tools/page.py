@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import urllib.request
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -123,7 +124,15 @@ class PanelPage:
 
     def wait(self, condition: str, seconds: float = 30.0, argument: object = None) -> None:
         """Wait for a JavaScript condition; `sidestream` are the panel's parts in it."""
-        self.page.wait_for_function(condition, arg=argument, timeout=seconds * 1000)
+        if not condition.lstrip().startswith("async"):
+            self.page.wait_for_function(condition, arg=argument, timeout=seconds * 1000)
+            return
+        # Playwright would take the promise itself for true.
+        deadline = time.monotonic() + seconds
+        while not self.page.evaluate(condition, argument):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not within {seconds} s: {condition}")
+            self.page.wait_for_timeout(50)
 
     def wait_frames(self, count: int, seconds: float = 30.0) -> None:
         """Wait until the store keeps that many frames."""

@@ -169,6 +169,21 @@ def new_run(chromium: Browser, url: str, path: Path) -> None:
     _finish(panel, path)
 
 
+def contact_sheet(chromium: Browser, url: str, path: Path) -> None:
+    """Six queued prompts, of which the fourth runs."""
+    panel = open_page(chromium, url)
+    for seed in range(10, 16):
+        panel.load(demo_prompt(seconds=0.15, seed=seed))
+        panel.queue()
+    show_graph(panel)
+    panel.page.locator(".sidestream [aria-label^='Show all runs']").click()
+    panel.wait("() => sidestream.store.runs.length === 4 && sidestream.store.runs[3].step > 9")
+    panel.page.evaluate("() => sidestream.store.star(sidestream.store.runs[1], true)")
+    panel.page.locator(".sidestream .ss-shot").nth(3).hover()
+    panel.page.wait_for_timeout(200)
+    _finish(panel, path)
+
+
 def live_light(chromium: Browser, url: str, path: Path) -> None:
     """The same in the light theme, with Nodes 2.0."""
     panel = open_page(chromium, url, {**VUE, "Comfy.ColorPalette": "light"})
@@ -304,6 +319,7 @@ SHOTS: dict[str, Callable[[Browser, str, Path], None]] = {
     "panel-live": live,
     "panel-changed": changed,
     "panel-new-run": new_run,
+    "panel-sheet": contact_sheet,
     "panel-light": live_light,
     "panel-timeline": timeline,
     "panel-curves": curves,

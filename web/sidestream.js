@@ -15,8 +15,10 @@ import { tellOfMissingFrames } from "./lib/data/frames_node.js";
 import { LiveSettings } from "./lib/data/live_settings.js";
 import { guardPictures } from "./lib/data/node_guard.js";
 import { Prompts, takeOutValues } from "./lib/data/prompts.js";
+import { Queue } from "./lib/data/queue.js";
 import { Rates } from "./lib/data/rates.js";
 import { Results } from "./lib/data/results.js";
+import { RunArchive } from "./lib/data/run_archive.js";
 import { Settings } from "./lib/data/settings.js";
 import { Sharing } from "./lib/data/sharing.js";
 import { ServerStatus } from "./lib/data/status.js";
@@ -24,6 +26,7 @@ import { FrameStore } from "./lib/data/store.js";
 import { Watching } from "./lib/data/watching.js";
 import { receive } from "./lib/data/wire.js";
 import { pictureLook, videoLook } from "./lib/media/result_look.js";
+import { smallCopy } from "./lib/media/small_copy.js";
 import { addThumbnail, drawThumbnails, isPreviewNode } from "./lib/view/node_thumbnail.js";
 import { EyeHint } from "./lib/view/hint.js";
 import { openPanel } from "./lib/view/panel.js";
@@ -55,6 +58,8 @@ export const shared = {
   rates: new Rates(store),
   prompts,
   results: new Results(store, prompts, { pictureLook, videoLook }),
+  queue: new Queue(store, prompts),
+  archive: new RunArchive(store, smallCopy),
   popOut: () => void popOut(),
 };
 const popOut = popOutOf((container) => {
@@ -62,8 +67,8 @@ const popOut = popOutOf((container) => {
   return openPanel(container, shared, { canPopOut: false });
 });
 
-store.titleOf = (/** @type {string} */ promptId, /** @type {string} */ nodeId) => prompts.titleOf(promptId, nodeId);
-prompts.learnt = () => store.nameRuns();
+store.describe = (/** @type {import("./lib/data/store.js").Run} */ run) => prompts.about(run);
+prompts.learnt = (/** @type {string} */ promptId) => store.describeRuns(promptId);
 receive(store);
 guardPictures(store, prompts);
 drawThumbnails(store, prompts);
@@ -85,7 +90,11 @@ joinQueueing(
     const sidestream = { ...own, ...settings.values(), ...body.extra_data?.sidestream, ...beside };
     body.extra_data = { ...body.extra_data, sidestream };
   },
-  (promptId, prompt, workflow) => prompts.remember(promptId, prompt, workflow),
+  (promptId, prompt, workflow, graph) => {
+    prompts.remember(promptId, prompt, workflow, graph);
+    shared.queue.add(promptId);
+    store.describeRuns(promptId);
+  },
 );
 
 addStyleSheet(document, new URL("sidestream.css", import.meta.url).href);

@@ -17,7 +17,7 @@ RIGHT_TO_LEFT = ("ar", "fa", "he")
 
 each_language = pytest.mark.parametrize("language", LANGUAGES)
 
-NAMES = r"<\w+>|SideStream|VAE|MODEL|CPU|JPEG|WebP|PNG|Sigma|it/s|\bs\b"
+NAMES = r"<\w+>|SideStream|VAE|CFG|MODEL|CPU|JPEG|WebP|PNG|Sigma|it/s|\bs\b"
 """What has no translation: values, names, and units that are the same in Latin letters."""
 
 SAME_AS_ENGLISH: dict[str, set[str]] = {

@@ -288,9 +288,9 @@ def test_kept_frames_are_bounded_and_earlier_runs_can_be_chosen(panel: PanelPage
     deliver(panel, 8, run="second", prompt="p2")
     wait_shown(panel, 8)
     assert page.evaluate("() => sidestream.store.frameCount") == 12
-    runs = page.locator(f"{PANEL} .ss-runs")
-    expect(runs.locator("option")).to_have_count(2)
-    runs.select_option(index=1)
+    page.locator(f"{PANEL} [aria-label^='Show all runs']").click()
+    expect(page.locator(f"{PANEL} .ss-shot")).to_have_count(2)
+    page.locator(f"{PANEL} .ss-shot-picture").first.click()
     wait_shown(panel, 9)
     assert page.evaluate("() => sidestream.watching.run.id") == "first"
     assert page.evaluate("() => sidestream.watching.run.frames.length") == 4
@@ -302,11 +302,10 @@ def test_what_was_forgotten_is_watched_no_longer(panel: PanelPage) -> None:
     panel.open_panel()
     deliver(panel, 5)
     end_run(panel)
-    forget = page.locator(f"{PANEL} [aria-label='Clear the timeline']")
     for look_back in ("scrub(1)", "choose(sidestream.store.runs[0])"):
         page.evaluate(f"() => sidestream.watching.{look_back}")
         assert not page.evaluate("() => sidestream.watching.isLive")
-        forget.click()
+        page.evaluate("() => sidestream.archive.forgetAll()")
         assert page.evaluate("() => sidestream.watching.isLive")
         deliver(panel, 4, run=look_back)
         wait_shown(panel, 4)

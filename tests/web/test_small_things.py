@@ -63,14 +63,11 @@ def test_the_save_menu_closes_by_a_press_elsewhere_and_is_off_with_nothing_to_sa
     page = panel.page
     panel.open_panel()
     button = page.locator(f"{PANEL} .ss-menu-button")
-    forget = page.locator(f"{PANEL} [aria-label='Clear the timeline']")
     expect(button).to_have_attribute("aria-disabled", "true")
-    assert forget.is_disabled()
     button.click(force=True)
     expect(page.locator(f"{MENU}:popover-open")).to_have_count(0)
     deliver(panel, 2)
     wait_shown(panel, 2)
-    expect(forget).to_be_enabled()
     for elsewhere in (f"{PANEL} .ss-control", "canvas#graph-canvas"):
         button.click()
         expect(page.locator(f"{MENU}:popover-open")).to_have_count(1)

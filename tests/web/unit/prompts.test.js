@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
+import { unpacked } from "../../../web/lib/data/packed.js";
 import { Prompts, takeOutValues } from "../../../web/lib/data/prompts.js";
 import { joinQueueing } from "../../../web/lib/host/queueing.js";
 import { answers, api } from "./comfy.js";
@@ -44,9 +45,39 @@ test("names and seeds are those of the prompt that was queued", async () => {
   answers["/queue"] = { queue_running: [] };
   const prompts = known();
   assert.deepEqual([prompts.titleOf("p", "5"), prompts.titleOf("p", "1"), prompts.titleOf("p", "77")], ["First pass", "Loader", "#77"]);
-  assert.deepEqual(prompts.originOf("p", "5"), { workflow: "portrait", seed: 42 });
-  assert.deepEqual(prompts.originOf("p", "7"), { workflow: "portrait", seed: 7 });
-  assert.deepEqual(prompts.originOf("p", "1"), { workflow: "portrait", seed: null });
+  const seeds = ["5", "7", "1"].map((id) => prompts.originOf("p", id).seed);
+  assert.deepEqual([prompts.originOf("p", "5").workflow, ...seeds], ["portrait", 42, 7, null]);
+});
+
+const CUSTOM = {
+  20: node("SamplerCustomAdvanced", { noise: ["21", 0], guider: ["22", 0], sampler: ["23", 0], sigmas: ["24", 0] }),
+  21: node("RandomNoise", { noise_seed: 5 }),
+  22: node("CFGGuider", { cfg: 3.5 }),
+  23: node("KSamplerSelect", { sampler_name: "dpmpp_2m" }),
+  24: node("SplitSigmas", { sigmas: ["25", 0], step: 4 }),
+  25: node("BasicScheduler", { steps: 12 }),
+};
+const PLAIN = { 5: node("KSampler", { seed: 9, steps: 20, cfg: ["6", 0], sampler_name: "euler" }), 6: node("PrimitiveFloat", { value: 7 }) };
+
+test("what a run is made of is said by its sampler, or by the nodes behind that", () => {
+  const prompts = new Prompts();
+  prompts.remember("custom", CUSTOM, WORKFLOW);
+  prompts.remember("plain", PLAIN, WORKFLOW);
+  assert.deepEqual([prompts.samplerOf("custom"), prompts.samplerOf("plain"), prompts.samplerOf("unknown")], ["20", "5", undefined]);
+  assert.deepEqual(prompts.originOf("custom", "20"), { workflow: "portrait", seed: 5, sampler: "dpmpp_2m", steps: 12, cfg: 3.5 });
+  assert.deepEqual(prompts.originOf("plain", "5"), { workflow: "portrait", seed: 9, sampler: "euler", steps: 20, cfg: 7 });
+  assert.deepEqual(prompts.originOf("unknown", undefined), { workflow: "", seed: null, sampler: "", steps: null, cfg: null });
+});
+
+test("the workflow of a prompt is kept packed, as it was then", async () => {
+  const prompts = new Prompts();
+  const graph = { nodes: [{ id: 5, widgets_values: [42, "größer"] }] };
+  prompts.remember("p", NODES, WORKFLOW, graph);
+  graph.nodes[0].widgets_values[0] = 43;
+  const blob = await prompts.about({ promptId: "p", nodeId: "5", displayNodeId: "5" }).graph;
+  assert.deepEqual(await unpacked(blob), { nodes: [{ id: 5, widgets_values: [42, "größer"] }] });
+  prompts.keep((id) => id !== "p");
+  assert.equal(prompts.about({ promptId: "p", nodeId: "5", displayNodeId: "5" }).graph, null);
 });
 
 test("a prompt that this page did not queue is learnt from the server", async () => {
@@ -60,7 +91,7 @@ test("a prompt that this page did not queue is learnt from the server", async ()
 
 test("the oldest of many prompts are forgotten", () => {
   const prompts = known();
-  for (let i = 0; i < 30; i++) prompts.remember(`p${i}`, NODES, WORKFLOW);
+  for (let i = 0; i < 100; i++) prompts.remember(`p${i}`, NODES, WORKFLOW);
   assert.deepEqual(prompts.previewNodesOf("p", "5"), []);
   assert.deepEqual(prompts.previewNodesOf("p0", "5"), ["3"]);
 });
@@ -82,9 +113,10 @@ test("whatever else is given with a request is handed on", async () => {
   joinQueueing(api, (body) => (body.extra = true), (...told) => queued.push(told));
   const joined = api.fetchApi;
   const prompt = { 1: node("A") };
-  await joined("/prompt", { method: "POST", body: JSON.stringify({ prompt }) }, "third", 4);
+  const extra_data = { extra_pnginfo: { workflow: { nodes: [] } } };
+  await joined("/prompt", { method: "POST", body: JSON.stringify({ prompt, extra_data }) }, "third", 4);
   await joined("/queue", {}, "third");
   await joined("/queue");
   assert.deepEqual(heard, [[true, "third", 4], [true, "third"], [true]]);
-  assert.deepEqual(queued.map(([id, nodes]) => [id, nodes]), [["x", prompt]]);
+  assert.deepEqual(queued.map(([id, nodes, , graph]) => [id, nodes, graph]), [["x", prompt, { nodes: [] }]]);
 });

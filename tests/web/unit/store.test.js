@@ -25,7 +25,110 @@ test("frames are bounded by count and by bytes, the oldest go first", () => {
   limits.bytes = 55;
   preview(9, { run: "second", prompt: "p2" });
   assert.deepEqual([store.frameCount, store.bytes], [5, 50]);
-  assert.deepEqual(store.runs.map(({ id }) => id), ["second"]); // an ended run without frames is gone
+  assert.deepEqual(store.runs.map(({ frames }) => frames.length), [1, 4]); // the end of a run goes last
+  limits.bytes = 15;
+  preview(10, { run: "second", prompt: "p2" });
+  assert.deepEqual(store.runs.map(({ id }) => id), ["second"]);
+});
+
+/** A run that is over, of one frame and one result of those sizes. */
+function pastRun(store, id, { frame = 10, result = 0 } = {}) {
+  preview(1, { run: id, prompt: id, size: frame });
+  endRun(id);
+  const run = store.runs.find((one) => one.id === id);
+  const about = { seq: 1, stage: 1, step: 1, totalSteps: 20, outputNode: "9", animation: null };
+  if (result) store.addResult(run, { ...about, blob: new Blob([new Uint8Array(result)]) });
+  return run;
+}
+
+test("when memory is short results shrink to their small copies before a run goes, starred ones last", () => {
+  const limits = { frames: 600, bytes: 2500 };
+  const { store } = opened(limits);
+  for (const id of ["a", "b", "c"]) {
+    const run = pastRun(store, id, { result: 1000 - (id === "c" ? 300 : 0) });
+    run.results[0].small = { blob: new Blob([new Uint8Array(100)]), width: 5, height: 4 };
+  }
+  const sizes = () => store.runs.map(({ id, results }) => id + results[0].blob.size);
+  assert.deepEqual(sizes(), ["a100", "b1000", "c700"]);
+  assert.deepEqual([store.runs[0].results[0].width, store.bytes], [5, 1830]);
+  limits.bytes = 400;
+  store.star(store.runs[0], true);
+  pastRun(store, "d");
+  assert.deepEqual(store.runs.map(({ id }) => id), ["a", "b", "c", "d"]);
+  limits.bytes = 200; // of which half is for the earlier ones
+  pastRun(store, "e");
+  assert.deepEqual(store.runs.map(({ id }) => id), ["a", "d", "e"]);
+  assert.equal(store.bytes, 130);
+});
+
+test("of several results the one that the run ends on is left when memory is short", () => {
+  const { store } = opened({ frames: 600, bytes: 150 });
+  const run = pastRun(store, "a", { result: 50 });
+  store.addResult(run, { ...run.results[0], seq: 2 });
+  pastRun(store, "b", { frame: 60 });
+  assert.deepEqual(store.runs.map(({ id, results }) => id + results.map(({ seq }) => seq)), ["a1", "b"]);
+});
+
+test("runs are bounded by count, starred ones go last", () => {
+  const { store } = opened();
+  store.star(pastRun(store, "r0"), true);
+  for (let i = 1; i <= 200; i++) pastRun(store, `r${i}`);
+  assert.equal(store.runs.length, 200);
+  assert.deepEqual(store.runs.slice(0, 2).map(({ id }) => id), ["r0", "r2"]);
+});
+
+test("a run that was taken out is put back in its place, with all that it weighs", () => {
+  const { store, watching } = opened();
+  for (const id of ["a", "b", "c"]) pastRun(store, id, { result: 50 }).startedAt = new Date(id.charCodeAt(0));
+  const before = [store.bytes, store.frameCount];
+  const [, run] = store.runs;
+  watching.choose(run);
+  store.remove(run);
+  assert.deepEqual([store.bytes, store.frameCount, watching.run.id], [120, 4, "c"]);
+  store.restore(run);
+  store.restore(run);
+  assert.deepEqual(store.runs.map(({ id }) => id), ["a", "b", "c"]);
+  assert.deepEqual([store.bytes, store.frameCount], before);
+});
+
+test("of two runs the same steps are compared, or their results", () => {
+  const { store, watching } = opened();
+  previews(8, { run: "a", prompt: "pa" });
+  endRun("a");
+  previews(5, { run: "b", prompt: "pb", first: 2 });
+  const [a, b] = store.runs;
+  watching.showSheet(true);
+  watching.mark(a);
+  assert.deepEqual([watching.marked, watching.against, watching.sheet], [a, null, true]);
+  watching.mark(b);
+  const sides = () => [watching.against, watching.frame].map(({ run, step, outputNode }) => run.id + (outputNode ?? step));
+  assert.deepEqual([sides(), watching.sheet, watching.marked], [["a6", "b6"], false, null]);
+  preview(7, { run: "b", prompt: "pb" });
+  assert.deepEqual(sides(), ["a7", "b7"]); // a run that goes on takes the other one along
+  watching.scrub(1);
+  assert.deepEqual(sides(), ["a3", "b3"]);
+  endRun("b");
+  const about = { seq: 1, stage: 1, step: 8, totalSteps: 20, animation: null, blob: new Blob(["x"]) };
+  for (const run of [a, b]) store.addResult(run, { ...about, outputNode: `result of ${run.id}` });
+  watching.goLive();
+  watching.choose(b);
+  assert.deepEqual(sides(), ["aresult of a", "bresult of b"]);
+  store.remove(a);
+  assert.equal(watching.against, null);
+});
+
+test("a mark is taken back by a second press, and goes with its run and with the sheet", () => {
+  const { store, watching } = opened();
+  previews(2);
+  endRun();
+  const [run] = store.runs;
+  watching.showSheet(true);
+  for (const end of [() => watching.mark(run), () => watching.showSheet(false), () => store.remove(run)]) {
+    watching.mark(run);
+    assert.equal(watching.marked, run);
+    end();
+    assert.equal(watching.marked, null);
+  }
 });
 
 test("animations count in what is kept", () => {

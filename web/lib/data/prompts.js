@@ -5,12 +5,25 @@
  */
 
 import { getJson, idOf, isOpen, nodeByExecutionId } from "../host/comfy.js";
+import { packed } from "./packed.js";
 
 /** @typedef {Record<string, { class_type: string, inputs: Record<string, any>, _meta?: { title?: string } }>} Prompt */
 
-/** @typedef {{ nodes: Prompt, workflow: import("../host/comfy.js").Workflow }} Known */
+/**
+ * @typedef {object} Known
+ * @property {Prompt} nodes
+ * @property {import("../host/comfy.js").Workflow} workflow
+ * @property {Promise<Blob | null> | null} graph the workflow as it was saved in the prompt, packed
+ *
+ * @typedef {object} Origin What a run is made of, as far as its prompt says.
+ * @property {string} workflow its name
+ * @property {number | null} seed
+ * @property {string} sampler
+ * @property {number | null} steps
+ * @property {number | null} cfg
+ */
 
-const KEPT = 30;
+const KEPT = 100;
 const PREVIEW_NODE = "SideStreamPreview";
 
 /** Outputs of these types carry results, not the MODEL that a sampler works with. */
@@ -27,7 +40,7 @@ export class Prompts {
     this._definitions = new Map();
     this._asking = false;
     /** Called when a prompt became known later than its runs. */
-    this.learnt = () => {};
+    this.learnt = (/** @type {string} */ _promptId) => {};
   }
 
   /** @param {Record<string, any>} definitions ComfyUI's node definitions by class */
@@ -39,11 +52,34 @@ export class Prompts {
    * @param {string} promptId
    * @param {Prompt} nodes
    * @param {import("../host/comfy.js").Workflow} workflow from which it was queued
+   * @param {object | null} [graph] the workflow itself
    */
-  remember(promptId, nodes, workflow) {
-    this._known.set(promptId, { nodes, workflow });
+  remember(promptId, nodes, workflow, graph = null) {
+    this._known.set(promptId, { nodes, workflow, graph: graph && packed(graph) });
     const [oldest] = this._known.keys();
     if (this._known.size > KEPT) this._known.delete(oldest);
+  }
+
+  /** @param {any[]} item of the server's queue, which this page may not have put there */
+  learn([, promptId, nodes, extra]) {
+    if (this._known.has(promptId)) return;
+    const graph = extra?.extra_pnginfo?.workflow ?? null;
+    this.remember(promptId, nodes, { opened: null, name: "", id: idOf(graph) }, graph);
+  }
+
+  /** @param {(promptId: string) => boolean} isNeeded forget all others */
+  keep(isNeeded) {
+    for (const promptId of this._known.keys()) if (!isNeeded(promptId)) this._known.delete(promptId);
+  }
+
+  /**
+   * What the prompt of a run says about it.
+   *
+   * @param {Pick<import("./store.js").Run, "promptId" | "nodeId" | "displayNodeId">} run
+   */
+  about({ promptId, nodeId, displayNodeId }) {
+    const title = this.titleOf(promptId, displayNodeId);
+    return { title, origin: this.originOf(promptId, nodeId), graph: this._known.get(promptId)?.graph ?? null };
   }
 
   /**
@@ -70,15 +106,31 @@ export class Prompts {
   }
 
   /**
-   * What a run was made of, for the names of files.
-   *
    * @param {string} promptId
-   * @param {string} nodeId the sampler
-   * @returns {{ workflow: string, seed: number | null }}
+   * @param {string | undefined} nodeId the sampler
+   * @returns {Origin}
    */
   originOf(promptId, nodeId) {
     const known = this._known.get(promptId);
-    return { workflow: known?.workflow.name ?? "", seed: known ? seedOf(known.nodes, nodeId) : null };
+    /** @param {keyof typeof INPUTS} name @param {"number" | "string"} type @returns {any} */
+    const fact = (name, type) => (known && nodeId !== undefined ? valueOf(known.nodes, nodeId, INPUTS[name], type) : null);
+    return {
+      workflow: known?.workflow.name ?? "",
+      seed: fact("seed", "number"),
+      sampler: fact("sampler", "string") ?? "",
+      steps: fact("steps", "number"),
+      cfg: fact("cfg", "number"),
+    };
+  }
+
+  /**
+   * @param {string} promptId
+   * @returns {string | undefined} the first node that looks like a sampler, before any has begun
+   */
+  samplerOf(promptId) {
+    const nodes = this._known.get(promptId)?.nodes ?? {};
+    const has = (/** @type {string} */ id, /** @type {string[]} */ names) => names.some((name) => name in (nodes[id].inputs ?? {}));
+    return Object.keys(nodes).find((id) => has(id, SEEDED) && has(id, ["steps", "sigmas"]));
   }
 
   /**
@@ -143,10 +195,9 @@ export class Prompts {
     try {
       const { queue_running: running } = await getJson("/queue");
       const item = running.find((/** @type {any[]} */ entry) => entry[1] === promptId);
-      const id = idOf(item?.[3]?.extra_pnginfo?.workflow);
       if (this._known.has(promptId)) return; // this page queued it, and the answer took long
-      this.remember(promptId, item?.[2] ?? {}, { opened: null, name: "", id });
-      if (item) this.learnt();
+      this.learn(item ?? [0, promptId, {}, {}]);
+      if (item) this.learnt(promptId);
     } catch {
       // The names remain node ids.
     } finally {
@@ -155,21 +206,31 @@ export class Prompts {
   }
 }
 
-/** Inputs of samplers, and of what they take their noise from. */
-const SEEDS = ["seed", "noise_seed", "noise", "value"];
+/** Where a sampler has its seed, or takes its noise from. */
+const SEEDED = ["seed", "noise_seed", "noise"];
+
+/** Inputs of samplers that say something, or lead to the node that says it. */
+const INPUTS = {
+  seed: [...SEEDED, "value"],
+  sampler: ["sampler_name", "sampler", "value"],
+  steps: ["steps", "sigmas", "value"],
+  cfg: ["cfg", "guider", "value"],
+};
 
 /**
  * @param {Prompt} nodes
  * @param {string} id
+ * @param {string[]} names of inputs
+ * @param {string} type of the value
  * @param {number} [depth]
- * @returns {number | null}
+ * @returns {any} null where none says it
  */
-function seedOf(nodes, id, depth = 4) {
+function valueOf(nodes, id, names, type, depth = 4) {
   const inputs = nodes[id]?.inputs ?? {};
-  for (const name of depth > 0 ? SEEDS : []) {
+  for (const name of depth > 0 ? names : []) {
     const value = inputs[name];
-    if (typeof value === "number") return value;
-    const found = Array.isArray(value) ? seedOf(nodes, String(value[0]), depth - 1) : null;
+    if (typeof value === type) return value;
+    const found = Array.isArray(value) ? valueOf(nodes, String(value[0]), names, type, depth - 1) : null;
     if (found !== null) return found;
   }
   return null;

@@ -22,6 +22,9 @@ import { Thumbnails } from "./thumbnails.js";
  * @property {number} arrivedAt on the clock of performance.now()
  * @property {Blob} blob
  * @property {string} [outputNode] of a result: the node that saved or showed it
+ * @property {SmallCopy} [small] which replaces the picture when memory is short
+ *
+ * @typedef {Pick<Picture, "blob" | "width" | "height">} SmallCopy
  */
 
 /**
@@ -77,6 +80,9 @@ import { Thumbnails } from "./thumbnails.js";
  * @property {string} nodeId the execution id of its node
  * @property {string} displayNodeId
  * @property {string} title
+ * @property {import("./prompts.js").Origin} origin what it is made of, as far as its prompt says
+ * @property {Promise<Blob | null> | null} graph its workflow, packed
+ * @property {boolean} starred
  * @property {boolean} foreign whether the previews are ComfyUI's or another pack's
  * @property {Frame[]} frames by age
  * @property {import("./results.js").Output[]} outputs those that nobody has asked for yet
@@ -103,7 +109,7 @@ import { Thumbnails } from "./thumbnails.js";
  * @property {boolean} closed whether the server said that no more frames come, of its own runs
  */
 
-const MAX_RUNS = 40;
+const MAX_RUNS = 200;
 const MAX_ENDED = 100;
 
 /** The share of the memory for frames that their thumbnails may take. */
@@ -138,14 +144,19 @@ export class FrameStore extends EventTarget {
     this.silence = null;
     /** Whether a model is being loaded, where ComfyUI tells. */
     this.loading = false;
-    /** @type {(promptId: string, nodeId: string) => string} */
-    this.titleOf = (_, nodeId) => `#${nodeId}`;
+    /** @type {(run: Run) => Partial<Run>} what its prompt says */
+    this.describe = () => ({});
   }
 
   /** The runs of the newest prompt. */
   get current() {
     const newest = this.runs.at(-1);
     return newest ? this.runs.filter((run) => run.promptId === newest.promptId) : [];
+  }
+
+  /** @param {string} promptId */
+  isOver(promptId) {
+    return this._ended.has(promptId);
   }
 
   /** Whether any run is live. */
@@ -163,38 +174,10 @@ export class FrameStore extends EventTarget {
   run(id, { promptId, nodeId, displayNodeId = nodeId, foreign = false }) {
     const known = this.runs.find((run) => run.id === id);
     if (known) return known;
-    /** @type {Run} */
-    const run = {
-      id,
-      promptId,
-      nodeId,
-      displayNodeId,
-      title: this.titleOf(promptId, displayNodeId),
-      foreign,
-      frames: [],
-      outputs: [],
-      results: [],
-      sounds: [],
-      noSound: "",
-      bytes: 0,
-      stage: 1,
-      step: 0,
-      totalSteps: 0,
-      begins: { 1: 0 },
-      pace: new Pace(),
-      canFinish: false,
-      finishedAt: null,
-      slow: null,
-      missing: null,
-      dropped: 0,
-      outcomes: {},
-      settings: null,
-      startedAt: new Date(),
-      begunAt: this.clock(),
-      endedAt: null,
-      live: !this._ended.has(promptId),
-      closed: foreign,
-    };
+    const begunAt = this.clock();
+    const live = !this._ended.has(promptId);
+    const run = newRun({ id, promptId, nodeId, displayNodeId, foreign, closed: foreign, begunAt, live });
+    Object.assign(run, this.describe(run));
     if (!run.live) run.endedAt = run.begunAt;
     this.runs.push(run);
     this._trim();
@@ -388,9 +371,46 @@ export class FrameStore extends EventTarget {
     this._tell("runs");
   }
 
-  /** The nodes' names are known now: use them. */
-  nameRuns() {
-    for (const run of this.runs) run.title = this.titleOf(run.promptId, run.displayNodeId);
+  /** @param {string} promptId of a prompt that became known later than its runs */
+  describeRuns(promptId) {
+    for (const run of this.runs) if (run.promptId === promptId) Object.assign(run, this.describe(run));
+    this._tell("runs");
+  }
+
+  /**
+   * @param {Run} run
+   * @param {boolean} starred those are kept the longest
+   */
+  star(run, starred) {
+    run.starred = starred;
+    this._tell("runs");
+  }
+
+  /**
+   * Take a run out, with its frames; `restore` puts it back.
+   *
+   * @param {Run} run
+   */
+  remove(run) {
+    this._drop(run);
+    this._tell("runs");
+  }
+
+  /**
+   * Put in a run that was kept elsewhere, in its place by age.
+   *
+   * @param {Run} run
+   */
+  restore(run) {
+    if (this.runs.some(({ id }) => id === run.id)) return;
+    const later = this.runs.findIndex(({ startedAt }) => startedAt > run.startedAt);
+    this.runs.splice(later < 0 ? this.runs.length : later, 0, run);
+    for (const picture of picturesOf(run)) {
+      this.frameCount += 1;
+      this._weigh(run, weightOf(picture));
+    }
+    for (const sound of run.sounds) this._weigh(run, sound.blob?.size ?? 0);
+    this._trim();
     this._tell("runs");
   }
 
@@ -411,15 +431,49 @@ export class FrameStore extends EventTarget {
   _trim() {
     const { frames, bytes } = this.limits();
     const isFull = () => this.frameCount > frames || this.bytes + this.thumbnails.bytes > bytes;
-    while (isFull() && this.frameCount > 1) {
-      const oldest = this.runs.find((run) => run.frames.length > 0);
-      if (!oldest) break;
-      this._forget(oldest, 1);
+    while (isFull() && this.frameCount > 1) this._giveWay();
+    while (this.runs.length > MAX_RUNS) this._drop(leastWanted(this.runs));
+    while (this.runs[0] && isSpent(this.runs[0])) this._drop(this.runs[0]);
+  }
+
+  /**
+   * Forget what is missed the least: of runs before those of the newest prompt all but their end; then
+   * some of these runs where they take more than half of the room.
+   */
+  _giveWay() {
+    const { current } = this;
+    const earlier = this.runs.filter((run) => !run.live && run.frames.length > 0 && !current.includes(run));
+    const long = earlier.find((run) => run.frames.length > 1);
+    if (long) return this._forget(long, 1);
+    const large = earlier.find(canShrink);
+    if (large) return this._shrink(large);
+    const { frames, bytes } = this.limits();
+    const [count, weight] = earlier.reduce(([c, w], run) => [c + picturesOf(run).length, w + run.bytes], [0, 0]);
+    if (count > frames / 2 || weight > bytes / 2) return this._drop(leastWanted(earlier));
+    this._forget(/** @type {Run} */ ([...current, ...this.runs].find((run) => run.frames.length > 0)), 1);
+  }
+
+  /**
+   * Leave a run its last step and its result, as small copies.
+   *
+   * @param {Run} run
+   */
+  _shrink(run) {
+    const end = endOf(run);
+    for (const result of run.results.filter((one) => one !== end)) this._release(result);
+    run.results = run.results.filter((one) => one === end);
+    for (const picture of picturesOf(run)) {
+      const before = weightOf(picture);
+      Object.assign(picture, picture.small, { animation: null });
+      this._weigh(run, weightOf(picture) - before);
     }
-    while (this.runs.length > MAX_RUNS || (this.runs[0] && isSpent(this.runs[0]))) {
-      const run = /** @type {Run} */ (this.runs.shift());
-      this._forget(run, run.frames.length);
-    }
+  }
+
+  /** @param {Run} run */
+  _drop(run) {
+    this.runs = this.runs.filter((one) => one !== run);
+    for (const picture of picturesOf(run)) this._release(picture);
+    this._weigh(run, -run.bytes); // its sounds
   }
 
   /**
@@ -434,11 +488,14 @@ export class FrameStore extends EventTarget {
       this._weigh(run, -(sound.blob?.size ?? 0));
       run.sounds.splice(run.sounds.indexOf(sound), 1);
     }
-    for (const frame of gone) {
-      this._weigh(run, -weightOf(frame));
-      this.thumbnails.drop(frame);
-      this.frameCount -= 1;
-    }
+    for (const frame of gone) this._release(frame);
+  }
+
+  /** @param {Frame} frame that counts no longer in what is kept */
+  _release(frame) {
+    this._weigh(frame.run, -weightOf(frame));
+    this.thumbnails.drop(frame);
+    this.frameCount -= 1;
   }
 
   /**
@@ -457,6 +514,47 @@ export class FrameStore extends EventTarget {
 }
 
 /**
+ * @param {Partial<Run> & Pick<Run, "id" | "promptId" | "nodeId" | "displayNodeId">} known what differs from a
+ *   run that begins
+ * @returns {Run}
+ */
+export function newRun(known) {
+  /** @type {Run} */
+  const run = {
+    title: `#${known.displayNodeId}`,
+    origin: { workflow: "", seed: null, sampler: "", steps: null, cfg: null },
+    graph: null,
+    starred: false,
+    foreign: false,
+    frames: [],
+    outputs: [],
+    results: [],
+    sounds: [],
+    noSound: "",
+    bytes: 0,
+    stage: 1,
+    step: 0,
+    totalSteps: 0,
+    begins: { 1: 0 },
+    pace: new Pace(),
+    canFinish: false,
+    finishedAt: null,
+    slow: null,
+    missing: null,
+    dropped: 0,
+    outcomes: {},
+    settings: null,
+    startedAt: new Date(),
+    begunAt: 0,
+    endedAt: null,
+    live: true,
+    closed: false,
+    ...known,
+  };
+  return run;
+}
+
+/**
  * @param {Run} run
  * @returns {Frame[]} its frames, and behind them what came of it
  */
@@ -471,6 +569,19 @@ export function picturesOf(run) {
 export function endOf(run) {
   const last = run.live ? undefined : run.results.at(-1);
   return run.results.find(({ outputNode }) => outputNode === last?.outputNode) ?? run.frames.at(-1) ?? null;
+}
+
+/**
+ * @param {Run[]} runs by age
+ * @returns {Run} the oldest, before starred and live ones
+ */
+function leastWanted(runs) {
+  return runs.find((run) => !run.live && !run.starred) ?? runs.find((run) => !run.live) ?? runs[0];
+}
+
+/** @param {Run} run */
+function canShrink(run) {
+  return run.results.length > 1 || picturesOf(run).some((one) => one.animation || (one.small && one.small.blob !== one.blob));
 }
 
 /** @param {Run} run */

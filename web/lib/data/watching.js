@@ -3,6 +3,7 @@
  * animated, which image of its batch, against which.
  */
 
+import { nearest, slotOf } from "./slots.js";
 import { endOf, newestAnimation, picturesOf, soundAt } from "./store.js";
 
 /** @typedef {import("./store.js").Animation} Animation */
@@ -24,7 +25,12 @@ export class Watching extends EventTarget {
     this._at = null;
     /** @type {Frame | null} the left half of a comparison */
     this._against = null;
+    /** @type {Run | null} instead: its picture at the place of the one that is shown */
+    this._againstRun = null;
     this._grid = false;
+    this._sheet = false;
+    /** @type {Run | null} the first of two runs to compare */
+    this._marked = null;
     /** @type {Run | null} the newest run when somebody began to look back */
     this._newestThen = null;
     /** Whether to show the still even where there is an animation. */
@@ -57,7 +63,7 @@ export class Watching extends EventTarget {
 
   /** @returns {Animation | null} the newest one of the run, or that of the frame that was chosen */
   get animation() {
-    if (this._against) return null;
+    if (this.against) return null;
     const { frame } = this;
     return this._at || frame?.outputNode ? (frame?.animation ?? null) : newestAnimation(this.run);
   }
@@ -82,7 +88,8 @@ export class Watching extends EventTarget {
 
   /** @returns {Frame | null} the frame to compare with */
   get against() {
-    return this._against;
+    const { frame } = this;
+    return this._againstRun && frame ? counterpart(this._againstRun, frame) : this._against;
   }
 
   /** Whether new frames are shown as they come. */
@@ -109,7 +116,22 @@ export class Watching extends EventTarget {
 
   /** Whether all samplers are shown side by side: only where there are several. */
   get grid() {
-    return this._grid && new Set(this.store.current.map((run) => run.displayNodeId)).size > 1;
+    return this._grid && !this._sheet && new Set(this.store.current.map((run) => run.displayNodeId)).size > 1;
+  }
+
+  /** Whether all runs are shown as a contact sheet. */
+  get sheet() {
+    return this._sheet;
+  }
+
+  /** Whether one picture is shown, or two on either side of a slider. */
+  get single() {
+    return !this.sheet && !this.grid;
+  }
+
+  /** @returns {Run | null} the first of two runs to compare */
+  get marked() {
+    return this._marked;
   }
 
   /** @returns {Run | null} one that goes on, while an older one is looked at */
@@ -129,7 +151,7 @@ export class Watching extends EventTarget {
   /** Show what runs, whichever sampler it is. */
   follow() {
     this._node = this._chosen = this._at = null;
-    this._grid = false;
+    this._grid = this._sheet = false;
     this._tell();
   }
 
@@ -143,7 +165,7 @@ export class Watching extends EventTarget {
   pin(displayNodeId) {
     this._node = displayNodeId;
     this._chosen = this._at = null;
-    this._grid = false;
+    this._grid = this._sheet = false;
     this._tell();
   }
 
@@ -151,7 +173,7 @@ export class Watching extends EventTarget {
   choose(run) {
     this._chosen = run;
     this._at = null;
-    this._grid = false;
+    this._grid = this._sheet = false;
     this._newestThen = this.store.runs.at(-1) ?? null;
     this._tell();
   }
@@ -184,33 +206,68 @@ export class Watching extends EventTarget {
   /** @param {boolean} on compare the frame shown now with what is shown later */
   compare(on) {
     this._against = on ? this.frame : null;
+    this._againstRun = null;
     this._grid = false;
     this._tell();
+  }
+
+  /**
+   * Of two runs compare the same steps, or their results.
+   *
+   * @param {Run} run the first press marks it, one on another run compares the two
+   */
+  mark(run) {
+    const first = this._marked;
+    this._marked = first ? null : run;
+    if (!first || first === run) return this._tell();
+    this._against = null;
+    this._againstRun = first;
+    this.choose(run);
   }
 
   /** @param {boolean} on */
   showGrid(on) {
     this._grid = on;
-    this._against = null;
+    this._against = this._againstRun = null;
+    this._tell();
+  }
+
+  /** @param {boolean} on show all runs as a contact sheet */
+  showSheet(on) {
+    this._sheet = on;
+    this._marked = null;
     this._tell();
   }
 
   /** Whether the watched run is over, and a newer one has begun unseen. */
   _isLeftBehind() {
     const { newRun, store } = this;
-    if (!newRun || this._node !== null || this._against || this.run?.live) return false;
+    if (!newRun || this._node !== null || this.against || this.run?.live) return false;
     return store.runs.indexOf(newRun) > store.runs.indexOf(/** @type {Run} */ (this._newestThen));
   }
 
   _tell() {
     // A forgotten frame or run cannot be watched.
-    if (!this._at?.run.frames.length) this._at = null;
-    if (!this._against?.run.frames.length) this._against = null;
+    const isKept = (/** @type {Run | undefined} */ run) => run && run.frames.length > 0 && this.store.runs.includes(run);
+    if (!isKept(this._at?.run)) this._at = null;
+    if (!isKept(this._against?.run)) this._against = null;
+    if (this._againstRun && !isKept(this._againstRun)) this._againstRun = null;
+    if (this._marked && !isKept(this._marked)) this._marked = null;
     if (this._chosen && !this.store.runs.includes(this._chosen)) this._chosen = null;
     if (this._isLeftBehind()) this._chosen = this._at = null;
     if (!this.grid && !this.store.live) this._grid = false;
     this.dispatchEvent(new CustomEvent("change"));
   }
+}
+
+/**
+ * @param {Run} run
+ * @param {Frame} frame of another run
+ * @returns {Frame | null} the run's own picture of the same step, or what came of it; else the nearest
+ */
+function counterpart(run, frame) {
+  if (frame.outputNode && run.results.length) return endOf(run);
+  return run.frames[nearest(run.frames, slotOf(frame))] ?? null;
 }
 
 /**

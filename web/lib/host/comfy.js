@@ -86,6 +86,16 @@ export function openWorkflow() {
 /** @typedef {ReturnType<typeof openWorkflow>} Workflow */
 
 /**
+ * Put a saved workflow on the canvas, beside those that are open.
+ *
+ * @param {any} graph
+ * @param {string} name
+ */
+export function showWorkflow(graph, name) {
+  return app.loadGraphData(graph, true, true, name);
+}
+
+/**
  * @param {any} graph as the page has it, or as it is saved
  * @returns {string | null} what tells it from others; null for one that was made without
  */

@@ -8,7 +8,7 @@ import { openWorkflow } from "./comfy.js";
  *
  * @param {{ fetchApi: any }} server ComfyUI's API object
  * @param {(body: any) => void} change
- * @param {(promptId: string, prompt: any, workflow: import("./comfy.js").Workflow) => void} queued
+ * @param {(promptId: string, prompt: any, workflow: import("./comfy.js").Workflow, graph: object | null) => void} queued
  */
 export function joinQueueing(server, change, queued) {
   const before = /** @type {(...args: any[]) => Promise<Response>} */ (server.fetchApi);
@@ -23,7 +23,7 @@ export function joinQueueing(server, change, queued) {
     const response = await before.call(server, route, { ...options, body: JSON.stringify(body) }, ...more);
     if (response.ok) {
       const { prompt_id } = await response.clone().json();
-      if (prompt_id) queued(prompt_id, body.prompt, workflow);
+      if (prompt_id) queued(prompt_id, body.prompt, workflow, body.extra_data?.extra_pnginfo?.workflow ?? null);
     }
     return response;
   };

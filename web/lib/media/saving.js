@@ -20,7 +20,6 @@ const QUALITY = 0.92;
  * @typedef {object} Wishes
  * @property {boolean} burn write the step into the pictures
  * @property {number | null} image of the batch, to be saved alone
- * @property {{ workflow: string, seed: number | null }} origin
  */
 
 /**
@@ -88,7 +87,7 @@ export function saveSound(sound, file, wishes) {
 export async function saveRun(frames, kind, wishes, progress) {
   const newest = frames.findLast((frame) => !frame.outputNode) ?? frames[0]; // results may be much larger
   const sheet = await sheetFor(newest, wishes);
-  const label = { ...originOf(newest, wishes), steps: frames.map(({ step }) => step) };
+  const label = { ...originOf(newest), steps: frames.map(({ step }) => step) };
   const making = kind === "webp" ? makeWebp(sheet, frames, label, progress) : makeWebm(sheet, frames, progress);
   download(await making, `${stemOf(newest, wishes)}_${frames.length}frames.${kind}`);
 }
@@ -224,17 +223,16 @@ function labelOf(picture, wishes, { width, height }) {
   const { label, step, totalSteps, cells } = picture;
   const isAlone = wishes.image !== null && cells?.images.includes(wishes.image);
   const grid = isAlone ? { columns: 1, rows: 1, images: [wishes.image] } : label?.grid;
-  return { ...label, ...originOf(picture, wishes), step, total_steps: totalSteps, width, height, grid };
+  return { ...label, ...originOf(picture), step, total_steps: totalSteps, width, height, grid };
 }
 
 /**
  * What a run's pictures have in common in their labels.
  *
  * @param {import("../data/store.js").Picture} picture
- * @param {Wishes} wishes
  */
-function originOf({ run, label }, { origin }) {
-  const seed = origin.seed ?? label?.seed;
+function originOf({ run, label }) {
+  const seed = run.origin.seed ?? label?.seed;
   // Numbers above 2 ** 53 are not read exactly: rather none than another.
   const exact = Number.isSafeInteger(seed) ? seed : undefined;
   return { prompt_id: run.promptId, node_id: run.nodeId, run: run.foreign ? undefined : run.id, seed: exact };
@@ -246,9 +244,9 @@ function originOf({ run, label }, { origin }) {
  * @param {Pick<import("../data/store.js").Picture, "run" | "cells" | "label">} picture
  * @param {Wishes} wishes
  */
-function stemOf({ run, cells, label }, { image, burn, origin }) {
-  const { workflow } = origin;
-  const seed = origin.seed ?? label?.seed ?? null;
+function stemOf({ run, cells, label }, { image, burn }) {
+  const { workflow } = run.origin;
+  const seed = run.origin.seed ?? label?.seed ?? null;
   const alone = image !== null && cells?.images.includes(image) ? `image${image + 1}` : "";
   const parts = ["sidestream", plain(workflow), plain(run.title) || "run", seed === null ? "" : `seed${seed}`];
   return [...parts, timeName(run.startedAt), alone, burn ? "labelled" : ""].filter(Boolean).join("_");

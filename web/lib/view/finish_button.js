@@ -1,58 +1,45 @@
-/** Finish here: ends the running sampler and goes on with what is seen. The first click asks. */
+/** Finish here: ends a running sampler and goes on with what is seen. */
 
-import { elementsOf, iconButton, setIcon, setText, whenEnded } from "./dom.js";
+import { AskButton } from "./ask_button.js";
+import { elementsOf, whenEnded } from "./dom.js";
 import { t } from "../host/strings.js";
 
-const ASKING_MS = 3000;
+/** @typedef {import("../data/store.js").Run} Run */
 
 export class FinishButton {
   /**
    * @param {Document} document
-   * @param {import("./panel.js").Shared} shared
+   * @param {import("../data/live_settings.js").LiveSettings} liveSettings
+   * @param {() => Run | null} chosen the run that it is for
    * @param {AbortSignal} signal
    */
-  constructor(document, { watching, liveSettings }, signal) {
-    const element = elementsOf(document);
-    this.watching = watching;
+  constructor(document, liveSettings, chosen, signal) {
     this.liveSettings = liveSettings;
-    /** @type {import("../data/store.js").Run | null} which it asks about */
-    this._asked = null;
-    this._timer = 0;
-    this.question = element("span");
-    this.mark = element("span", { class: "ss-finished", role: "status" });
-    this.element = iconButton(element, "check-circle", t("finish.here"), () => this._press());
-    this.element.append(this.question);
-    whenEnded(signal, () => clearTimeout(this._timer));
+    this.chosen = chosen;
+    /** @type {Run | null} which it would end */
+    this._run = null;
+    const texts = { label: t("finish.here"), sure: t("finish.sure") };
+    this.button = new AskButton(elementsOf(document), "check-circle", texts, () => {
+      if (this._run) void liveSettings.finish(this._run);
+    });
+    this.element = this.button.element;
+    whenEnded(signal, () => this.button.ask(false));
   }
 
-  /** Show whether the sampler that is watched can be finished. */
+  /** Show whether the sampler can be finished. */
   update() {
-    const run = this.liveSettings.finishable(this.watching.run);
+    const run = this.liveSettings.finishable(this.chosen());
     this.element.disabled = !run;
-    if (this._asked !== run) this._ask(null);
-    setText(this.mark, finishedText(this.watching.run));
-  }
-
-  _press() {
-    const run = this.liveSettings.finishable(this.watching.run);
-    if (this._asked !== run) return this._ask(run);
-    this._ask(null);
-    if (run) void this.liveSettings.finish(run);
-  }
-
-  /** @param {import("../data/store.js").Run | null} run */
-  _ask(run) {
-    clearTimeout(this._timer);
-    this._asked = run;
-    this._timer = run ? setTimeout(() => this._ask(null), ASKING_MS) : 0;
-    this.element.setAttribute("aria-pressed", String(run !== null));
-    setText(this.question, run ? t("finish.sure") : "");
-    setIcon(this.element, "check-circle", t(run ? "finish.sure" : "finish.here"));
+    if (run !== this._run) this.button.ask(false);
+    this._run = run;
   }
 }
 
-/** @param {import("../data/store.js").Run | null} run */
-function finishedText(run) {
+/**
+ * @param {Run | null} run
+ * @returns {string} at which step it was finished early, if it was
+ */
+export function finishedText(run) {
   if (!run || run.finishedAt === null) return "";
   return t("finish.at", { step: run.finishedAt, total: run.totalSteps });
 }

@@ -1,9 +1,10 @@
 /** One view of the previews, for the sidebar, the bottom panel or a window of its own. */
 
+import { ContactSheet } from "./contact_sheet.js";
 import { Controls } from "./controls.js";
 import { Curves } from "./curves.js";
 import { elementsOf, iconButton, setIcon, setText } from "./dom.js";
-import { FinishButton } from "./finish_button.js";
+import { FinishButton, finishedText } from "./finish_button.js";
 import { Grid } from "./grid.js";
 import { PlayerBar } from "./player_bar.js";
 import { waitingText } from "./progress.js";
@@ -28,6 +29,8 @@ import { leftToRight, t, writing } from "../host/strings.js";
  * @property {import("../data/rates.js").Rates} rates
  * @property {import("../data/prompts.js").Prompts} prompts
  * @property {import("../data/results.js").Results} results
+ * @property {import("../data/queue.js").Queue} queue
+ * @property {import("../data/run_archive.js").RunArchive} archive
  * @property {() => void} popOut
  */
 
@@ -72,12 +75,14 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
   const soundBar = new SoundBar(document, shared.watching, soundPlayer, signal);
   soundPlayer.addEventListener("change", () => viewer.showMoment(momentOf(soundPlayer)));
   const grid = new Grid(document, shared.watching);
+  const sheet = new ContactSheet(document, shared, signal);
   const tabs = new SamplerTabs(document, shared);
   const stats = new Stats(document, shared, signal);
   const timeline = new Timeline(document, shared, viewer.player, signal);
   const curves = new Curves(document, shared);
   const controls = new Controls(document, shared);
-  const finish = new FinishButton(document, shared, signal);
+  const finish = new FinishButton(document, shared.liveSettings, () => shared.watching.run, signal);
+  const finished = element("span", { class: "ss-finished", role: "status" });
 
   const fit = iconButton(element, "arrows-alt", t("viewer.fit"), () => viewer.setZoom(null));
   const exact = element(
@@ -111,7 +116,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     exact,
     fullScreen,
     popOut,
-    finish.mark,
+    finished,
   );
   const noticeText = element("span");
   const noticeLink = /** @type {HTMLAnchorElement} */ (
@@ -137,7 +142,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
   const root = element(
     "section",
     { class: "sidestream", ...writing(), "aria-label": t("panel.title"), onkeydown: keepDeletionFromPage },
-    element("div", { class: "ss-view" }, toolbar, tabs.element, viewer.element, playerBar.element, soundBar.element, grid.element),
+    element("div", { class: "ss-view" }, toolbar, tabs.element, viewer.element, playerBar.element, soundBar.element, grid.element, sheet.element),
     element("div", { class: "ss-side" }, noticeBar, timeline.element, curves.element, stats.element, controls.element, reportButton(document)),
   );
 
@@ -145,7 +150,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     fit.setAttribute("aria-pressed", String(viewer.zoom === null));
     exact.setAttribute("aria-pressed", String(viewer.zoom === 1));
     const percent = Math.round(viewer.scale * window.devicePixelRatio * 100);
-    setText(zoomText, viewer.hasPicture && !shared.watching.grid ? leftToRight(`${percent} %`) : "");
+    setText(zoomText, viewer.hasPicture && shared.watching.single ? leftToRight(`${percent} %`) : "");
   };
 
   function showNotice() {
@@ -168,10 +173,15 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
   function update() {
     asked = 0;
     if (signal.aborted) return;
-    for (const run of shared.watching.grid ? shared.store.current : [shared.watching.run]) void shared.results.load(run);
-    viewer.element.hidden = shared.watching.grid;
-    newRun.hidden = !shared.watching.newRun;
-    for (const button of zoomButtons) /** @type {HTMLButtonElement} */ (button).disabled = shared.watching.grid;
+    const { watching } = shared;
+    const wasInSheet = !watching.sheet && sheet.element.contains(document.activeElement);
+    sheet.update();
+    const shown = watching.sheet ? sheet.runs : watching.grid ? shared.store.current : [watching.run];
+    for (const run of shown) void shared.results.load(run);
+    viewer.element.hidden = !watching.single;
+    if (wasInSheet) viewer.element.focus();
+    newRun.hidden = !watching.newRun;
+    for (const button of zoomButtons) /** @type {HTMLButtonElement} */ (button).disabled = !watching.single;
     tabs.update();
     grid.update();
     playerBar.update();
@@ -181,6 +191,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     curves.update();
     controls.update();
     finish.update();
+    setText(finished, finishedText(watching.run));
     viewer.onZoom();
     const said = showNotice();
     const { store, liveSettings } = shared;
@@ -196,6 +207,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
 
   shared.watching.addEventListener("change", onChange, { signal });
   shared.liveSettings.addEventListener("change", onChange, { signal });
+  shared.queue.addEventListener("change", onChange, { signal });
   shared.status.addEventListener("change", onChange, { signal });
   shared.settings.addEventListener("change", onChange, { signal });
   root.addEventListener("fullscreenchange", () => {

@@ -54,7 +54,7 @@ export class PlayerBar {
   update() {
     const { watching } = this;
     const { animation, stills } = watching;
-    this.element.hidden = !animation || watching.grid;
+    this.element.hidden = !animation || !watching.single;
     this.scrubber.hidden = stills;
     this.still.setAttribute("aria-pressed", String(stills));
     if (animation && stills) setText(this.text, t("player.ofStep", { step: stepText(animation) }));

@@ -1,6 +1,7 @@
 /** Copies the server's report on itself: a text to post when asking for help. */
 
 import { api, get, toast } from "../host/comfy.js";
+import { copied } from "./clipboard.js";
 import { elementsOf } from "./dom.js";
 import { t } from "../host/strings.js";
 
@@ -31,28 +32,6 @@ async function copyReport({ currentTarget }) {
     toast("error", t("report.unreachable"));
     return;
   }
-  if (await copyText(button, text)) toast("success", t("report.copied"));
+  if (await copied(button, text)) toast("success", t("report.copied"));
   else toast("error", t("report.blocked", { address: api.apiURL(ROUTE) }));
-}
-
-/**
- * @param {HTMLElement} button
- * @param {string} text
- * @returns {Promise<boolean>} whether it is on the clipboard
- */
-export async function copyText(button, text) {
-  const document = button.ownerDocument;
-  try {
-    await document.defaultView?.navigator.clipboard.writeText(text);
-    return true;
-  } catch {
-    // Over plain HTTP from another machine browsers offer no clipboard API.
-    const area = elementsOf(document)("textarea", { readonly: true });
-    area.value = text;
-    button.after(area);
-    area.select();
-    const isCopied = document.execCommand("copy");
-    area.remove();
-    return isCopied;
-  }
 }

@@ -13,10 +13,9 @@ export class SaveMenu {
    * @param {import("./panel.js").Shared} shared
    * @param {import("../media/player.js").Player} player the viewer's
    */
-  constructor(document, { store, watching, prompts }, player) {
+  constructor(document, { store, watching }, player) {
     const element = elementsOf(document);
     this.watching = watching;
-    this.prompts = prompts;
     this.player = player;
     this.label = element("span", {}, t("timeline.save.label"));
     this.burn = element("input", { type: "checkbox", name: "burn" });
@@ -70,7 +69,7 @@ export class SaveMenu {
 
   /** Whether there is nothing to save; with all samplers shown, one must be chosen first. */
   get isEmpty() {
-    return !this.watching.frame || this.watching.grid;
+    return !this.watching.frame || !this.watching.single;
   }
 
   /** Show what can be saved. */
@@ -86,9 +85,7 @@ export class SaveMenu {
   }
 
   get _wishes() {
-    const { run, image } = this.watching;
-    const origin = this.prompts.originOf(run?.promptId ?? "", run?.nodeId ?? "");
-    return { burn: this.burn.checked, image, origin };
+    return { burn: this.burn.checked, image: this.watching.image };
   }
 
   /** The large picture. */

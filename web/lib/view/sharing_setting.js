@@ -5,7 +5,7 @@ import { toast } from "../host/comfy.js";
 import { t, writing } from "../host/strings.js";
 import { qrCode, qrPath } from "../media/qr_code.js";
 import { elementsOf, keepFromPage } from "./dom.js";
-import { copyText } from "./report.js";
+import { copied } from "./clipboard.js";
 
 const ASKING_MS = 3000;
 const SVG = "http://www.w3.org/2000/svg";
@@ -74,7 +74,7 @@ class SharingSetting {
     const field = element("input", { type: "text", readonly: true, dir: "ltr", value: address, "aria-label": t("sharing.address") });
     field.addEventListener("focus", () => field.select());
     const copy = this._button("copy", t("sharing.copy"), async () => {
-      if (await copyText(copy, address)) toast("success", t("sharing.copied"));
+      if (await copied(copy, address)) toast("success", t("sharing.copied"));
       else field.focus();
     });
     const open = element(

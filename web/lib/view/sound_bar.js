@@ -57,7 +57,7 @@ export class SoundBar {
   /** Show what can be heard. */
   update() {
     const { watching, player } = this;
-    const sound = watching.grid ? null : watching.sound;
+    const sound = watching.single ? watching.sound : null;
     player.show(sound);
     this.element.hidden = !sound;
     if (!sound) return;

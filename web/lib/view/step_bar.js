@@ -100,7 +100,7 @@ export class StepBar {
     const count = run ? Math.max(1, slotCount(run)) : 1;
     this.slider.max = String(count - 1);
     this.slider.value = String(frame ? slotOf(frame) : 0);
-    this.slider.disabled = pictures.length < 2 || watching.grid;
+    this.slider.disabled = pictures.length < 2 || !watching.single;
     this.slider.setAttribute("aria-valuetext", frame ? stepText(frame) : "");
     const { style } = this.element;
     style.setProperty("--ss-side", `${Math.max(LEAST_SIDE, this.width / this.places)}px`);

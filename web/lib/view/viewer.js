@@ -4,6 +4,7 @@
  */
 
 import { elementsOf, setText, whenEnded } from "./dom.js";
+import { differences } from "./origin_text.js";
 import { BatchView } from "./batch_view.js";
 import { Player } from "../media/player.js";
 import { rendererOf } from "../media/renderer.js";
@@ -30,6 +31,9 @@ const INSET_MARGIN = 8;
 /** A pointer that moves less than this does not drag. */
 const STILLNESS = 3;
 const DOUBLE_CLICK_MS = 600;
+
+/** While the contact sheet is shown. */
+const NOTHING = { frame: null, against: null, image: null, playing: null };
 
 export class Viewer {
   /**
@@ -146,7 +150,7 @@ export class Viewer {
 
   /** Show what is watched. */
   update() {
-    const { frame, against, image, playing } = this.watching;
+    const { frame, against, image, playing } = this.watching.sheet ? NOTHING : this.watching;
     this.player.show(playing, image);
     this.played = this.player.shown;
     this.renderer.show(frame, image);
@@ -158,11 +162,12 @@ export class Viewer {
     for (const part of [this.leftCanvas, this.divider, this.rightLabel]) part.hidden = !comparing;
     this.leftLabel.hidden = !comparing && !this.played;
     if (comparing) {
-      setText(this.leftLabel, stepText(against));
-      setText(this.rightLabel, stepText(frame));
+      const [left, right] = differences(against.run, frame.run);
+      setText(this.leftLabel, [...left, stepText(against)].join(" · "));
+      setText(this.rightLabel, [...right, stepText(frame)].join(" · "));
     }
     this.notPicture.hidden = frame?.decoder !== "spectrogram";
-    this._showVideo(comparing || this.watching.grid ? null : (frame?.video ?? null));
+    this._showVideo(comparing || !this.watching.single ? null : (frame?.video ?? null));
     this.batch.update();
     this._updateInset();
     this._sayWhatIsShown();

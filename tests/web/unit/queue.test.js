@@ -1,0 +1,82 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { Prompts } from "../../../web/lib/data/prompts.js";
+import { Queue } from "../../../web/lib/data/queue.js";
+import { FrameStore } from "../../../web/lib/data/store.js";
+import { receive } from "../../../web/lib/data/wire.js";
+import { answers, api, preview, tell } from "./comfy.js";
+
+api.clientId = "me";
+
+function opened() {
+  const store = new FrameStore(() => ({ frames: 600, bytes: 2 ** 20 }));
+  receive(store);
+  const prompts = new Prompts();
+  const queue = new Queue(store, prompts);
+  return { prompts, queue, ids: () => queue.waiting.map(({ promptId, running }) => promptId + (running ? "!" : "")) };
+}
+
+/** As the server's queue has it. */
+const item = (number, id, client_id = "me") => [number, id, { 5: { class_type: "KSampler", inputs: { seed: number, steps: 4 } } }, { client_id }];
+
+test("a prompt waits until its first sampler begins, or it is over", () => {
+  const { queue, ids } = opened();
+  for (const id of ["a", "b", "c"]) queue.add(id);
+  tell("execution_start", { prompt_id: "a" });
+  assert.deepEqual(ids(), ["a!", "b", "c"]);
+  preview(1, { run: "ra", prompt: "a" });
+  assert.deepEqual(ids(), ["b", "c"]);
+  tell("execution_success", { prompt_id: "b" }); // all of it was cached
+  assert.deepEqual(ids(), ["c"]);
+  queue.add("b"); // the answer to the request came late
+  assert.deepEqual(ids(), ["c"]);
+});
+
+test("the server's queue is the truth, and what others queued is theirs", async () => {
+  const { queue, prompts, ids } = opened();
+  queue.add("gone");
+  preview(1, { run: "r0", prompt: "begun" });
+  answers["/queue"] = {
+    queue_running: [item(1, "begun")],
+    queue_pending: [item(9, "late"), item(3, "early"), item(4, "theirs", "somebody")],
+  };
+  const asking = queue.ask();
+  queue.add("newer");
+  await asking;
+  assert.deepEqual(ids(), ["early", "late", "newer"]);
+  assert.equal(prompts.originOf("late", prompts.samplerOf("late")).seed, 9);
+});
+
+test("the server is asked where fewer prompts are left than should be", async () => {
+  const { queue, ids } = opened();
+  for (const id of ["a", "b"]) queue.add(id);
+  answers["/queue"] = { queue_running: [], queue_pending: [item(1, "b")] };
+  tell("status", { exec_info: { queue_remaining: 2 } });
+  await new Promise(setImmediate);
+  assert.deepEqual(ids(), ["a", "b"]);
+  tell("status", { exec_info: { queue_remaining: 1 } });
+  tell("status", null); // the connection is lost
+  await new Promise(setImmediate);
+  await new Promise(setImmediate);
+  assert.deepEqual(ids(), ["b"]);
+});
+
+test("to skip a prompt takes it out of the queue, or interrupts it alone", async () => {
+  const { queue, ids } = opened();
+  for (const id of ["a", "b"]) queue.add(id);
+  tell("execution_start", { prompt_id: "a" });
+  const before = api.fetchApi;
+  const posted = [];
+  api.fetchApi = async (route, { body }) => posted.push([route, JSON.parse(body)]);
+  await queue.skip("b");
+  await queue.skip("a");
+  await queue.skip("one with a run");
+  api.fetchApi = before;
+  assert.deepEqual(posted, [
+    ["/queue", { delete: ["b"] }],
+    ["/interrupt", { prompt_id: "a" }],
+    ["/interrupt", { prompt_id: "one with a run" }],
+  ]);
+  assert.deepEqual(ids(), ["a!"]); // until the server says that it is over
+});

@@ -1,0 +1,40 @@
+/** Records of runs in this browser's own database. Nothing of it leaves the browser. */
+
+const NAME = "sidestream";
+const RUNS = "runs";
+
+/**
+ * @typedef {object} Database
+ * @property {() => Promise<any[]>} all
+ * @property {(record: { id: string }) => Promise<unknown>} put
+ * @property {(id: string) => Promise<unknown>} delete
+ * @property {() => Promise<unknown>} clear
+ */
+
+/** @returns {Promise<Database>} rejected where the browser refuses one */
+export async function openDatabase() {
+  const opening = indexedDB.open(NAME, 1);
+  opening.onupgradeneeded = () => opening.result.createObjectStore(RUNS, { keyPath: "id" });
+  const database = await done(opening);
+  database.onversionchange = () => database.close();
+  /** @param {IDBTransactionMode} mode */
+  const runs = (mode) => database.transaction(RUNS, mode).objectStore(RUNS);
+  return {
+    all: () => done(runs("readonly").getAll()),
+    put: (record) => done(runs("readwrite").put(record)),
+    delete: (id) => done(runs("readwrite").delete(id)),
+    clear: () => done(runs("readwrite").clear()),
+  };
+}
+
+/**
+ * @template T
+ * @param {IDBRequest<T>} request
+ * @returns {Promise<T>}
+ */
+function done(request) {
+  return new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
+}
