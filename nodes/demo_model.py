@@ -40,26 +40,43 @@ class SideStreamDemoModel(io.ComfyNode):
             ),
             inputs=[
                 io.Int.Input(
-                    "width", default=512, min=64, max=2048, step=_LATENT_PIXEL,
+                    "width",
+                    default=512,
+                    min=64,
+                    max=2048,
+                    step=_LATENT_PIXEL,
                     tooltip=f"Image width in pixels, {_LATENT_PIXEL} per latent pixel.",
                 ),
                 io.Int.Input(
-                    "height", default=512, min=64, max=2048, step=_LATENT_PIXEL,
+                    "height",
+                    default=512,
+                    min=64,
+                    max=2048,
+                    step=_LATENT_PIXEL,
                     tooltip=f"Image height in pixels, {_LATENT_PIXEL} per latent pixel.",
                 ),
                 io.Float.Input(
-                    "seconds_per_step", default=0.15, min=0.0, max=60.0, step=0.01,
+                    "seconds_per_step",
+                    default=0.15,
+                    min=0.0,
+                    max=60.0,
+                    step=0.01,
                     tooltip=(
                         "Duration of each model call, in seconds, to make the sampler wait as for "
                         "a real model. 0: as fast as possible."
                     ),
                 ),
                 io.Combo.Input(
-                    "picture_set", options=list(PICTURE_SETS), default=next(iter(PICTURE_SETS)),
+                    "picture_set",
+                    options=list(PICTURE_SETS),
+                    default=next(iter(PICTURE_SETS)),
                     tooltip="Set of pictures the model knows. Change the seed for another picture.",
                 ),
                 io.Int.Input(
-                    "batch_size", default=1, min=1, max=64,
+                    "batch_size",
+                    default=1,
+                    min=1,
+                    max=64,
                     tooltip="Number of latent images to denoise at once.",
                 ),
             ],

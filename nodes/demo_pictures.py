@@ -74,8 +74,15 @@ class Canvas:
         self._draw.pieslice(self._box(x, y, radius, radius), start, end, fill=colour)
 
     def arc(
-        self, x: float, y: float, rx: float, ry: float, start: float, end: float,
-        colour: str, width: float,
+        self,
+        x: float,
+        y: float,
+        rx: float,
+        ry: float,
+        start: float,
+        end: float,
+        colour: str,
+        width: float,
     ) -> None:
         """A curved stroke of `width`, clockwise from `start` to `end` degrees."""
         stroke = max(1, round(width * self._unit))
@@ -168,8 +175,19 @@ def _owl(c: Canvas) -> None:
 
 def _penguin(c: Canvas) -> None:
     c.gradient("#8fe0ff", "#d9f6ff")
-    c.polygon([(-9, 0.3), (-1.1, 0.1), (-0.55, 0.42), (0.6, 0.05), (1.2, 0.35), (9, 0.1),
-               (9, 9), (-9, 9)], "#ffffff")
+    c.polygon(
+        [
+            (-9, 0.3),
+            (-1.1, 0.1),
+            (-0.55, 0.42),
+            (0.6, 0.05),
+            (1.2, 0.35),
+            (9, 0.1),
+            (9, 9),
+            (-9, 9),
+        ],
+        "#ffffff",
+    )
     c.ellipse(0, 0.93, 0.62, 0.10, "#a9d3ea")
     c.mirrored([(0.30, -0.16), (0.50, -0.10), (0.74, 0.46), (0.58, 0.46)], "#1d2740")
     c.ellipse(0, 0.24, 0.50, 0.68, "#1d2740")
@@ -192,8 +210,21 @@ def _eiffel_tower(c: Canvas) -> None:
     c.glow(0.0, 0.75, 1.2, "#ffe2a8")
     c.gradient("#3f7d3a", "#235a2c", start=0.82)
     iron, light = "#4a2c20", "#a06a3e"
-    c.mirrored([(0.0, -0.96), (0.025, -0.96), (0.06, -0.5), (0.14, 0.0), (0.26, 0.34), (0.42, 0.66),
-                (0.58, 0.90), (0.28, 0.90), (0.2, 0.62), (0.0, 0.5)], iron)
+    c.mirrored(
+        [
+            (0.0, -0.96),
+            (0.025, -0.96),
+            (0.06, -0.5),
+            (0.14, 0.0),
+            (0.26, 0.34),
+            (0.42, 0.66),
+            (0.58, 0.90),
+            (0.28, 0.90),
+            (0.2, 0.62),
+            (0.0, 0.5),
+        ],
+        iron,
+    )
     c.disc(0, 0.88, 0.27, "#ffcf94")
     c.gradient("#3f7d3a", "#235a2c", start=0.90)
     for y, half in ((-0.66, 0.09), (-0.04, 0.20), (0.46, 0.40)):
@@ -208,13 +239,28 @@ def _pyramids(c: Canvas) -> None:
     c.glow(-0.5, -0.5, 0.9, "#fff6c9")
     c.disc(-0.5, -0.5, 0.2, "#fff7b0")
     c.gradient("#edb65c", "#c9813a", start=0.42)
-    for x, base, half, height in ((0.72, 0.5, 0.5, 0.58), (-0.72, 0.5, 0.38, 0.42),
-                                  (0.05, 0.62, 0.76, 1.0)):
+    for x, base, half, height in (
+        (0.72, 0.5, 0.5, 0.58),
+        (-0.72, 0.5, 0.38, 0.42),
+        (0.05, 0.62, 0.76, 1.0),
+    ):
         top, foot = (x, base - height), (x + half * 0.28, base + 0.08)
         c.polygon([(x - half, base), top, foot], "#f7cf72")
         c.polygon([foot, top, (x + half, base)], "#a8662c")
-    c.polygon([(-0.28, 0.86), (-0.22, 0.72), (-0.12, 0.70), (-0.02, 0.60), (0.08, 0.70),
-               (0.2, 0.68), (0.24, 0.78), (0.20, 0.86), (-0.24, 0.86)], "#6e3f1d")
+    c.polygon(
+        [
+            (-0.28, 0.86),
+            (-0.22, 0.72),
+            (-0.12, 0.70),
+            (-0.02, 0.60),
+            (0.08, 0.70),
+            (0.2, 0.68),
+            (0.24, 0.78),
+            (0.20, 0.86),
+            (-0.24, 0.86),
+        ],
+        "#6e3f1d",
+    )
     for x in (-0.24, -0.14, 0.06, 0.15):
         c.box(x, 0.8, x + 0.05, 0.98, "#6e3f1d")
     c.stroke([(-0.26, 0.86), (-0.38, 0.72), (-0.40, 0.58), (-0.52, 0.60)], "#6e3f1d", 0.08)
@@ -224,9 +270,21 @@ def _fuji(c: Canvas) -> None:
     c.gradient("#f58aa4", "#fff0c8", end=0.4)
     c.disc(-0.62, -0.58, 0.26, "#f2374a")
     c.polygon([(-1.5, 0.40), (-0.20, -0.80), (0.20, -0.80), (1.5, 0.40)], "#4d63a8")
-    c.polygon([(-0.58, -0.45), (-0.20, -0.80), (0.20, -0.80), (0.58, -0.45), (0.40, -0.48),
-               (0.26, -0.30), (0.10, -0.44), (-0.08, -0.24), (-0.22, -0.42), (-0.38, -0.34)],
-              "#ffffff")
+    c.polygon(
+        [
+            (-0.58, -0.45),
+            (-0.20, -0.80),
+            (0.20, -0.80),
+            (0.58, -0.45),
+            (0.40, -0.48),
+            (0.26, -0.30),
+            (0.10, -0.44),
+            (-0.08, -0.24),
+            (-0.22, -0.42),
+            (-0.38, -0.34),
+        ],
+        "#ffffff",
+    )
     c.gradient("#5fb6c8", "#1f6f93", start=0.38)
     for x, y, half in ((-0.8, 0.55, 0.2), (0.8, 0.62, 0.24), (0.05, 0.9, 0.3), (-0.75, 0.8, 0.14)):
         c.box(x - half, y, x + half, y + 0.03, "#b7e6ea")
@@ -269,8 +327,13 @@ def _sailing_boat(c: Canvas) -> None:
     c.disc(0.35, 0.2, 0.3, "#fff0a0")
     c.gradient("#ff8f5a", "#2a3a86", start=0.32)
     for i in range(5):
-        c.box(0.35 - 0.26 + i * 0.03, 0.40 + i * 0.11, 0.35 + 0.26 - i * 0.03, 0.44 + i * 0.11,
-              "#ffe08a")
+        c.box(
+            0.35 - 0.26 + i * 0.03,
+            0.40 + i * 0.11,
+            0.35 + 0.26 - i * 0.03,
+            0.44 + i * 0.11,
+            "#ffe08a",
+        )
     c.polygon([(-0.08, -0.86), (-0.08, 0.42), (-0.72, 0.42)], "#ffffff")
     c.polygon([(0.0, -0.70), (0.0, 0.42), (0.52, 0.42)], "#ff5a5f")
     c.box(-0.07, -0.92, -0.01, 0.55, "#3a1d14")
@@ -283,14 +346,20 @@ def _balloon(c: Canvas) -> None:
     for x, y, size in ((-0.8, -0.3, 0.24), (0.85, 0.1, 0.28), (-0.7, 0.5, 0.2)):
         c.ellipse(x, y, size, size * 0.4, "#ffffff")
         c.ellipse(x + 0.04, y - size * 0.3, size * 0.55, size * 0.4, "#ffffff")
-    c.polygon([(-9, 1.0), (-1.2, 0.76), (-0.4, 0.92), (0.5, 0.72), (1.4, 0.9), (9, 0.7), (9, 9),
-               (-9, 9)], "#4fae4a")
+    c.polygon(
+        [(-9, 1.0), (-1.2, 0.76), (-0.4, 0.92), (0.5, 0.72), (1.4, 0.9), (9, 0.7), (9, 9), (-9, 9)],
+        "#4fae4a",
+    )
     stripes = ("#e8333f", "#ffd23e", "#2f6fd0", "#ffd23e", "#e8333f")
-    for half, skirt, colour in ((0.66, 0.17, stripes[0]), (0.47, 0.12, stripes[1]),
-                                (0.22, 0.06, stripes[2])):
+    for half, skirt, colour in (
+        (0.66, 0.17, stripes[0]),
+        (0.47, 0.12, stripes[1]),
+        (0.22, 0.06, stripes[2]),
+    ):
         c.ellipse(0, -0.28, half, 0.66, colour)
-        c.polygon([(-half * 0.92, -0.02), (half * 0.92, -0.02), (skirt, 0.48), (-skirt, 0.48)],
-                  colour)
+        c.polygon(
+            [(-half * 0.92, -0.02), (half * 0.92, -0.02), (skirt, 0.48), (-skirt, 0.48)], colour
+        )
     for side in (-1, 1):
         c.stroke([(side * 0.15, 0.46), (side * 0.12, 0.72)], "#4a2a1c", 0.025)
     c.box(-0.15, 0.68, 0.15, 0.90, "#9a5a2a")
@@ -323,12 +392,25 @@ def _lighthouse(c: Canvas) -> None:
     c.polygon([(0.0, -0.58), (9, -1.9), (9, 0.2)], "#ffe9a0")
     c.glow(0, -0.58, 0.6, "#fffbe0")
     c.gradient("#1f6f9a", "#0d3a66", start=0.45)
-    c.polygon([(-2.0, 9), (-0.8, 1.3), (-0.62, 0.74), (-0.3, 0.62), (0.34, 0.62), (0.66, 0.8),
-               (0.9, 1.3), (2.0, 9)], "#4a4038")
+    c.polygon(
+        [
+            (-2.0, 9),
+            (-0.8, 1.3),
+            (-0.62, 0.74),
+            (-0.3, 0.62),
+            (0.34, 0.62),
+            (0.66, 0.8),
+            (0.9, 1.3),
+            (2.0, 9),
+        ],
+        "#4a4038",
+    )
     tower = [(y, 0.2 + 0.12 * (y + 0.4)) for y in (-0.42, -0.2, 0.02, 0.24, 0.46, 0.68)]
     for i, ((top, top_half), (foot, foot_half)) in enumerate(pairwise(tower)):
-        c.polygon([(-top_half, top), (top_half, top), (foot_half, foot), (-foot_half, foot)],
-                  "#e23b3b" if i % 2 == 0 else "#ffffff")
+        c.polygon(
+            [(-top_half, top), (top_half, top), (foot_half, foot), (-foot_half, foot)],
+            "#e23b3b" if i % 2 == 0 else "#ffffff",
+        )
     c.box(-0.27, -0.47, 0.27, -0.40, "#2a2430")
     c.box(-0.15, -0.70, 0.15, -0.47, "#fff6b8")
     c.polygon([(-0.22, -0.70), (0.22, -0.70), (0, -0.92)], "#b3261f")

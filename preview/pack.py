@@ -13,11 +13,13 @@ from .capture.recordings import Frames, Recordings, frames_of, limit_of
 from .capture.runs import Run, Runs
 from .decoders.cache import DecoderCache
 from .deliver import routes
+from .deliver.sharing import Sharing
 from .deliver.transport import Transport
+from .deliver.watchers import Watchers
 from .plain import plain
 from .render.engines import Engines
 from .report import Warnings, report
-from .settings import DEFAULTS, FIELDS
+from .settings import DEFAULTS, FIELDS, PRESETS, SettingError
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,14 @@ class Pack:
         self._server: Any = None
         self._recordings = Recordings()
         self._runs = Runs(self._announce_start, self._announce_end, Clients(host.server.prompts_of))
+        self._sharing = Sharing(lambda: host.installation.private_file("sharing.json"))
+        self._watchers = Watchers(
+            self._sharing,
+            self._runs.progress,
+            lambda run: self._transport.live(run),
+            self._notify,
+            host.server.keep_queue_short,
+        )
 
     def install(self) -> None:
         """Install the provider. Where that is not possible `problem` says why, and nothing else
@@ -46,7 +56,7 @@ class Pack:
             from .capture.provider import Provider  # derives from a class that `check` has seen
 
             self._server = host.server.Server()
-            self._transport = Transport(self._server, self._notify)
+            self._transport = Transport(self._server, self._notify, self._watchers)
             self._engines = Engines(self._decoders, self._transport)
             self._provider = Provider(
                 self._decoders, self._engines, self._transport, self._runs, self._recordings
@@ -64,6 +74,7 @@ class Pack:
     def close(self) -> None:
         """Give everything back."""
         self._warnings.close()
+        self._watchers.close()
         if self._provider is not None:
             self._provider.uninstall()
         if self._engines is not None:
@@ -97,6 +108,7 @@ class Pack:
         """For `GET /sidestream/settings`."""
         return {
             "fields": {name: field.describe() for name, field in FIELDS.items()},
+            "presets": PRESETS,
             "defaults": DEFAULTS.as_dict(),
             "preview_size": host.installation.preview_size(),
         }
@@ -128,6 +140,42 @@ class Pack:
     def sound(self, secret: str) -> bytes | None:
         """For `GET /sidestream/sound`: the WAV file of which only its client was told."""
         return None if self._engines is None else self._transport.sounds.get(secret)
+
+    def sharing(self, request: Any) -> dict[str, Any]:
+        """For `GET /sidestream/sharing`: the switch and key of the user who asks."""
+        user = self._user(request)
+        share = self._sharing.of(user)
+        return {
+            "user": user,
+            "on": share.on,
+            "key": share.key,
+            "watchers": self._watchers.count(user),
+            "network_address": host.installation.network_address(),
+        }
+
+    def share(self, request: Any, on: bool) -> None:
+        """For `POST /sidestream/sharing`: begin or stop to share. Raises SettingError."""
+        user = self._user(request)
+        self._sharing.switch(user, on)
+        if not on:
+            self._watchers.disconnect(user)
+        log.info("[SideStream] Previews are %s.", "shared by a key" if on else "shared no more")
+
+    def renew(self, request: Any) -> None:
+        """For `POST /sidestream/sharing`: another key, for which all have to ask anew."""
+        user = self._user(request)
+        self._sharing.renew(user)
+        self._watchers.disconnect(user)
+
+    async def watch(self, request: Any) -> Any:
+        """For `GET /sidestream/watch`."""
+        return await self._watchers.answer(request)
+
+    def _user(self, request: Any) -> str:
+        try:
+            return host.server.user_of(request)
+        except KeyError as error:
+            raise SettingError("ComfyUI does not know this user") from error
 
     def _notify(self) -> None:
         if self._engines is not None:

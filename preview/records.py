@@ -50,10 +50,12 @@ class NodeContext:
     client_id: str | None = None
     seed: int | None = None
     """Where its graph names one."""
+    user: str | None = None
+    """Whose prompt it is, as its client says; None is nobody, who shares nothing."""
 
     def wire(self) -> dict[str, Any]:
         """The keys that ComfyUI gives with a preview."""
-        own = ("client_id", "seed")
+        own = ("client_id", "seed", "user")
         return {key: value for key, value in asdict(self).items() if key not in own}
 
 
@@ -85,6 +87,7 @@ class Run(Protocol):
     number: int
     total_steps: int
     outcomes_of_node: Outcomes
+    began_at: float | None
     ended: bool
     aborted: bool
     paused: bool
@@ -110,6 +113,15 @@ class Run(Protocol):
     def is_open(self, label: Label) -> bool: ...
     def close(self, label: Label, outcome: str) -> None: ...
     def abort(self) -> None: ...
+
+
+class Change(NamedTuple):
+    """How far x0 went from one rendered frame of a sampling to a later one."""
+
+    rms: float
+    """The root mean square of the difference, by that of the later x0."""
+    since: int
+    """The step of the earlier one."""
 
 
 class Label(NamedTuple):  # which the sampler's thread makes in half the time of a dataclass
@@ -155,6 +167,10 @@ class Info:
     """Positions of the latent that were not finite, and pixels that the decoder gave as NaN."""
     is_quicker: bool = False
     """Whether it came a quicker way, its decoder being too slow for the budget."""
+    sigma: float | None = None
+    """The noise level from which x0 was predicted, where ComfyUI tells."""
+    change: Change | None = None
+    """None of the first frame of a sampling."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -27,6 +27,9 @@ ACCEPTS = "accepts"
 
 SOUND = "sound"
 
+USER = "user"
+"""Where a prompt's extra data say whose it is: that user's switch shares its previews."""
+
 INHERITED = "as in my settings"
 INHERITED_NUMBER = -1
 """What a node's field holds that sets nothing."""
@@ -34,7 +37,8 @@ INHERITED_NUMBER = -1
 VAE_KEY = "sidestream_vae"
 """Where a VAE to preview by lies on a MODEL's options."""
 
-BESIDE = (NODES, ACCEPTS)
+BESIDE = (NODES, ACCEPTS, USER)
+"""What a prompt's extra data hold beside settings."""
 """What a prompt's extra data hold beside settings."""
 
 LONGEST_VALUE = 80
@@ -125,7 +129,8 @@ class Choice:
     """A setting with a few named values."""
 
     default: str
-    names: tuple[str, ...]
+    names: Mapping[str, str]
+    """The values, with the words that people read for them."""
     label: str
     tooltip: str
     group: str = ""
@@ -133,7 +138,7 @@ class Choice:
 
     @property
     def options(self) -> tuple[str, ...]:
-        return self.names
+        return tuple(self.names)
 
     def check(self, name: str, value: Any) -> str:
         """The value itself. Raises SettingError for anything that is not an option."""
@@ -148,6 +153,7 @@ class Choice:
             "type": "choice",
             "default": self.default,
             "options": list(self.options),
+            "words": dict(self.names),
             "label": self.label,
             "tooltip": self.tooltip,
             "group": self.group,
@@ -175,81 +181,94 @@ def gpu_numbers() -> tuple[str, ...]:
 # fmt: off
 FIELDS: dict[str, Number | Choice] = {
     "throttle_ms": Number(
-        100, 0, 60_000, "ms", "Throttle",
-        "Minimum time between two previews, in milliseconds. 0: as fast as the decoder allows."
-        " The first and last steps are exempt.",
+        100, 0, 60_000, "ms", "Shortest interval",
+        "Shortest time between two previews; the first and the last step are always shown.",
         advanced=False, slider=(2000, 20),
     ),
     "every_n_steps": Number(
         1, 1, 1000, "steps", "Every n steps",
-        "Preview every n-th step: 5 shows steps 1, 6, 11, 16 ... and the last one.",
+        "Show only every n-th step, beginning with the first, and the last one.",
         advanced=False, slider=(20, 1),
     ),
     "method": Choice(
-        "host", ("host", "auto", "taesd", "latent2rgb", "off"), "Method",
-        "host: use ComfyUI's preview method (--preview-method or its setting), or auto if that is"
-        " unset. auto: TAESD if its file is in models/vae_approx, otherwise Latent2RGB. off: no"
-        " previews.",
+        "host",
+        {"host": "follow ComfyUI", "auto": "best available", "taesd": "TAESD (sharp)",
+         "latent2rgb": "Latent2RGB (rough)", "off": "off"},
+        "Method",
+        "What previews are made with: ComfyUI's own choice (host), the best that is there (auto),"
+        " always the same decoder, or nothing (off).",
     ),
     "max_size": Size(
         0, 64, 2048, "px", "Size",
-        "Length of the preview's longer side, in pixels. 0: ComfyUI's --preview-size.",
+        "Length of the preview's longer side; 0 takes ComfyUI's --preview-size.",
         slider=(2048, 64), zero="asComfyUI",
     ),
     "budget": Number(
-        5, 0, 100, "%", "Budget",
-        "Maximum share of the decoding device's time that previews may use. 0: no limit.",
+        5, 0, 100, "%", "At most this share of the GPU",
+        "Previews take no more than this share of the decoding device's time; 0 sets no limit.",
+        zero="noLimit",
     ),
     "format": Choice(
-        "jpeg", ("jpeg", "webp", "png"), "Format", "Image format of the previews.", group="encoding"
+        "jpeg", {"jpeg": "JPEG", "webp": "WebP", "png": "PNG"}, "Format",
+        "Image format of the previews.",
+        group="encoding",
     ),
     "quality": Number(
         85, 1, 100, "", "Quality",
-        "Quality of JPEG and WebP previews. PNG ignores it.",
+        "Quality of JPEG and WebP previews; PNG ignores it.",
         group="encoding",
     ),
     "detail": Choice(
-        "auto", ("auto", "full"), "Detail",
-        "auto: decode only as many pixels as are shown. full: decode the whole picture, then"
-        " shrink it.",
+        "auto", {"auto": "as shown", "full": "in full"}, "Detail",
+        "Decode only as many pixels as are shown (auto), or the whole picture, to shrink it"
+        " afterwards (full).",
         group="encoding",
     ),
     "device": Device(
-        "auto", ("auto", "same", "cpu"), "Device",
-        "Where previews are decoded. auto and same: on the model's device. cpu, or another GPU's"
-        " number: there, which leaves the model's GPU free for sampling.",
+        "auto", {"auto": "automatic", "same": "the model's device", "cpu": "CPU"}, "Device",
+        "Where previews are decoded: on the model's device (auto, same), or, to leave that one"
+        " to the sampler, on the CPU or another GPU.",
         group="encoding",
     ),
     "video_frames": Number(
         32, 0, 1024, "frames", "Video frames",
-        "Number of frames in the animated preview of a video, evenly spaced. 0: all frames. 1: a"
-        " still picture only.",
+        "Frames in the animated preview of a video, evenly spaced; 0 shows all, 1 a still picture.",
         group="media", slider=(128, 1), zero="allFrames",
     ),
     "fps": Number(
         0, 0, 120, "fps", "Frame rate",
-        "Playback speed, in frames per second of the finished video. 0: the model's native rate.",
+        "Frames per second of the finished video; 0 takes the model's own rate.",
         group="media", slider=(60, 1), zero="modelsOwn",
     ),
     "batch": Choice(
-        "first", ("first", "grid", "spread", "animation"), "Batch",
-        "Which images of a batch to show. first: the first one. grid: the first few side by side."
-        " spread: as many, evenly spread over the batch. animation: all of them as frames of an"
-        " animation, for batches that form a video, such as AnimateDiff's.",
+        "first",
+        {"first": "first image", "grid": "side by side", "spread": "spread over the batch",
+         "animation": "as an animation"},
+        "Batch",
+        "Which images of a batch to show: the first, the first few side by side (grid), as many"
+        " spread over the batch (spread), or all as an animation, for batches that form a video.",
         group="media",
     ),
     "batch_images": Number(
         9, 2, 64, "images", "Batch images",
-        "Maximum number of batch images shown side by side.",
+        "How many images of a batch are shown side by side at most.",
         group="media", slider=(25, 1), needs=("batch", ("grid", "spread")),
     ),
     "step_zero": Choice(
-        "off", ("off", "noise"), "Step 0",
-        "noise: begin the timeline with what sampling starts from, mostly noise, as step 0.",
+        "off", {"off": "not shown", "noise": "the noise"}, "Step 0",
+        "Whether the timeline begins with what sampling starts from, mostly noise, as step 0.",
         group="media",
     ),
 }
 # fmt: on
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "light": {"throttle_ms": 500, "every_n_steps": 1, "budget": 2},
+    "balanced": {name: FIELDS[name].default for name in ("throttle_ms", "every_n_steps", "budget")},
+    "every_step": {"throttle_ms": 0, "every_n_steps": 1, "budget": 0},
+}
+"""Values that go together, of the same settings each. The page says how they are called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,8 +348,7 @@ def salvaged(values: Any) -> tuple[dict[str, Any], list[str]]:
                 complaints.append(plain(error))
             except ValueError:  # Python refuses to print so many
                 complaints.append(f"{name} has too many digits")
-    beside = sum(name in values for name in BESIDE)
-    unknown = len(values) - len(good) - len(complaints) - beside
+    unknown = len(values) - len(good) - len(complaints) - sum(key in values for key in BESIDE)
     if unknown > 0:
         # One of so many must be unknown.
         some = islice(values, len(FIELDS) + len(BESIDE) + 1)

@@ -15,14 +15,21 @@ TEXT = 0x81
 
 
 class RawSocket(contextlib.ExitStack):
-    """A client of ComfyUI's websocket that takes from the network only what it is told to."""
+    """A client of a websocket that takes from the network only what it is told to."""
 
     def __init__(
-        self, url: str, client_id: str, *, features: object = FEATURES, deflate: bool = False
+        self,
+        url: str,
+        client_id: str = "",
+        *,
+        features: object = FEATURES,
+        deflate: bool = False,
+        watch: str = "",
     ) -> None:
         """Connect and announce `features`. Reads nothing but the handshake.
 
-        `deflate` offers permessage-deflate, as browsers do.
+        `deflate` offers permessage-deflate, as browsers do. With the key `watch` it is a client of
+        the watch page's websocket instead.
         """
         super().__init__()
         address = urllib.parse.urlparse(url)
@@ -33,10 +40,12 @@ class RawSocket(contextlib.ExitStack):
         self._socket.settimeout(10)
         self._socket.connect((address.hostname, address.port))
         key = base64.b64encode(os.urandom(16)).decode()
-        query = urllib.parse.urlencode({"clientId": client_id})
+        path = f"/ws?{urllib.parse.urlencode({'clientId': client_id})}"
+        if watch:
+            path = "/sidestream/watch"
         offer = "Sec-WebSocket-Extensions: permessage-deflate\r\n" if deflate else ""
         self._socket.sendall(
-            f"GET /ws?{query} HTTP/1.1\r\nHost: {address.netloc}\r\nUpgrade: websocket\r\n"
+            f"GET {path} HTTP/1.1\r\nHost: {address.netloc}\r\nUpgrade: websocket\r\n"
             f"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
             f"{offer}\r\n".encode()
         )
@@ -45,7 +54,7 @@ class RawSocket(contextlib.ExitStack):
             answer += self.read(1)
         assert answer.startswith(b"HTTP/1.1 101")
         assert (b"permessage-deflate" in answer) == deflate
-        self._send_text(json.dumps(features))
+        self._send_text(watch or json.dumps(features))
 
     def _send_text(self, text: str) -> None:
         data, mask = text.encode(), os.urandom(4)

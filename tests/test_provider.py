@@ -563,10 +563,12 @@ def test_loading_twice_leaves_one_pack_at_work(
     own = latent_preview.get_previewer
     monkeypatch.setattr(server, "sidestream", None, raising=False)
     before = len(host.server.routes())
-    first, second, third = pack.start(), pack.start(), pack.start()
+    first = pack.start()
+    once = len(host.server.routes())
+    second, third = pack.start(), pack.start()
     stage.waits_for = third
     try:
-        assert len(host.server.routes()) == before + 7
+        assert len(host.server.routes()) == once > before
         assert host.server.registered().pack is third
         with stage.node():
             stage.sample(with_settings(stage.demo_model()), steps=3)

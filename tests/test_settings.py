@@ -14,6 +14,7 @@ from sidestream.preview.settings import (
     FIELDS,
     INHERITED,
     INHERITED_NUMBER,
+    PRESETS,
     Choice,
     SettingError,
     Size,
@@ -66,9 +67,13 @@ def panels_own() -> Facts:
     """The settings that only the page has: labels with units, and tooltips."""
     [file] = (REPO / "web").rglob("settings.js")
     texts = r"label: \"(.+?)\",\s*tooltip:\s*\"(.+?)\""
-    entry = rf"^  (\w+): {{\s*type: \"number\",(?:\s*unit: \"(\w+)\",|\s*\w+: \d+,)+\s*{texts}"
+    kind = r"type: \"(?:number|preset)\",(?:\s*unit: \"(\w+)\",|\s*\w+: \d+,)*"
+    entry = rf"^  (\w+): {{\s*{kind}\s*{texts}"
     found = re.findall(entry, file.read_text("utf-8"), re.MULTILINE)
-    return {name: (f"{label} ({u})" if u else label, tooltip) for name, u, label, tooltip in found}
+    own = {name: (f"{label} ({u})" if u else label, tooltip) for name, u, label, tooltip in found}
+    [file] = (REPO / "web").rglob("sharing_setting.js")
+    drawn = r"id: \"SideStream\.(\w+)\",\s*name: \"(.+?)\",\s*tooltip:\s*\"(.+?)\""
+    return own | {n: (label, tip) for n, label, tip in re.findall(drawn, file.read_text("utf-8"))}
 
 
 def told(path: str, text: str) -> Facts:
@@ -131,6 +136,39 @@ def test_what_repeats_the_table_agrees_with_it(path, language):
     name, facts = next(iter(told(path, text).items()))
     changed = text.replace(facts[-1], "7")
     assert [said for said in differences(path, language, changed) if f" of {name}" in said]
+
+
+LANGUAGES = ("en", "ja", "zh")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_choice_has_words_for_its_values_and_every_setting_one_sentence(language):
+    entries = json.loads(text_of(f"locales/{language}/settings.json"))
+    said = {key.removeprefix("SideStream_"): e.get("options") for key, e in entries.items()}
+    words = {n: dict(f.names) for n, f in FIELDS.items() if isinstance(f, Choice)}
+    assert {name: [*(said[name] or ())] for name in words} == {n: [*w] for n, w in words.items()}
+    if language == "en":
+        assert {name: said[name] for name in words} == words
+    for name, entry in entries.items():
+        assert len(re.findall(r"[.。](?=\s|$)", entry["tooltip"])) == 1, name
+
+
+def test_presets_are_of_the_same_settings_and_one_is_the_defaults():
+    assert [*PRESETS] == ["light", "balanced", "every_step"]
+    [names] = {tuple(values) for values in PRESETS.values()}
+    assert all(checked(values) == values for values in PRESETS.values())
+    assert PRESETS["balanced"] == {name: FIELDS[name].default for name in names}
+    rows = re.findall(r"^\| \*(.+?)\* \| (.+) \|$", text_of("docs/settings.md"), re.MULTILINE)
+    unit = r"(\d+)(?: ms| %| step)"
+    shown = {label: tuple(map(int, re.findall(unit, row))) for label, row in rows}
+    labels = json.loads(text_of("locales/en/main.json"))["sideStream"]["presets"]
+    assert shown == {labels[name]: tuple(values.values()) for name, values in PRESETS.items()}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_preset_has_a_name_and_a_sentence(language):
+    texts = json.loads(text_of(f"locales/{language}/main.json"))["sideStream"]["presets"]
+    assert [*texts] == [f"{name}{part}" for name in (*PRESETS, "own") for part in ("", "Tooltip")]
 
 
 def test_the_node_checks_what_comfyui_cannot(comfy):

@@ -515,3 +515,56 @@ def test_i7_an_interrupt_while_the_event_loop_is_busy_keeps_the_picture_back(wir
     assert wait_until(lambda: run.open_frames == 0)
     assert wire.sent == []
     assert run.outcomes == {records.LATE: 1}
+
+
+# Others who may watch
+
+
+@dataclass
+class FakeAudience:
+    """Somebody who watches, or who has not taken the last frame yet, or nobody."""
+
+    there: bool = True
+    free: bool = True
+    shown: list[Encoded] = field(default_factory=list)
+
+    def watched(self, run: Run) -> bool:
+        return self.there
+
+    def ready(self, run: Run) -> bool:
+        return self.there and self.free
+
+    def show(self, frame: Encoded) -> bool:
+        self.shown.append(frame)
+        return self.there
+
+
+@pytest.mark.parametrize(
+    ("client", "audience", "watched", "ready", "outcome"),
+    [
+        # Whose page is closed, or does not read: who else watches sees it.
+        (None, FakeAudience(), True, True, records.SENT),
+        (None, FakeAudience(free=False), True, False, records.SENT),
+        (None, FakeAudience(there=False), False, True, records.BUSY),
+        ("stuck", FakeAudience(), True, True, records.SENT),
+        ("stuck", FakeAudience(free=False), True, False, records.SENT),
+        ("stuck", FakeAudience(there=False), True, False, records.BUSY),
+        # Who reads gets it whatever the others do.
+        ("reads", FakeAudience(free=False), True, True, records.SENT),
+        ("reads", FakeAudience(there=False), True, True, records.SENT),
+    ],
+)
+def test_a_frame_is_worth_making_for_the_client_or_for_others_who_watch(
+    wire, client, audience, watched, ready, outcome
+):
+    transport = Transport(wire, lambda: None, audience)
+    if client:
+        wire.connect("c", reads=client == "reads")
+    if client == "stuck":
+        transport.send(encoded_frame(a_run()))
+    run = a_run()
+    assert (transport.watched(run), transport.ready(run)) == (watched, ready)
+    frame = encoded_frame(run)
+    transport.send(frame)
+    assert wait_until(lambda: run.outcomes == {outcome: 1})
+    assert audience.shown[-1] is frame

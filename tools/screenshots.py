@@ -1,11 +1,12 @@
 """Pictures for the README and the docs, from real runs: `python -m tools.screenshots [NAME...]`.
 
 Runs in the environment of the tests, which has Playwright; writes docs/images/panel-*.webp,
-node.png and settings.png.
+watch-page.webp, node.png and settings.png.
 """
 
 from __future__ import annotations
 
+import io
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +37,7 @@ def main(names: Sequence[str]) -> int:
         for name in names or SHOTS:
             say(f"docs/images/{name}.png")
             SHOTS[name](chromium, url, IMAGES / f"{name}.png")
-            if name.startswith("panel"):
+            if name.startswith(("panel", "watch")):
                 _as_webp(IMAGES / f"{name}.png")
     return 0
 
@@ -201,6 +202,20 @@ def timeline(chromium: Browser, url: str, path: Path) -> None:
     _finish(panel, path)
 
 
+def curves(chromium: Browser, url: str, path: Path) -> None:
+    """The curves of two runs, one of which has more steps."""
+    panel = open_page(chromium, url)
+    for steps, seed in ((12, 5), (20, 6)):
+        _run(panel, demo_prompt(steps=steps, seed=seed, seconds=0.12), frames=steps)
+        panel.wait_idle()
+        if steps == 12:
+            panel.page.get_by_role("button", name="Compare this frame").click()
+    panel.page.evaluate("() => sidestream.watching.goLive()")
+    panel.page.locator(".ss-curves summary").click()
+    panel.page.locator(".ss-curves").scroll_into_view_if_needed()
+    _finish(panel, path)
+
+
 def samplers(chromium: Browser, url: str, path: Path) -> None:
     """Two samplers of one run side by side."""
     panel = open_page(chromium, url)
@@ -259,9 +274,45 @@ def settings(chromium: Browser, url: str, path: Path) -> None:
     panel.close_panel()
     panel.command("Comfy.ShowSettingsDialog")
     panel.page.get_by_text("SideStream", exact=True).last.click()
-    panel.page.get_by_text("Throttle (ms)").first.wait_for()
+    panel.page.get_by_text("Shortest interval (ms)").first.wait_for()
     panel.page.wait_for_timeout(500)
     _finish(panel, path)
+
+
+def watch_page(chromium: Browser, url: str, path: Path) -> None:
+    """The watch page beside the settings that have its address."""
+    panel = open_page(chromium, url)
+    panel.close_panel()
+    panel.command("Comfy.ShowSettingsDialog")
+    panel.page.get_by_text("SideStream", exact=True).last.click()
+    panel.page.get_by_role("switch").check()
+    address = panel.page.locator(".ss-shared input").input_value()
+    panel.page.locator(".ss-shared").scroll_into_view_if_needed()
+    panel.page.wait_for_timeout(500)
+    settings = panel.page.locator(".ss-shared").screenshot()
+    panel.page.keyboard.press("Escape")
+    phone = chromium.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark")
+    phone.goto(address)
+    _run(panel, demo_prompt(seconds=0.15, seed=17), frames=14)
+    phone.wait_for_function("() => document.querySelector('footer span').textContent")
+    _side_by_side([phone.screenshot(), settings], path)
+    phone.close()
+    panel.page.evaluate("() => app.api.interrupt()")
+    panel.wait_idle()
+    panel.page.close()
+
+
+def _side_by_side(shots: Sequence[bytes], path: Path) -> None:
+    from PIL import Image
+
+    pictures = [Image.open(io.BytesIO(shot)) for shot in shots]
+    gap, height = 24, max(picture.height for picture in pictures)
+    width = sum(picture.width + gap for picture in pictures) + gap
+    both, x = Image.new("RGB", (width, height + 2 * gap), "#888"), gap
+    for picture in pictures:
+        both.paste(picture, (x, gap + (height - picture.height) // 2))
+        x += picture.width + gap
+    both.save(path)
 
 
 SHOTS: dict[str, Callable[[Browser, str, Path], None]] = {
@@ -271,12 +322,14 @@ SHOTS: dict[str, Callable[[Browser, str, Path], None]] = {
     "panel-sheet": contact_sheet,
     "panel-light": live_light,
     "panel-timeline": timeline,
+    "panel-curves": curves,
     "panel-samplers": samplers,
     "panel-batch": batch,
     "panel-animation": animation,
     "panel-bottom": bottom,
     "node": node,
     "settings": settings,
+    "watch-page": watch_page,
 }
 
 

@@ -5,7 +5,7 @@
  * and saved) → data (what is known) → host (ComfyUI's page).
  */
 
-import { api, app, toast } from "./lib/host/comfy.js";
+import { api, app, sidebarButton, toast } from "./lib/host/comfy.js";
 import { isDemo, loadDemo } from "./lib/host/demo.js";
 import { prepareFields } from "./lib/host/node_fields.js";
 import { addStyleSheet, markPage } from "./lib/host/page.js";
@@ -20,6 +20,7 @@ import { Rates } from "./lib/data/rates.js";
 import { Results } from "./lib/data/results.js";
 import { RunArchive } from "./lib/data/run_archive.js";
 import { Settings } from "./lib/data/settings.js";
+import { Sharing } from "./lib/data/sharing.js";
 import { ServerStatus } from "./lib/data/status.js";
 import { FrameStore } from "./lib/data/store.js";
 import { Watching } from "./lib/data/watching.js";
@@ -27,8 +28,11 @@ import { receive } from "./lib/data/wire.js";
 import { pictureLook, videoLook } from "./lib/media/result_look.js";
 import { smallCopy } from "./lib/media/small_copy.js";
 import { addThumbnail, drawThumbnails, isPreviewNode } from "./lib/view/node_thumbnail.js";
+import { EyeHint } from "./lib/view/hint.js";
 import { openPanel } from "./lib/view/panel.js";
 import { popOutOf } from "./lib/view/popout.js";
+import { presetInDialog } from "./lib/view/preset_select.js";
+import { sharingSetting } from "./lib/view/sharing_setting.js";
 
 const TAB = "sidestream";
 const PACK = decodeURIComponent(new URL(import.meta.url).pathname.split("/").at(-2) ?? "");
@@ -38,6 +42,7 @@ const store = new FrameStore(() => settings.limits());
 const prompts = new Prompts();
 const liveSettings = new LiveSettings(settings, store);
 const watching = new Watching(store);
+const sharing = new Sharing();
 
 /**
  * The parts, for other packs and for tests: `import("/extensions/<pack>/sidestream.js")`.
@@ -57,7 +62,10 @@ export const shared = {
   archive: new RunArchive(store, smallCopy),
   popOut: () => void popOut(),
 };
-const popOut = popOutOf((container) => openPanel(container, shared, { canPopOut: false }));
+const popOut = popOutOf((container) => {
+  hint.dismiss();
+  return openPanel(container, shared, { canPopOut: false });
+});
 
 store.describe = (/** @type {import("./lib/data/store.js").Run} */ run) => prompts.about(run);
 prompts.learnt = (/** @type {string} */ promptId) => store.describeRuns(promptId);
@@ -78,7 +86,8 @@ joinQueueing(
   (body) => {
     const nodes = takeOutValues(body.prompt, Object.keys(settings.fields));
     const beside = Object.keys(nodes).length ? { nodes } : {};
-    const sidestream = { accepts: ["sound"], ...settings.values(), ...body.extra_data?.sidestream, ...beside };
+    const own = { accepts: ["sound"], ...sharing.mark };
+    const sidestream = { ...own, ...settings.values(), ...body.extra_data?.sidestream, ...beside };
     body.extra_data = { ...body.extra_data, sidestream };
   },
   (promptId, prompt, workflow, graph) => {
@@ -90,8 +99,9 @@ joinQueueing(
 
 addStyleSheet(document, new URL("sidestream.css", import.meta.url).href);
 
-await Promise.all([settings.load(), loadStrings()]);
+await Promise.all([settings.load(), sharing.load(), loadStrings()]);
 liveSettings.listen();
+const hint = new EyeHint(document, store, () => sidebarButton(TAB));
 
 /**
  * Fill `container` with a panel, but not at once: a newer page watches which settings are read while
@@ -104,7 +114,9 @@ function openSoon(container) {
   let close;
   let isWanted = true;
   queueMicrotask(() => {
-    if (isWanted) close = openPanel(container, shared);
+    if (!isWanted) return;
+    hint.dismiss();
+    close = openPanel(container, shared);
   });
   return () => {
     isWanted = false;
@@ -146,15 +158,9 @@ function showDemoAfter(wait) {
 
 app.registerExtension({
   name: "sidestream",
-  settings: settings.entries(),
+  settings: [...settings.entries(presetInDialog(document, settings)), sharingSetting(sharing)],
   bottomPanelTabs: [tab()],
   commands: [
-    {
-      id: "SideStream.OpenPanel",
-      label: "Open or close Live Preview",
-      icon: "pi pi-eye",
-      function: () => app.extensionManager.command.execute(`Workspace.ToggleSidebarTab.${TAB}`),
-    },
     {
       id: "SideStream.TogglePreviews",
       label: "Pause or resume live previews",
@@ -182,8 +188,9 @@ app.registerExtension({
     },
   ],
   keybindings: [
-    { combo: { key: "l", shift: true }, commandId: "SideStream.OpenPanel" },
-    { combo: { key: "k", shift: true }, commandId: "SideStream.TogglePreviews" },
+    // The page's own command for the tab: so the eye's tooltip says the key, also one of the user's choice.
+    { combo: { key: "L", shift: true }, commandId: `Workspace.ToggleSidebarTab.${TAB}` },
+    { combo: { key: "K", shift: true }, commandId: "SideStream.TogglePreviews" },
   ],
   addCustomNodeDefs: (definitions) => prompts.define(definitions),
   nodeCreated: (node) => {

@@ -15,6 +15,7 @@ from .. import host, records
 from ..deliver.transport import Transport
 from ..plain import in_a_line
 from ..render.backends import BackendError, StagingError, inline
+from ..render.convergence import readable
 from ..render.engines import Engines
 from ..render.mailbox import Frame
 from ..render.recording import STEPS_RATE, Kept, even_size, expected_size
@@ -179,7 +180,7 @@ class Previewer:
         run = self.run
         run.finisher = finisher if finisher.is_open else None
         if finisher.is_open:
-            run.begin()
+            run.begin(readable(finisher.sigmas))
             self._show_start(finisher)
             tell(lambda run: self._transport.announce(run, "sampling"), run)
         elif finisher.succeeded:

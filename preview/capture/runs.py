@@ -19,6 +19,8 @@ from .clients import Clients, overlay
 from .throttle import Throttle
 
 if TYPE_CHECKING:
+    import torch
+
     from ..decoder_files import Kind
     from ..decoders.protocols import Source
     from ..decoders.sound import SoundSource
@@ -130,6 +132,10 @@ class Run:
         """The method that `chain` is of."""
         self.outcomes = Outcomes()
         self.outcomes_of_node = execution.outcomes
+        self.began_at: float | None = None
+        """When its sampler began, its model being loaded; None where ComfyUI does not tell."""
+        self.sigmas: torch.Tensor | Sequence[float] | None = None
+        """The noise levels of its steps and the last one: a tensor until the worker has read it."""
         self.ended = False
         """Whether its sampling is over."""
         self.aborted = False
@@ -188,9 +194,10 @@ class Run:
         execution.steps = max(execution.steps, self._steps_before + step)
         execution.newest = self.number
 
-    def begin(self) -> None:
-        """The model is loaded, and its sampler begins."""
-        self._begun_at = self._stepped_at = records.now()
+    def begin(self, sigmas: torch.Tensor | None) -> None:
+        """The model is loaded, and its sampler begins, with `sigmas` where they can be read."""
+        self.began_at = self._begun_at = self._stepped_at = records.now()
+        self.sigmas = sigmas
 
     @property
     def sampled_for(self) -> float:
@@ -535,6 +542,21 @@ class Runs:
                 }
                 for run in self._of(client_id)
             ]
+        }
+
+    def progress(self, user: str) -> dict[str, Any]:
+        """How far the newest run is that goes on for a user; its id is None where none does."""
+        with self._lock:
+            active = list(self._active.values())
+        going = (run for run in active if run.context.user == user and not run.ended)
+        run = max(going, key=lambda run: run.number, default=None)
+        if run is None:
+            return {"run": None}
+        return {
+            "run": run.id,
+            "stage": run.stage,
+            "step": run.step,
+            "total_steps": run.total_steps,
         }
 
     def _of(self, client_id: str) -> list[Run]:

@@ -51,6 +51,12 @@ def told_of(frame: Encoded, now: float) -> dict[str, Any]:
         told["seed"] = run.context.seed
     if info.not_finite:
         told["not_finite"] = info.not_finite
+    if run.began_at is not None:
+        told["elapsed_ms"] = round((label.captured_at - run.began_at) * 1000, 1)
+    if info.sigma is not None:
+        told["sigma"] = info.sigma
+    if info.change is not None:
+        told["change"] = info.change._asdict()
     return told | {
         "run": run.id,
         "stage": run.stage,

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from ..settings import FIELDS, SettingError, checked, shown
 
+NOT_KEPT = {"Cache-Control": "no-store"}
 MAX_BODY = 16 * 1024  # bytes; a full set of settings is below 1 KB
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
@@ -35,6 +36,14 @@ class Answers(Protocol):
     def client(self, client_id: str) -> dict[str, Any]: ...
 
     def sound(self, secret: str) -> bytes | None: ...
+
+    def sharing(self, request: web.Request) -> dict[str, Any]: ...
+
+    def share(self, request: web.Request, on: bool) -> None: ...
+
+    def renew(self, request: web.Request) -> None: ...
+
+    async def watch(self, request: web.Request) -> web.StreamResponse: ...
 
 
 class Current:
@@ -94,6 +103,25 @@ def add_to(table: web.RouteTableDef, current: Current) -> None:
         client_id, run = read_finish(await read_limited(request))
         current.pack.finish(client_id, run)
         return web.json_response(current.pack.client(client_id))
+
+    @table.get("/sidestream/sharing")
+    @refusing
+    async def sharing(request: web.Request) -> web.Response:
+        return web.json_response(current.pack.sharing(request), headers=NOT_KEPT)
+
+    @table.post("/sidestream/sharing")
+    @refusing
+    async def share(request: web.Request) -> web.Response:
+        on = read_sharing(await read_limited(request))
+        if on is None:
+            current.pack.renew(request)
+        else:
+            current.pack.share(request, on)
+        return web.json_response(current.pack.sharing(request), headers=NOT_KEPT)
+
+    @table.get("/sidestream/watch")
+    async def watch(request: web.Request) -> web.StreamResponse:
+        return await current.pack.watch(request)
 
 
 def refusing(answer: Handler) -> Handler:
@@ -156,6 +184,19 @@ def read_finish(body: bytes) -> tuple[str, str]:
     if not isinstance(run, str) or not run:
         raise SettingError("run must be the id of a run")
     return client_id, run
+
+
+def read_sharing(body: bytes) -> bool | None:
+    """What the body of `POST sharing` wants: on or off, or None for another key.
+
+    Raises SettingError.
+    """
+    data = read_object(body, "on or renew")
+    if list(data) == ["renew"] and data["renew"] is True:
+        return None
+    if list(data) != ["on"] or not isinstance(data["on"], bool):
+        raise SettingError('the body must be {"on": true}, {"on": false} or {"renew": true}')
+    return bool(data["on"])
 
 
 def read_pair(body: bytes, key: str) -> tuple[str, Any]:

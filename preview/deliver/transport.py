@@ -73,6 +73,19 @@ class Wire(Protocol):
         """Send a JSON event; returns when the socket took it. False where it was replaced."""
 
 
+class Audience(Protocol):
+    """Others to whom a user has chosen to show their previews; see `watchers.Watchers`."""
+
+    def watched(self, run: Run) -> bool:
+        """Whether anybody of them may see a run. Called in the sampler's callback."""
+
+    def ready(self, run: Run) -> bool:
+        """Whether one of them has taken what was shown last."""
+
+    def show(self, frame: Encoded) -> bool:
+        """Show a frame; returns whether anybody is there to see it."""
+
+
 class Transport:
     """Sends frames to the client that queued their prompt.
 
@@ -80,22 +93,29 @@ class Transport:
     costs one frame, and nobody else anything.
     """
 
-    def __init__(self, wire: Wire, on_free: Callable[[], None]) -> None:
+    def __init__(
+        self, wire: Wire, on_free: Callable[[], None], audience: Audience | None = None
+    ) -> None:
         self._wire = wire
         self._on_free = on_free
         self.sounds = Shelf()
+        self._audience = audience or Nobody()
         self._newest: OrderedDict[Place, Moment] = OrderedDict()
         self._busy: set[object] = set()
         self._notes: Counter[object] = Counter()
         self._lock = threading.RLock()  # a run may end, and be announced, within it
 
     def watched(self, run: Run) -> bool:
-        return self._wire.connected(run.context.client_id)
+        return self._wire.connected(run.context.client_id) or self._audience.watched(run)
 
     def ready(self, run: Run) -> bool:
         sockets = self._wire.sockets(run.context.client_id)
         # Where nobody is left the frame is dropped at once, which needs no socket.
-        return not sockets or any(socket.connection not in self._busy for socket in sockets)
+        return (
+            any(socket.connection not in self._busy for socket in sockets)
+            or self._audience.ready(run)
+            or not (sockets or self._audience.watched(run))
+        )
 
     def animates(self, run: Run) -> bool:
         """Whether a client of the run knows WebP, in which animated frames come."""
@@ -144,8 +164,9 @@ class Transport:
                 and (socket.metadata or frame.info.animation is None)
             ]
             self._busy.update(socket.connection for socket in free)
+        shown = self._audience.show(frame)
         if not free:
-            frame.label.close(records.BUSY)
+            frame.label.close(records.SENT if shown else records.BUSY)
             return
         delivery = Delivery(frame, len(free))
         for socket in free:
@@ -228,6 +249,19 @@ class Transport:
                 self._busy.discard(socket.connection)
             delivery.done(sent)
             self._on_free()
+
+
+class Nobody:
+    """The audience where nothing is shared."""
+
+    def watched(self, run: Run) -> bool:
+        return False
+
+    def ready(self, run: Run) -> bool:
+        return False
+
+    def show(self, frame: Encoded) -> bool:
+        return False
 
 
 Place = tuple[str | None, str | None]

@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 
 WRAPPER_KEY = "sidestream"
 
+OWN_SIGMAS = ("dpm_fast_function", "dpm_adaptive_function")
+"""ComfyUI's samplers whose steps are not those of the sigmas that they are given."""
+
 
 class _Finished(InterruptProcessingException):
     """On its way from a sampler's callback to its `Finisher`.
@@ -41,7 +44,9 @@ class Finisher:
         """`tell` is called when the sampler begins, and when it is over."""
         self._tell = tell
         self._guider: Any = None
+        self._sigmas: Any = None
         self._thread = 0
+        self._has_own_sigmas = False
         self.succeeded = False
         """Whether the sampler was left."""
 
@@ -50,6 +55,14 @@ class Finisher:
         """Whether the sampler is at work."""
         return self._guider is not None
 
+    @property
+    def sigmas(self) -> torch.Tensor | None:
+        """The noise level of each step and the last one, on the sampler's device: [steps + 1].
+
+        None where the sampler is not at work, or goes by others.
+        """
+        return None if self._has_own_sigmas else self._sigmas
+
     def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """`Sampler.sample`, with its arguments."""
         try:
@@ -57,6 +70,8 @@ class Finisher:
             self._sigmas = sigmas.clone()  # some samplers write into them
         except Exception:  # a host that passes others
             return executor(*args, **kwargs)
+        function = getattr(getattr(executor, "class_obj", None), "sampler_function", None)
+        self._has_own_sigmas = getattr(function, "__name__", "") in OWN_SIGMAS
         self._guider, self._thread = guider, threading.get_ident()
         self._raised = False
         self._tell(self)
@@ -108,6 +123,7 @@ class Finisher:
         of Euler's to that sigma.
         """
         sigmas, noise = self._sigmas, self._noise
+        assert sigmas is not None
         if x0.shape != noise.shape or x.shape != noise.shape:
             raise RuntimeError("its callback has latents of another shape")
         # Without looking at the numbers, for which one would have to wait.

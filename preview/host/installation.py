@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import ipaddress
 import os
+import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import comfy.cli_args
@@ -35,6 +38,35 @@ def folders() -> dict[str, str]:
             if not path.startswith(tuple(os.path.join(folder, "") for folder in own)):
                 named[path] = f"<{name}>"
     return named | {os.path.realpath(path): label for path, label in named.items()}
+
+
+def private_file(name: str) -> Path:
+    """A file of the pack's own, in a folder that ComfyUI serves to nobody."""
+    return Path(folder_paths.get_user_directory()) / "__sidestream" / name
+
+
+def network_address() -> str | None:
+    """The address by which other machines reach ComfyUI; None if it listens to this one alone."""
+    for part in str(comfy.cli_args.args.listen).split(","):
+        try:
+            address = ipaddress.ip_address(part.strip())
+        except ValueError:  # a name
+            continue
+        if address.is_unspecified:
+            return _own_address()
+        if not address.is_loopback:
+            return f"[{address}]" if address.version == 6 else str(address)
+    return None
+
+
+def _own_address() -> str | None:
+    """The IPv4 address that this machine has in its network."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # an address of nobody; UDP sends nothing to connect
+        except OSError:
+            return None
+        return str(probe.getsockname()[0])
 
 
 def page_version() -> str:

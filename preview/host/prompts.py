@@ -15,6 +15,7 @@ from server import PromptServer
 import nodes
 
 from ..records import NodeContext
+from ..settings import KEY, USER
 from .installation import author
 
 
@@ -24,8 +25,9 @@ def current_context() -> NodeContext:
     context = get_executing_context()
     prompt_id = context.prompt_id if context else getattr(server, "last_prompt_id", None)
     node_id = context.node_id if context else server.last_node_id
+    user = _user(prompt_id)
     if node_id is None:
-        return NodeContext(prompt_id, client_id=server.client_id)
+        return NodeContext(prompt_id, client_id=server.client_id, user=user)
     graph = get_progress_state().dynprompt
     return NodeContext(
         prompt_id,
@@ -35,6 +37,7 @@ def current_context() -> NodeContext:
         graph.get_real_node_id(node_id),
         server.client_id,
         _seed(graph, node_id),
+        user,
     )
 
 
@@ -42,6 +45,13 @@ def list_index() -> int:
     """Which call of the node at work this is, where it is called for each item of a list."""
     context = get_executing_context()
     return (context.list_index or 0) if context is not None else 0
+
+
+def _user(prompt_id: str | None) -> str | None:
+    """Whose prompt it is, where its client said so."""
+    sent = extra_data(prompt_id).get(KEY)
+    user = sent.get(USER) if isinstance(sent, Mapping) else None
+    return user if isinstance(user, str) else None
 
 
 SEEDS = ("seed", "noise_seed", "noise", "value")

@@ -47,6 +47,11 @@ def prompts_of(client_id: str) -> set[str]:
     return {item[1] for item in items if item[3].get("client_id") == client_id}
 
 
+def user_of(request: Any) -> str:
+    """Which of ComfyUI's users asks. Raises KeyError for one that it does not know."""
+    return str(_instance().user_manager.get_request_user_id(request))
+
+
 def register(current: object) -> None:
     """Remember who answers the routes, for as long as the server lives."""
     _instance().sidestream = current

@@ -161,7 +161,7 @@ class Animator:
     def __init__(
         self, backend: Backend, sink: Sink, decoders: DecoderCache, stills: Sequence[Budget]
     ) -> None:
-        """`stills` are the budgets of stills and sounds, first that of stills by the best decoder."""
+        """`stills` are the budgets of stills, first those by the best decoder, and of sounds."""
         self.budget = Budget()
         """Of all animations but those of last steps."""
         self._backend = backend

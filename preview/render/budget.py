@@ -61,9 +61,7 @@ class Budget:
         """From the start of a decode to that of the next, of those that do not fit a window."""
         return self._cost / (percent / 100)
 
-    def allows(
-        self, now: float, percent: float, pending: int = 0, elsewhere: float = 0.0
-    ) -> bool:
+    def allows(self, now: float, percent: float, pending: int = 0, elsewhere: float = 0.0) -> bool:
         """Whether one more decode may start at `now`, `pending` others being under way.
 
         `elsewhere` are seconds of the last window that others used of the same share.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from .. import records
@@ -9,6 +10,8 @@ from ..records import Encoded, Label, Sound
 from .chain import FallbackChain
 
 if TYPE_CHECKING:
+    import torch
+
     from ..decoders.sound import SoundSource
 
 
@@ -21,6 +24,7 @@ class Run(records.Run, Protocol):
     spent: float
     sound: SoundSource | None
     sound_failed: bool
+    sigmas: torch.Tensor | Sequence[float] | None
 
     @property
     def is_at_edge(self) -> bool: ...

@@ -40,11 +40,12 @@ from ..decoders.picture import near_square
 from ..decoders.protocols import Decoder, Source
 from ..deliver import encode
 from ..plain import in_a_line
-from ..records import FIRST_IMAGE, Info, Label, Picture
+from ..records import FIRST_IMAGE, Info, Picture
 from . import quicker
 from .animation import BUDGET_SHARE, Animator, is_played
 from .backends import Backend, BackendError, Slot, StagingError, check
 from .budget import Budget
+from .convergence import Convergence, sigma_of
 from .developer import Developer
 from .job import RenderJob, shown_size
 from .mailbox import Frame, Mailbox, StationError, labelled
@@ -87,6 +88,7 @@ class Engine:
         self._frame: Frame | None = None  # in work, until it has found its end
         self._faltered = False
         self._warm: RenderJob | None = None
+        self._convergence = Convergence()
         self._sounder = self._new_sounder()
         self._animator = self._new_animator()
         self._developer = Developer(self.backend, decoders)
@@ -124,9 +126,7 @@ class Engine:
         if run.sound is not None:
             budget -= SOUND_SHARE * whole
         share = 1 - quicker.SHARE if self.budget.is_too_slow(budget) else 1
-        fits = run.is_at_edge or self.budget.allows(
-            now, budget * share, self._in_work, animations
-        )
+        fits = run.is_at_edge or self.budget.allows(now, budget * share, self._in_work, animations)
         way = None
         if not fits:
             way = self._quicker.way(run, source, self.budget, budget, now, self._in_work)
@@ -377,6 +377,7 @@ class Engine:
 
     def _struck(self) -> records.Run | None:
         """Drop what the worker failed at, and say whose it was."""
+        self._convergence.forget()
         frame, self._frame = self._frame, None
         run = self._animator.run or self._sounder.run
         developed = self._developer.busy
@@ -447,6 +448,7 @@ class Engine:
             if self._developer.busy:
                 return
             self._animator.forget()
+            self._convergence.forget()
             self._warm = None
             self.backend.release()
             self._decoders.release(self.backend.device)
@@ -499,7 +501,7 @@ class Engine:
                 self._source = source
                 try:
                     decoder = self._decoders.get(source, self.backend.device)
-                    picture = self._render(snapshot.label, slot, source.name, decoder, way)
+                    picture = self._render(snapshot, slot, source.name, decoder, way)
                 except BackendError:
                     raise
                 except Exception as error:
@@ -519,14 +521,17 @@ class Engine:
             yield source, None
 
     def _render(
-        self, label: Label, slot: Slot, name: str, decoder: Decoder, way: Way | None
+        self, snapshot: Snapshot, slot: Slot, name: str, decoder: Decoder, way: Way | None
     ) -> Picture:
         """What `decoder`, called `name`, makes of the latent in `slot`."""
-        run, settings = label.run, label.run.settings
+        run, label = snapshot.run, snapshot.label
+        settings = run.settings
         full = settings.detail == "full"
         images = 1 if settings.batch == "animation" else len(label.images)
         job = RenderJob(decoder, run.max_size if way is None else way.max_size, full, images)
-        (rgb, not_finite), seconds = self.backend.render(slot, job)
+        measured = self._convergence.beside(job, label)
+        (rgb, not_finite, went), seconds = self.backend.render(slot, measured)
+        change = self._convergence.change(label, went)
         now = records.now()
         if way is not None:
             self._quicker.spend(way, job, seconds, settings.budget, now)
@@ -548,6 +553,8 @@ class Engine:
             grid=near_square(images) if images > 1 else None,
             not_finite=int(not_finite),
             is_quicker=way is not None,
+            sigma=sigma_of(run, label, self.backend, slot),
+            change=change,
         )
         return Picture(label, info, rgb)
 

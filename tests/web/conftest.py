@@ -62,7 +62,7 @@ async () => {
   watching.compare(false);
   watching.follow();
   store.clear();
-  localStorage.removeItem("SideStream.details");
+  for (const name of ["details", "curves"]) localStorage.removeItem(`SideStream.${name}`);
   for (const [name, field] of Object.entries(settings.fields)) {
     if (settings.get(name) !== field.default) await settings.set(name, field.default);
   }
@@ -152,6 +152,7 @@ def open_kind(
         )
         contexts.append(context)
         context.add_init_script(COUNT_ADDRESSES)
+        context.add_init_script("localStorage.setItem('SideStream.hint', 'known')")
         page = context.new_page()
         page.set_default_timeout(20_000)
         opened = Opened(kind, PanelPage(page, url or address_of(version)))

@@ -9,7 +9,7 @@ from sidestream.tools.page import PanelPage
 # Messages of the server as the page's socket hands them out, so that all of the page's own code
 # takes part.
 DELIVER = """
-async ({ frames, side, run, node, prompt, total, first, noise }) => {
+async ({ frames, side, run, node, prompt, total, first, noise, told }) => {
   const canvas = new OffscreenCanvas(side, side);
   const context = canvas.getContext("2d");
   const encoder = new TextEncoder();
@@ -34,6 +34,7 @@ async ({ frames, side, run, node, prompt, total, first, noise }) => {
     const sidestream = {
       run, seq: step, step, total_steps: total, width: side, height: side, decoder: "latent2rgb",
       captured_to_sent_ms: 12.4, decode_ms: 3, dropped: 2, outcomes: { sent: step, replaced: 2 },
+      ...told[step],
     };
     const header = encoder.encode(JSON.stringify({ ...owner, image_type: "image/jpeg", sidestream }));
     const message = new Uint8Array(8 + header.length + jpeg.byteLength);
@@ -57,8 +58,8 @@ END = """
 
 
 def deliver(panel: PanelPage, frames: int, *, run: str = "r", node: str = "10", **more: Any) -> None:
-    """Let that many frames of a made-up run arrive."""
-    facts = {"side": 64, "prompt": "p", "total": 20, "first": 1, "noise": False, **more}
+    """Let that many frames of a made-up run arrive; `told` is more of their labels, by step."""
+    facts = {"side": 64, "prompt": "p", "total": 20, "first": 1, "noise": False, "told": {}, **more}
     panel.page.evaluate(DELIVER, {"frames": frames, "run": run, "node": node, **facts})
 
 

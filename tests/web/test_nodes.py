@@ -61,10 +61,10 @@ def test_settings_are_in_the_dialog_and_go_with_each_prompt(panel: PanelPage) ->
     panel.wait_idle()
     panel.command("Comfy.ShowSettingsDialog")
     page.get_by_text("SideStream", exact=True).last.click()
-    page.get_by_text("Throttle (ms)").first.wait_for()
+    page.get_by_text("Shortest interval (ms)").first.wait_for()
     assert page.get_by_text("Frames to keep").count() >= 1
     page.keyboard.press("Escape")
-    page.get_by_text("Throttle (ms)").first.wait_for(state="hidden")
+    page.get_by_text("Shortest interval (ms)").first.wait_for(state="hidden")
 
 
 @on_the_oldest_and_the_newest

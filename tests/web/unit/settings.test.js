@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Settings, allows, labelOf, unitText } from "../../../web/lib/data/settings.js";
+import { Settings, allows, labelOf, optionText, unitText } from "../../../web/lib/data/settings.js";
 import { answers, stored } from "./comfy.js";
 
 const NUMBER = { type: "number", default: 100, min: 0, max: 60000, unit: "ms", label: "Throttle", tooltip: "" };
-const CHOICE = { type: "choice", default: "jpeg", options: ["jpeg", "png"], label: "Format", tooltip: "" };
+const CHOICE = { type: "choice", default: "jpeg", options: ["jpeg", "png"], words: { jpeg: "JPEG" }, label: "Format", tooltip: "" };
 
 test("a value is a whole number in its range, or one of the choices", () => {
   for (const value of [0, 100, 60000]) assert.ok(allows(NUMBER, value));
@@ -32,11 +32,13 @@ test("what is stored counts where it is allowed, and a warning says once where i
 
 test("the dialog lists the server's settings and the page's own", () => {
   const settings = Object.assign(new Settings(), { fields: { throttle_ms: NUMBER, format: CHOICE } });
-  const [throttle, format, ...own] = settings.entries();
+  const [preset, throttle, format, ...own] = settings.entries(() => "a select");
+  assert.deepEqual([preset.id, preset.type()], ["SideStream.preset", "a select"]);
   assert.deepEqual([throttle.id, throttle.name, throttle.attrs.max], ["SideStream.throttle_ms", "Throttle (ms)", 60000]);
-  assert.deepEqual([format.type, format.options, format.defaultValue], ["combo", ["jpeg", "png"], "jpeg"]);
+  assert.deepEqual([format.type, format.options, format.defaultValue], ["combo", [{ text: "JPEG", value: "jpeg" }, { text: "png", value: "png" }], "jpeg"]);
   assert.deepEqual(own.map(({ id }) => id), ["SideStream.keep_frames", "SideStream.keep_megabytes"]);
   assert.equal(labelOf("throttle_ms", { ...NUMBER, label: "Throttle (ms)" }), "Throttle");
+  assert.equal(optionText("device", CHOICE, "1"), "GPU 1");
   const size = { ...NUMBER, unit: "px", zero: "asComfyUI" };
   assert.deepEqual([unitText(NUMBER, 0), unitText(size, 64), unitText(size, 0)], ["ms", "px", "liveSettings.asComfyUI"]);
 });

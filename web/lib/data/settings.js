@@ -8,13 +8,14 @@ import { settingText, t } from "../host/strings.js";
 
 /**
  * @typedef {object} Field A setting as the server describes it.
- * @property {"number" | "choice"} type
- * @property {number | string} default
+ * @property {"number" | "choice" | "preset"} type
+ * @property {number | string} [default]
  * @property {number} [min]
  * @property {number} [least] the least number that is allowed beside `min`
  * @property {number} [max]
  * @property {{ max: number, step: number }} [slider]
  * @property {string[]} [options]
+ * @property {Record<string, string>} [words] what people read for an option
  * @property {string} [unit]
  * @property {string} [zero] the key of the text for 0, where that has a meaning of its own
  * @property {string} [group] of the panel's folded controls
@@ -25,6 +26,11 @@ import { settingText, t } from "../host/strings.js";
 
 /** @type {Record<string, Field>} */
 const PAGE_FIELDS = {
+  preset: {
+    type: "preset",
+    label: "Preset",
+    tooltip: "Chooses at once how often previews come and how much of the GPU they may take.",
+  },
   keep_frames: {
     type: "number",
     default: 600,
@@ -40,17 +46,21 @@ const PAGE_FIELDS = {
     max: 4096,
     unit: "MB",
     label: "Memory for frames",
-    tooltip: "Memory limit for the timeline, in megabytes. Beyond it, the oldest frames are discarded.",
+    tooltip: "Memory limit for the timeline; beyond it, the oldest frames are discarded.",
   },
 };
 
 /** Units that a label speaks of already, and that each language has a word for. */
 const COUNTS = ["steps", "frames", "images"];
 
-export class Settings {
+/** Tells by the event `change` that a value was changed, wherever. */
+export class Settings extends EventTarget {
   constructor() {
+    super();
     /** @type {Record<string, Field>} what the server takes */
     this.fields = {};
+    /** @type {import("./presets.js").Presets} */
+    this.presets = {};
     /** @type {Set<string>} */
     this._complained = new Set();
   }
@@ -58,7 +68,8 @@ export class Settings {
   /** Ask the server what there is to set. */
   async load() {
     try {
-      this.fields = (await getJson("/sidestream/settings")).fields;
+      const { fields, presets = {} } = await getJson("/sidestream/settings");
+      Object.assign(this, { fields, presets });
     } catch (error) {
       console.warn("[SideStream] The settings could not be loaded from the server, so they are missing from the dialog.", error);
     }
@@ -67,15 +78,20 @@ export class Settings {
   /**
    * The entries for ComfyUI's dialog.
    *
+   * @param {() => HTMLElement} presetSelect makes what chooses a preset, which is not stored
    * @returns {any[]}
    */
-  entries() {
+  entries(presetSelect) {
+    const { preset, ...own } = PAGE_FIELDS;
     const all = [
+      { ...entry("preset", preset, "Previews"), type: presetSelect },
       ...Object.entries(this.fields).map(([name, field]) => entry(name, field, "Previews")),
-      ...Object.entries(PAGE_FIELDS).map(([name, field]) => entry(name, field, "Panel")),
+      ...Object.entries(own).map(([name, field]) => entry(name, field, "Panel")),
     ];
+    // The page tells before the value is there.
+    const onChange = () => queueMicrotask(() => this.dispatchEvent(new CustomEvent("change")));
     // The dialog shows a group's last entry first.
-    return all.map((made, index) => ({ ...made, sortOrder: all.length - index }));
+    return all.map((made, index) => ({ ...made, onChange, sortOrder: all.length - index }));
   }
 
   /**
@@ -135,6 +151,22 @@ export function tooltipOf(name, field) {
 }
 
 /**
+ * What people read for one of a field's options.
+ *
+ * @param {string} name
+ * @param {Field} field
+ * @param {string} option
+ */
+export function optionText(name, field, option) {
+  return settingText(name, `options.${option}`, field.words?.[option] ?? (/^\d+$/.test(option) ? `GPU ${option}` : option));
+}
+
+/** @returns {string} the label of what chooses a preset */
+export function presetLabel() {
+  return labelOf("preset", PAGE_FIELDS.preset);
+}
+
+/**
  * What to write behind a field's value: its unit, or what 0 means.
  *
  * @param {Field} field
@@ -177,6 +209,6 @@ function entry(name, field, group) {
     defaultValue: field.default,
   };
   return field.type === "choice"
-    ? { ...common, type: "combo", options: field.options }
+    ? { ...common, type: "combo", options: field.options?.map((option) => ({ text: optionText(name, field, option), value: option })) }
     : { ...common, type: "number", attrs: { min: field.min, max: field.max, step: 1, showButtons: true } };
 }

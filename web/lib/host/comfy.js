@@ -120,6 +120,18 @@ export function usesVueNodes() {
 }
 
 /**
+ * @param {string} tab the id of one in the sidebar
+ * @returns {{ eye: Element | null, shortcut: string }} its button, and the key that opens it
+ */
+export function sidebarButton(tab) {
+  const eye = document.querySelector(`.${tab}-tab-button, [data-testid="${tab}-tab-button"]`);
+  /** @type {any[]} */
+  const commands = /** @type {any} */ (app.extensionManager).command.commands ?? [];
+  const command = commands.find(({ id }) => id === `Workspace.ToggleSidebarTab.${tab}`);
+  return { eye, shortcut: command?.keybinding?.combo?.toString() ?? "" };
+}
+
+/**
  * @param {string} id
  * @returns {unknown}
  */

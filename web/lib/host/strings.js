@@ -1,9 +1,7 @@
 /** The pack's own words, in the language of the page, from `locales/` through ComfyUI's /i18n. */
 
 import { api, settingValue } from "./comfy.js";
-
-/** The languages of the pack that are written from right to left. */
-const RIGHT_TO_LEFT = ["ar", "fa", "he"];
+import { directionOf, filled, textAt } from "./texts.js";
 
 /** @type {Record<string, any>} */
 let byLanguage = {};
@@ -23,7 +21,7 @@ export async function loadStrings() {
  */
 export function writing() {
   const lang = languages().find((language) => byLanguage[language]?.sideStream) ?? "en";
-  return { lang, dir: RIGHT_TO_LEFT.includes(lang) ? "rtl" : "ltr" };
+  return { lang, dir: directionOf(lang) };
 }
 
 /**
@@ -36,18 +34,14 @@ export function leftToRight(text) {
 }
 
 /**
- * The text for `key`, with each `<name>` in it replaced. Within a text from right to left a name or a
- * number has its own direction.
- *
+ * The text for `key`, with each `<name>` in it replaced.
  *
  * @param {string} key such as "panel.live", below `sideStream` in locales/<language>/main.json
  * @param {Record<string, string | number>} [values]
  * @returns {string}
  */
 export function t(key, values = {}) {
-  const text = lookUp(`sideStream.${key}`) ?? key;
-  const isolate = (/** @type {string | number} */ value) => (writing().dir === "rtl" ? `\u2068${value}\u2069` : String(value));
-  return text.replace(/<(\w+)>/g, (whole, name) => (name in values ? isolate(values[name]) : whole));
+  return filled(lookUp(`sideStream.${key}`) ?? key, values, writing().dir);
 }
 
 /**
@@ -63,10 +57,10 @@ export function stepText({ seq, stage, step, totalSteps, outputNode }) {
 }
 
 /**
- * The translated name or tooltip of a setting, or what the server calls it.
+ * The translated name or tooltip of a setting or its options, or what the server calls it.
  *
  * @param {string} name a field of `GET /sidestream/settings`
- * @param {"name" | "tooltip"} part
+ * @param {string} part `name`, `tooltip` or `options.` and one
  * @param {string} fallback
  * @returns {string}
  */
@@ -79,12 +73,7 @@ export function settingText(name, part, fallback) {
  * @returns {string | undefined}
  */
 function lookUp(path) {
-  for (const language of languages()) {
-    let value = byLanguage[language];
-    for (const part of path.split(".")) value = value?.[part];
-    if (typeof value === "string") return value;
-  }
-  return undefined;
+  return textAt(byLanguage, languages(), path);
 }
 
 /** The page's language, then its base, then English. */

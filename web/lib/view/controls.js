@@ -1,7 +1,8 @@
 /** The live settings: one control for each, pause, interrupt. */
 
 import { elementsOf, iconButton, keepFromPage, setIcon, setText } from "./dom.js";
-import { allows, labelOf, tooltipOf, unitText } from "../data/settings.js";
+import { PresetSelect } from "./preset_select.js";
+import { allows, labelOf, optionText, presetLabel, tooltipOf, unitText } from "../data/settings.js";
 import { t } from "../host/strings.js";
 
 /** @typedef {import("./panel.js").Shared} Shared */
@@ -33,6 +34,12 @@ export class Controls {
     for (const [name, field] of Object.entries(shared.settings.fields)) {
       this.controls.set(name, field.type === "choice" ? this._choice(name, field) : this._number(name, field));
     }
+    this.preset = new PresetSelect(
+      document,
+      shared.settings.presets,
+      (name) => this._valueOf(name),
+      (name, value) => liveSettings.change(name, value),
+    );
     this.pause = iconButton(element, "pause", t("liveSettings.pause"), () => liveSettings.togglePause());
     this.stop = iconButton(element, "stop-circle", t("liveSettings.interrupt"), () => liveSettings.interrupt(), {
       class: "ss-icon-button ss-danger",
@@ -52,6 +59,13 @@ export class Controls {
       element("summary", { onkeydown: keepFromPage }, t("liveSettings.label")),
       this.hint,
       this.changedBar,
+      element(
+        "div",
+        { class: "ss-control", hidden: Object.keys(shared.settings.presets).length === 0 },
+        element("span", { class: "ss-control-name" }, element("span", {}, presetLabel())),
+        this.preset.select,
+        this.preset.sentence,
+      ),
       this._rows(""),
       ...FOLDS.map((fold) =>
         element(
@@ -80,6 +94,15 @@ export class Controls {
     return this.make("div", { class: "ss-controls" }, ...shown.map(([, { element }]) => element));
   }
 
+  /**
+   * @param {string} name
+   * @param {Record<string, any>} [own] the user's own settings
+   * @returns {any} of the run whose values are shown, or the user's own
+   */
+  _valueOf(name, own = this.shared.settings.values()) {
+    return this._run?.settings?.[name] ?? this.shared.liveSettings.changes[name] ?? own[name];
+  }
+
   /** Show the settings of the watched run, or the user's own. */
   update() {
     const { watching, settings, liveSettings, store } = this.shared;
@@ -89,7 +112,7 @@ export class Controls {
     this._run = running;
     const own = settings.values();
     const { changed, changes } = liveSettings;
-    const valueOf = (/** @type {string} */ name) => running?.settings?.[name] ?? changes[name] ?? own[name];
+    const valueOf = (/** @type {string} */ name) => this._valueOf(name, own);
     for (const [name, control] of this.controls) {
       const { needs } = settings.fields[name];
       control.show(valueOf(name), isOther);
@@ -98,6 +121,7 @@ export class Controls {
       control.element.classList.toggle("ss-changed", isChanged);
       control.undo.hidden = !isChanged;
     }
+    this.preset.update();
     this.changedBar.hidden = changed.length === 0;
     setText(this.changedText, t("liveSettings.changed", { count: changed.length }));
     const isSetByNode = Object.keys(own).some((name) => {
@@ -125,7 +149,7 @@ export class Controls {
         onchange: () => this.shared.liveSettings.change(name, select.value),
         onkeydown: keepFromPage,
       },
-      ...(field.options ?? []).map((option) => this.make("option", { value: option }, option)),
+      ...(field.options ?? []).map((option) => this.make("option", { value: option }, optionText(name, field, option))),
     );
     return {
       ...this._row(name, field, select),

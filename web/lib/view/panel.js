@@ -2,6 +2,7 @@
 
 import { ContactSheet } from "./contact_sheet.js";
 import { Controls } from "./controls.js";
+import { Curves } from "./curves.js";
 import { elementsOf, iconButton, setIcon, setText } from "./dom.js";
 import { FinishButton, finishedText } from "./finish_button.js";
 import { Grid } from "./grid.js";
@@ -78,6 +79,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
   const tabs = new SamplerTabs(document, shared);
   const stats = new Stats(document, shared, signal);
   const timeline = new Timeline(document, shared, viewer.player, signal);
+  const curves = new Curves(document, shared);
   const controls = new Controls(document, shared);
   const finish = new FinishButton(document, shared.liveSettings, () => shared.watching.run, signal);
   const finished = element("span", { class: "ss-finished", role: "status" });
@@ -141,7 +143,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     "section",
     { class: "sidestream", ...writing(), "aria-label": t("panel.title"), onkeydown: keepDeletionFromPage },
     element("div", { class: "ss-view" }, toolbar, tabs.element, viewer.element, playerBar.element, soundBar.element, grid.element, sheet.element),
-    element("div", { class: "ss-side" }, noticeBar, timeline.element, stats.element, controls.element, reportButton(document)),
+    element("div", { class: "ss-side" }, noticeBar, timeline.element, curves.element, stats.element, controls.element, reportButton(document)),
   );
 
   viewer.onZoom = () => {
@@ -186,6 +188,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     soundBar.update();
     stats.update();
     timeline.update();
+    curves.update();
     controls.update();
     finish.update();
     setText(finished, finishedText(watching.run));
@@ -206,6 +209,7 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
   shared.liveSettings.addEventListener("change", onChange, { signal });
   shared.queue.addEventListener("change", onChange, { signal });
   shared.status.addEventListener("change", onChange, { signal });
+  shared.settings.addEventListener("change", onChange, { signal });
   root.addEventListener("fullscreenchange", () => {
     const inside = document.fullscreenElement === root;
     setIcon(fullScreen, inside ? "window-minimize" : "window-maximize", t(inside ? "viewer.leaveFullScreen" : "viewer.fullScreen"));
