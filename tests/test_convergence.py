@@ -10,7 +10,7 @@ import pytest
 import torch
 from sidestream.preview.deliver.messages import told_of
 from sidestream.preview.records import FIRST_IMAGE, Encoded
-from sidestream.preview.render import convergence
+from sidestream.preview.render import convergence, worker
 from sidestream.tests.helpers import (
     FakeSink,
     FakeSource,
@@ -131,7 +131,7 @@ def test_i5_of_a_large_latent_a_part_is_compared_and_kept(monkeypatch):
 
 
 def test_i11_an_idle_worker_keeps_no_latent(monkeypatch):
-    monkeypatch.setattr("sidestream.preview.render.worker.IDLE_SECONDS", 0.01)
+    monkeypatch.setattr(worker, "IDLE_SECONDS", 0.01)
     engine = an_engine(FakeSink())
     run = start_run(a_book(), FakeSource())
     run.at(1, 20)

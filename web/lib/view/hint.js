@@ -32,7 +32,10 @@ export class EyeHint {
     const { signal } = this._ending;
     if (localStorage.getItem(KNOWN) !== null) return;
     store.addEventListener("frame", (/** @type {any} */ { detail }) => !detail.run.foreign && this._show(), { signal });
-    document.defaultView?.addEventListener("resize", () => this.element.isConnected && this._place(), { signal });
+    // The page's own size is observed, so that no listener lies on what all packs share.
+    const resized = new ResizeObserver(() => this.element.isConnected && this._place());
+    resized.observe(document.documentElement);
+    signal.addEventListener("abort", () => resized.disconnect());
   }
 
   /** It is known now where previews are. */
