@@ -93,8 +93,8 @@ def test_a_node_that_was_only_dropped_sets_nothing_and_says_so(panel: PanelPage)
     settings = settings_of(told)
     assert settings == page.evaluate("() => sidestream.settings.values()")
     assert settings["quality"] == 61
-    words = page.evaluate(f"() => {NODE}.widgets.slice(0, 13).map((widget) => widget._displayValue)")
-    assert words == [INHERITED] * 13
+    words = page.evaluate(f"() => {NODE}.widgets.slice(0, 14).map((widget) => widget._displayValue)")
+    assert words == [INHERITED] * 14
     if page.evaluate("() => Boolean(LiteGraph.vueNodesMode)"):
         shown = "(node) => getComputedStyle(node, '::after').content"
         field = page.locator("[data-node-id]:has(.ss-node) :has(> input[aria-valuenow='-1'])").first
@@ -129,7 +129,8 @@ def test_a_workflow_that_was_saved_with_values_keeps_them(panel: PanelPage) -> N
         old,
     )
     panel.page.evaluate(LISTEN)
-    assert list(settings_of(run(panel)[1]).values()) == old
+    assert list(settings_of(run(panel)[1]).values()) == [*old, "off"]  # there was no step 0 then
+    assert panel.page.evaluate(f"() => {NODE}.widgets.map((widget) => widget.value)")[:14] == [*old, INHERITED]
 
 
 @on_the_oldest_and_the_newest

@@ -262,7 +262,7 @@ def test_the_page_loads_the_demo_speaks_its_users_language_and_survives_bad_sett
     assert panel.page.evaluate("() => location.search") == ""
     panel.open_panel()
     expect(panel.page.locator(".side-bar-panel .sidestream")).to_have_attribute("aria-label", "ライブプレビュー")
-    expect(panel.page.locator(".ss-control[data-setting=budget] .ss-control-name")).to_have_text("予算")
+    expect(panel.page.locator(".ss-control[data-setting=budget] .ss-control-name")).to_have_text("GPU 時間の上限")
     expect(panel.page.locator("[data-setting=every_n_steps] .ss-unit")).to_have_text("ステップ")
     panel.load(demo_prompt(seed=next(SEEDS), steps=1, preview=None))
     with panel.page.expect_request("**/prompt") as posted:

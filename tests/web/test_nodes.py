@@ -56,7 +56,8 @@ def test_settings_are_in_the_dialog_and_go_with_each_prompt(panel: PanelPage) ->
         panel.queue()
     sent = posted.value.post_data_json["extra_data"]
     assert sent["sidestream"]["quality"] == 61
-    assert set(sent["sidestream"]) == set(page.evaluate("() => Object.keys(sidestream.settings.fields)"))
+    fields = page.evaluate("() => Object.keys(sidestream.settings.fields)")
+    assert set(sent["sidestream"]) == {*fields, "accepts", "user"}
     assert "extra_pnginfo" in sent  # what the page sends is still there
     panel.wait_idle()
     panel.command("Comfy.ShowSettingsDialog")

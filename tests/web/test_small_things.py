@@ -167,6 +167,7 @@ def test_a_window_of_its_own_follows_the_theme(panel: PanelPage) -> None:
     on_top = "documentPictureInPicture.window"
     page.locator(f"{PANEL} [aria-label^='Open in a separate']").click()
     panel.wait(f"() => {on_top}?.document.querySelector('.ss-viewer')")
+    panel.wait(f"() => [...{on_top}.document.querySelectorAll('link[rel=stylesheet]')].every((one) => one.sheet)")
     colour = f"() => {on_top}.getComputedStyle({on_top}.document.querySelector('.sidestream')).backgroundColor"
     before = page.evaluate(colour)
     page.evaluate("() => app.extensionManager.setting.set('Comfy.ColorPalette', 'light')")

@@ -326,7 +326,7 @@ def test_a_video_and_an_animated_picture_play_as_results(panel: PanelPage) -> No
 
 def test_what_sampling_starts_from_is_the_first_picture_of_the_bar(panel: PanelPage) -> None:
     panel.open_panel()
-    panel.load(demo_prompt(seed=next(SEEDS) * 10, steps=5, step_zero="noise"))
+    panel.load(demo_prompt(seed=next(SEEDS) * 10, steps=5, seconds=0.3, step_zero="noise"))
     panel.queue()
     panel.wait("() => sidestream.watching.run?.frames.length === 6 && !sidestream.watching.run.live")
     wait_marked(panel, "seen", [0, 1, 2, 3, 4, 5], 6)
