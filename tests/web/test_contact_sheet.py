@@ -509,3 +509,11 @@ def test_thirty_queued_prompts_leave_memory_and_the_canvas_as_they_were(
     print(f"\nheap {before:.1f}, {full:.1f} with 30 runs, {after:.1f} MB; frames a second: {usual}, {with_sheet}")
     assert after - before < 20
     assert statistics.median(with_sheet) > 0.6 * statistics.median(usual)
+
+
+@on_the_oldest_and_the_newest
+def test_i14_the_samplers_own_picture_goes_on_beside_the_sheet(panel: PanelPage) -> None:
+    open_sheet(panel)
+    panel.load(demo_prompt(seed=next(SEEDS) * 10, steps=60, seconds=0.1))
+    panel.queue()
+    panel.wait("() => Object.values(app.nodePreviewImages).some((pictures) => pictures?.length)")
