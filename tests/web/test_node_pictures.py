@@ -55,6 +55,7 @@ def still(panel: PanelPage, colour: tuple[int, int, int], *, step: int, prompt: 
 
 def load(panel: PanelPage) -> str:
     """A graph with a sampler; returns its execution id."""
+    panel.page.evaluate("() => app.canvas.setGraph(app.rootGraph ?? app.graph)")  # out of the test before's subgraph
     panel.load(demo_prompt(preview=None))
     found: str = panel.page.evaluate(f"() => {SAMPLER}")
     panel.page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
