@@ -26,7 +26,14 @@ SHOWS = """
   if (!node) return false;
   app.canvas.setDirty(true, true);
   const inPage = document.querySelector(`[data-node-id="${node.id}"] img`);
-  const picture = LiteGraph.vueNodesMode ? inPage : node.imgs?.[0];
+  // 1.32.9 with Nodes 2.0 draws no preview: there it is what the page keeps for the node.
+  const kept = () => {
+    const address = app.nodePreviewImages[node.id]?.[0] ?? "";
+    if (globalThis.seen?.alt !== address) globalThis.seen = Object.assign(new Image(), { src: address, alt: address });
+    return seen;
+  };
+  const draws = window.__COMFYUI_FRONTEND_VERSION__ !== "1.32.9";
+  const picture = LiteGraph.vueNodesMode ? inPage ?? (draws ? null : kept()) : node.imgs?.[0];
   if (!picture?.src || !picture.complete || !picture.naturalWidth) return false;
   const context = new OffscreenCanvas(1, 1).getContext("2d");
   context.drawImage(picture, picture.naturalWidth / 2, picture.naturalHeight / 2, 1, 1, 0, 0, 1, 1);
@@ -55,6 +62,7 @@ def still(panel: PanelPage, colour: tuple[int, int, int], *, step: int, prompt: 
 
 def load(panel: PanelPage) -> str:
     """A graph with a sampler; returns its execution id."""
+    panel.page.evaluate("() => app.canvas.setGraph(app.rootGraph ?? app.graph)")  # out of the test before's subgraph
     panel.load(demo_prompt(preview=None))
     found: str = panel.page.evaluate(f"() => {SAMPLER}")
     panel.page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
