@@ -30,11 +30,12 @@ STEPS = 24
 SECONDS_PER_STEP = 1.2
 SPEED = 3  # how much faster it plays: photographs take their time
 APART = 0.4  # seconds at least between photographs
+MORE_SEEDS = (12, 13, 14)
 SHOWN_LAST = 2.0  # seconds, before the animation begins anew
 
 WIDTH = 800  # pixels
 QUALITY = 60
-LARGEST = 1_000_000  # bytes
+LARGEST = 2_000_000  # bytes
 
 
 @dataclass
@@ -81,15 +82,13 @@ class Film:
 
 
 def record(chromium: Browser, url: str) -> Film:
-    """A run is watched, gone back through while it goes on, and watched to its end."""
+    """A minute's use: a run is watched and gone back through, then more are chosen from."""
     panel = open_page(chromium, url)
     panel.load(demo_prompt(steps=STEPS, seconds=SECONDS_PER_STEP, seed=11))
     show_graph(panel)
     film = Film(panel.page)
     film.shoot()
     panel.queue()
-    panel.wait_frames(1)
-    panel.page.locator(".sidestream .ss-notice button").click()  # that TAESD has a file for this
     film.until(lambda: _frames(panel) >= STEPS // 2)
     for frame in (8, 6, 4):
         panel.page.evaluate("frame => sidestream.watching.scrub(frame)", frame)
@@ -97,9 +96,26 @@ def record(chromium: Browser, url: str) -> Film:
         film.shoot()
     panel.page.evaluate("() => sidestream.watching.goLive()")
     film.until(lambda: _is_over(panel))
+    for seed in MORE_SEEDS:
+        panel.load(demo_prompt(steps=STEPS, seconds=SECONDS_PER_STEP / 4, seed=seed))
+        panel.queue()
+    panel.page.locator(".sidestream [aria-label^='Show all runs']").click()
+    film.until(lambda: _runs(panel) > len(MORE_SEEDS) and _is_over(panel))
+    tiles = panel.page.locator(".sidestream .ss-shot")
+    for tile in (tiles.nth(1), tiles.nth(2)):
+        tile.hover()
+        film.shoot()
+    panel.page.evaluate("() => sidestream.store.star(sidestream.store.runs[2], true)")
+    film.shoot()
+    tiles.nth(2).locator(".ss-shot-picture").click()
+    film.shoot()
     film.shoot()
     panel.page.close()
     return film
+
+
+def _runs(panel: PanelPage) -> int:
+    return int(panel.page.evaluate("() => sidestream.store.runs.length"))
 
 
 def _frames(panel: PanelPage) -> int:
