@@ -119,8 +119,8 @@ def without_sending() -> AbstractContextManager[Any]:
     return mock.patch.object(PromptServer.instance, "send_bytes", dropped)
 
 
-def without_decoding() -> AbstractContextManager[Any]:
-    """Let the worker drop what it takes."""
+def dropping(method: str) -> AbstractContextManager[Any]:
+    """Drop each frame where the worker's engine has `method`, which takes one."""
     worker, records = part_of_sidestream("render.worker"), part_of_sidestream("preview.records")
     if worker is None or records is None:
         raise NotOffered("it has no worker that could drop frames")
@@ -128,19 +128,17 @@ def without_decoding() -> AbstractContextManager[Any]:
     def dropped(engine: Any, frame: Any) -> None:
         worker.drop(frame, records.REPLACED)
 
-    return mock.patch.object(worker.Engine, "_process", dropped)
+    return mock.patch.object(worker.Engine, method, dropped)
+
+
+def without_decoding() -> AbstractContextManager[Any]:
+    """Let the worker drop what it takes."""
+    return dropping("_process")
 
 
 def without_worker() -> AbstractContextManager[Any]:
     """Capture, and tell the worker nothing of it."""
-    worker, records = part_of_sidestream("render.worker"), part_of_sidestream("preview.records")
-    if worker is None or records is None:
-        raise NotOffered("it has no worker that could be left out")
-
-    def dropped(engine: Any, frame: Any) -> None:
-        worker.drop(frame, records.REPLACED)
-
-    return mock.patch.object(worker.Engine, "publish", dropped)
+    return dropping("publish")
 
 
 WITHOUT: dict[str, Callable[[], AbstractContextManager[Any]]] = {
