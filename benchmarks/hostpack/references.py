@@ -58,7 +58,11 @@ def decoders(latent_format: Any, device: torch.device) -> dict[str, Any]:
     shift = torch.zeros(3) if bias is None else torch.tensor(bias)
 
     def by_taesd(x0: torch.Tensor) -> torch.Tensor:
-        return (taesd.decode(x0.to(device))[0].movedim(0, 2).cpu() + 1) / 2
+        try:
+            decoded = taesd.decode(x0.to(next(taesd.parameters()).device))
+        except torch.cuda.OutOfMemoryError:  # as on a card that something else fills
+            decoded = taesd.to("cpu").decode(x0)
+        return (decoded[0].movedim(0, 2).cpu() + 1) / 2
 
     def by_factors(x0: torch.Tensor) -> torch.Tensor:
         return (x0[0].movedim(0, -1) @ factors + shift + 1) / 2

@@ -484,7 +484,7 @@ import contextlib, logging, sys, threading, time
 import torch
 sys.path.insert(0, {tests!r})
 import conftest  # names the pack
-from sidestream.preview.capture import runs
+from sidestream.preview import records
 from sidestream.tests.helpers import FakeSink, FakeSource, a_book, start_run, stage
 from sidestream.preview.decoders.cache import DecoderCache
 from sidestream.preview.render.engines import Engines
@@ -512,7 +512,7 @@ try:
         time.sleep(0.005)
     torch.cuda.synchronize()
 except Exception as error:
-    print("SAMPLER", "device-side assert" in str(error))
+    print("SAMPLER", "device-side assert" in str(error), repr(error)[:200])
 if previews:
     run.abort()
     start = time.monotonic()
