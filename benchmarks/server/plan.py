@@ -22,6 +22,9 @@ def sidestream(settings: dict[str, Any], *without: str) -> dict[str, Any]:
     return {"by": "sidestream", "settings": settings, "without": without}
 
 
+INSTALLED = {"by": "installed"}
+"""What a sampler gets in the running ComfyUI, whichever packs are installed and on its MODEL."""
+
 PROVIDERS: dict[str, dict[str, Any]] = {
     NONE: comfyui("none"),
     CONTROL: comfyui("none"),
