@@ -21,8 +21,6 @@ from .sampling import INPUTS, Callback, sample, wait_for_device, wait_for_sample
 
 NATURAL = 0.5
 """Of the way to denoise: from there on pictures have the contrast that they have in the end."""
-
-
 CALLBACK = 5
 """Its place among the arguments of ComfyUI's `outer_sample`."""
 
@@ -93,8 +91,8 @@ class Run:
         self._current: Callback = self._callbacks["none"]
 
     def _innermost(self, executor: Any, *given: Any, **named: Any) -> Any:
-        *before, self._callbacks["installed"] = given[: CALLBACK + 1]
-        return executor(*before, self._callback, *given[CALLBACK + 1 :], **named)
+        self._callbacks["sidestream"] = self._callbacks["installed"] = given[CALLBACK]
+        return executor(*given[:CALLBACK], self._callback, *given[CALLBACK + 1 :], **named)
 
     def _callback(self, step: int, x0: Any, x: Any, total_steps: int) -> None:
         """What the sampler calls after each step."""
@@ -134,7 +132,9 @@ class Run:
                 providers.change_live(self._client, settings)
             for part in kind["without"]:
                 self._switched.enter_context(providers.WITHOUT[part]())
-        self._current = self._callbacks[kind.get("method", "installed")]
+            self._current = self._callbacks["sidestream"]
+        else:
+            self._current = self._callbacks[kind["method"]]
         began = time.monotonic()
         block = {"provider": name, "step": step + 1, "began": began, "callbacks_ms": []}
         self.blocks.append(block)

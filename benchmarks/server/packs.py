@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from sidestream.tools.comfy_client import Run
+from sidestream.tools.places import PACK_NAME, REPO
 
 from . import frames, plan, prompts, ratios
 from .files import DECODERS, decoder_file
 from .looks import megabytes, references, watched_memory
-from .session import PACK_NAME, REPO, Neighbour, Run, Session, Setup
+from .session import Neighbour, Session, Setup
 
 Result = dict[str, Any]
 
@@ -135,8 +137,7 @@ def measured(
 ) -> Iterator[Result]:
     """Yields what was seen of each variant. Fills `right` with the steps' right pictures."""
     own = entrant.folder == PACK_NAME
-    neighbours = () if own else others(asked, entrant)
-    with Session(asked, pack=own, others=neighbours) as session:
+    with Session(asked, pack=own, others=others(asked, entrant)) as session:
         if not session.has_node(entrant.proof):
             raise RuntimeError("ComfyUI did not load it")
         for unet in asked.unets:
@@ -158,12 +159,13 @@ def measured(
 
 
 def others(asked: Setup, entrant: Entrant) -> tuple[Neighbour, ...]:
-    """The pack to install, none for ComfyUI alone. Raises FileNotFoundError if it is missing."""
-    if entrant.folder is None:
+    """The pack to install beside SideStream. Raises FileNotFoundError if it is missing."""
+    if entrant.folder in (None, PACK_NAME):
         return ()
-    if asked.packs is None or not (asked.packs / entrant.folder).is_dir():
+    folder = (asked.packs or Path()) / str(entrant.folder)
+    if not folder.is_dir():
         raise FileNotFoundError(NOT_THERE)
-    return (Neighbour(asked.packs / entrant.folder, entrant.files),)
+    return (Neighbour(folder, entrant.files),)
 
 
 def sampled(session: Session, unet: str, variant: Variant | None = None) -> Result:

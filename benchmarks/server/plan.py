@@ -22,9 +22,6 @@ def sidestream(settings: dict[str, Any], *without: str) -> dict[str, Any]:
     return {"by": "sidestream", "settings": settings, "without": without}
 
 
-INSTALLED = {"by": "installed"}
-"""What a sampler gets in the running ComfyUI, whichever packs are installed and on its MODEL."""
-
 PROVIDERS: dict[str, dict[str, Any]] = {
     NONE: comfyui("none"),
     CONTROL: comfyui("none"),
@@ -40,6 +37,8 @@ PROVIDERS: dict[str, dict[str, Any]] = {
     "SideStream, every step, Latent2RGB": sidestream(EVERY_STEP | {"method": "latent2rgb"}),
 }
 COMPARED = tuple(name for name in PROVIDERS if name != NONE)
+INSTALLED = {"by": "installed", "method": "installed"}
+"""What a sampler gets in the running ComfyUI, whichever packs are installed and on its MODEL."""
 
 
 def order(compared: Sequence[str], rounds: int, seed: int) -> list[str]:
