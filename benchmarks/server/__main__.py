@@ -9,6 +9,7 @@ in another process. Modes:
     gpus          sampling on one GPU, decoding on another; a model split over two
     matrix        `ordinary` with both allocators, with and without DynamicVRAM
     short-memory  `ordinary` and `blocks` with 4 GB left on the card
+    packs         previews of ComfyUI, SideStream and the packs in the folder --packs
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ import shlex
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from . import files, plan, session, tables
 from .modes import MODES
@@ -53,6 +56,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the order of providers")
     parser.add_argument("--idle", type=float, default=10.0, help="seconds after the last run")
     parser.add_argument("--provider", action="append", default=[], choices=plan.COMPARED)
+    parser.add_argument("--packs", type=Path, help="a folder with checkouts of other packs")
     parser.add_argument("--output", type=Path, help="a file for the results, JSON")
     arguments = parser.parse_args()
     if arguments.comfyui is None:
@@ -75,6 +79,7 @@ def main() -> None:
         seed=given.seed,
         providers=tuple(given.provider),
         idle=given.idle,
+        packs=given.packs and given.packs.absolute(),
     )
     session.write_models(asked)
     results: dict[str, object] = {
@@ -84,10 +89,15 @@ def main() -> None:
     }
     printed = []
     for mode in given.modes:
-        results[mode] = MODES[mode](asked)
+
+        def save(result: dict[str, Any], mode: str = mode) -> None:
+            """Keep what was measured so far."""
+            results[mode] = result
+            if given.output:
+                given.output.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+
+        save(MODES[mode](replace(asked, save=save)))
         printed.append(tables.TABLES[mode](results[mode]))
-        if given.output:  # after each mode: what was measured is not lost
-            given.output.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
     print(json.dumps({name: results[name] for name in results if name not in MODES}))
     print("\n\n".join(printed), flush=True)
 

@@ -6,19 +6,16 @@ import contextlib
 import json
 import subprocess
 import sys
-import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from . import frames, plan, prompts, ratios
+from .looks import megabytes, references, watched_memory
+from .packs import packs
 from .session import Session, Setup
 
-REFERENCE_DECODERS = ("taesd", "latent2rgb")
-POLL = 0.05  # seconds between two looks at the memory
 LEFT_GB = 4.0
 """Free on the card in the mode `short-memory`."""
 HAMMERS = (("callback", "euler_ancestral"), ("thread", "euler"), ("thread, graphs", "euler"))
@@ -104,11 +101,6 @@ def memory_in_short(runs: list[Result], idle: list[dict[str, int]]) -> Result:
     }
 
 
-def megabytes(count: int) -> float:
-    """Bytes as MB of 2^20."""
-    return round(count / 2**20, 1)
-
-
 def latents(session: Session, unet: str, runs: int) -> list[str]:
     """The hashes of the latents of so many runs without SideStream's settings."""
     asked = session.asked
@@ -118,51 +110,6 @@ def latents(session: Session, unet: str, runs: int) -> list[str]:
         run = session.run(prompt, {"method": "off"})
         found.append(session.output(run, prompts.END, "sha256"))
     return found
-
-
-def references(session: Session, unet: str, split: bool = False) -> dict[str, Any]:
-    """By decoder and step, the right pictures; under `latent`, the hash of the run's latent."""
-    asked = session.asked
-    with tempfile.TemporaryDirectory(prefix="sidestream-bench-") as folder:
-        prompt = prompts.measured(
-            "SideStreamBenchReferences",
-            unet,
-            asked.size(unet),
-            session.nonce(),
-            split,
-            steps=asked.steps,
-            folder=folder,
-        )
-        run = session.run(prompt, {"method": "off"})
-        right: dict[str, Any] = {
-            decoder: frames.references(Path(folder), decoder) for decoder in REFERENCE_DECODERS
-        }
-        right["latent"] = session.result(run, prompts.SAMPLER)["latent"]
-    return right
-
-
-@contextlib.contextmanager
-def watched_memory(session: Session) -> Iterator[list[dict[str, int]]]:
-    """Yields a list that holds, at the end, the most and the least of each GPU."""
-    seen: list[dict[str, int]] = []
-    over = threading.Event()
-
-    def look() -> None:
-        while not over.wait(POLL):
-            for index, gpu in enumerate(session.memory()):
-                if index == len(seen):
-                    seen.append({"most_reserved": 0, "least_free": gpu["free"]})
-                each = seen[index]
-                each["most_reserved"] = max(each["most_reserved"], gpu["most_reserved"])
-                each["least_free"] = min(each["least_free"], gpu["free"])
-
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        over.set()
-        thread.join()
 
 
 def blocks(asked: Setup) -> Result:
@@ -340,4 +287,5 @@ MODES: dict[str, Callable[[Setup], Result]] = {
     "gpus": gpus,
     "matrix": matrix,
     "short-memory": short_memory,
+    "packs": packs,
 }
