@@ -49,9 +49,7 @@ def write_unet(path: Path, unet: str, device: torch.device) -> None:
     save_file({n: w.half().cpu().contiguous() for n, w in network.state_dict().items()}, path)
 
 
-def predict_the_noise(
-    network: Any, unet: str, device: torch.device, dtype: torch.dtype
-) -> None:
+def predict_the_noise(network: Any, unet: str, device: torch.device, dtype: torch.dtype) -> None:
     """Fit the last convolution so that the network gives back what it is given."""
     side, batch = (48, 8) if device.type == "cuda" else (24, 8)
     generator = torch.Generator().manual_seed(11)

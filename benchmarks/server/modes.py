@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +13,6 @@ from .looks import megabytes, references, watched_memory
 from .packs import packs
 from .session import Session, Setup
 
-LEFT_GB = 4.0
-"""Free on the card in the mode `short-memory`."""
 HAMMERS = (("callback", "euler_ancestral"), ("thread", "euler"), ("thread, graphs", "euler"))
 
 Result = dict[str, Any]
@@ -246,46 +241,11 @@ def with_arguments(asked: Setup, *arguments: str) -> Setup:
     return replace(asked, arguments=(*asked.arguments, *arguments))
 
 
-def short_memory(asked: Setup) -> Result:
-    """Everything once more on a card on which little is free."""
-    with filled_card(LEFT_GB) as free:
-        found = ordinary(asked)
-        return {"left_gb": free, "ordinary": found, "blocks": blocks(asked)}
-
-
-FILLER = """
-import sys, torch
-free, total = torch.cuda.mem_get_info(0)
-kept = torch.empty(max(0, free - int(float(sys.argv[1]) * 2**30)), dtype=torch.uint8, device="cuda")
-print(torch.cuda.mem_get_info(0)[0] / 2**30, flush=True)
-sys.stdin.read()
-"""
-
-
-@contextlib.contextmanager
-def filled_card(left_gb: float) -> Iterator[float]:
-    """Another process takes all of the first GPU's memory but so much. Yields what is left."""
-    filler = subprocess.Popen(
-        [sys.executable, "-c", FILLER, str(left_gb)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert filler.stdin is not None
-    assert filler.stdout is not None
-    try:
-        yield float(filler.stdout.readline())
-    finally:
-        filler.stdin.close()
-        filler.wait(60)
-
-
 MODES: dict[str, Callable[[Setup], Result]] = {
     "ordinary": ordinary,
     "blocks": blocks,
     "hammer": hammer,
     "gpus": gpus,
     "matrix": matrix,
-    "short-memory": short_memory,
     "packs": packs,
 }

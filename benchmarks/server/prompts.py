@@ -22,9 +22,7 @@ def inputs(unet: str, size: int, nonce: int, split: bool = False) -> dict[str, A
     return graph
 
 
-def sampled(
-    unet: str, size: int, nonce: int, steps: int, split: bool = False
-) -> dict[str, Any]:
+def sampled(unet: str, size: int, nonce: int, steps: int, split: bool = False) -> dict[str, Any]:
     """An ordinary run of ComfyUI's KSampler; node END tells the latent's hash."""
     return {
         **inputs(unet, size, nonce, split),

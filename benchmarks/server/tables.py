@@ -34,9 +34,7 @@ def ordinary(result: Result) -> str:
 def runs_table(result: Result, name: str) -> str:
     """The runs of the KSampler node."""
     rows = [
-        row
-        for unet, found in result["unets"].items()
-        for row in run_rows(f"{name}{unet}", found)
+        row for unet, found in result["unets"].items() for row in run_rows(f"{name}{unet}", found)
     ]
     return markdown(RUN_HEAD, rows)
 
@@ -179,12 +177,6 @@ def matrix(result: Result) -> str:
     return "\n\n".join([markdown(RUN_HEAD, rows), *lines])
 
 
-def short_memory(result: Result) -> str:
-    """Both parts."""
-    left = f"{result['left_gb']:.1f} GB left on the card:"
-    return "\n\n".join([left, ordinary(result["ordinary"]), blocks(result["blocks"])])
-
-
 def packs(result: Result) -> str:
     """One row for each way to use each pack."""
     head = (
@@ -241,6 +233,5 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "hammer": hammer,
     "gpus": gpus,
     "matrix": matrix,
-    "short-memory": short_memory,
     "packs": packs,
 }
