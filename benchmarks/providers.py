@@ -135,14 +135,13 @@ EVERY_STEP = {"throttle_ms": 0, "budget": 0, "method": "taesd"}
 def previewed_by(model: Any, vae: Any, pack: Any) -> Iterator[None]:
     """SideStream in charge of a MODEL that carries a VAE to preview by."""
     from sidestream.preview import host
-    from sidestream.preview.settings import VAE_KEY
 
-    host.models.leave_vae(model, vae)
+    host.models.attach_vae(model, vae)
     try:
         with sidestream(pack):
             yield
     finally:
-        del model.model_options[VAE_KEY]
+        del model.model_options[host.models.VAE_KEY]
 
 
 def compared(case: str, pack: Any, model: Any, device: torch.device) -> list[Provider]:

@@ -110,9 +110,8 @@ class SideStreamPreview(io.ComfyNode):
         """Raises SettingError for an invalid linked input, which cannot be checked earlier."""
         clone = model.clone()
         node_id = str(getattr(cls.hidden, "unique_id", ""))
-        host.models.leave_settings(clone, node_id, checked(explicit(settings)))
+        host.models.attach_settings(clone, node_id, checked(explicit(settings)))
         for each in (vae, audio_vae):
-            if each is not None:  # whichever input it came by: it says itself what it decodes to
-                leave = host.sound.leave if host.sound.is_for_sound(each) else host.models.leave_vae
-                leave(clone, each)
+            if each is not None:  # whichever input it came by: the VAE tells what it decodes to
+                host.models.attach_vae(clone, each)
         return io.NodeOutput(clone)

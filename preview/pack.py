@@ -133,7 +133,7 @@ class Pack:
         self, node_id: str, fields: dict[str, Any], model: Any, tell: Callable[[int, int], None]
     ) -> Frames:
         """For the node 'Side-Stream Frames' with that id: what it gives. See `frames_of`."""
-        upstream = host.graph.upstream_signatures(host.graph.running(), node_id, "latent")
+        upstream = host.prompts.upstream_signatures(host.prompts.running_graph(), node_id, "latent")
         recording = self._recordings.find(upstream, host.prompts.list_index(), model)
         return frames_of(recording, limit_of(fields), tell)
 

@@ -226,11 +226,12 @@ def _previews(provider: Mapping[str, Any], private: Private) -> Iterable[str]:
 
 
 def _decoder_files(private: Private) -> Iterable[str]:
-    for name, formats in host.models.formats_by_decoder().items():
-        file = host.models.decoder_file(name)
+    known = host.models.formats_by_decoder()
+    for name, formats in known.items():
+        file = host.installation.decoder_file(name)
         found = _found(name) if file is None else f"{_name(file)}, {_size(file)}"
         yield private(f"{name}: {found} (for {', '.join(formats)})")
-    others = host.models.other_decoder_files()
+    others = host.installation.other_decoder_files(known)
     for file in others[:OTHERS]:
         yield private(f"{_name(file)}: not used: unknown name")
     if len(others) > OTHERS:
@@ -239,7 +240,7 @@ def _decoder_files(private: Private) -> Iterable[str]:
 
 def _found(name: str) -> str:
     """What to say of a decoder that ComfyUI does not find."""
-    place = host.models.misplaced_decoder(name)
+    place = host.installation.misplaced_decoder(name)
     return "missing" if place is None else f"missing; wrong folder: {one_line(place)}"
 
 

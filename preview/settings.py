@@ -34,12 +34,8 @@ INHERITED = "as in my settings"
 INHERITED_NUMBER = -1
 """What a node's field holds that sets nothing."""
 
-VAE_KEY = "sidestream_vae"
-"""Where a VAE to preview by lies on a MODEL's options."""
-
 BESIDE = (NODES, ACCEPTS, USER)
-"""What a prompt's extra data hold beside settings."""
-"""What a prompt's extra data hold beside settings."""
+"""What a prompt's extra data hold besides settings."""
 
 LONGEST_VALUE = 80
 """Characters of a value. The longest valid one has fewer than 20."""

@@ -219,7 +219,7 @@ def test_decoder_files_are_found_by_comfyuis_own_rule(report: Any, comfy: HostMo
     try:
         lines = dict(line.split(": ", 1) for line in report._decoder_files(report._private()))
         for name, kind in formats.items():
-            there = report.host.models.decoder_file(name) is not None
+            there = report.host.installation.decoder_file(name) is not None
             assert there == (name in names), name
             expected = f"{names[name]}, 5 bytes" if there else "missing"
             assert lines[name].startswith(f"{expected} (for {kind}"), name

@@ -55,7 +55,7 @@ def vae(
 def decoder_of(comfy: HostModules, vae: Any) -> SoundDecoder:
     from sidestream.preview import host
 
-    return SoundSource(host.sound.copy_of(vae), unchanged).load(CPU)
+    return SoundSource(host.models.sound_copy(vae), unchanged).load(CPU)
 
 
 def whole(decoder: SoundDecoder, latent: torch.Tensor) -> torch.Tensor:
@@ -86,8 +86,8 @@ def test_i11_a_copy_shares_nothing_and_draws_no_random_numbers(comfy, family, va
         raise AssertionError("the sampler's alone")
 
     latent = torch.randn(family.shape(8))
-    made = host.sound.copy_of(vae)
-    assert host.sound.copy_of(vae) is made
+    made = host.models.sound_copy(vae)
+    assert host.models.sound_copy(vae) is made
     theirs = {w.untyped_storage().data_ptr() for w in weights(vae.first_stage_model)}
     decoder = SoundSource(made, unchanged).load(CPU)
     for model in (made.model, decoder._decode.__self__):

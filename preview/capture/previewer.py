@@ -55,7 +55,7 @@ class Previewer:
         self._is_sound = is_sound
         self._shapes: Sequence[Sequence[int]] = ()
         """Of the latents that are sampled as one, where there are several."""
-        self._hidden = host.guides.Hidden()
+        self._hidden = host.sampling.Hidden()
         self._captured: tuple[Engine, Frame] | None = None
         self._captured_sound: tuple[Engine, SoundSnapshot] | None = None
         self._in_step = False
@@ -168,14 +168,14 @@ class Previewer:
         self._in_step, self._whole = False, None
         self._hand_over()
 
-    def begun(self, shapes: Sequence[Sequence[int]], hidden: host.guides.Hidden) -> None:
+    def begun(self, shapes: Sequence[Sequence[int]], hidden: host.sampling.Hidden) -> None:
         """Sampling begins, with latents of these shapes: several where they are sampled as one.
 
         `hidden` is what of the first one is not the video that will come.
         """
         self._shapes, self._hidden = shapes, hidden
 
-    def may_finish(self, finisher: host.finishing.Finisher) -> None:
+    def may_finish(self, finisher: host.sampling.Finisher) -> None:
         """The sampler begins, and `finisher` can end it early; or that is over."""
         run = self.run
         run.finisher = finisher if finisher.is_open else None
@@ -191,7 +191,7 @@ class Previewer:
                 run.total_steps,
             )
 
-    def _show_start(self, finisher: host.finishing.Finisher) -> None:
+    def _show_start(self, finisher: host.sampling.Finisher) -> None:
         """Capture what the sampler starts from, as step 0, where that is wanted."""
         try:
             run = self.run

@@ -222,7 +222,7 @@ class Provider:
         self, get_previewer: Callable[..., Any], original: Callable[[], Any]
     ) -> Any:
         """Another pack's previewer, or ComfyUI's own that another pack has changed; else None."""
-        overridden = host.sampling.is_overridden_for_all()
+        overridden = host.sampling.overriding_method() is not None
         if host.sampling.is_own_function(get_previewer, "get_previewer") and not overridden:
             return None
         theirs = self._contained(original)
@@ -250,7 +250,7 @@ class Provider:
         if chosen == "none" and node.get("method", "host") == "host":
             self._transport.announce_none(context, "method")
             return None
-        left = host.models.left_vae(sampling.model) if sampling else None
+        left = host.models.attached_vae(sampling.model) if sampling else None
 
         def sources_for(settings: Settings) -> list[Source]:
             method = settings.method
@@ -293,16 +293,16 @@ class Provider:
         if context.node_id is None:
             return None
         try:
-            graph = host.graph.running()
-            takers = host.graph.of_class(graph, NODE)
+            graph = host.prompts.running_graph()
+            takers = host.prompts.nodes_of_class(graph, NODE)
             if not takers:
                 self._recordings.clear()
                 return None
-            own = host.graph.signatures(graph, context.node_id)
+            own = host.prompts.signatures(graph, context.node_id)
             limits = [
-                limit_of(host.graph.inputs(graph, taker))
+                limit_of(host.prompts.inputs_of(graph, taker))
                 for taker in takers
-                if not set(own).isdisjoint(host.graph.upstream_signatures(graph, taker, "latent"))
+                if not set(own).isdisjoint(host.prompts.upstream_signatures(graph, taker, "latent"))
             ]
             if not limits:
                 return None
@@ -318,17 +318,19 @@ class Provider:
         self, sampling: Sampling | None, latent_format: Any, extra: Any
     ) -> tuple[SoundSource | None, str]:
         """What decodes the sound of a sampling, or why nothing does though it was asked for."""
-        vae = host.sound.left(sampling.model) if sampling else None
-        if sampling is None or vae is None or not accepts(extra.get(KEY), SOUND):
+        if sampling is None or not accepts(extra.get(KEY), SOUND):
             return None, ""
-        if not host.sound.has_sound(latent_format):
+        vae = host.models.attached_vae(sampling.model, host.models.SOUND_VAE_KEY)
+        if vae is None:
+            return None, ""
+        if not host.models.has_sound(latent_format):
             name = type(latent_format).__name__
             line = f"The VAE for sound is ignored: {name} latents have none."
             self._say_once(logging.WARNING, line)
             return None, "latents"
         try:
             return sources.sound(vae, latent_format, sampling.model), ""
-        except host.sound.CannotDecode as error:
+        except host.models.CannotDecode as error:
             line = f"This VAE cannot decode sound previews ({plain(error)})."
             self._say_once(logging.WARNING, line)
             return None, error.why
@@ -336,7 +338,7 @@ class Provider:
     def _node_settings(self, model: Any, extra: Any) -> dict[str, Any]:
         """What the nodes on a MODEL set: as inputs, or beside the prompt that runs now."""
         settings: dict[str, Any] = {}
-        for left in host.models.left_settings(model):
+        for left in host.models.attached_settings(model):
             settings |= self._good(*salvaged(left.settings), "attached to a MODEL")
             settings |= self._good(*of_node(extra.get(KEY), left.node_id), "sent with a prompt")
         return settings

@@ -1,8 +1,8 @@
 """What is kept for the node 'Side-Stream Frames': of which samplings, how much, and for how long.
 
-A sampling is found by what its node's output depends on (`host.graph`), as in ComfyUI's own cache:
-so its pictures are found too where the sampler was not run again. Nothing is kept of a prompt
-without the node, and what was kept goes with the first sampling of such a prompt.
+Like ComfyUI's own cache, it finds a sampling by what its node's output depends on (`host.prompts`),
+so there are pictures even if the sampler did not have to run again. Prompts without the node are
+not recorded, and the first sampling of such a prompt discards what was kept.
 """
 
 from __future__ import annotations

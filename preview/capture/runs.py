@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class Finisher(Protocol):
-    """Ends a sampler early; see `host.finishing`."""
+    """Ends a sampler early; see `host.sampling`."""
 
     def finish(self, step: int, x0: Any, x: Any) -> None:
         """From its callback of `step` (from 0). Returns where it cannot."""

@@ -43,8 +43,8 @@ def find(method: str, latent_format: Any, say: Say, vae: VaeCopy | None = None) 
 
 
 def sound(vae: Any, latent_format: Any, model: Any) -> SoundSource:
-    """What decodes the sound of a MODEL's latents by `vae`. Raises host.sound.CannotDecode."""
-    scale = host.sound.scale(model)
+    """What decodes the sound of a MODEL's latents by `vae`. Raises host.models.CannotDecode."""
+    scale = host.models.sound_scale(model)
 
     def process_out(latent: torch.Tensor) -> torch.Tensor:
         if host.models.is_sound(latent_format):
@@ -52,7 +52,7 @@ def sound(vae: Any, latent_format: Any, model: Any) -> SoundSource:
         return latent / scale
 
     space = f"{_space(latent_format)} {scale}"
-    return SoundSource(host.sound.copy_of(vae), process_out, space)
+    return SoundSource(host.models.sound_copy(vae), process_out, space)
 
 
 def _tiny_decoder(latent_format: Any, say: Say, wanted: bool) -> Source | None:
@@ -60,7 +60,7 @@ def _tiny_decoder(latent_format: Any, say: Say, wanted: bool) -> Source | None:
     if not names:
         return None
     try:
-        path = host.models.decoder_file(*names)
+        path = host.installation.decoder_file(*names)
     except OSError as error:  # the folder went away, or a disk
         reason = in_a_line(error)
         say(logging.WARNING, f"models/vae_approx cannot be read ({reason}), so it is ignored.")
@@ -90,14 +90,14 @@ def missing_decoder(latent_format: Any) -> Kind | None:
     if kind is None or host.models.is_exact(latent_format):
         return None
     try:
-        path = host.models.decoder_file(*host.models.decoder_names(latent_format))
+        path = host.installation.decoder_file(*host.models.decoder_names(latent_format))
     except OSError:
         return None
     return kind if path is None else None
 
 
 def _say_what_is_missing(names: Sequence[str], say: Say, wanted: bool) -> None:
-    place = host.models.misplaced_decoder(*names)
+    place = host.installation.misplaced_decoder(*names)
     if place is not None:
         say(
             logging.WARNING,
