@@ -77,8 +77,8 @@ def _tiny_decoder(latent_format: Any, say: Say, wanted: bool) -> Source | None:
     channels, precision = host.models.latent_channels(latent_format), host.installation.precision
     if family == decoder_files.IMAGE:
         return TaesdSource.of(path, channels, precision)
-    space, process_out = _space(latent_format), latent_format.process_out
-    return TaehvSource.of(path, channels, precision, space, process_out)
+    more = {"space": _space(latent_format), "process_out": latent_format.process_out}
+    return TaehvSource.of(path, channels, precision, **more)
 
 
 def missing_decoder(latent_format: Any) -> Kind | None:

@@ -1,4 +1,4 @@
-"""What fails in a decoder."""
+"""Errors of decoders."""
 
 from __future__ import annotations
 
@@ -9,4 +9,4 @@ class DecoderError(PlainError):
     """A decoder cannot be loaded. The message names the file and says what is wrong with it."""
 
     lasting = True
-    """Whether it would fail again."""
+    """Whether loading it again would fail, too."""
