@@ -44,7 +44,7 @@ class Chart(ABC):
 
     @abstractmethod
     def size(self, shape: Sequence[int]) -> tuple[int, int]:
-        """Width and height of the final picture of each latent of a batch of `shape` [n, C, ...]."""
+        """Width and height of the final picture of each latent in a batch, `shape` [n, C, ...]."""
 
 
 class StreamingVideoDecoder(Protocol):

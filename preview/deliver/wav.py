@@ -1,4 +1,4 @@
-"""Sound as a WAV file of 16 bits a sample: every browser plays it, and no encoder holds the GIL."""
+"""Sound as a 16-bit WAV file: every browser plays it, and no encoder holds the GIL."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 FULL = 32767
 
 DEVIATIONS = 5.0
-"""A sound of which so many standard deviations are beyond 1 is made softer, as ComfyUI's node VAE
-Decode Audio does."""
+"""A sound for which this many standard deviations exceed 1 is scaled down, as in ComfyUI's node
+VAE Decode Audio."""
 
 
 def wav(samples: np.ndarray, rate: int, comment: str = "") -> bytes:
-    """The file of `samples`, float32 [channels, n], about -1 to 1; `rate` of them in a second.
+    """The file of `samples`, float32 [channels, n], about -1 to 1, with `rate` per second.
 
-    `comment`, in ASCII, is what tools show as such. What is not finite is silence.
+    `comment`, in ASCII, is shown by tools. Samples that are not finite become silence.
     """
     samples = np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
     if samples.size > 1:
