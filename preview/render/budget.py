@@ -8,8 +8,8 @@ from collections import deque
 class Budget:
     """Limits previews to a share of a device's time, over any window of `WINDOW` seconds.
 
-    `spend` records how long a decode took; `allows` says whether one more fits. Decodes too long for
-    any window are spaced so that the share holds on average. All times are in seconds.
+    `spend` records how long a decode took; `allows` says whether one more fits. Decodes that no
+    window has room for are spaced so that the share holds on average. All times are in seconds.
 
     Equal decodes cost the same, and the shortest of the last few shows best how much: the others
     spent more time waiting for other users of the device, which costs those nothing.

@@ -274,7 +274,7 @@ class Engine:
         )
         frame = self._frame
         if frame is not None:
-            frame.label.close(records.FAILED)  # the worker may still read its slot: it keeps the lease
+            frame.label.close(records.FAILED)  # not its lease: the worker may still read the slot
         self.shut()
 
     def close(self, timeout: float = 1.0) -> None:
