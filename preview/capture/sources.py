@@ -1,4 +1,4 @@
-"""Which decoders can show a latent format's previews, best first."""
+"""Which decoders can make previews for a latent format, best first."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def find(method: str, latent_format: Any, say: Say, vae: VaeCopy | None = None) 
 
 
 def sound(vae: Any, latent_format: Any, model: Any) -> SoundSource:
-    """What decodes the sound of a MODEL's latents by `vae`. Raises host.models.CannotDecode."""
+    """What decodes the sound of a MODEL's latents with `vae`. Raises host.models.CannotDecode."""
     scale = host.models.sound_scale(model)
 
     def process_out(latent: torch.Tensor) -> torch.Tensor:
@@ -61,7 +61,7 @@ def _tiny_decoder(latent_format: Any, say: Say, wanted: bool) -> Source | None:
         return None
     try:
         path = host.installation.decoder_file(*names)
-    except OSError as error:  # the folder went away, or a disk
+    except OSError as error:  # the folder or its disk is gone
         reason = in_a_line(error)
         say(logging.WARNING, f"models/vae_approx cannot be read ({reason}), so it is ignored.")
         return None
@@ -82,9 +82,9 @@ def _tiny_decoder(latent_format: Any, say: Say, wanted: bool) -> Source | None:
 
 
 def missing_decoder(latent_format: Any) -> Kind | None:
-    """The files of which one would make the format's previews sharp; None where one is there.
+    """The kind of files that would make the format's previews sharp, if none of them is there.
 
-    None also where there are no such files, or none is needed.
+    None if there is one, if no such files exist, or if none is needed.
     """
     kind = host.models.decoder_kind(latent_format)
     if kind is None or host.models.is_exact(latent_format):
@@ -112,7 +112,7 @@ def _say_what_is_missing(names: Sequence[str], say: Say, wanted: bool) -> None:
 
 
 def _space(latent_format: Any) -> str:
-    """What its `process_out` depends on."""
+    """Identifies its `process_out`."""
     return f"{type(latent_format).__name__} {getattr(latent_format, 'scale_factor', 1)}"
 
 
