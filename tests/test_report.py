@@ -285,7 +285,7 @@ def test_the_doctor_starts_a_comfyui_where_none_runs(
     free = server.free_port()
     assert doctor.doctor(free, lambda: comfy_host(fresh=True)) == 0
     said = capsys.readouterr().out
-    assert f"No ComfyUI runs on port {free}." in said
+    assert f"No ComfyUI is running on port {free}." in said
     assert "\nSideStream report\n" in said
     assert "in charge: SideStream" in said
 

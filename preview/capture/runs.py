@@ -206,7 +206,7 @@ class Run:
 
     @property
     def duration(self) -> float | None:
-        """The expected duration of its sampling in seconds, at its pace so far; None if unknown."""
+        """The expected seconds of its whole sampling, at its pace so far; None if unknown."""
         if not self.step or not self.total_steps:
             return None
         return self.sampled_for * self.total_steps / self.step
@@ -228,7 +228,7 @@ class Run:
         return admitted or self._held
 
     def records(self, now: float) -> bool:
-        """Whether to record the current step, even if its preview is not sent; to be called once."""
+        """Whether to record the current step, even if its preview is not sent; to be asked once."""
         if self.ended or self.paused or not self.chain.wanted:
             return False
         settings, is_last = self.settings, self._is_last(self.step)
