@@ -88,6 +88,7 @@ class Run:
         self._current(step, x0, x, total_steps)
         spent = time.perf_counter() - start
         if position == 0:
+            self._await_changes(block["provider"])
             wait_for_sampler(self._device)
             block["from"] = time.perf_counter()
             return
@@ -114,8 +115,8 @@ class Run:
             if settings != self._live:
                 self._live = settings
                 providers.change_live(self._client, settings)
-            for part in kind["without"]:
-                self._switched.enter_context(providers.WITHOUT[part]())
+            for change in kind["changes"]:
+                self._switched.enter_context(providers.CHANGES[change]())
             self._current = self._callbacks["sidestream"]
         else:
             self._current = self._callbacks[kind["method"]]
@@ -123,12 +124,19 @@ class Run:
         block = {"provider": name, "step": step + 1, "began": began, "callbacks_ms": []}
         self.blocks.append(block)
 
+    def _await_changes(self, name: str) -> None:
+        waits = providers.WAITS
+        for change in self._kinds[name].get("changes", ()) if name not in self.left_out else ():
+            problem = waits[change]() if change in waits else ""
+            if problem:
+                self.left_out[name] = problem
+
     def _not_offered(self) -> dict[str, str]:
         missing = {}
         for name, kind in self._kinds.items():
-            for part in kind.get("without", ()):
+            for change in kind.get("changes", ()):
                 try:
-                    providers.WITHOUT[part]()
+                    providers.CHANGES[change]()
                 except providers.NotOffered as error:
                     missing[name] = str(error)
         return missing

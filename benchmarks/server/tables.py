@@ -157,7 +157,7 @@ def gpus(result: Result) -> str:
             len(run["frames"]["wrong"]),
             run["frames"]["in_order"],
             run["decoding_share_by_frames"],
-            ", ".join(f"{each['device']}: {each['share']}" for each in run["devices"]),
+            ", ".join(f"{each['path']}: {each['share']}" for each in run["devices"]),
         ]
         for unet, found in result["unets"].items()
         for name, run in found.items()
