@@ -34,7 +34,7 @@ name_the_pack()
 
 from sidestream.preview.capture.runs import Run, Runs, RunSpec, SettingsLayers  # noqa: E402
 from sidestream.preview.decoders.cache import DecoderCache  # noqa: E402
-from sidestream.preview.decoders.errors import DecoderError  # noqa: E402
+from sidestream.preview.decoders.protocols import DecoderError  # noqa: E402
 from sidestream.preview.deliver.transport import Transport  # noqa: E402
 from sidestream.preview.records import (  # noqa: E402
     NodeContext,

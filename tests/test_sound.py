@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from sidestream.preview.decoders import sound as sound_module
-from sidestream.preview.decoders.errors import DecoderError
+from sidestream.preview.decoders.protocols import DecoderError
 from sidestream.preview.decoders.sound import SoundDecoder, SoundSource
 from sidestream.preview.deliver.wav import wav
 from sidestream.preview.vae_copy import weights

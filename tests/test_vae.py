@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sidestream.preview.decoders import vae as vae_module
 from sidestream.preview.decoders.cache import DecoderCache
-from sidestream.preview.decoders.errors import DecoderError
 from sidestream.preview.decoders.picture import on_chequerboard
+from sidestream.preview.decoders.protocols import DecoderError
 from sidestream.preview.decoders.vae import (
     MB,
     RESERVE,

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 from .. import decoder_files, host
 from ..decoder_files import Kind
 from ..decoders import recognise
-from ..decoders.errors import DecoderError
 from ..decoders.latent2rgb import Latent2RGBSource
-from ..decoders.protocols import Source
+from ..decoders.protocols import DecoderError, Source
 from ..decoders.sound import SoundSource
 from ..decoders.spectrogram import SpectrogramSource
 from ..decoders.taehv import TaehvSource

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from ..plain import NAME, plain
-from .errors import DecoderError
-from .protocols import Loads, Source, T
+from .protocols import DecoderError, Loads, Source, T
 
 
 class DecoderCache:
@@ -55,7 +54,7 @@ class DecoderCache:
             decoder = source.load(device)
         except DecoderError as error:
             if error.lasting:
-                self._remember(source, str(error))
+                self.leave(source, str(error))
             raise
         with self._lock:
             self._loaded[key] = decoder
@@ -80,7 +79,8 @@ class DecoderCache:
             if key[1] == device and key != but and not held:  # type: ignore[index]
                 del self._loaded[key], self._holders[key]
 
-    def _remember(self, source: Loads[Any], why: str) -> None:
+    def leave(self, source: Loads[Any], why: str) -> None:
+        """Do not use `source` again in this process."""
         with self._lock:
             self._broken[source.key] = plain(why)
             while len(self._broken) > self.REMEMBERED:
@@ -101,10 +101,6 @@ class DecoderCache:
         """Why sources failed to load, for people to read."""
         with self._lock:
             return list(dict.fromkeys(self._broken.values()))
-
-    def leave(self, source: Source, why: str) -> None:
-        """Do not use `source` again in this process."""
-        self._remember(source, why)
 
     def names(self) -> list[str]:
         """The loaded decoders, for people to read."""

@@ -24,7 +24,7 @@ from typing import IO, Any, NamedTuple
 import torch
 
 from ..plain import file_name, in_a_line
-from .errors import DecoderError
+from .protocols import DecoderError
 
 HEADER = 1 << 20
 """The most bytes for the list of a file's weights. Decoders need about ten thousand."""

@@ -1,4 +1,4 @@
-"""The interfaces of decoders and their sources.
+"""The interfaces of decoders and their sources, and the error that they raise.
 
 A `Source` identifies a decoder without loading it; a `Decoder` is loaded and turns a staged latent
 into RGB.
@@ -10,10 +10,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
+from ..plain import PlainError
+
 if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T", covariant=True)
+
+
+class DecoderError(PlainError):
+    """A decoder cannot be loaded. The message names the file and says what is wrong with it."""
+
+    lasting = True
+    """Whether loading it again would fail, too."""
 
 
 class Decoder(Protocol):

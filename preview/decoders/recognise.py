@@ -6,8 +6,8 @@ import functools
 
 from .. import decoder_files
 from . import taehv, taesd
-from .errors import DecoderError
 from .files import Version, opened, version_of
+from .protocols import DecoderError
 
 
 def family_of(path: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from ..vae_copy import SoundCopy
-from .errors import DecoderError
+from .protocols import DecoderError
 from .vae import RESERVE, CopiedDecoder, CopiedSource, NotEnoughMemory, memory_of
 
 LONGEST = 10.0

@@ -24,9 +24,9 @@ from torch import nn
 from torch.nn import Conv2d
 
 from .convolution import conv_relu
-from .errors import DecoderError
 from .files import Stored, opened
 from .memory import BLOCKS, PLAIN, SUPER, WIDE, Memory, Stage, SuperStage, conv3x3
+from .protocols import DecoderError
 from .weights import UNFILLED, WIDEST, FileSource, fill, shape_of
 
 STAGES = 3  # each doubles the size
@@ -209,10 +209,6 @@ class Taehv:
         cycle = self._layout.cycle
         single = index == 0 or (cycle > 0 and index % cycle == 0)
         return range(self.frames_each - 1 if single else 0, self.frames_each)
-
-    def frames_of(self, latent_frames: int) -> int:
-        """The number of frames of a video with that many latent frames."""
-        return sum(len(self.visible_frames(index)) for index in range(latent_frames))
 
     def __call__(self, latent: torch.Tensor, min_side: int) -> torch.Tensor:
         """RGB [3, H, W] of `latent` [1, C, h, w], or of the first frame of [1, C, T, h, w].

@@ -18,10 +18,10 @@ from torch import nn
 from torch.nn import Conv2d, GroupNorm
 
 from .convolution import conv_relu
-from .errors import DecoderError
 from .files import Stored, opened
 from .fused import WhenReady
 from .picture import on_chequerboard
+from .protocols import DecoderError
 from .weights import UNFILLED, WIDEST, FileSource, fill, shape_of
 
 BLOCKS = 3  # in each stage

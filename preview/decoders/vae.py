@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..vae_copy import SMALLEST, Copy, TensorFunction, VaeCopy, copied
-from .errors import DecoderError
 from .picture import on_chequerboard
+from .protocols import DecoderError
 
 MB = 1 << 20
 RESERVE = 1024 * MB

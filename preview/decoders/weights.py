@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from .errors import DecoderError
 from .files import Stored, Version, version_of
+from .protocols import DecoderError
 
 Precision = Callable[[torch.device], torch.dtype]
 """Gives the fastest dtype in which convolutions on a device are accurate."""

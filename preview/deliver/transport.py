@@ -129,14 +129,13 @@ class Transport:
 
     def may_sound(self, run: Run) -> bool:
         """Whether sounds of `run` may still be sent: it did not fail, or end long ago."""
-        context = run.context
         if run.aborted:
             return False
-        if self._wire.is_running(context.prompt_id, context.node_id):
+        if self.at_work(run):
             return True
         if run.ended_for(records.now()) > LATE_SECONDS:
             return False
-        return self._wire.may_show_late(context.prompt_id, context.node_id)
+        return self._wire.may_show_late(run.context.prompt_id, run.context.node_id)
 
     def at_work(self, run: Run) -> bool:
         """Whether the node of `run` is still running, and may sample again."""

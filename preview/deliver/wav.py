@@ -6,6 +6,8 @@ import struct
 
 import numpy as np
 
+from .webp import riff_chunk
+
 FULL = 32767
 
 DEVIATIONS = 5.0
@@ -25,10 +27,6 @@ def wav(samples: np.ndarray, rate: int, comment: str = "") -> bytes:
     data = whole.T.tobytes()
     channels = len(samples)
     size = channels * whole.itemsize
-    form = _chunk(b"fmt ", struct.pack("<HHIIHH", 1, channels, rate, rate * size, size, 16))
-    said = _chunk(b"LIST", b"INFO" + _chunk(b"ICMT", comment.encode() + b"\0"))
-    return _chunk(b"RIFF", b"".join((b"WAVE", form, said, _chunk(b"data", data))))
-
-
-def _chunk(name: bytes, data: bytes) -> bytes:
-    return name + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)
+    form = riff_chunk(b"fmt ", struct.pack("<HHIIHH", 1, channels, rate, rate * size, size, 16))
+    said = riff_chunk(b"LIST", b"INFO" + riff_chunk(b"ICMT", comment.encode() + b"\0"))
+    return riff_chunk(b"RIFF", b"".join((b"WAVE", form, said, riff_chunk(b"data", data))))

@@ -23,13 +23,13 @@ def animated_webp(
     place = bytes(6) + _sides(size)  # at 0, 0
     chunks = [
         _extended_header(ANIMATION, size),
-        _chunk(b"ANIM", bytes(6)),  # no background, no end
+        riff_chunk(b"ANIM", bytes(6)),  # no background, no end
     ]
     for picture, duration in zip(pictures, durations, strict=True):
         # Each replaces the previous one.
         head = place + _uint24(duration) + b"\2"
-        chunks.append(_chunk(b"ANMF", head + _pixels(picture)))
-    return _chunk(b"RIFF", b"WEBP" + b"".join(chunks))
+        chunks.append(riff_chunk(b"ANMF", head + _pixels(picture)))
+    return riff_chunk(b"RIFF", b"WEBP" + b"".join(chunks))
 
 
 def with_xmp(file: bytes, size: tuple[int, int], xmp: bytes) -> bytes:
@@ -39,7 +39,7 @@ def with_xmp(file: bytes, size: tuple[int, int], xmp: bytes) -> bytes:
         chunks = chunks[:8] + bytes([chunks[8] | XMP]) + chunks[9:]
     else:
         chunks = _extended_header(XMP, size) + chunks
-    return _chunk(b"RIFF", b"WEBP" + chunks + _chunk(b"XMP ", xmp))
+    return riff_chunk(b"RIFF", b"WEBP" + chunks + riff_chunk(b"XMP ", xmp))
 
 
 def _pixels(webp: bytes) -> bytes:
@@ -54,12 +54,13 @@ def _pixels(webp: bytes) -> bytes:
     raise ValueError("not a WebP picture")
 
 
-def _chunk(name: bytes, content: bytes) -> bytes:
+def riff_chunk(name: bytes, content: bytes) -> bytes:
+    """A chunk of a RIFF file, such as WebP or WAV."""
     return name + struct.pack("<I", len(content)) + content + b"\0" * (len(content) % 2)
 
 
 def _extended_header(flags: int, size: tuple[int, int]) -> bytes:
-    return _chunk(b"VP8X", bytes([flags, 0, 0, 0]) + _sides(size))
+    return riff_chunk(b"VP8X", bytes([flags, 0, 0, 0]) + _sides(size))
 
 
 def _sides(size: tuple[int, int]) -> bytes:

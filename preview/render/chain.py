@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..decoders.errors import DecoderError
+from ..decoders.protocols import DecoderError
 from ..plain import in_a_line
 
 if TYPE_CHECKING:

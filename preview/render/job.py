@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 
-from ..decoders.errors import DecoderError
 from ..decoders.picture import (
     contained,
     greyed,
@@ -18,7 +17,7 @@ from ..decoders.picture import (
     without_nans,
     without_non_finite,
 )
-from ..decoders.protocols import Chart, Decoder, DirectDecoder, VideoDecoder
+from ..decoders.protocols import Chart, Decoder, DecoderError, DirectDecoder, VideoDecoder
 
 EVERYTHING = 1 << 30  # more pixels than any picture has
 
