@@ -38,7 +38,7 @@ LARGEST = 2_000_000  # bytes
 
 
 @dataclass
-class Film:
+class Screencast:
     """Screenshots of a page, and when each was taken."""
 
     page: Page
@@ -80,37 +80,37 @@ class Film:
         )
 
 
-def record(chromium: Browser, url: str) -> Film:
+def record(chromium: Browser, url: str) -> Screencast:
     """A minute of use: watch a run, look back through it, then choose from several."""
     panel = open_page(chromium, url)
     panel.load(demo_prompt(steps=STEPS, seconds=SECONDS_PER_STEP, seed=11))
     show_graph(panel)
-    film = Film(panel.page)
-    film.shoot()
+    screencast = Screencast(panel.page)
+    screencast.shoot()
     panel.queue()
-    film.until(lambda: _frames(panel) >= STEPS // 2)
+    screencast.until(lambda: _frames(panel) >= STEPS // 2)
     for frame in (8, 6, 4):
         panel.page.evaluate("frame => sidestream.watching.scrub(frame)", frame)
-        film.shoot()
-        film.shoot()
+        screencast.shoot()
+        screencast.shoot()
     panel.page.evaluate("() => sidestream.watching.goLive()")
-    film.until(lambda: _is_over(panel))
+    screencast.until(lambda: _is_over(panel))
     for seed in MORE_SEEDS:
         panel.load(demo_prompt(steps=STEPS, seconds=SECONDS_PER_STEP / 4, seed=seed))
         panel.queue()
     panel.page.locator(".sidestream [aria-label^='Show all runs']").click()
-    film.until(lambda: _runs(panel) > len(MORE_SEEDS) and _is_over(panel))
+    screencast.until(lambda: _runs(panel) > len(MORE_SEEDS) and _is_over(panel))
     tiles = panel.page.locator(".sidestream .ss-shot")
     for tile in (tiles.nth(1), tiles.nth(2)):
         tile.hover()
-        film.shoot()
+        screencast.shoot()
     panel.page.evaluate("() => sidestream.store.star(sidestream.store.runs[2], true)")
-    film.shoot()
+    screencast.shoot()
     tiles.nth(2).locator(".ss-shot-picture").click()
-    film.shoot()
-    film.shoot()
+    screencast.shoot()
+    screencast.shoot()
     panel.page.close()
-    return film
+    return screencast
 
 
 def _runs(panel: PanelPage) -> int:
@@ -131,10 +131,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--output", type=Path, default=IMAGES / "demo.webp")
     options = parser.parse_args(arguments)
     with chromium_beside_comfyui() as (chromium, url):
-        film = record(chromium, url)
-    film.save(options.output)
+        screencast = record(chromium, url)
+    screencast.save(options.output)
     size = options.output.stat().st_size
-    say(f"{options.output}: {len(film.pictures)} pictures, {size / 1000:.0f} KB")
+    say(f"{options.output}: {len(screencast.pictures)} pictures, {size / 1000:.0f} KB")
     return 0 if size < LARGEST else 1
 
 

@@ -211,10 +211,6 @@ class Run:
             return None
         return self.sampled_for * self.total_steps / self.step
 
-    def spend(self, seconds: float) -> None:
-        """Add the time that a decode took on its device."""
-        self.spent += seconds
-
     def wants(self, now: float) -> bool:
         """Whether to capture the frame of the current step.
 

@@ -194,7 +194,7 @@ def compiling(capability: int) -> Future[bytes]:
     return future
 
 
-class RunSpec:
+class Plan:
     """All launches for latents of one size, and where they find their data."""
 
     def __init__(
@@ -259,7 +259,7 @@ class FusedTaesd:
         self._loaded = kernels.loaded
         self._context = kernels.context
         self._weights = weights
-        self._plans: dict[Hashable, RunSpec] = {}
+        self._plans: dict[Hashable, Plan] = {}
         self._lock = threading.Lock()  # a plan is for one picture at a time
 
     @classmethod
@@ -314,13 +314,13 @@ class FusedTaesd:
         launches()
         return picture, unknown
 
-    def _plan(self, shape: torch.Size, size: tuple[int, int], skipped: int) -> RunSpec:
+    def _plan(self, shape: torch.Size, size: tuple[int, int], skipped: int) -> Plan:
         key = (shape, size, skipped)
         plan = self._plans.get(key)
         if plan is None:
             if len(self._plans) == self.PLANS:
                 del self._plans[next(iter(self._plans))]
-            plan = self._plans[key] = RunSpec(self._loaded, self._weights, shape, size, skipped)
+            plan = self._plans[key] = Plan(self._loaded, self._weights, shape, size, skipped)
         return plan
 
 

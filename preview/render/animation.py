@@ -99,7 +99,7 @@ def plan_of(
     return parts([range(1)] * len(images), most, settings.fps or BATCH_RATE)
 
 
-class Making(NamedTuple):
+class Recipe(NamedTuple):
     """A way to make animations."""
 
     source: Source
@@ -115,7 +115,7 @@ class Animation:
     still: Picture
     lease: Lease
     latent: torch.Tensor
-    makings: list[Making]
+    recipes: list[Recipe]
     """The current way, then others, each quicker than the one before."""
     job: RenderJob | StreamingRenderJob
     size: tuple[int, int]
@@ -200,15 +200,15 @@ class Animator:
             return
         self._stop()
         try:
-            makings = self._makings(run, source, latent)
-            size = shown_size(decoder, (1, *latent.shape[1:]), makings[0].max_size)
-            job, plan = self._planned(run, still, latent, makings[0])
+            recipes = self._recipes(run, source, latent)
+            size = shown_size(decoder, (1, *latent.shape[1:]), recipes[0].max_size)
+            job, plan = self._planned(run, still, latent, recipes[0])
         except Exception as error:
             self._give_up(run, error)
             return
         lease = snapshot.lease.take_over()
         self._animation = animation = Animation(
-            run, still, lease, latent, makings, job, size, deque(plan)
+            run, still, lease, latent, recipes, job, size, deque(plan)
         )
         run.acquire()
         self._hurry(animation)
@@ -263,31 +263,31 @@ class Animator:
 
     # Making it
 
-    def _makings(self, run: Run, source: Source, latent: torch.Tensor) -> list[Making]:
+    def _recipes(self, run: Run, source: Source, latent: torch.Tensor) -> list[Recipe]:
         size, full = animation_size(run, latent), run.settings.detail == "full"
         quickest = run.chain.after(source, records.now())
         if quickest is None:
-            return [Making(source, size, full)]
-        smaller = [Making(source, max(1, size // times), False) for times in SMALLER]
-        return [Making(source, size, full), *smaller, Making(quickest, size, full)]
+            return [Recipe(source, size, full)]
+        smaller = [Recipe(source, max(1, size // times), False) for times in SMALLER]
+        return [Recipe(source, size, full), *smaller, Recipe(quickest, size, full)]
 
     def _planned(
-        self, run: Run, still: Picture, latent: torch.Tensor, making: Making
+        self, run: Run, still: Picture, latent: torch.Tensor, recipe: Recipe
     ) -> tuple[RenderJob | StreamingRenderJob, list[Part]]:
-        decoder = self._decoders.get(making.source, self._backend.device)
+        decoder = self._decoders.get(recipe.source, self._backend.device)
         plan = plan_of(run, decoder, latent, still.label.images)
         if latent.ndim != 5:
-            return RenderJob(decoder, making.max_size, making.full), plan
+            return RenderJob(decoder, recipe.max_size, recipe.full), plan
         assert isinstance(decoder, VideoDecoder)
-        return self._rewound_job(decoder, making, latent.shape[-2:]), plan
+        return self._rewound_job(decoder, recipe, latent.shape[-2:]), plan
 
     def _rewound_job(
-        self, decoder: VideoDecoder, making: Making, size: torch.Size
+        self, decoder: VideoDecoder, recipe: Recipe, size: torch.Size
     ) -> StreamingRenderJob:
         """The last animation's job if it fits, since its memory is already allocated."""
-        wanted = (decoder, making.max_size, making.full, size)
+        wanted = (decoder, recipe.max_size, recipe.full, size)
         if self._streaming is None or self._streaming_for != wanted:
-            self._streaming = StreamingRenderJob(decoder, making.max_size, making.full)
+            self._streaming = StreamingRenderJob(decoder, recipe.max_size, recipe.full)
             self._streaming_for = wanted
         self._streaming.rewind()
         return self._streaming
@@ -295,27 +295,27 @@ class Animator:
     def _hurry(self, animation: Animation) -> None:
         """Start over in a quicker way if this one would take too long."""
         room = self._room(animation)
-        while animation.todo and len(animation.makings) > 1:
+        while animation.todo and len(animation.recipes) > 1:
             cost = self._expected(animation)
             if cost is None or cost * len(animation.todo) <= room:
                 return
-            animation.makings.pop(0)
+            animation.recipes.pop(0)
             self.budget.renew()
-            making = animation.makings[0]
-            job, plan = self._planned(animation.run, animation.still, animation.latent, making)
+            recipe = animation.recipes[0]
+            job, plan = self._planned(animation.run, animation.still, animation.latent, recipe)
             animation.job, animation.todo = job, deque(plan)
             animation.pictures.clear()
             animation.durations.clear()
 
     def _expected(self, animation: Animation) -> float | None:
         """Seconds of the device's time for a part; None if unknown."""
-        making = animation.makings[0]
-        known = self._costs.expected(making, animation.latent)
+        recipe = animation.recipes[0]
+        known = self._costs.expected(recipe, animation.latent)
         still = animation.still.info
-        if known is not None or still.decoder != making.source.name or not still.decode_ms:
+        if known is not None or still.decoder != recipe.source.name or not still.decode_ms:
             return known
         # A still is the picture of one latent frame, too.
-        return still.decode_ms / 1000 * min(1.0, making.max_size / animation.run.max_size) ** 2
+        return still.decode_ms / 1000 * min(1.0, recipe.max_size / animation.run.max_size) ** 2
 
     def _room(self, animation: Animation) -> float:
         """Seconds of the device's time for the rest of an animation."""
@@ -364,8 +364,8 @@ class Animator:
         if is_first:
             self.budget.renew()
             return
-        cost = self._costs.note(animation.makings[0], animation.latent, seconds)
-        animation.run.spend(cost)
+        cost = self._costs.note(animation.recipes[0], animation.latent, seconds)
+        animation.run.spent += cost
         if not animation.still.label.is_last:
             self.budget.spend(records.now(), seconds)
 
@@ -378,7 +378,7 @@ class Animator:
         info = replace(
             animation.still.info,
             size=animation.size,
-            decoder=animation.makings[0].source.name,
+            decoder=animation.recipes[0].source.name,
             decode_ms=animation.decode_seconds * 1000,
             grid=None,
             animation=(len(animation.pictures), sum(animation.durations)),
@@ -406,9 +406,9 @@ class Costs:
     def __init__(self) -> None:
         self._costs: OrderedDict[tuple[object, int], deque[float]] = OrderedDict()
 
-    def note(self, making: Making, latent: torch.Tensor, seconds: float) -> float:
+    def note(self, recipe: Recipe, latent: torch.Tensor, seconds: float) -> float:
         """Note that a part took `seconds`; returns its cost, as in `Budget`."""
-        work = (_kind(making, latent), making.max_size)
+        work = (_kind(recipe, latent), recipe.max_size)
         known = self._costs.setdefault(work, deque(maxlen=5))
         self._costs.move_to_end(work)
         while len(self._costs) > self.KEPT:
@@ -416,19 +416,19 @@ class Costs:
         known.append(seconds)
         return min(known)
 
-    def expected(self, making: Making, latent: torch.Tensor) -> float | None:
+    def expected(self, recipe: Recipe, latent: torch.Tensor) -> float | None:
         """Seconds for a part, if one was made in this way, or larger; otherwise None."""
-        kind = _kind(making, latent)
+        kind = _kind(recipe, latent)
         found = {}
         for (known, size), costs in self._costs.items():
-            if known == kind and size >= making.max_size:
+            if known == kind and size >= recipe.max_size:
                 # The work of a convolution grows with the picture's area.
-                found[size] = min(costs) * (making.max_size / size) ** 2
+                found[size] = min(costs) * (recipe.max_size / size) ** 2
         return found[min(found)] if found else None
 
 
-def _kind(making: Making, latent: torch.Tensor) -> object:
-    return making.source.key, latent.shape[1], latent.shape[-2:]
+def _kind(recipe: Recipe, latent: torch.Tensor) -> object:
+    return recipe.source.key, latent.shape[1], latent.shape[-2:]
 
 
 def has_limit(budget: float) -> bool:

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 MOST_HUNG = 2
 """After this many hung workers, ComfyUI's own previewer takes over on that device."""
 
-Way = tuple[torch.device, torch.device]
+Pair = tuple[torch.device, torch.device]
 """The device on which latents are sampled, and the one on which they are decoded."""
 
 
@@ -32,10 +32,10 @@ class Engines:
     def __init__(self, decoders: DecoderCache, sink: Sink) -> None:
         self._decoders = decoders
         self._sink = sink
-        self._engines: dict[Way, Engine] = {}
+        self._engines: dict[Pair, Engine] = {}
         self._courier: Engine | None = None
-        self._refused: dict[Way, str] = {}
-        self._hung: Counter[Way] = Counter()
+        self._refused: dict[Pair, str] = {}
+        self._hung: Counter[Pair] = Counter()
         self._closed = False
         self._lock = threading.Lock()
 
@@ -66,7 +66,7 @@ class Engines:
                         self._courier.shut()
         return self._courier
 
-    def _serving(self, key: Way) -> Engine:
+    def _serving(self, key: Pair) -> Engine:
         """The engine for this way, which works or has reported why not. Raises BackendError."""
         engine = self._engines.get(key)
         if engine is None or not self._serves(engine):
@@ -80,7 +80,7 @@ class Engines:
         """Whether it works, or has reported why not."""
         return engine.problem is not None or (engine.alive and not engine.hangs(records.now()))
 
-    def _made(self, key: Way, before: Engine | None) -> Engine:
+    def _made(self, key: Pair, before: Engine | None) -> Engine:
         source, device = key
         if before is not None and before.alive and before.hangs(records.now()):
             before.give_up()

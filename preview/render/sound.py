@@ -63,7 +63,7 @@ class SoundJob:
 
 
 @dataclass(eq=False)
-class Making:
+class Unfinished:
     """An unfinished sound."""
 
     snapshot: SoundSnapshot
@@ -83,7 +83,7 @@ class Sounder:
         self._decoders = decoders
         self._sink = sink
         self._waiting: SoundSnapshot | None = None
-        self._making: Making | None = None
+        self._unfinished: Unfinished | None = None
         self._warm: object = None
         self._rests_until = float("-inf")
         self._lock = threading.Lock()
@@ -115,37 +115,37 @@ class Sounder:
     @property
     def busy(self) -> bool:
         """Whether a sound is in progress or waiting."""
-        return self._making is not None or self._waiting is not None
+        return self._unfinished is not None or self._waiting is not None
 
     # The worker's thread
 
     @property
     def run(self) -> Run | None:
         """The run whose sound is in progress."""
-        return None if self._making is None else self._making.snapshot.run
+        return None if self._unfinished is None else self._unfinished.snapshot.run
 
     def patience(self) -> float:
         """Seconds to wait for a picture before continuing with the sound; 0 for none."""
-        making = self._making
-        return 0.0 if making and self._may_go_on(making.snapshot) else PATIENCE
+        unfinished = self._unfinished
+        return 0.0 if unfinished and self._may_go_on(unfinished.snapshot) else PATIENCE
 
     def advance(self) -> bool:
         """Decode the next part of a sound, or send it; False if there is nothing to do yet."""
-        making = self._making
+        unfinished = self._unfinished
         waiting = self._waiting
-        if making is None or (waiting and waiting.is_last and not making.snapshot.is_last):
-            making = self._begun()
-        if making is None:
+        if unfinished is None or (waiting and waiting.is_last and not unfinished.snapshot.is_last):
+            unfinished = self._begun()
+        if unfinished is None:
             return False
-        run = making.snapshot.run
+        run = unfinished.snapshot.run
         try:
             if not (self._sink.may_sound(run) and self._sink.watched(run)):
                 self._stop()
-            elif not making.todo:
-                self._send(making)
+            elif not unfinished.todo:
+                self._send(unfinished)
                 self._stop()
-            elif self._may_go_on(making.snapshot):
-                self._decode(making, making.todo.popleft())
+            elif self._may_go_on(unfinished.snapshot):
+                self._decode(unfinished, unfinished.todo.popleft())
             else:
                 return False
         except BackendError:
@@ -166,7 +166,7 @@ class Sounder:
     def _may_go_on(self, snapshot: SoundSnapshot) -> bool:
         return snapshot.is_last or self._allows(snapshot.run, records.now())
 
-    def _begun(self) -> Making | None:
+    def _begun(self) -> Unfinished | None:
         """Start with what waits, if allowed at the moment, and drop what was in progress."""
         snapshot = self._waiting
         if snapshot is None or not self._backend.settled(snapshot.lease.slot):
@@ -186,36 +186,36 @@ class Sounder:
             drop(snapshot)
             self._fail(run, error)
             return None
-        self._making = Making(snapshot, decoder, todo)
-        return self._making
+        self._unfinished = Unfinished(snapshot, decoder, todo)
+        return self._unfinished
 
     def _decoder_of(self, run: Run) -> SoundDecoder:
         source = run.sound
         assert source is not None
         return self._decoders.get(source, self._backend.device)
 
-    def _decode(self, making: Making, part: slice) -> None:
-        job = SoundJob(making.decoder, part)
-        (samples,), seconds = self._backend.render(making.snapshot.lease.slot, job)
-        making.samples.append(samples.copy())  # the backend reuses its memory
-        making.decode_seconds += seconds
+    def _decode(self, unfinished: Unfinished, part: slice) -> None:
+        job = SoundJob(unfinished.decoder, part)
+        (samples,), seconds = self._backend.render(unfinished.snapshot.lease.slot, job)
+        unfinished.samples.append(samples.copy())  # the backend reuses its memory
+        unfinished.decode_seconds += seconds
         # A first decode includes warm-up, so it is not typical.
-        if self._warm is making.decoder:
+        if self._warm is unfinished.decoder:
             self.budget.spend(records.now(), seconds)
-        self._warm = making.decoder
+        self._warm = unfinished.decoder
 
-    def _send(self, making: Making) -> None:
-        samples = np.concatenate(making.samples, axis=1)
-        rate, latent = making.decoder.rate, making.snapshot.lease.slot.latent
+    def _send(self, unfinished: Unfinished) -> None:
+        samples = np.concatenate(unfinished.samples, axis=1)
+        rate, latent = unfinished.decoder.rate, unfinished.snapshot.lease.slot.latent
         self._sink.send_sound(
             Sound(
-                making.snapshot.label,
-                wav(samples, rate, comment_of(making.snapshot.label)),
+                unfinished.snapshot.label,
+                wav(samples, rate, comment_of(unfinished.snapshot.label)),
                 rate,
                 len(samples),
                 samples.shape[1] / rate,
-                max(making.decoder.seconds(latent), samples.shape[1] / rate),
-                making.decode_seconds * 1000,
+                max(unfinished.decoder.seconds(latent), samples.shape[1] / rate),
+                unfinished.decode_seconds * 1000,
             )
         )
 
@@ -233,9 +233,9 @@ class Sounder:
         self._stop()
 
     def _stop(self) -> None:
-        making, self._making = self._making, None
-        if making is not None:
-            drop(making.snapshot)
+        unfinished, self._unfinished = self._unfinished, None
+        if unfinished is not None:
+            drop(unfinished.snapshot)
 
 
 def comment_of(label: Label) -> str:

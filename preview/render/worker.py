@@ -534,12 +534,12 @@ class Engine:
         now = records.now()
         if way is not None:
             self._quicker.spend(way, job, seconds, settings.budget, now)
-            run.spend(seconds)
+            run.spent += seconds
         else:
             # A first decode includes warm-up, so it is not typical.
             if job == self._warm:
                 self.budget.spend(now, seconds)
-                run.spend(self.budget.cost)
+                run.spent += self.budget.cost
             else:
                 self.budget.renew()
             self._warm = job
