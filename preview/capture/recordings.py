@@ -39,7 +39,7 @@ class Frames(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sampling:
+class Recorded:
     """A recording, and how to find it."""
 
     recording: Recording
@@ -56,7 +56,7 @@ class Recordings:
     MOST_BYTES = 2**30
 
     def __init__(self) -> None:
-        self._samplings: OrderedDict[Hashable, Sampling] = OrderedDict()
+        self._samplings: OrderedDict[Hashable, Recorded] = OrderedDict()
         self._lock = threading.Lock()
 
     def begin(
@@ -77,7 +77,7 @@ class Recordings:
             known = self._samplings.get(place)
             if known is not None:
                 return known.recording
-            made = Sampling(Recording(limit), frozenset(signatures), place[2], held)
+            made = Recorded(Recording(limit), frozenset(signatures), place[2], held)
             for key, old in list(self._samplings.items()):
                 # ComfyUI drops its result of that sampling now, too.
                 if old.list_index == place[2] and signatures[0] in old.signatures:
