@@ -1,4 +1,4 @@
-"""What goes into a sampler, and what is kept of what comes out."""
+"""Inputs for a sampler, and what is kept of its result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WIDTHS = {"sd15": 768, "tiny": 768, "sdxl": 2048}
 
 
 class Conditioning:
-    """A prompt's embedding of the right shape, at random."""
+    """A random prompt embedding with the right shape."""
 
     CATEGORY = CATEGORY
     RETURN_TYPES = ("CONDITIONING",)
@@ -32,7 +32,7 @@ class Conditioning:
 
 
 class Latent:
-    """An empty latent; another `nonce` makes ComfyUI sample it anew."""
+    """An empty latent; a new `nonce` makes ComfyUI sample it again."""
 
     CATEGORY = CATEGORY
     RETURN_TYPES = ("LATENT",)
@@ -48,7 +48,7 @@ class Latent:
 
 
 class Keep:
-    """The end of a graph: says which latent came out, by its hash."""
+    """The end of a graph: reports the hash of the resulting latent."""
 
     CATEGORY = CATEGORY
     RETURN_TYPES = ()
@@ -64,7 +64,7 @@ class Keep:
 
 
 def digest(samples: torch.Tensor) -> str:
-    """The hash of a latent's numbers; says so where they are not finite."""
+    """The hash of a latent's numbers, or "not finite"."""
     if not bool(torch.isfinite(samples).all()):
         return "not finite"
     return hashlib.sha256(samples.cpu().contiguous().numpy().tobytes()).hexdigest()
