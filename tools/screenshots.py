@@ -126,6 +126,10 @@ def show_graph(panel: PanelPage) -> None:
 
 def _finish(panel: PanelPage, path: Path) -> None:
     panel.page.screenshot(path=path)
+    _stop(panel)
+
+
+def _stop(panel: PanelPage) -> None:
     panel.page.evaluate("() => app.api.interrupt()")
     panel.wait_idle()
     panel.page.close()
@@ -150,9 +154,7 @@ def changed(chromium: Browser, url: str, path: Path) -> None:
     panel.page.locator(".sidestream").get_by_text("Always", exact=True).first.wait_for()
     panel.page.wait_for_timeout(300)
     panel.page.locator(".side-bar-panel .sidestream").screenshot(path=path)
-    panel.page.evaluate("() => app.api.interrupt()")
-    panel.wait_idle()
-    panel.page.close()
+    _stop(panel)
 
 
 def new_run(chromium: Browser, url: str, path: Path) -> None:
@@ -297,9 +299,7 @@ def watch_page(chromium: Browser, url: str, path: Path) -> None:
     phone.wait_for_function("() => document.querySelector('footer span').textContent")
     _side_by_side([phone.screenshot(), settings], path)
     phone.close()
-    panel.page.evaluate("() => app.api.interrupt()")
-    panel.wait_idle()
-    panel.page.close()
+    _stop(panel)
 
 
 def _side_by_side(shots: Sequence[bytes], path: Path) -> None:

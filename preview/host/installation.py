@@ -203,7 +203,7 @@ class Setting:
 _last: Setting | None = None
 
 
-def node_at_work() -> Place | None:
+def _here() -> Place | None:
     """The node that is being executed on this thread."""
     # Imported here, because the report needs the method even if such a module is missing.
     from comfy_execution.utils import get_executing_context
@@ -214,7 +214,7 @@ def node_at_work() -> Place | None:
 
 def _note(before: Any, value: Any) -> None:
     global _last
-    where = node_at_work()
+    where = _here()
     again = _last is not None and where is not None and _last.where == where
     times = _last.times + 1 if again and _last is not None else 1
     _last = Setting(_name(value), _name(before), where, times)
@@ -275,7 +275,7 @@ def chosen_method(extra_data: Mapping[str, Any]) -> str | None:
         # default once more is no choice.
         by_menu = last is not None and last.before != NONE and not _knows_prompts()
         return NONE if said is not None or by_menu else None
-    if last.where == node_at_work():
+    if last.where == _here():
         return NONE
     # By a node that has ended: if it set the method once, that was meant to stay; if more than
     # once, the last time put it back.

@@ -21,7 +21,7 @@ import nodes
 
 from ..records import NodeContext
 from ..settings import KEY, USER
-from .installation import author, node_at_work
+from .installation import author
 
 
 def current_context() -> NodeContext:
@@ -126,13 +126,18 @@ def expect_progress() -> None:
 
 def newest_total() -> int:
     """The steps of the newest progress bar of the node that runs on this thread; 0 without one."""
-    total = getattr(_here, "total", 0) if getattr(_here, "node", None) == node_at_work() else 0
+    total = getattr(_here, "total", 0) if getattr(_here, "node", None) == _node() else 0
     return total if total > 1 else 0
+
+
+def _node() -> Any:
+    context = get_executing_context()
+    return None if context is None else (context.prompt_id, context.node_id)
 
 
 def _note_total(bar: Any) -> None:
     try:
-        _here.node, _here.total = node_at_work(), int(bar.total)
+        _here.node, _here.total = _node(), int(bar.total)
     except Exception:  # a bar may count with anything
         _here.total = 0
 

@@ -88,9 +88,7 @@ class Engine:
         self._faltered = False
         self._warm: RenderJob | None = None
         self._convergence = Convergence()
-        self._sounder = self._new_sounder()
-        self._animator = self._new_animator()
-        self._developer = Developer(self.backend, decoders)
+        self._new_makers()
         self._recordings: deque[weakref.ref[Recording]] = deque(maxlen=RECORDINGS)
         name = f"SideStream {self._station.backend.device}"
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -323,9 +321,7 @@ class Engine:
             self.problem = str(last)
             serves = "ComfyUI's own previewer, on the sampler's thread"
         else:
-            self._sounder = self._new_sounder()
-            self._animator = self._new_animator()
-            self._developer = Developer(self.backend, self._decoders)
+            self._new_makers()
             serves = self.backend.name
         log.warning(
             "[SideStream] Previews via the %s do not work here: %s. Falling back to %s.",
@@ -343,12 +339,12 @@ class Engine:
                 error = error or reason
         raise error or BackendError("no backend can decode previews on this device")
 
-    def _new_animator(self) -> Animator:
-        stills = (self.budget, self._quicker.budget, self._sounder.budget)
-        return Animator(self.backend, self._sink, self._decoders, stills)
-
-    def _new_sounder(self) -> Sounder:
-        return Sounder(self._station, self._decoders, self._sink)
+    def _new_makers(self) -> None:
+        """Start afresh, with a new backend, what makes sounds, animations and recorded pictures."""
+        self._sounder = Sounder(self._station, self._decoders, self._sink)
+        budgets = (self.budget, self._quicker.budget, self._sounder.budget)
+        self._animator = Animator(self.backend, self._sink, self._decoders, budgets)
+        self._developer = Developer(self.backend, self._decoders)
 
     def _recover(self, error: BaseException) -> None:
         """Clean up after `error`. A run affected twice continues without previews."""
