@@ -10,7 +10,7 @@ from typing import Any
 from . import host
 from .capture.clients import Clients
 from .capture.recordings import Frames, Recordings, frames_of, limit_of
-from .capture.runs import Run, Runs
+from .capture.runs import Runs
 from .decoders.cache import DecoderCache
 from .deliver import routes
 from .deliver.sharing import Sharing
@@ -37,7 +37,11 @@ class Pack:
         self._engines: Engines | None = None
         self._server: Any = None
         self._recordings = Recordings()
-        self._runs = Runs(self._announce_start, self._announce_end, Clients(host.server.prompts_of))
+        self._runs = Runs(
+            lambda run: self._transport.announce(run, "start"),
+            lambda run: self._transport.announce(run, "end"),
+            Clients(host.server.prompts_of),
+        )
         self._sharing = Sharing(lambda: host.installation.private_file("sharing.json"))
         self._watchers = Watchers(
             self._sharing,
@@ -179,12 +183,6 @@ class Pack:
     def _notify(self) -> None:
         if self._engines is not None:
             self._engines.notify()
-
-    def _announce_start(self, run: Run) -> None:
-        self._transport.announce(run, "start")
-
-    def _announce_end(self, run: Run) -> None:
-        self._transport.announce(run, "end")
 
 
 def start() -> Pack:

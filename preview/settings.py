@@ -348,7 +348,8 @@ def salvaged(values: Any) -> tuple[dict[str, Any], list[str]]:
     if unknown > 0:
         # At least one of these must be unknown.
         some = islice(values, len(FIELDS) + len(BESIDE) + 1)
-        example = next((name for name in some if not _is_known(name)), "?")
+        known = {*FIELDS, *BESIDE}
+        example = next((name for name in some if name not in known), "?")
         others = "is not a setting" if unknown == 1 else f"and {unknown - 1} more are not settings"
         complaints.append(f"{plain(example, 40)!r} {others}; {_KNOWN}")
     return good, complaints
@@ -367,10 +368,6 @@ def of_node(sent: Any, node_id: str) -> tuple[dict[str, Any], list[str]]:
     if not isinstance(values, Mapping):
         return {}, []
     return salvaged(explicit({name: values[name] for name in FIELDS if name in values}))
-
-
-def _is_known(name: object) -> bool:
-    return name in FIELDS or name in BESIDE
 
 
 def combined(

@@ -393,7 +393,9 @@ def suitable(layers: nn.Sequential) -> list[nn.Conv2d]:
 def arranged(convolutions: Sequence[nn.Conv2d]) -> tuple[torch.Tensor, ...]:
     """The weights and biases of all convolutions but the last, then of the last, as in fused.cu."""
     *others, last = convolutions
-    weights = torch.stack([of_channels(layer.weight, WIDTH) for layer in others])
+    lacking = WIDTH - others[0].weight.shape[1]  # channels that only the first one lacks
+    first = F.pad(others[0].weight, (0, 0, 0, 0, 0, lacking))
+    weights = torch.stack([first, *(layer.weight for layer in others[1:])])
     nothing = torch.zeros_like(others[0].weight[:, 0, 0, 0])
     bias = torch.stack([nothing if layer.bias is None else layer.bias for layer in others])
     assert last.bias is not None
@@ -405,11 +407,6 @@ def arranged(convolutions: Sequence[nn.Conv2d]) -> tuple[torch.Tensor, ...]:
         swizzled(last_weights[None]),
         F.pad(last.bias, (0, spare)).float(),
     )
-
-
-def of_channels(weight: torch.Tensor, channels: int) -> torch.Tensor:
-    """`weight` [outputs, c, 3, 3] padded with zeros to `channels`."""
-    return F.pad(weight, (0, 0, 0, 0, 0, channels - weight.shape[1]))
 
 
 def output_order(device: torch.device) -> torch.Tensor:

@@ -231,7 +231,8 @@ class Taehv:
         """
         *inner, last = self._network.stages
         counts = needed_of_each(self._layout.strides, count)
-        frames: Iterable[torch.Tensor] = [self._entered(latent)]
+        latent = latent.float() if self._space is None else self._space(latent)
+        frames: Iterable[torch.Tensor] = [self._network.entered(latent)]
         for stage, needed, seen in zip(inner, counts, memory, strict=False):
             frames = list(stage.frames(frames, needed, seen))
         # One at a time, and none for longer than needed: here the frames are largest.
@@ -252,10 +253,6 @@ class Taehv:
             ]
             for stage, channels in enumerate(self._layout.widths[:STAGES])
         ]
-
-    def _entered(self, latent: torch.Tensor) -> torch.Tensor:
-        """The first stage's frame [1, width, h, w] of `latent` [1, C, h, w]."""
-        return self._network.entered(latent.float() if self._space is None else self._space(latent))
 
     def _to_rgb(self, x: torch.Tensor) -> torch.Tensor:
         """The picture [1, 3, H, W] from the last stage's output."""

@@ -268,8 +268,9 @@ class Vae(CopiedDecoder[VaeCopy]):
         if memory is None:
             return WHERE_UNKNOWN
         room = max(memory.free - RESERVE, self._still_ours(memory))
+        held, size = self._source.numbers_held, self._dtype.itemsize
         wanted = {
-            side: self._working_memory(min(side, height), min(side, width))
+            side: held * min(side, height) * min(side, width) * size  # bytes that decoding takes
             for side in range(SMALLEST, max(height, width, SMALLEST) + STEP, STEP)
         }
         fitting = [side for side, taken in wanted.items() if taken <= room]
@@ -284,10 +285,6 @@ class Vae(CopiedDecoder[VaeCopy]):
         if then is None or now.returns != then.returns or now.kept < then.kept:
             self._taken = 0.0
         return self._taken
-
-    def _working_memory(self, height: int, width: int) -> float:
-        """Bytes that decoding a latent of this size takes."""
-        return self._source.numbers_held * height * width * self._dtype.itemsize
 
 
 @dataclass(frozen=True)

@@ -388,7 +388,12 @@ def _copy_of_sound_vae(vae: Any, model: Any) -> SoundCopy:
     if any(weight.is_meta for weight in weights(model)):
         raise CannotDecode("failed", "its weights are not loaded")
     rate, hop, lead = _timing(vae, model)
-    decoder = copied(model, torch.device("cpu"), vae.vae_dtype, _is_encoder)
+    decoder = copied(
+        model,
+        torch.device("cpu"),
+        vae.vae_dtype,
+        lambda name: name == "encoder" or name.endswith("_encoder"),
+    )
     _fold_parametrizations(decoder)
     _detach(decoder)
     _make_independent(decoder)
@@ -417,10 +422,6 @@ def _timing(vae: Any, model: Any) -> tuple[int, int, int]:
         return rate, hop, hop * 3 // 4 if causal else 0
     rate = getattr(vae, "audio_sample_rate_output", getattr(vae, "audio_sample_rate", 44100))
     return int(rate), int(vae.upscale_ratio), 0
-
-
-def _is_encoder(name: str) -> bool:
-    return name == "encoder" or name.endswith("_encoder")
 
 
 def _uses_torchs_attention(model: Any) -> bool:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from .. import records
@@ -353,8 +352,10 @@ class Animator:
         self._count(animation, seconds)
         start = time.thread_time()
         pictures = arrays[0].reshape(-1, *arrays[0].shape[-3:])
+        quality = animation.run.settings.quality
         for i, duration in zip(part.shown, part.durations, strict=True):
-            animation.pictures.append(self._encoded(animation, pictures[i]))
+            encoded = encode.encoded(pictures[i], animation.size, "webp", quality)
+            animation.pictures.append(encoded)
             animation.durations.append(duration)
         animation.encode_seconds += time.thread_time() - start
 
@@ -368,9 +369,6 @@ class Animator:
         animation.run.spent += cost
         if not animation.still.label.is_last:
             self.budget.spend(records.now(), seconds)
-
-    def _encoded(self, animation: Animation, picture: np.ndarray) -> bytes:
-        return encode.encoded(picture, animation.size, "webp", animation.run.settings.quality)
 
     def _send(self, animation: Animation) -> None:
         image = animated_webp(animation.pictures, animation.durations, animation.size)
