@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import types
 from functools import partial
@@ -34,7 +35,8 @@ class Asker:
                 self._ask(previewer)
 
         def picture_of(previewer: Any, x0: Any) -> torch.Tensor:
-            self.seen.append(packed(x0).clone())
+            whole = previewer._whole  # 0.33 hands the first of several latents over
+            self.seen.append(packed(whole if whole.is_nested else x0).clone())
             self._ask(previewer)
             return shows(previewer, x0)
 
@@ -104,13 +106,14 @@ def nested(stage: Any, model: Any, *, seen_nested: bool) -> Any:
         *before, callback, silent, seed = args
 
         def see(step: int, x0: Any, x: Any, total: int) -> None:
-            if not x0.is_nested:
-                x0, x = (kind(utils.unpack_latents(each, latent_shapes)) for each in (x0, x))
-            callback(step, x0, x, total)
+            both = [kind(utils.unpack_latents(each, latent_shapes)) for each in (x0, x)]
+            callback(step, *both, total)
 
         args = (*before, see if seen_nested else callback, silent, seed)
         return executor(*args, latent_shapes=latent_shapes, **more)
 
+    if "packed_callback" in inspect.getsource(stage.comfy("comfy.samplers").CFGGuider):
+        return ksampler(stage, model, samples=parts)  # this one does so itself
     model = model.clone()
     outer = stage.comfy("comfy.patcher_extension").WrappersMP.OUTER_SAMPLE
     model.add_wrapper_with_key(outer, "another pack", as_later_hosts)

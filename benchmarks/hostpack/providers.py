@@ -62,11 +62,6 @@ def comfyui_callback(method: str, model: Any, steps: int) -> Callback:
         return comfyui.prepare_callback(model, steps)
 
 
-def sidestream_callback(model: Any, steps: int) -> Callback:
-    """The callback that a sampler gets with SideStream installed."""
-    return latent_preview.prepare_callback(model, steps)
-
-
 def change_live(client_id: str, settings: dict[str, Any]) -> None:
     """Change the settings of what is running, as the panel does."""
     body = json.dumps({"client_id": client_id, **settings}).encode()

@@ -38,6 +38,8 @@ PROVIDERS: dict[str, dict[str, Any]] = {
     "SideStream, every step, Latent2RGB": sidestream(EVERY_STEP | {"method": "latent2rgb"}),
 }
 COMPARED = tuple(name for name in PROVIDERS if name != NONE)
+INSTALLED = {"by": "installed", "method": "installed"}
+"""What a sampler gets in the running ComfyUI, whichever packs are installed and on its MODEL."""
 
 
 def order(compared: Sequence[str], rounds: int, seed: int) -> list[str]:
