@@ -16,7 +16,7 @@ import torch
 from server import PromptServer
 
 from . import providers
-from .inputs import CATEGORY, digest
+from .inputs import Output, digest
 from .sampling import INPUTS, sample
 
 SIZES = (512, 256, 384, 128)
@@ -27,13 +27,8 @@ WAYS = ("callback", "thread", "thread, graphs")
 also record graphs, which calls of other threads can break, even without SideStream."""
 
 
-class Hammer:
+class Hammer(Output):
     """Samples, and reports the result and which calls raised."""
-
-    CATEGORY = CATEGORY
-    RETURN_TYPES = ()
-    FUNCTION = "run"
-    OUTPUT_NODE = True
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:

@@ -47,19 +47,23 @@ class Latent:
         return ({"samples": torch.zeros(batch, 4, size // 8, size // 8)},)
 
 
-class Keep:
-    """The end of a graph: reports the hash of the resulting latent."""
+class Output:
+    """The base of nodes that end a graph and report a result."""
 
     CATEGORY = CATEGORY
     RETURN_TYPES = ()
-    FUNCTION = "keep"
+    FUNCTION = "run"
     OUTPUT_NODE = True
+
+
+class Keep(Output):
+    """Reports the hash of the resulting latent."""
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {"required": {"latent": ("LATENT",)}}
 
-    def keep(self, latent: Any) -> Any:
+    def run(self, latent: Any) -> Any:
         return {"ui": {"sha256": [digest(latent["samples"])]}}
 
 

@@ -12,19 +12,14 @@ import torch
 from comfy.taesd.taesd import TAESD
 from PIL import Image, ImageOps
 
-from .inputs import CATEGORY, digest
+from .inputs import Output, digest
 from .sampling import INPUTS, sample
 
 SIDE = 512
 
 
-class References:
+class References(Output):
     """Samples, and writes `DECODER-STEP.png` for every step into a folder."""
-
-    CATEGORY = CATEGORY
-    RETURN_TYPES = ()
-    FUNCTION = "run"
-    OUTPUT_NODE = True
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
