@@ -57,7 +57,7 @@ def order(compared: Sequence[str], rounds: int, seed: int) -> list[str]:
 def plan(
     compared: Sequence[str], rounds: int, seed: int, seconds: float, defaults: dict[str, Any]
 ) -> dict[str, Any]:
-    """The plan for the node SideStreamBenchBlocks. The first round is warm-up: see `ratios.rows`."""
+    """For the node SideStreamBenchBlocks. The first round is warm-up; see `ratios.rows`."""
     return {
         "steps_per_block": STEPS_PER_BLOCK,
         "providers": {name: PROVIDERS[name] for name in (NONE, *compared)},
