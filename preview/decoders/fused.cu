@@ -1,8 +1,8 @@
 // TAESD's decoder, compiled at run time without any headers.
 //
-// Between the kernels, a picture is stored as [height][width][64 channels] of half. A convolution is
-// a matrix product on the tensor cores: 16 pixels in a row by 64 channels, for one tap of the 3x3
-// window at a time, accumulated in float. fused.py explains how the host prepares the weights.
+// Between the kernels, a picture is stored as [height][width][64 channels] of half. A convolution
+// is a matrix product on the tensor cores: 16 pixels in a row by 64 channels, for one tap of the
+// 3x3 window at a time, accumulated in float. fused.py explains how the host prepares the weights.
 
 typedef unsigned short half;  // its bits: arithmetic is done in float
 typedef unsigned int uint;
