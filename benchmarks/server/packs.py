@@ -196,7 +196,7 @@ def in_blocks(session: Session, unet: str, variant: Variant) -> Result:
         "steps_per_block": plan.STEPS_PER_BLOCK,
         "providers": {plan.NONE: plan.PROVIDERS[plan.NONE], variant.name: plan.INSTALLED},
         "defaults": {},
-        "order": plan.order((variant.name,), asked.blocks // 2 + 1, asked.seed),
+        "order": plan.order((variant.name,), -(-asked.blocks // 2) + 1, asked.seed),
         "seconds": asked.seconds,
     }
     prompt = prompts.measured(
