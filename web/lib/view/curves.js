@@ -7,7 +7,7 @@ import { elementsOf, keepFromPage, setText } from "./dom.js";
 import { NOTHING } from "./progress.js";
 import { NAMES, SETTLED, curvesOf, pointAt, settledAfter, topOf } from "../data/curves.js";
 import { slotCount, slotOf } from "../data/slots.js";
-import { t } from "../host/strings.js";
+import { leftToRight, t } from "../host/strings.js";
 
 /** @typedef {import("../data/curves.js").Point} Point */
 /** @typedef {import("../data/store.js").Frame} Frame */
@@ -171,10 +171,10 @@ function textOf(name, value) {
   if (!isFinite(value)) return NOTHING;
   if (name === "change") return percent(value);
   if (name === "sigma") return String(Number(value.toPrecision(3)));
-  return value < 1000 ? `${Math.round(value)} ms` : `${(value / 1000).toFixed(1)} s`;
+  return leftToRight(value < 1000 ? `${Math.round(value)} ms` : `${(value / 1000).toFixed(1)} s`);
 }
 
 /** @param {number} share */
 function percent(share) {
-  return `${Number((share * 100).toPrecision(2))} %`;
+  return leftToRight(`${Number((share * 100).toPrecision(2))} %`);
 }

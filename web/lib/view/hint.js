@@ -4,7 +4,7 @@
  */
 
 import { elementsOf, keepFromPage, setText } from "./dom.js";
-import { t } from "../host/strings.js";
+import { t, writing } from "../host/strings.js";
 
 /** Where the browser remembers that it is known. */
 const KNOWN = "SideStream.hint";
@@ -24,7 +24,7 @@ export class EyeHint {
     this.text = element("span");
     this.element = element(
       "div",
-      { class: "ss-eye-hint", role: "status" },
+      { class: "ss-eye-hint", role: "status", ...writing() },
       this.text,
       element("button", { type: "button", onclick: () => this.dismiss(), onkeydown: keepFromPage }, t("hint.dismiss")),
     );
