@@ -1,6 +1,6 @@
 /** What the user does to running samplers: change settings, pause previews, interrupt. */
 
-import { ENDINGS, api, app, clientId, getJson, listen, toast } from "../host/comfy.js";
+import { ENDINGS, app, clientId, getJson, listen, postJson, toast } from "../host/comfy.js";
 import { t } from "../host/strings.js";
 
 /** @typedef {import("./store.js").FrameStore} FrameStore */
@@ -182,11 +182,7 @@ export class LiveSettings extends EventTarget {
    */
   async _post(route, what, failed) {
     try {
-      const response = await api.fetchApi(route, {
-        method: "POST",
-        headers: { "Content-Type": "application/json" },
-        body: JSON.stringify({ client_id: clientId(), ...what }),
-      });
+      const response = await postJson(route, { client_id: clientId(), ...what });
       const answer = await response.json();
       if (response.ok) return answer;
       toast("error", answer.error);

@@ -1,6 +1,6 @@
 /** The prompts of this page of which no sampler has begun: those that wait, and the one that is getting there. */
 
-import { ENDINGS, api, clientId, getJson, listen } from "../host/comfy.js";
+import { ENDINGS, clientId, getJson, listen, postJson } from "../host/comfy.js";
 
 /** @typedef {import("./prompts.js").Origin} Origin */
 /**
@@ -55,8 +55,7 @@ export class Queue extends EventTarget {
   async skip(promptId) {
     const waits = this.waiting.some((one) => one.promptId === promptId && !one.running);
     const [route, what] = waits ? ["/queue", { delete: [promptId] }] : ["/interrupt", { prompt_id: promptId }];
-    const headers = { "Content-Type": "application/json" };
-    await api.fetchApi(route, { method: "POST", headers, body: JSON.stringify(what) });
+    await postJson(route, what);
     if (waits) this._keep((one) => one.promptId !== promptId);
   }
 

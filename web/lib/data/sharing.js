@@ -1,6 +1,6 @@
 /** Whether this user shares previews on the watch page, and its address. */
 
-import { api, getJson } from "../host/comfy.js";
+import { getJson, postJson } from "../host/comfy.js";
 
 const ROUTE = "/sidestream/sharing";
 const LOOPBACK = /^(localhost|127(\.\d+){3}|\[::1\])$/;
@@ -40,11 +40,7 @@ export class Sharing {
    * @param {{ on: boolean } | { renew: true }} what
    */
   async change(what) {
-    const response = await api.fetchApi(ROUTE, {
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify(what),
-    });
+    const response = await postJson(ROUTE, what);
     const answer = await response.json();
     if (!response.ok) throw new Error(answer.error);
     this.told = answer;

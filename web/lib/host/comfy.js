@@ -51,6 +51,15 @@ export async function getJson(route) {
 
 /**
  * @param {string} route below /api
+ * @param {object} what
+ */
+export function postJson(route, what) {
+  const headers = { "Content-Type": "application/json" };
+  return api.fetchApi(route, { method: "POST", headers, body: JSON.stringify(what) });
+}
+
+/**
+ * @param {string} route below /api
  * @returns {string} where the browser itself finds it
  */
 export function addressOf(route) {

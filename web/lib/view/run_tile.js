@@ -2,7 +2,7 @@
 
 import { showWorkflow, toast } from "../host/comfy.js";
 import { copied } from "./clipboard.js";
-import { elementsOf, iconButton, setIcon, setText } from "./dom.js";
+import { elementsOf, iconButton, setAttribute, setIcon, setText } from "./dom.js";
 import { FinishButton, finishedText } from "./finish_button.js";
 import { originTexts } from "./origin_text.js";
 import { clockText } from "../data/pace.js";
@@ -160,11 +160,9 @@ export class RunTile {
     setText(this.state, state);
     const name = t("sheet.name", { title, seed: texts.seed || "–" });
     const about = [name, this.made.textContent, state, took, finishedText(run), run && clock.format(run.startedAt)];
-    const tooltip = about.filter(Boolean).join("\n");
-    if (this.picture.title !== tooltip) this.picture.title = tooltip;
-    if (this.element.ariaLabel !== name) this.element.setAttribute("aria-label", name);
-    const label = `${name}, ${state}`;
-    if (this.picture.ariaLabel !== label) this.picture.setAttribute("aria-label", label);
+    setAttribute(this.picture, "title", about.filter(Boolean).join("\n"));
+    setAttribute(this.element, "aria-label", name);
+    setAttribute(this.picture, "aria-label", `${name}, ${state}`);
     const done = run?.live && run.totalSteps ? run.step / run.totalSteps : 0;
     this.picture.style.setProperty("--progress", String(done));
   }

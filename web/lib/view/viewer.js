@@ -3,7 +3,7 @@
  * While an animation plays, the still of a newer step is small in the corner.
  */
 
-import { elementsOf, setText, whenEnded } from "./dom.js";
+import { elementsOf, setAttribute, setText, whenEnded } from "./dom.js";
 import { differences } from "./origin_text.js";
 import { BatchView } from "./batch_view.js";
 import { Player } from "../media/player.js";
@@ -275,8 +275,7 @@ export class Viewer {
     const shown = this.played ?? this.drawn;
     const values = shown && { title: shown.run.title, step: stepText(shown) };
     const key = shown?.outputNode ? "viewer.result" : this.played ? "viewer.plays" : "viewer.shows";
-    const label = values ? t(key, values) : t("viewer.empty");
-    if (this.element.ariaLabel !== label) this.element.setAttribute("aria-label", label);
+    setAttribute(this.element, "aria-label", values ? t(key, values) : t("viewer.empty"));
   }
 
   /** Place the canvases, on whole device pixels. */
