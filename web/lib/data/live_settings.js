@@ -17,8 +17,8 @@ import { t } from "../host/strings.js";
 const SETTLE_MS = 120;
 
 /**
- * A change holds for what runs and what waits in the queue; where nothing does it is stored as the
- * user's setting. Tells of changes by the event `change`.
+ * A change holds for what runs and what waits in the queue; if nothing does, it is stored as the
+ * user's setting. Dispatches `change`.
  */
 export class LiveSettings extends EventTarget {
   /**
@@ -178,7 +178,7 @@ export class LiveSettings extends EventTarget {
    * @param {string} route
    * @param {Record<string, any>} what
    * @param {string} failed what to say where the server does not answer
-   * @returns {Promise<State | null>} null where it was refused, or the server did not answer
+   * @returns {Promise<State | null>} null if it was refused, or the server did not answer
    */
   async _post(route, what, failed) {
     try {

@@ -6,7 +6,7 @@ const ROUTE = "/sidestream/sharing";
 const LOOPBACK = /^(localhost|127(\.\d+){3}|\[::1\])$/;
 
 /**
- * @typedef {object} Shared What the server says of it.
+ * @typedef {object} Shared The server's answer.
  * @property {string} user which of ComfyUI's users this is
  * @property {boolean} on
  * @property {string} key empty until it is first switched on
@@ -16,11 +16,11 @@ const LOOPBACK = /^(localhost|127(\.\d+){3}|\[::1\])$/;
 
 export class Sharing {
   constructor() {
-    /** @type {Shared | null} null where the server does not say */
+    /** @type {Shared | null} null if the server did not answer */
     this.told = null;
   }
 
-  /** What each prompt says of itself, so that the server knows whose switch holds for it. */
+  /** Sent with each prompt, so that the server knows whose switch applies to it. */
   get mark() {
     return this.told ? { user: this.told.user } : {};
   }
@@ -35,7 +35,7 @@ export class Sharing {
   }
 
   /**
-   * Throws where the server does not do it.
+   * Throws if the server refuses.
    *
    * @param {{ on: boolean } | { renew: true }} what
    */

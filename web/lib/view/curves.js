@@ -68,7 +68,7 @@ export class Curves {
    * @param {Row} row
    * @param {number} count of the places on the bar
    * @param {{ points: Point[], frame: Frame | null }} own
-   * @param {{ points: Point[], frame: Frame | null }} other nothing where none is compared
+   * @param {{ points: Point[], frame: Frame | null }} other nothing if none is compared
    */
   _draw({ name, element, chart, paths, ...values }, count, own, other) {
     const all = [...own.points, ...other.points];

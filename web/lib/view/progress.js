@@ -37,7 +37,7 @@ export class Progress {
     whenEnded(signal, () => clearInterval(timer));
   }
 
-  /** The run that is told of: the watched one, or the one that begins while its last one is still shown. */
+  /** The run shown here: the watched one, or one that begins while the picture is still of the last one. */
   get run() {
     const { watching, store } = this.shared;
     if (!watching.isLive || watching.pinnedNode !== null) return watching.run;

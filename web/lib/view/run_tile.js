@@ -32,7 +32,7 @@ export class RunTile {
     /** @type {Waiting | null} */
     this.waiting = null;
     this.promptId = "";
-    /** Whether it is where it can be seen. */
+    /** Whether it is in sight. */
     this.inView = false;
     /** @type {import("../data/store.js").Frame | null} */
     this._shown = null;
@@ -127,7 +127,7 @@ export class RunTile {
     this._draw();
   }
 
-  /** @param {boolean} on whether the Tab key comes by */
+  /** @param {boolean} on whether the Tab key reaches it */
   setReachable(on) {
     for (const button of this.buttons) button.tabIndex = on ? 0 : -1;
   }

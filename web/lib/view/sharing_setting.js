@@ -52,7 +52,7 @@ class SharingSetting {
     void this._ask(); // another page may have changed it
     const timer = setInterval(() => {
       if (!this.element.isConnected) clearInterval(timer);
-      else if (this.sharing.told?.on) void this._ask(); // who watches comes and goes
+      else if (this.sharing.told?.on) void this._ask(); // watchers come and go
     }, LOOK_AGAIN_MS);
   }
 
@@ -144,7 +144,7 @@ class SharingSetting {
 /**
  * @param {Document} document
  * @param {string} address
- * @returns {Element} empty where the address is too long
+ * @returns {Element} empty if the address is too long
  */
 function qrElement(document, address) {
   const code = qrCode(address);

@@ -53,7 +53,7 @@ export class Viewer {
 
     this.canvas = element("canvas", { class: "ss-canvas", width: 1, height: 1 });
     this.animation = element("canvas", { class: "ss-canvas ss-animation", width: 1, height: 1 });
-    // A video that came of the prompt; it covers its own still.
+    // A video that the prompt made; it covers its own still.
     this.video = element("video", { class: "ss-canvas ss-video", controls: true, loop: true, playsinline: true, hidden: true });
     this.video.muted = true;
     this.leftCanvas = element("canvas", { class: "ss-canvas ss-canvas-left", width: 1, height: 1 });
