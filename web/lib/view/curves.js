@@ -144,5 +144,5 @@ function textOf(name, value) {
 
 /** @param {number} share */
 function percent(share) {
-  return leftToRight(`${Number((share * 100).toPrecision(2))} %`);
+  return leftToRight(`${Number((share * 100).toPrecision(2))}\u00a0%`);
 }
