@@ -364,6 +364,13 @@ def _note_run(message: Event | Frame, prompt_id: str, open_runs: set[Any]) -> No
         (open_runs.discard if message.data["state"] == "end" else open_runs.add)(run)
 
 
+def _is_of_type(message: aiohttp.WSMessage, kind: str) -> bool:
+    """Whether a websocket's message is an event of that kind. Raises ConnectionError at its end."""
+    if message.type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR):
+        raise ConnectionError("ComfyUI closed the connection")
+    return message.type is aiohttp.WSMsgType.TEXT and json.loads(message.data)["type"] == kind
+
+
 def _sort(prompt_id: str, messages: Iterator[Event | Frame]) -> Run:
     run = Run(prompt_id)
     for message in messages:
