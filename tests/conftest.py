@@ -5,6 +5,7 @@ The unit tests need none of them: they run without ComfyUI.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.util
 import os
@@ -268,6 +269,9 @@ def stage(comfy: HostModules) -> Iterator[Stage]:
     from sidestream.tests.stage import Stage
 
     made = Stage(comfy)
+    # Tests collect garbage hundreds of times: not among all that ComfyUI and torch keep for good.
+    gc.collect()
+    gc.freeze()
     yield made
     made.close()
 

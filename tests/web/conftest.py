@@ -90,6 +90,11 @@ class Opened:
     panel: PanelPage
     problems: list[str] = field(default_factory=list)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What makes a page one of that kind."""
+        return {"Comfy.VueNodes.Enabled": self.kind.endswith("vue")}
+
     def listen(self, page: Page) -> None:
         page.on("console", self._on_console)
         page.on("pageerror", lambda error: self.problems.append(f"uncaught: {error}"))
@@ -140,13 +145,7 @@ def address_of(comfy_host: HostFactory) -> Callable[[str], str]:
     return start
 
 
-def open_page(
-    browser: Browser,
-    url: str,
-    kind: str,
-    settings: dict[str, Any] | None = None,
-    path: str = "/",
-) -> Opened:
+def open_page(browser: Browser, url: str, kind: str, path: str = "/", **settings: Any) -> Opened:
     """A page of that kind in a context of its own."""
     context = browser.new_context(viewport=SIZE, accept_downloads=True)
     context.add_init_script(COUNT_ADDRESSES)
@@ -155,26 +154,30 @@ def open_page(
     page.set_default_timeout(20_000)
     opened = Opened(kind, PanelPage(page, url))
     opened.listen(page)
-    is_vue = kind.split()[1] == "vue"
-    opened.panel.open({"Comfy.VueNodes.Enabled": is_vue, **(settings or {})}, path)
+    opened.panel.open({**opened.settings, **settings}, path)
     return opened
 
 
 @pytest.fixture
 def open_kind(
-    browser: Browser, address_of: Callable[[str], str]
+    request: pytest.FixtureRequest, browser: Browser, address_of: Callable[[str], str]
 ) -> Iterator[Callable[..., Opened]]:
     """Call it with a kind (and settings, or a server's address) for a page of the test's own."""
     pages: list[Opened] = []
 
-    def start(kind: str, *arguments: Any, url: str | None = None) -> Opened:
+    def start(
+        kind: str, settings: dict[str, Any] | None = None, path: str = "/", url: str | None = None
+    ) -> Opened:
         address = url or address_of(kind.split()[0])
-        pages.append(open_page(browser, address, kind, *arguments))
+        pages.append(open_page(browser, address, kind, path, **(settings or {})))
         return pages[-1]
 
     yield start
     for one in pages:
         one.panel.page.context.close()
+    if "opened" in request.fixturenames:
+        shared: Opened = request.getfixturevalue("opened")
+        shared.panel.store(shared.settings)  # as a reload of the shared page expects them
 
 
 @pytest.fixture(scope="package")
@@ -192,14 +195,14 @@ def opened(
 def panel(
     request: pytest.FixtureRequest, opened: Opened, browser: Browser
 ) -> Iterator[PanelPage]:
-    """The page, idle, with the panel closed and nothing kept; another one after a test that failed."""
+    """The page, idle, with the panel closed and nothing kept; a new one after a test that failed."""
     failed = request.session.testsfailed
     page = opened.panel
     _tidy(page)
     opened.problems.clear()
     yield page
     problems = [*opened.problems]
-    if request.session.testsfailed > failed or problems:
+    if problems or request.session.testsfailed > failed:
         page.page.context.close()
         again = open_page(browser, page.url, opened.kind)
         opened.panel, opened.problems = again.panel, again.problems
