@@ -56,6 +56,8 @@ COUNT_ADDRESSES = """
 })();
 """
 
+DIALOGS = ":is([role=dialog][data-state=open], .p-dialog)"
+
 TIDY = """
 async () => {
   const { liveSettings, watching, store, settings } = sidestream;
@@ -216,6 +218,10 @@ def _missing(what: str) -> NoReturn:
 
 
 def _tidy(panel: PanelPage) -> None:
+    dialogs = panel.page.locator(DIALOGS)
+    if dialogs.count():  # it may have come after the test's end
+        panel.page.keyboard.press("Escape")
+        expect(dialogs).to_have_count(0)
     panel.page.evaluate(TIDY)
     panel.wait_idle()
     panel.close_panel()
