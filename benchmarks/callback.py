@@ -44,9 +44,7 @@ class Clocks:
                     self._inner[-1] += whole
 
         setattr(owner, name, timed)
-        self._undo.append(
-            lambda: setattr(owner, name, original) if own else delattr(owner, name)
-        )
+        self._undo.append(lambda: setattr(owner, name, original) if own else delattr(owner, name))
 
     def off(self) -> None:
         """Take all clocks away."""

@@ -15,7 +15,11 @@ from .server import tables
 
 REPO = Path(__file__).resolve().parent.parent
 RESULTS = REPO / "benchmarks" / "results"
-DOCUMENTS = (REPO / "docs" / "benchmarks.md", REPO / "README.md")
+DOCUMENTS = (
+    REPO / "docs" / "benchmarks.md",
+    REPO / "docs" / "other-packs.md",
+    REPO / "README.md",
+)
 
 HEADS = {
     "provider": "provider",
@@ -170,6 +174,7 @@ FORMS: dict[str, Callable[[dict[str, Any]], str]] = {
     "callback": parts,
     "stages": stages,
     "server": in_server,
+    "packs": in_server,
 }
 """How results are shown that are not `table`s, by the first word of their names."""
 

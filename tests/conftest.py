@@ -32,6 +32,8 @@ settings.load_profile("patient")
 
 REPO = Path(__file__).resolve().parent.parent
 HOSTPACK = Path(__file__).resolve().parent / "hostpack"
+DEVICE = os.environ.get("SIDESTREAM_TEST_DEVICE", "cpu")
+"""What ComfyUI samples on, beside the tests and inside them: cpu or cuda."""
 
 
 def _name_the_pack() -> None:
@@ -153,7 +155,6 @@ class HostFactory:
         pack: bool = True,
         hostpack: tuple[str, ...] = HELPERS,
         early: tuple[str, ...] = (),
-        cpu: bool = True,
         fresh: bool = False,
     ) -> RunningHost:
         """Return a ready server, shared with other tests that ask for the same one.
@@ -162,10 +163,11 @@ class HostFactory:
         nodes in no particular order, `early` ones to load before the pack. A `fresh` server is
         nobody else's, and may be stopped.
         """
-        key = (arguments, pack, hostpack, early, cpu)
+        key = (arguments, pack, hostpack, early)
         if not fresh and key in self.started and self.started[key].process.poll() is None:
             return self.started[key]
-        running = self._start((*arguments, "--cpu") if cpu else arguments, pack, hostpack, early)
+        device = ("--cpu",) if DEVICE == "cpu" else ()
+        running = self._start((*arguments, *device), pack, hostpack, early)
         self.started[(key, object()) if fresh else key] = running
         running.wait_until_ready()
         return running
@@ -246,7 +248,7 @@ class HostModules:
 
 @pytest.fixture(scope="session")
 def comfy(host: Host, tmp_path_factory: pytest.TempPathFactory) -> HostModules:
-    """ComfyUI's modules in this process, on the CPU unless SIDESTREAM_TEST_DEVICE is `cuda`."""
+    """ComfyUI's modules in this process."""
     for package in ("torch", "aiohttp", "safetensors"):
         if importlib.util.find_spec(package) is None:
             missing(f"ComfyUI cannot be imported here: {package} is not installed")
@@ -257,7 +259,7 @@ def comfy(host: Host, tmp_path_factory: pytest.TempPathFactory) -> HostModules:
     mend_torchvision_when_imported()
     args = importlib.import_module("comfy.cli_args").args
     args.base_directory = str(base)
-    args.cpu = os.environ.get("SIDESTREAM_TEST_DEVICE") != "cuda"
+    args.cpu = DEVICE == "cpu"
     # ComfyUI's `nodes` puts another `utils` before the package of that name.
     importlib.import_module("utils.extra_config")
     return HostModules(host.tree, base)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Hashable
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from sidestream.preview import records
 from sidestream.preview.capture.runs import Run, Runs, RunSpec, SettingsLayers
@@ -20,6 +22,16 @@ from sidestream.preview.render.backends import StagingError, backends_for
 from sidestream.preview.render.worker import Engine
 
 CPU = torch.device("cpu")
+SAMPLES_ON = {"cpu": "cpu", "cuda": "cuda:0"}[os.environ.get("SIDESTREAM_TEST_DEVICE", "cpu")]
+"""The device on which ComfyUI samples, beside the tests and inside them."""
+HALF = 0.03
+"""How far sounds and pictures from -1 to 1 differ at most where ComfyUI's VAE works in bfloat16."""
+
+
+def on_the_cpu_only(why: str) -> None:
+    """Skip the test where ComfyUI samples on a GPU."""
+    if SAMPLES_ON != "cpu":
+        pytest.skip(f"for a sampler on the CPU: {why}")
 
 
 def wait_until(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,10 +16,11 @@ import torch
 from PIL import Image
 from sidestream.benchmarks import __main__ as entry
 from sidestream.benchmarks import callback, measure, models, program, report, stages
-from sidestream.benchmarks.server import frames, modes, plan, ratios, tables
+from sidestream.benchmarks.server import frames, modes, packs, plan, prompts, ratios, tables
+from sidestream.benchmarks.server.session import Setup
 from sidestream.preview.render.backends.cpu import CpuBackend
 from sidestream.tests.conftest import REPO
-from sidestream.tools.comfy_client import Frame
+from sidestream.tools.comfy_client import Event, Frame, Run
 
 SEEN = measure.Measured(seconds=[2.0, 2.2], callbacks_ms=[0.1], peak=3 << 20)
 BASE = measure.Measured(seconds=[1.0, 1.1], callbacks_ms=[0.05], peak=1 << 20)
@@ -224,11 +227,82 @@ def test_every_table_can_be_made_of_what_was_left_out_or_failed():
     assert "a line" not in shown
 
 
+# Other packs
+
+
+def test_a_packs_pictures_are_counted_however_it_sends_them():
+    picture = np.zeros((16, 24, 3), np.uint8)
+    frame = a_frame(1, picture)
+    headed = Frame(bytes(24) + frame.image, "image/jpeg", {}, 1.0)  # as VideoHelperSuite's
+    told = {"image": base64.b64encode(frame.image).decode()}
+    events = [
+        Event("kj_preview_override", {**told, "step": 0}, 2.0),  # of the noise
+        Event("kj_preview_override", {**told, "step": 3}, 3.0),
+        Event("kj_preview_override", {"step": 4}, 4.0),
+    ]
+    run = Run("a prompt", [frame, headed], events)
+    seen = [(sent.step, sent.received_at) for sent in packs.received(run)]
+    assert seen == [(1, 0.0), (None, 1.0), (3, 3.0)]
+    found = packs.pictures(run, picture)
+    assert (found["arrived"], found["different"], found["size"]) == (3, 1, (24, 16))
+    assert found["last_psnr"] > 40
+    assert packs.pictures(Run("a prompt"), picture) == {"arrived": 0, "different": 0}
+
+
+def test_a_packs_node_lies_between_the_model_and_the_sampler():
+    graph = prompts.sampled("tiny", 64, 1, 3)
+    changed = prompts.through(graph, prompts.node("ANode", given=1))
+    way = changed[prompts.SAMPLER]["inputs"]["model"][0]
+    assert changed[way]["inputs"] == {"given": 1, "model": [prompts.MODEL, 0]}
+    assert prompts.through(graph, None) == graph
+
+
+@pytest.fixture
+def asked(tmp_path):
+    kept = tmp_path / "packs"
+    (kept / "ComfyUI-KJNodes").mkdir(parents=True)
+    (kept / "ComfyUI-KJNodes" / "pyproject.toml").write_text('[project]\nversion = "1.5.0"\n')
+    (kept / packs.COMMITS).write_text("ComfyUI-bleh b889683 2026-06-02\n")
+    return Setup(tmp_path, tmp_path, ("tiny",), packs=kept)
+
+
+def test_a_packs_version_is_what_its_files_say(asked):
+    found = {each.name: packs.version(asked, each) for each in packs.entrants("a file")}
+    assert found["KJNodes"] == {"version": "1.5.0", "commit": None, "date": None}
+    assert found["bleh"] == {"version": None, "commit": "b889683", "date": "2026-06-02"}
+
+
+def test_a_pack_that_fails_costs_no_other(asked, monkeypatch):
+    def measured(asked, entrant, right, log):
+        packs.others(asked, entrant)
+        for variant in entrant.variants:
+            if (entrant.name, variant.name) == ("KJNodes", "defaults"):
+                raise RuntimeError("it is broken")
+            yield {"previews": variant.name, "different": 20, "reserved_above_none_mb": 1.0}
+
+    saved = []
+    asked = replace(asked, save=lambda result: saved.append(len(result["rows"])))
+    monkeypatch.setattr(packs, "measured", measured)
+    rows = packs.packs(asked)["rows"]
+    failed = [(row["pack"], row["failed"]) for row in rows if "failed" in row]
+    missing = f"FileNotFoundError: {packs.NOT_THERE}"
+    bleh, vhs = [("bleh", missing)] * 2, [("VideoHelperSuite", missing)] * 2
+    assert failed == [("KJNodes", "RuntimeError: it is broken"), *bleh, *vhs]
+    assert saved == [1, 3, 5, 6, 7, 9]
+    shown = tables.packs({"rows": rows})
+    assert "| bleh | b889683, 2026-06-02 | defaults: failed: FileNotFoundError" in shown
+    assert "| KJNodes | 1.5.0 | its own decoder |" in shown
+
+
 @pytest.mark.timeout(1200)
 def test_a_real_comfyui_is_measured(host, tmp_path):
     """All of it at a tiny size: ComfyUI by its own main.py, its loader, a client elsewhere."""
     results = tmp_path / "results.json"
     command = [sys.executable, "-m", "benchmarks.server", "ordinary", "blocks", "hammer"]
+    command += ["packs", "--packs", str(tmp_path / "packs")]
+    broken = tmp_path / "packs" / "ComfyUI-bleh"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("import none_of_this_name\n")
     command += ["--comfyui", str(host.tree), "--models", str(tmp_path / "models")]
     command += ["--tiny", "--cpu", "--steps", "3", "--blocks", "1", "--idle", "0"]
     command += ["--output", str(results)]
@@ -264,4 +338,13 @@ def test_a_real_comfyui_is_measured(host, tmp_path):
     for way in found["hammer"]["unets"]["tiny"]:
         assert way["bit_identical"]
         assert (way["raised"], way["failed"]) == (0, 0)
-    assert done.stdout.rstrip().endswith(tables.hammer(found["hammer"]))
+
+    rows = {(row["pack"], row["previews"]): row for row in found["packs"]["rows"]}
+    assert "did not load" in rows["bleh", "defaults"]["failed"]
+    for each in (("ComfyUI", "every step"), ("SideStream", "every step")):
+        row = rows[each]
+        assert row["latent_same"]
+        assert (row["arrived"], row["different"]) == (3, 3)
+        assert row["frames"] > 0
+        assert row["last_psnr"] > frames.RIGHT_FROM
+    assert done.stdout.rstrip().endswith(tables.packs(found["packs"]))

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from sidestream.tests.helpers import on_the_cpu_only
 from sidestream.tests.stage import all_told, with_settings
 from sidestream.tests.test_documents import ARCHITECTURE, REPO, stages, text_of
 
@@ -51,6 +52,7 @@ def traced(stage: Any, path: list[tuple[str, str]]) -> Iterator[list[str]]:
 
 
 def test_a_frames_path_is_what_a_real_run_calls(stage, make_pack, client, told):
+    on_the_cpu_only("another class stages on a GPU")
     path = stages(text_of(ARCHITECTURE))
     assert 5 <= len(path) <= 10
     model = with_settings(stage.demo_model())

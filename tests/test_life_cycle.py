@@ -22,6 +22,7 @@ from sidestream.preview.render.engines import Engines
 from sidestream.tests.graphs import SAVE, demo_graph, insert
 from sidestream.tests.helpers import (
     CPU,
+    SAMPLES_ON,
     FakeSink,
     FakeSource,
     a_book,
@@ -221,8 +222,8 @@ def test_a_server_stopped_in_mid_run_ends_soon_and_silently(comfy_host, connect,
     log = running.log_text[since:]
     assert not [bad for bad in BAD_ENDS if re.search(bad, log)]
     said = endings(log)
-    assert said["first"]["threads"] == ["SideStream cpu"]
-    assert said["last"]["threads"] == (["SideStream cpu"] if decoder_seconds else [])
+    assert said["first"]["threads"] == [f"SideStream {SAMPLES_ON}"]
+    assert said["last"]["threads"] == ([f"SideStream {SAMPLES_ON}"] if decoder_seconds else [])
     assert said["last"]["clock"] - stopped < 2
 
 

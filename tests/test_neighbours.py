@@ -263,7 +263,11 @@ def test_i10_removing_the_pack_leaves_comfyuis_arguments_as_they_were(stage, tol
     assert (type(args), dict(vars(args))) == before
 
 
-def test_i9_none_that_a_menu_chooses_after_another_method_is_a_choice(stage, client, told, meet):
+def test_i9_none_that_a_menu_chooses_after_another_method_is_a_choice(
+    stage, client, told, meet, monkeypatch
+):
+    # Later hosts set the method anew for each prompt, and so undo what a menu chose before it.
+    monkeypatch.delattr(stage.comfy.latent_preview, "set_preview_method", raising=False)
     _, pack = meet(neighbours.PatchesProgressBar, BEFORE)
     for method, shown in (("none", OURS), ("latent2rgb", OURS), ("none", [])):
         told(method=method)

@@ -13,7 +13,7 @@ from sidestream.preview.decoders.errors import DecoderError
 from sidestream.preview.decoders.sound import SoundDecoder, SoundSource
 from sidestream.preview.deliver.wav import wav
 from sidestream.preview.vae_copy import weights
-from sidestream.tests.helpers import CPU
+from sidestream.tests.helpers import CPU, HALF, SAMPLES_ON
 from sidestream.tests.sounds import FAMILIES, Family, as_comfyui_decodes, class_of, make_vae, read
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ def test_i12_a_sound_in_parts_is_what_comfyui_decodes(comfy, family, vae, monkey
     assert made.shape[1] == POSITIONS * family.hop - family.lead
     assert made.shape[1] <= expected.shape[1]
     given, _ = read(wav(made.numpy(), family.rate))
-    assert np.abs(given - expected[:, : made.shape[1]].numpy()).max() < family.tolerance
+    tolerance = family.tolerance if SAMPLES_ON == "cpu" else HALF
+    assert np.abs(given - expected[:, : made.shape[1]].numpy()).max() < tolerance
 
 
 def test_i11_a_copy_shares_nothing_and_draws_no_random_numbers(comfy, family, vae, monkeypatch):

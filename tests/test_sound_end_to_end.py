@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from sidestream.tests.helpers import HALF, SAMPLES_ON
 from sidestream.tests.sounds import read, sound_graph
 from sidestream.tools.comfy_client import RequestRefused
 
@@ -48,7 +49,7 @@ def test_the_last_step_sounds_as_comfyui_decodes_it(running, client, video):
     assert rate == told[-1]["rate"] == 44100
     expected = torch.load(running.base_dir / "output" / f"sound-{seed}.pt").numpy()
     assert expected.std() > 0.01
-    assert np.abs(made - expected.clip(-1, 1)).max() < 1e-4
+    assert np.abs(made - expected.clip(-1, 1)).max() < (1e-4 if SAMPLES_ON == "cpu" else HALF)
     assert run.frames  # and the pictures are as without
 
 

@@ -62,7 +62,7 @@ def test_it_is_what_the_model_is_given_first(stage, pack, client: FakeSocket, to
     given: list[torch.Tensor] = []
     model = with_settings(stage.demo_model(), step_zero="noise", format="png", max_size=64)
     network = model.model.diffusion_model
-    network.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    network.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0].cpu()))
     start = torch.linspace(-1, 1, empty_latent().numel()).view_as(empty_latent())
     for latent, denoise in ((empty_latent(), 1.0), (start, 0.4)):
         given.clear()

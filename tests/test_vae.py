@@ -31,7 +31,7 @@ from sidestream.preview.decoders.vae import (
     places,
 )
 from sidestream.preview.vae_copy import SMALLEST, VaeCopy, copied
-from sidestream.tests.helpers import CPU
+from sidestream.tests.helpers import CPU, HALF, SAMPLES_ON
 from sidestream.tests.stage import all_told
 from torch import nn
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from sidestream.tests.conftest import HostModules
 
 EVERYTHING = 1 << 30
+ATOL = 2e-5 if SAMPLES_ON == "cpu" else HALF
 SCALE = 8
 
 
@@ -564,7 +565,7 @@ def test_i12_the_copy_decodes_as_comfyui_does(comfy, seam, make):
     picture = source.load(CPU)(latent, EVERYTHING)
     assert expected.std() > 0.01
     assert picture.shape == expected.shape
-    assert torch.allclose(picture, expected, atol=2e-5)
+    assert torch.allclose(picture, expected, atol=ATOL * max(1.0, float(expected.abs().max())))
 
 
 def test_half_precision_is_the_same_picture_to_the_eye(comfy, seam):
@@ -644,7 +645,7 @@ def test_a_vae_made_in_inference_mode_previews_on_another_thread(comfy, seam):
     worker.join()
     with torch.inference_mode():
         expected = vae.decode(latent)[0].movedim(-1, 0)
-    assert torch.allclose(pictures[0], expected, atol=2e-5)
+    assert torch.allclose(pictures[0], expected, atol=ATOL)
 
 
 def ltx(comfy: HostModules) -> Any:

@@ -11,6 +11,8 @@ import json
 import time
 from typing import Any
 
+import comfy.patcher_extension
+import latent_preview
 from server import PromptServer
 
 from . import providers
@@ -19,6 +21,8 @@ from .sampling import INPUTS, Callback, sample, wait_for_device, wait_for_sample
 
 NATURAL = 0.5
 """Of the way to denoise: from there on pictures have the contrast that they have in the end."""
+CALLBACK = 5
+"""Its place among the arguments of ComfyUI's `outer_sample`."""
 
 
 class Enough(Exception):
@@ -38,12 +42,11 @@ class Blocks:
         return {"required": {**INPUTS, "plan": ("STRING", {"multiline": True})}}
 
     def run(self, plan: str, model: Any, **inputs: Any) -> Any:
-        told = json.loads(plan)
-        run = Run(told, model)
+        run = Run(json.loads(plan), model.clone())
         samples = None
         with contextlib.suppress(Enough):
             samples = sample(
-                model, **inputs, steps=run.steps, callback=run.callback, denoise=NATURAL
+                run.model, **inputs, steps=run.steps, callback=run.outermost, denoise=NATURAL
             )
         run.leave()
         result = {
@@ -55,7 +58,12 @@ class Blocks:
 
 
 class Run:
-    """The callback of such a sampling, and what it has seen."""
+    """The callback of such a sampling, and what it has seen.
+
+    The sampler gets the callback that every sampler gets from the running ComfyUI, and `model` may
+    carry wrappers that change it. What then arrives at the innermost wrapper is the installed
+    packs' callback, which is called in their blocks alone.
+    """
 
     def __init__(self, plan: dict[str, Any], model: Any) -> None:
         self._size: int = plan["steps_per_block"]
@@ -72,13 +80,21 @@ class Run:
         methods = {k["method"] for k in self._kinds.values() if k["by"] == "comfyui"}
         for method in sorted(methods):
             self._callbacks[method] = providers.comfyui_callback(method, model, self.steps)
-        if any(kind["by"] == "sidestream" for kind in self._kinds.values()):
-            self._callbacks["sidestream"] = providers.sidestream_callback(model, self.steps)
+        self.outermost: Callback = self._callbacks["none"]
+        if any(kind["by"] != "comfyui" for kind in self._kinds.values()):
+            self.outermost = latent_preview.prepare_callback(model, self.steps)
+        self.model = model
+        outer = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
+        model.add_wrapper_with_key(outer, "sidestream_bench", self._innermost)
         self.left_out = self._not_offered()
         self.blocks: list[dict[str, Any]] = []
         self._current: Callback = self._callbacks["none"]
 
-    def callback(self, step: int, x0: Any, x: Any, total_steps: int) -> None:
+    def _innermost(self, executor: Any, *given: Any, **named: Any) -> Any:
+        self._callbacks["sidestream"] = self._callbacks["installed"] = given[CALLBACK]
+        return executor(*given[:CALLBACK], self._callback, *given[CALLBACK + 1 :], **named)
+
+    def _callback(self, step: int, x0: Any, x: Any, total_steps: int) -> None:
         """What the sampler calls after each step."""
         position = step % self._size
         if position == 0:
@@ -88,6 +104,7 @@ class Run:
         self._current(step, x0, x, total_steps)
         spent = time.perf_counter() - start
         if position == 0:
+            self._await_changes(block["provider"])
             wait_for_sampler(self._device)
             block["from"] = time.perf_counter()
             return
@@ -114,8 +131,8 @@ class Run:
             if settings != self._live:
                 self._live = settings
                 providers.change_live(self._client, settings)
-            for part in kind["without"]:
-                self._switched.enter_context(providers.WITHOUT[part]())
+            for change in kind["changes"]:
+                self._switched.enter_context(providers.CHANGES[change]())
             self._current = self._callbacks["sidestream"]
         else:
             self._current = self._callbacks[kind["method"]]
@@ -123,12 +140,19 @@ class Run:
         block = {"provider": name, "step": step + 1, "began": began, "callbacks_ms": []}
         self.blocks.append(block)
 
+    def _await_changes(self, name: str) -> None:
+        waits = providers.WAITS
+        for change in self._kinds[name].get("changes", ()) if name not in self.left_out else ():
+            problem = waits[change]() if change in waits else ""
+            if problem:
+                self.left_out[name] = problem
+
     def _not_offered(self) -> dict[str, str]:
         missing = {}
         for name, kind in self._kinds.items():
-            for part in kind.get("without", ()):
+            for change in kind.get("changes", ()):
                 try:
-                    providers.WITHOUT[part]()
+                    providers.CHANGES[change]()
                 except providers.NotOffered as error:
                     missing[name] = str(error)
         return missing

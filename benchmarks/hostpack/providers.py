@@ -1,11 +1,13 @@
-"""Who makes the previews of a step: ComfyUI's own code, or SideStream with its parts on or off."""
+"""Who makes the previews of a step: ComfyUI's own code, or SideStream as it is or changed."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import json
 import sys
+import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -15,6 +17,7 @@ from unittest import mock
 
 import comfy.cli_args
 import latent_preview
+import torch
 from server import PromptServer
 
 from .sampling import Callback
@@ -57,11 +60,6 @@ def comfyui_callback(method: str, model: Any, steps: int) -> Callback:
     # Not by assigning it, which would be this node's choice of a method for itself.
     with mock.patch.dict(vars(args), preview_method=wanted):
         return comfyui.prepare_callback(model, steps)
-
-
-def sidestream_callback(model: Any, steps: int) -> Callback:
-    """The callback that a sampler gets with SideStream installed."""
-    return latent_preview.prepare_callback(model, steps)
 
 
 def change_live(client_id: str, settings: dict[str, Any]) -> None:
@@ -141,11 +139,60 @@ def without_worker() -> AbstractContextManager[Any]:
     return dropping("publish")
 
 
-WITHOUT: dict[str, Callable[[], AbstractContextManager[Any]]] = {
-    "kernels": without_kernels,
-    "encoding": without_encoding,
-    "sending": without_sending,
-    "decoding": without_decoding,
-    "worker": without_worker,
+class Compiled:
+    """TAESD's decoder by `torch.compile`, made anew by the worker for the first frame."""
+
+    def __init__(self, decode: Callable[..., torch.Tensor]) -> None:
+        self._decode = torch.compile(decode, dynamic=False)
+        self._tried = threading.Event()
+        self._problem = "torch.compile did not end"
+
+    def __call__(self, decoder: Any, latent: torch.Tensor, min_side: int) -> torch.Tensor:
+        try:
+            rgb = self._decode(decoder, latent, min_side)
+            self._problem = ""
+        except BaseException as error:
+            self._problem = repr(error)[:500]
+            raise
+        finally:
+            self._tried.set()
+        return rgb
+
+    def wait(self) -> str:
+        """Wait until a frame was decoded, which the compiler delays. Returns what went wrong."""
+        self._tried.wait(300)
+        return self._problem
+
+
+@functools.cache
+def compiled() -> Compiled:
+    """The same for all blocks."""
+    taesd = part_of_sidestream("decoders.taesd")
+    if taesd is None:
+        raise NotOffered("it has no TAESD that could be compiled")
+    return Compiled(taesd.Taesd.__call__)
+
+
+def with_compiled() -> AbstractContextManager[Any]:
+    """Decode by what `torch.compile` makes of TAESD's layers."""
+    replacement = compiled()
+    taesd = part_of_sidestream("decoders.taesd")
+    assert taesd is not None
+
+    def decode(decoder: Any, latent: torch.Tensor, min_side: int) -> torch.Tensor:
+        return replacement(decoder, latent, min_side)
+
+    return mock.patch.object(taesd.Taesd, "__call__", decode)
+
+
+CHANGES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "no kernels": without_kernels,
+    "no encoding": without_encoding,
+    "no sending": without_sending,
+    "no decoding": without_decoding,
+    "no worker": without_worker,
+    "compiled": with_compiled,
 }
-"""SideStream's parts that can be switched off between two steps."""
+"""What can be changed in SideStream between two steps."""
+WAITS: dict[str, Callable[[], str]] = {"compiled": lambda: compiled().wait()}
+"""What must be waited for once a first frame is on its way. Each returns what went wrong, or ""."""

@@ -3,26 +3,30 @@
 Starts ComfyUI by its own main.py with random-weight models of real shapes and a websocket client
 in another process. Modes:
 
-    ordinary      runs of the KSampler node: frames, latents, memory, log
-    blocks        what each way to make previews costs, in blocks of steps within one run
-    hammer        what other code may do beside a sampler, all of it, at each step and without pause
-    gpus          sampling on one GPU, decoding on another; a model split over two
-    matrix        `ordinary` with both allocators, with and without DynamicVRAM
-    short-memory  `ordinary` and `blocks` with 4 GB left on the card
+    ordinary  runs of the KSampler node: frames, latents, memory, log
+    blocks    what each way to make previews costs, in blocks of steps within one run
+    hammer    what other code may do beside a sampler, all of it, at each step and without pause
+    gpus      sampling on one GPU, decoding on another; a model split over two
+    matrix    `ordinary` with both allocators, with and without DynamicVRAM
+    packs     previews of ComfyUI, SideStream and the packs in the folder --packs
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shlex
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from . import files, plan, session, tables
+from .filler import filled_card
 from .modes import MODES
 
 
@@ -53,6 +57,10 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the order of providers")
     parser.add_argument("--idle", type=float, default=10.0, help="seconds after the last run")
     parser.add_argument("--provider", action="append", default=[], choices=plan.COMPARED)
+    parser.add_argument(
+        "--left", type=float, metavar="GB", help="take all other memory of the first GPU"
+    )
+    parser.add_argument("--packs", type=Path, help="a folder with checkouts of other packs")
     parser.add_argument("--output", type=Path, help="a file for the results, JSON")
     arguments = parser.parse_args()
     if arguments.comfyui is None:
@@ -75,19 +83,32 @@ def main() -> None:
         seed=given.seed,
         providers=tuple(given.provider),
         idle=given.idle,
+        packs=given.packs and given.packs.absolute(),
     )
     session.write_models(asked)
+    with contextlib.nullcontext(None) if given.left is None else filled_card(given.left) as left:
+        measure(given, asked, left)
+
+
+def measure(given: argparse.Namespace, asked: session.Setup, left: float | None) -> None:
+    """The same with the models written and, where told, only `left` GB free."""
     results: dict[str, object] = {
         "date": time.strftime("%Y-%m-%d"),
         "command": shlex.join(["python", "-m", "benchmarks.server", *sys.argv[1:]]),
         **session.about(asked),
+        **({} if left is None else {"left_gb": round(left, 2)}),
     }
     printed = []
     for mode in given.modes:
-        results[mode] = MODES[mode](asked)
+
+        def save(result: dict[str, Any], mode: str = mode) -> None:
+            """Keep what was measured so far."""
+            results[mode] = result
+            if given.output:
+                given.output.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+
+        save(MODES[mode](replace(asked, save=save)))
         printed.append(tables.TABLES[mode](results[mode]))
-        if given.output:  # after each mode: what was measured is not lost
-            given.output.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
     print(json.dumps({name: results[name] for name in results if name not in MODES}))
     print("\n\n".join(printed), flush=True)
 

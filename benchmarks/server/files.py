@@ -26,8 +26,8 @@ def unet_file(folder: Path, unet: str) -> Path:
 
 
 def decoder_file(folder: Path, name: str) -> Path:
-    """Where a decoder's weights lie in a models folder."""
-    return folder / "vae_approx" / f"{name}.safetensors"
+    """Where a decoder's weights lie in a models folder: bleh takes no other kind of file."""
+    return folder / "vae_approx" / f"{name}.pth"
 
 
 def write_unet(path: Path, unet: str, device: torch.device) -> None:
@@ -49,9 +49,7 @@ def write_unet(path: Path, unet: str, device: torch.device) -> None:
     save_file({n: w.half().cpu().contiguous() for n, w in network.state_dict().items()}, path)
 
 
-def predict_the_noise(
-    network: Any, unet: str, device: torch.device, dtype: torch.dtype
-) -> None:
+def predict_the_noise(network: Any, unet: str, device: torch.device, dtype: torch.dtype) -> None:
     """Fit the last convolution so that the network gives back what it is given."""
     side, batch = (48, 8) if device.type == "cuda" else (24, 8)
     generator = torch.Generator().manual_seed(11)
@@ -81,7 +79,6 @@ def predict_the_noise(
 def write_decoder(path: Path, seed: int) -> None:
     """Write a TAESD decoder, each of whose layers gives numbers that half precision holds."""
     from comfy.taesd.taesd import Decoder
-    from safetensors.torch import save_file
 
     network = Decoder(latent_channels=4)
     generator = torch.Generator().manual_seed(seed)
@@ -109,7 +106,7 @@ def write_decoder(path: Path, seed: int) -> None:
             layer.register_forward_hook(settle)
         network(torch.randn(2, 4, 32, 32, generator=generator))
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: weight.contiguous() for name, weight in network.state_dict().items()}, path)
+    torch.save({name: weight.contiguous() for name, weight in network.state_dict().items()}, path)
 
 
 def main() -> None:

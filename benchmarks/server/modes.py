@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import subprocess
-import sys
-import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from . import frames, plan, prompts, ratios
+from .looks import megabytes, references, watched_memory
+from .packs import packs
 from .session import Session, Setup
 
-REFERENCE_DECODERS = ("taesd", "latent2rgb")
-POLL = 0.05  # seconds between two looks at the memory
-LEFT_GB = 4.0
-"""Free on the card in the mode `short-memory`."""
 HAMMERS = (("callback", "euler_ancestral"), ("thread", "euler"), ("thread, graphs", "euler"))
 
 Result = dict[str, Any]
@@ -104,11 +96,6 @@ def memory_in_short(runs: list[Result], idle: list[dict[str, int]]) -> Result:
     }
 
 
-def megabytes(count: int) -> float:
-    """Bytes as MB of 2^20."""
-    return round(count / 2**20, 1)
-
-
 def latents(session: Session, unet: str, runs: int) -> list[str]:
     """The hashes of the latents of so many runs without SideStream's settings."""
     asked = session.asked
@@ -118,51 +105,6 @@ def latents(session: Session, unet: str, runs: int) -> list[str]:
         run = session.run(prompt, {"method": "off"})
         found.append(session.output(run, prompts.END, "sha256"))
     return found
-
-
-def references(session: Session, unet: str, split: bool = False) -> dict[str, Any]:
-    """By decoder and step, the right pictures; under `latent`, the hash of the run's latent."""
-    asked = session.asked
-    with tempfile.TemporaryDirectory(prefix="sidestream-bench-") as folder:
-        prompt = prompts.measured(
-            "SideStreamBenchReferences",
-            unet,
-            asked.size(unet),
-            session.nonce(),
-            split,
-            steps=asked.steps,
-            folder=folder,
-        )
-        run = session.run(prompt, {"method": "off"})
-        right: dict[str, Any] = {
-            decoder: frames.references(Path(folder), decoder) for decoder in REFERENCE_DECODERS
-        }
-        right["latent"] = session.result(run, prompts.SAMPLER)["latent"]
-    return right
-
-
-@contextlib.contextmanager
-def watched_memory(session: Session) -> Iterator[list[dict[str, int]]]:
-    """Yields a list that holds, at the end, the most and the least of each GPU."""
-    seen: list[dict[str, int]] = []
-    over = threading.Event()
-
-    def look() -> None:
-        while not over.wait(POLL):
-            for index, gpu in enumerate(session.memory()):
-                if index == len(seen):
-                    seen.append({"most_reserved": 0, "least_free": gpu["free"]})
-                each = seen[index]
-                each["most_reserved"] = max(each["most_reserved"], gpu["most_reserved"])
-                each["least_free"] = min(each["least_free"], gpu["free"])
-
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        over.set()
-        thread.join()
 
 
 def blocks(asked: Setup) -> Result:
@@ -299,45 +241,11 @@ def with_arguments(asked: Setup, *arguments: str) -> Setup:
     return replace(asked, arguments=(*asked.arguments, *arguments))
 
 
-def short_memory(asked: Setup) -> Result:
-    """Everything once more on a card on which little is free."""
-    with filled_card(LEFT_GB) as free:
-        found = ordinary(asked)
-        return {"left_gb": free, "ordinary": found, "blocks": blocks(asked)}
-
-
-FILLER = """
-import sys, torch
-free, total = torch.cuda.mem_get_info(0)
-kept = torch.empty(max(0, free - int(float(sys.argv[1]) * 2**30)), dtype=torch.uint8, device="cuda")
-print(torch.cuda.mem_get_info(0)[0] / 2**30, flush=True)
-sys.stdin.read()
-"""
-
-
-@contextlib.contextmanager
-def filled_card(left_gb: float) -> Iterator[float]:
-    """Another process takes all of the first GPU's memory but so much. Yields what is left."""
-    filler = subprocess.Popen(
-        [sys.executable, "-c", FILLER, str(left_gb)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert filler.stdin is not None
-    assert filler.stdout is not None
-    try:
-        yield float(filler.stdout.readline())
-    finally:
-        filler.stdin.close()
-        filler.wait(60)
-
-
 MODES: dict[str, Callable[[Setup], Result]] = {
     "ordinary": ordinary,
     "blocks": blocks,
     "hammer": hammer,
     "gpus": gpus,
     "matrix": matrix,
-    "short-memory": short_memory,
+    "packs": packs,
 }

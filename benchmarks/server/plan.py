@@ -17,9 +17,9 @@ def comfyui(method: str) -> dict[str, Any]:
     return {"by": "comfyui", "method": method}
 
 
-def sidestream(settings: dict[str, Any], *without: str) -> dict[str, Any]:
-    """SideStream's; `without` are parts in benchmarks/hostpack/providers.py that are off."""
-    return {"by": "sidestream", "settings": settings, "without": without}
+def sidestream(settings: dict[str, Any], *changes: str) -> dict[str, Any]:
+    """SideStream's, with some of the changes in benchmarks/hostpack/providers.py."""
+    return {"by": "sidestream", "settings": settings, "changes": changes}
 
 
 PROVIDERS: dict[str, dict[str, Any]] = {
@@ -29,14 +29,17 @@ PROVIDERS: dict[str, dict[str, Any]] = {
     "ComfyUI TAESD": comfyui("taesd"),
     "SideStream, every step": sidestream(EVERY_STEP),
     "SideStream, defaults": sidestream({}),
-    "SideStream, every step, by PyTorch": sidestream(EVERY_STEP, "kernels"),
-    "SideStream, every step, not encoded": sidestream(EVERY_STEP, "encoding"),
-    "SideStream, every step, not sent": sidestream(EVERY_STEP, "sending"),
-    "SideStream, every step, not decoded": sidestream(EVERY_STEP, "decoding"),
-    "SideStream, every step, captured only": sidestream(EVERY_STEP, "worker"),
+    "SideStream, every step, by PyTorch": sidestream(EVERY_STEP, "no kernels"),
+    "SideStream, every step, by torch.compile": sidestream(EVERY_STEP, "no kernels", "compiled"),
+    "SideStream, every step, not encoded": sidestream(EVERY_STEP, "no encoding"),
+    "SideStream, every step, not sent": sidestream(EVERY_STEP, "no sending"),
+    "SideStream, every step, not decoded": sidestream(EVERY_STEP, "no decoding"),
+    "SideStream, every step, captured only": sidestream(EVERY_STEP, "no worker"),
     "SideStream, every step, Latent2RGB": sidestream(EVERY_STEP | {"method": "latent2rgb"}),
 }
 COMPARED = tuple(name for name in PROVIDERS if name != NONE)
+INSTALLED = {"by": "installed", "method": "installed"}
+"""What a sampler gets in the running ComfyUI, whichever packs are installed and on its MODEL."""
 
 
 def order(compared: Sequence[str], rounds: int, seed: int) -> list[str]:

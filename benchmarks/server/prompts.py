@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 MODEL, POSITIVE, NEGATIVE, LATENT, SAMPLER, END = "1", "2", "3", "4", "5", "6"
-SPLIT = "7"
+SPLIT, ON_THE_WAY = "7", "8"
 SEED = 7
 
 
@@ -22,9 +22,7 @@ def inputs(unet: str, size: int, nonce: int, split: bool = False) -> dict[str, A
     return graph
 
 
-def sampled(
-    unet: str, size: int, nonce: int, steps: int, split: bool = False
-) -> dict[str, Any]:
+def sampled(unet: str, size: int, nonce: int, steps: int, split: bool = False) -> dict[str, Any]:
     """An ordinary run of ComfyUI's KSampler; node END tells the latent's hash."""
     return {
         **inputs(unet, size, nonce, split),
@@ -49,6 +47,19 @@ def measured(
     return {
         **inputs(unet, size, nonce, split),
         SAMPLER: node(kind, **linked(split), seed=SEED, **given),
+    }
+
+
+def through(graph: dict[str, Any], entry: dict[str, Any] | None) -> dict[str, Any]:
+    """The graph with a node that takes the MODEL on its way to the sampler; None: as it is."""
+    if entry is None:
+        return graph
+    sampler = graph[SAMPLER]
+    before = sampler["inputs"]["model"]
+    return {
+        **graph,
+        ON_THE_WAY: {**entry, "inputs": {**entry["inputs"], "model": before}},
+        SAMPLER: {**sampler, "inputs": {**sampler["inputs"], "model": [ON_THE_WAY, 0]}},
     }
 
 

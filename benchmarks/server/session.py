@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -52,6 +52,16 @@ class Setup:
     """Those of `plan.COMPARED` that are measured; all, where none is named."""
     idle: float = 10.0
     """Seconds after the last run, before what is left of its memory is looked at."""
+    packs: Path | None = None
+    """A folder that holds other packs."""
+    patience: float = PATIENCE
+    """Seconds that a prompt may take, beyond `seconds`."""
+    save: Callable[[dict[str, Any]], None] = lambda result: None
+    """Keeps what a mode has measured so far."""
+
+    def host(self) -> Host:
+        """The ComfyUI to start."""
+        return Host(self.comfyui, Path(sys.executable), own=True)
 
     def size(self, unet: str) -> int:
         """The side of the picture, in pixels."""
@@ -76,9 +86,24 @@ print(json.dumps({"torch": torch.__version__, "devices": names or ["CPU"]}))
 def about(asked: Setup) -> dict[str, Any]:
     """What is measured on; asked in another process, so that this one takes no memory of a GPU."""
     told = subprocess.check_output([sys.executable, "-c", ABOUT], text=True)
-    version = Host(asked.comfyui, Path(sys.executable), own=True).version
     found: dict[str, Any] = json.loads(told)
-    return {"comfyui": version, "unets": asked.unets, **found}
+    return {"comfyui": asked.host().version, "unets": asked.unets, **found}
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """Another pack to install: a copy, since it may write into its own folder."""
+
+    folder: Path
+    files: Mapping[str, str]
+    """By name, what its user has written into it."""
+
+    def install(self, custom_nodes: Path) -> None:
+        """Copy it."""
+        there = custom_nodes / self.folder.name
+        shutil.copytree(self.folder, there, ignore=shutil.ignore_patterns(".git"))
+        for name, text in self.files.items():
+            (there / name).write_text(text, "utf-8")
 
 
 @dataclass
@@ -90,6 +115,8 @@ class Session:
     """More arguments for ComfyUI."""
     pack: bool = True
     """Whether SideStream is among the custom nodes."""
+    others: Sequence[Neighbour] = ()
+    """More custom nodes."""
     base: Path = field(init=False)
     running: server.RunningHost = field(init=False)
     client: ComfyClient = field(init=False)
@@ -107,9 +134,10 @@ class Session:
             if self.pack:
                 packs[PACK_NAME] = REPO
             server.make_base_directory(self.base, packs)
-            host = Host(self.asked.comfyui, Path(sys.executable), own=True)
+            for other in self.others:
+                other.install(self.base / "custom_nodes")
             arguments = ("--front-end-root", str(page), *self.asked.arguments, *self.extra)
-            self.running = server.start(host, self.base, arguments)
+            self.running = server.start(self.asked.host(), self.base, arguments)
             self.running.wait_until_ready()
             self.client = ComfyClient(self.running.url, compress=True)
             self._of_the_start = len(self._lines())
@@ -141,13 +169,20 @@ class Session:
         self._nonce += 1
         return self._nonce
 
-    def run(self, prompt: dict[str, Any], settings: dict[str, Any] | None = None) -> Run:
+    def run(
+        self,
+        prompt: dict[str, Any],
+        settings: dict[str, Any] | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> Run:
         """Queue a prompt with SideStream's settings and collect what arrives until it ends.
 
-        Raises RuntimeError where it does not end well.
+        `extra` is more for the prompt to bring. Raises RuntimeError where it does not end well,
+        comfy_client.Unfinished where it does not end.
         """
-        extra = {"sidestream": settings or {}}
-        run = self.client.run(prompt, extra, timeout=PATIENCE + self.asked.seconds)
+        brought = {"sidestream": settings or {}, **(extra or {})}
+        patience = self.asked.patience + self.asked.seconds
+        run = self.client.run(prompt, brought, timeout=patience)
         if run.outcome != "success":
             errors = [event.data for event in run.events_of("execution_error")]
             raise RuntimeError(f"the prompt ended with {run.outcome}: {json.dumps(errors)[:4000]}")

@@ -34,9 +34,7 @@ def ordinary(result: Result) -> str:
 def runs_table(result: Result, name: str) -> str:
     """The runs of the KSampler node."""
     rows = [
-        row
-        for unet, found in result["unets"].items()
-        for row in run_rows(f"{name}{unet}", found)
+        row for unet, found in result["unets"].items() for row in run_rows(f"{name}{unet}", found)
     ]
     return markdown(RUN_HEAD, rows)
 
@@ -157,7 +155,7 @@ def gpus(result: Result) -> str:
             len(run["frames"]["wrong"]),
             run["frames"]["in_order"],
             run["decoding_share_by_frames"],
-            ", ".join(f"{each['device']}: {each['share']}" for each in run["devices"]),
+            ", ".join(f"{each['path']}: {each['share']}" for each in run["devices"]),
         ]
         for unet, found in result["unets"].items()
         for name, run in found.items()
@@ -179,10 +177,48 @@ def matrix(result: Result) -> str:
     return "\n\n".join([markdown(RUN_HEAD, rows), *lines])
 
 
-def short_memory(result: Result) -> str:
-    """Both parts."""
-    left = f"{result['left_gb']:.1f} GB left on the card:"
-    return "\n\n".join([left, ordinary(result["ordinary"]), blocks(result["blocks"])])
+def packs(result: Result) -> str:
+    """One row for each way to use each pack."""
+    head = (
+        "",
+        "version",
+        "previews",
+        "ms a step without",
+        "ratio",
+        "95 %",
+        "callback p50",
+        "p99 (ms)",
+        "frames",
+        "steps",
+        "of 20 steps, different",
+        "px",
+        "dB of the last",
+        "MB above none",
+    )
+    return markdown(head, [pack_row(row) for row in result["rows"]])
+
+
+def pack_row(row: Result) -> list[Any]:
+    """One row of it."""
+    told = ", ".join(row[key] for key in ("version", "commit", "date") if row[key])
+    if "failed" in row:
+        return [row["pack"], told, f"{row['previews']}: failed: {row['failed'][:200]}"]
+    return [
+        row["pack"],
+        told,
+        row["previews"],
+        row.get("ms_per_step_without"),
+        row.get("ratio"),
+        span(row.get("ratio_95")),
+        row.get("callback_p50_ms"),
+        row.get("callback_p99_ms"),
+        row.get("frames"),
+        row.get("steps"),
+        row["different"],
+        "×".join(map(str, row["size"])) if "size" in row else None,
+        row.get("last_psnr"),
+        row["reserved_above_none_mb"],
+    ]
 
 
 def log_lines(result: Result) -> str:
@@ -197,5 +233,5 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "hammer": hammer,
     "gpus": gpus,
     "matrix": matrix,
-    "short-memory": short_memory,
+    "packs": packs,
 }

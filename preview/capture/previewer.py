@@ -61,6 +61,8 @@ class Previewer:
         self._in_step = False
         self._whole: Any = None
         """All that is sampled in this step, where the previewer is only asked for a part of it."""
+        self._is_latent = True
+        """Whether what the sampler gives in this step can be previewed at all."""
         self._asked = False
         self._is_recorded = False
         """Whether the current step is kept by the engine."""
@@ -95,15 +97,26 @@ class Previewer:
             if self.run.wants_sound and self._transport.watched(self.run):
                 self._capture_sound(x0)
         except Exception as error:
-            log.warning(
-                "[SideStream] A preview failed (%s); sampling continues without previews.",
-                in_a_line(error),
-                exc_info=log.isEnabledFor(logging.DEBUG),
-            )
-            self.run.abort()
+            self._fail(error)
         finally:
             if is_step:
                 self._end_step()
+
+    def _fail(self, error: Exception) -> None:
+        log.warning(
+            "[SideStream] A preview failed (%s); sampling continues without previews.",
+            in_a_line(error),
+            exc_info=log.isEnabledFor(logging.DEBUG),
+        )
+        self.run.abort()
+
+    def __bool__(self) -> bool:
+        """Whether there is something to preview in this step.
+
+        ComfyUI looks into the latent before it asks a previewer, and would fail where a sampler
+        gives none, which it accepts without previews.
+        """
+        return self._is_latent
 
     def decode_latent_to_preview(self, x0: torch.Tensor) -> Any:
         """For packs that decode on their own: ComfyUI's picture of `x0`, made on the spot."""
@@ -126,9 +139,12 @@ class Previewer:
             run = self.run
             finisher = run.finishes_here() if run.finish_requested else None
             self._asked, self._whole = False, x0
+            self._is_latent = hasattr(x0, "is_nested")
+            if not (self._is_latent or run.aborted):
+                self._fail(TypeError(f"the sampler gave {type(x0).__name__} instead of a latent"))
             try:
                 result = callback(step, x0, x, total_steps)
-                if self._asked is not before:
+                if self._is_latent and self._asked is not before:
                     before = self._asked
                     asks(run, before)
             except BaseException:

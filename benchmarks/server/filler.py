@@ -1,0 +1,34 @@
+"""A process that takes the GPU's memory, so that a card is as short of it as a small one."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+
+FILLER = """
+import sys, torch
+free, total = torch.cuda.mem_get_info(0)
+kept = torch.empty(max(0, free - int(float(sys.argv[1]) * 2**30)), dtype=torch.uint8, device="cuda")
+print(torch.cuda.mem_get_info(0)[0] / 2**30, flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def filled_card(left_gb: float) -> Iterator[float]:
+    """Another process takes all of the first GPU's memory but so much. Yields what is left."""
+    filler = subprocess.Popen(
+        [sys.executable, "-c", FILLER, str(left_gb)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert filler.stdin is not None
+    assert filler.stdout is not None
+    try:
+        yield float(filler.stdout.readline())
+    finally:
+        filler.stdin.close()
+        filler.wait(60)

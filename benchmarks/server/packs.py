@@ -1,0 +1,272 @@
+"""Other packs' previews beside ComfyUI's and SideStream's, each alone in a ComfyUI of its own.
+
+Each is set up as its documents say, twice where it can be: to preview every step, and by its
+defaults. All decode the same TAESD file, and none may show more than 512 px.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from sidestream.tools.comfy_client import Run
+from sidestream.tools.places import PACK_NAME, REPO
+
+from . import frames, plan, prompts, ratios
+from .files import DECODERS, decoder_file
+from .looks import megabytes, references, watched_memory
+from .session import Neighbour, Session, Setup
+
+Result = dict[str, Any]
+
+SIDE = 512
+"""Pixels, as ComfyUI's own default."""
+ARGUMENTS = ("--preview-method", "taesd")
+"""For each ComfyUI."""
+OFF = {"preview_method": "none", "sidestream": {"method": "off"}}
+"""What a prompt brings that wants no previews."""
+PATIENCE = 120.0
+"""Seconds that a prompt may take beyond those of its blocks: one that hangs costs no other pack."""
+COMMITS = "commits.txt"
+"""In the folder of packs, lines `PACK COMMIT DATE`, for packs that are no git checkouts."""
+
+BLEH = "previews:\n  max_size: 512\n  throttle_secs: 0\n"
+NOT_THERE = "it is not in the folder of packs"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to use a pack."""
+
+    name: str
+    extra: dict[str, Any] = field(default_factory=dict)
+    """What the prompt brings."""
+    node: dict[str, Any] | None = None
+    """A node that takes the MODEL on its way to the sampler."""
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A pack in a ComfyUI of its own."""
+
+    name: str
+    folder: str | None
+    """Its name among custom nodes; None for ComfyUI alone."""
+    proof: str
+    """A class of node that is there if the pack has loaded."""
+    variants: tuple[Variant, ...]
+    files: dict[str, str] = field(default_factory=dict)
+    """What its users write into its folder."""
+
+
+def vhs(rate: int) -> dict[str, Any]:
+    """What VideoHelperSuite's page puts into a prompt if its previews are on; 0: its own rate."""
+    extra = {"VHS_latentpreview": True, "VHS_latentpreviewrate": rate}
+    return {"extra_pnginfo": {"workflow": {"extra": extra}}}
+
+
+def kjnodes(**given: Any) -> dict[str, Any]:
+    """KJNodes' node; without `given` with its own defaults."""
+    defaults = {
+        "max_resolution": 1024,
+        "jpeg_quality": 80,
+        "suppress_default_preview": True,
+        "preview_frames": 1,
+        "preview_fps": 12,
+    }
+    return prompts.node("ModelPreviewOverrideKJ", **defaults | given)
+
+
+def entrants(decoder: str) -> tuple[Entrant, ...]:
+    """All of them; `decoder` is the name of the decoder's file."""
+    own_decoder = kjnodes(max_resolution=SIDE, tiny_vae=decoder)
+    sidestream = Variant("every step", {"sidestream": plan.EVERY_STEP})
+    bleh = ("bleh", "ComfyUI-bleh", "BlehEnsurePreviewer")
+    return (
+        Entrant("ComfyUI", None, "KSampler", (Variant("every step"),)),
+        Entrant("SideStream", PACK_NAME, "SideStreamPreview", (sidestream, Variant("defaults"))),
+        Entrant(
+            "KJNodes",
+            "ComfyUI-KJNodes",
+            "ModelPreviewOverrideKJ",
+            (Variant("its own decoder", node=own_decoder), Variant("defaults", node=kjnodes())),
+        ),
+        Entrant(*bleh, (Variant("every step"),), {"blehconfig.yaml": BLEH}),
+        Entrant(*bleh, (Variant("defaults"),)),
+        Entrant(
+            "VideoHelperSuite",
+            "ComfyUI-VideoHelperSuite",
+            "VHS_VideoCombine",
+            (Variant("60 pictures a second", vhs(60)), Variant("defaults", vhs(0))),
+        ),
+    )
+
+
+def packs(asked: Setup) -> Result:
+    """Every pack; one that fails is told so, and those before it are saved after each."""
+    asked = replace(asked, arguments=(*ARGUMENTS, *asked.arguments), patience=PATIENCE)
+    rows: list[Result] = []
+    log: dict[str, Any] = {}
+    right: dict[str, Any] = {}
+    for entrant in entrants(decoder_file(asked.models, DECODERS[0]).name):
+        about = {"pack": entrant.name, **version(asked, entrant)}
+        left = [(unet, variant.name) for unet in asked.unets for variant in entrant.variants]
+        print(f"{entrant.name}, {', '.join(name for _, name in left)} ...", flush=True)
+        try:
+            for row in measured(asked, entrant, right, log):
+                rows.append(about | row)
+                left.pop(0)
+        except Exception as error:  # the others are still worth knowing
+            why = f"{type(error).__name__}: {error}"[:2000]
+            rows += [about | {"unet": u, "previews": name, "failed": why} for u, name in left]
+        asked.save({"rows": rows, "log": log})
+    return {"rows": rows, "log": log}
+
+
+def measured(
+    asked: Setup, entrant: Entrant, right: dict[str, Any], log: dict[str, Any]
+) -> Iterator[Result]:
+    """Yields what was seen of each variant. Fills `right` with the steps' right pictures."""
+    own = entrant.folder == PACK_NAME
+    with Session(asked, pack=own, others=others(asked, entrant)) as session:
+        if not session.has_node(entrant.proof):
+            raise RuntimeError("ComfyUI did not load it")
+        for unet in asked.unets:
+            sampled(session, unet)  # the first is not as later ones
+            if unet not in right:
+                right[unet] = references(session, unet)["taesd"]
+            off = sampled(session, unet)
+            for variant in entrant.variants:
+                on = sampled(session, unet, variant)
+                yield {
+                    "unet": unet,
+                    "previews": variant.name,
+                    **in_blocks(session, unet, variant),
+                    **pictures(on["run"], right[unet][asked.steps]),
+                    "latent_same": on["latent"] == off["latent"],
+                    "reserved_above_none_mb": above(on["memory"], off["memory"]),
+                }
+        log[entrant.name] = log.get(entrant.name, []) + session.log()
+
+
+def others(asked: Setup, entrant: Entrant) -> tuple[Neighbour, ...]:
+    """The pack to install beside SideStream. Raises FileNotFoundError if it is missing."""
+    if entrant.folder in (None, PACK_NAME):
+        return ()
+    folder = (asked.packs or Path()) / str(entrant.folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(NOT_THERE)
+    return (Neighbour(folder, entrant.files),)
+
+
+def sampled(session: Session, unet: str, variant: Variant | None = None) -> Result:
+    """A run of the KSampler node, without previews if there is no variant."""
+    asked = session.asked
+    prompt = prompts.sampled(unet, asked.size(unet), session.nonce(), asked.steps)
+    extra = OFF
+    if variant is not None:
+        prompt, extra = prompts.through(prompt, variant.node), variant.extra
+    session.fresh_memory()
+    with watched_memory(session) as memory:
+        run = session.run(prompt, extra=extra)
+    latent = session.output(run, prompts.END, "sha256")
+    return {"run": run, "memory": memory, "latent": latent}
+
+
+def above(on: list[dict[str, int]], off: list[dict[str, int]]) -> float | None:
+    """In MB: what torch reserved on the first GPU at most, above a run without previews."""
+    if not on or not off:
+        return None
+    return megabytes(on[0]["most_reserved"] - off[0]["most_reserved"])
+
+
+def in_blocks(session: Session, unet: str, variant: Variant) -> Result:
+    """One sampling, of which every second block of steps has the variant's previews."""
+    asked = session.asked
+    told: dict[str, Any] = {
+        "steps_per_block": plan.STEPS_PER_BLOCK,
+        "providers": {plan.NONE: plan.PROVIDERS[plan.NONE], variant.name: plan.INSTALLED},
+        "defaults": {},
+        "order": plan.order((variant.name,), asked.blocks // 2 + 1, asked.seed),
+        "seconds": asked.seconds,
+    }
+    prompt = prompts.measured(
+        "SideStreamBenchBlocks", unet, asked.size(unet), session.nonce(), plan=json.dumps(told)
+    )
+    run = session.run(prompts.through(prompt, variant.node), extra=variant.extra)
+    result = session.result(run, prompts.SAMPLER)
+    ratios.count_frames(result, [(sent.step, sent.received_at) for sent in received(run)])
+    none, row = ratios.rows(result, (variant.name,))
+    del row["provider"]
+    return {**row, "ms_per_step_without": none.get("ms_per_step")}
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A picture as it has arrived."""
+
+    step: int | None
+    """Where it is told."""
+    image: bytes
+    received_at: float
+
+
+def received(run: Run) -> list[Sent]:
+    """The pictures of a run, in whichever way a pack sends them."""
+    found = [
+        # VideoHelperSuite puts a head of its own before the JPEG.
+        Sent(frame.sidestream.get("step"), frame.image[max(0, frame.image.find(b"\xff\xd8")) :], at)
+        for frame in run.frames
+        for at in [frame.received_at]
+    ]
+    for event in run.events_of("kj_preview_override"):
+        if event.data.get("image") and event.data["step"]:  # 0: of the noise, before the first
+            image = base64.b64decode(event.data["image"])
+            found.append(Sent(event.data["step"], image, event.received_at))
+    return found
+
+
+def pictures(run: Run, last: Any) -> Result:
+    """What arrived in a run of the KSampler node, whose last step's picture should be `last`."""
+    found = [sent.image for sent in received(run)]
+    sizes = sorted(len(image) for image in found)
+    if not found:
+        return {"arrived": 0, "different": 0}
+    return {
+        "arrived": len(found),
+        "different": len({hashlib.sha256(image).hexdigest() for image in found}),
+        "size": Image.open(io.BytesIO(found[-1])).size,
+        "median_kb": round(sizes[len(sizes) // 2] / 1024, 1),
+        "last_psnr": round(frames.psnr(found[-1], last), 1),
+    }
+
+
+def version(asked: Setup, entrant: Entrant) -> Result:
+    """What an entrant's own files say of its version, and git or `COMMITS` of its commit."""
+    if entrant.folder is None:
+        return {"version": asked.host().version, "commit": None, "date": None}
+    packs = asked.packs or Path()
+    folder = REPO if entrant.folder == PACK_NAME else packs / entrant.folder
+    stated = re.search(r'^version = "(.+)"', text(folder / "pyproject.toml"), re.MULTILINE)
+    told = re.search(rf"^{entrant.folder} (\S+) (\S+)$", text(packs / COMMITS), re.MULTILINE)
+    commit, date = told.groups() if told else (None, None)
+    if (folder / ".git").exists():
+        command = ["git", "-C", str(folder), "log", "-1", "--format=%h %cs"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode == 0:
+            commit, date = done.stdout.split()
+    return {"version": stated and stated[1], "commit": commit, "date": date}
+
+
+def text(path: Path) -> str:
+    """A file's text; empty where there is none."""
+    return path.read_text("utf-8") if path.is_file() else ""
