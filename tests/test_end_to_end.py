@@ -52,7 +52,9 @@ class Reference:
 def reference(comfy_host: Any) -> Reference:
     from sidestream.tools.comfy_client import ComfyClient
 
-    running = comfy_host("--preview-method", "latent2rgb", pack=False, hostpack=("demo_model_only",))
+    running = comfy_host(
+        "--preview-method", "latent2rgb", pack=False, hostpack=("demo_model_only",)
+    )
     runs = {}
     with ComfyClient(running.url) as client:
         for sampler in ("euler", "euler_ancestral"):
