@@ -218,10 +218,9 @@ def _missing(what: str) -> NoReturn:
 
 
 def _tidy(panel: PanelPage) -> None:
-    dialogs = panel.page.locator(DIALOGS)
-    if dialogs.count():  # it may have come after the test's end
-        panel.page.keyboard.press("Escape")
-        expect(dialogs).to_have_count(0)
+    if panel.page.locator(DIALOGS).count():  # it may have come after the test's end
+        panel.page.reload()
+        panel.wait_until_ready()
     panel.page.evaluate(TIDY)
     panel.wait_idle()
     panel.close_panel()
