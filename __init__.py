@@ -1,4 +1,4 @@
-"""ComfyUI-SideStream: live latent previews that the sampler does not wait for."""
+"""ComfyUI-SideStream: live latent previews that don't slow the sampler."""
 
 WEB_DIRECTORY = "./web"
 

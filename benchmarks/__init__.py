@@ -1,1 +1,1 @@
-"""What previews cost: SideStream beside what people use today, in one process, interleaved."""
+"""What previews cost: SideStream and what people use today, interleaved in one process."""

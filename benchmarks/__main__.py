@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: run it where ComfyUI and a CUDA device are; see --help."""
+"""`python -m benchmarks`, which needs ComfyUI and a CUDA device; see --help."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from typing import Any
 REPO = Path(__file__).resolve().parent.parent
 CASES = ("sdxl", "sd15", "sd15-launch", "wan", "vae")
 IDLE = 10.0
-"""Seconds without sampling, after which SideStream has given its working memory back."""
+"""Seconds without sampling after which SideStream has freed its working memory."""
 
 
 def name_the_pack() -> None:
-    """Make the checkout importable as `sidestream`, whatever its folder is called."""
+    """Make the checkout importable as `sidestream`, whatever its folder is named."""
     if "sidestream" in sys.modules:
         return
     pack = types.ModuleType("sidestream")
@@ -32,7 +32,7 @@ def name_the_pack() -> None:
 
 
 def enter_comfyui(tree: Path) -> None:
-    """Let `comfy` be imported from the ComfyUI in `tree`, with a decoder file of random weights."""
+    """Make `comfy` importable from the ComfyUI in `tree`, with decoder files of random weights."""
     sys.path.insert(0, str(tree))
     import comfy.options
 
@@ -46,7 +46,7 @@ def enter_comfyui(tree: Path) -> None:
 
 
 def install_pack(server: Any) -> tuple[Any, Any]:
-    """SideStream in the ComfyUI that was entered, and its engines. Raises SystemExit.
+    """Install SideStream; returns it and its engines. Raises SystemExit.
 
     ComfyUI's progress goes to `server`, the stand-in.
     """
@@ -75,7 +75,7 @@ def enter_with_pack(tree: Path) -> tuple[Any, Any, Any]:
 def bench(
     case_name: str, only: list[str], repetitions: int | None, seconds: float, seed: int
 ) -> dict[str, Any]:
-    """Run a case: every provider in a new random order, again and again, for so many seconds."""
+    """Run a case: all providers in a new random order, repeatedly, for that many seconds."""
     import torch
     from sidestream.benchmarks import measure, models, providers
 
@@ -137,8 +137,8 @@ def main() -> None:
     parser.add_argument("--case", action="append", choices=CASES)
     parser.add_argument("--only", action="append", default=[], help="a provider's name")
     parser.add_argument("--repetitions", type=int)
-    parser.add_argument("--seconds", type=float, default=1e9, help="a case may take, about")
-    parser.add_argument("--seed", type=int, default=0, help="of the order of providers")
+    parser.add_argument("--seconds", type=float, default=1e9, help="the time for a case, about")
+    parser.add_argument("--seed", type=int, default=0, help="for the order of providers")
     parser.add_argument("--output", type=Path, help="a folder for the results")
     arguments = parser.parse_args()
 

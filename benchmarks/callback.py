@@ -1,7 +1,7 @@
 """Where the time of a callback goes, on the sampler's thread: `python -m benchmarks.callback`.
 
-Samples SD1.5's shape at a preview a step with a clock around each part. The clocks cost something
-too, so that the sum is above what `python -m benchmarks` measures.
+Samples SD1.5's shape with a preview at every step and a clock around each part. The clocks have a
+cost, too, so the sum exceeds what `python -m benchmarks` measures.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from . import program
 
 
 class Clocks:
-    """Times parts that call each other, each without the parts that it calls."""
+    """Times parts that call each other, excluding the parts that each one calls."""
 
     def __init__(self) -> None:
-        self.spent: dict[str, list[float]] = defaultdict(list)  # µs, one for each call
+        self.spent: dict[str, list[float]] = defaultdict(list)  # µs, one per call
         self._inner: list[float] = []
         self._undo: list[Callable[[], None]] = []
 
@@ -47,7 +47,7 @@ class Clocks:
         self._undo.append(lambda: setattr(owner, name, original) if own else delattr(owner, name))
 
     def off(self) -> None:
-        """Take all clocks away."""
+        """Remove all clocks."""
         while self._undo:
             self._undo.pop()()
 
@@ -58,7 +58,7 @@ class Clocks:
 
 
 def profiled(tree: Path, repetitions: int) -> dict[str, Any]:
-    """The parts' medians, launch-bound and GPU-bound, and the whole callback's with no clocks."""
+    """The parts' medians, launch-bound and GPU-bound, and the whole callback's without clocks."""
     from . import __main__ as entry
 
     server, pack, _ = entry.enter_with_pack(tree)

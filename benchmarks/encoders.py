@@ -1,7 +1,7 @@
-"""How much of another thread's time each JPEG encoder takes: `python -m benchmarks.encoders`.
+"""How much time each JPEG encoder takes from another thread: `python -m benchmarks.encoders`.
 
-A busy Python thread counts; beside it pictures are encoded. What the count falls behind, for each
-picture, is what a sampler bound by kernel launches would lose.
+A busy Python thread counts while pictures are encoded. By how much its count falls behind, per
+picture, is what a launch-bound sampler would lose.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def pictures(side: int) -> np.ndarray:
 
 
 def encoders(picture: np.ndarray) -> dict[str, Callable[[], object]]:
-    """What can be tried here."""
+    """The encoders that are available here."""
     image = Image.fromarray(picture)
     found: dict[str, Callable[[], object]] = {
         "Pillow JPEG": lambda: image.save(io.BytesIO(), format="jpeg", quality=85),
@@ -49,7 +49,7 @@ def encoders(picture: np.ndarray) -> dict[str, Callable[[], object]]:
 
 
 def count_for(seconds: float, beside: Callable[[], object] | None) -> tuple[int, int]:
-    """How far a busy thread counts in `seconds`, and how often `beside` ran meanwhile."""
+    """How far a busy thread counts in `seconds`, and how many times `beside` ran meanwhile."""
     stop = threading.Event()
     counted = 0
 

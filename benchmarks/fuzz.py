@@ -1,10 +1,10 @@
-"""Decoder files that are none: does the worker live, and at what price?
+"""Broken decoder files: does the worker survive, and at what cost?
 
     python dev.py fuzz [-- --cases 5000 --seed 1]
 
-Each case writes a file of one family, spoilt in one way or another, and samples a few steps with
-it. The worker must go on and show every step (by the decoder, where the file still is one, or else
-by Latent2RGB), say at most one line, and leave the sampler's numbers as they are.
+Each case writes a file of one family, broken in some way, and samples a few steps with it. The
+worker must continue and show every step (with the decoder if the file is still one, otherwise with
+Latent2RGB), log at most one line, and not affect the sampler's numbers.
 """
 
 from __future__ import annotations
@@ -48,23 +48,23 @@ from sidestream.tests.helpers import (  # noqa: E402
 
 STEPS = 2
 PATIENCE = 60.0
-"""Seconds for a frame, on a machine that has other things to do."""
+"""Seconds to wait for a frame, as the machine may be busy."""
 LINE = 500
-"""Characters that one line of the log has at most: our words, and what is said of the file."""
+"""The most characters of a log line."""
 
 Weights = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Family:
-    """Narrow decoders of one kind, and the latents that they are for."""
+    """Narrow decoders of one kind, and their latents."""
 
     file: str
     channels: int
     layout: taesd.Layout | taehv.Layout
 
     def weights(self) -> Weights:
-        """Random ones, of the right names and shapes."""
+        """Random weights with the right names and shapes."""
         if isinstance(self.layout, taehv.Layout):
             return video_decoder(self.layout)
         return taesd.layers_of(self.layout).state_dict()
@@ -99,7 +99,7 @@ FAMILIES = [
 
 
 def safetensors(weights: Weights) -> bytes:
-    """A good .safetensors file."""
+    """A valid .safetensors file."""
     data, header = b"", {}
     for name, weight in weights.items():
         content = weight.contiguous().numpy().tobytes()
@@ -110,19 +110,19 @@ def safetensors(weights: Weights) -> bytes:
 
 
 def with_header(header: Any, data: bytes) -> bytes:
-    """A .safetensors file of that header, whatever it is."""
+    """A .safetensors file with that header, whatever it is."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + data
 
 
 def taken_apart(content: bytes) -> tuple[dict[str, Any], bytes]:
-    """Header and data of a good .safetensors file."""
+    """The header and data of a valid .safetensors file."""
     length = struct.unpack("<Q", content[:8])[0]
     return json.loads(content[8 : 8 + length]), content[8 + length :]
 
 
 def pth(weights: object) -> bytes:
-    """A good .pth file of whatever it is given."""
+    """A valid .pth file of anything."""
     file = io.BytesIO()
     torch.save(weights, file)
     return file.getvalue()
@@ -138,7 +138,7 @@ def zipped(members: dict[str, bytes]) -> bytes:
 
 
 def bomb(members: dict[str, bytes], name: str) -> bytes:
-    """An archive whose member `name` is a few KB that become 300 MB. Never whole in memory."""
+    """An archive whose member `name` expands from a few KB to 300 MB."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for other in members:
@@ -151,16 +151,16 @@ def bomb(members: dict[str, bytes], name: str) -> bytes:
 
 
 def members_of(content: bytes) -> dict[str, bytes]:
-    """What is in an archive."""
+    """The members of an archive."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-# --- ways to spoil them -------------------------------------------------------------------------
+# --- ways to break them -------------------------------------------------------------------------
 
 
 class Malicious:
-    """Ends the process where it is unpickled."""
+    """Ends the process when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os._exit, (77,)
@@ -169,7 +169,7 @@ class Malicious:
 HUGE = 1_400_000
 PICKLES = [
     pickle.dumps(Malicious(), 2),
-    b"\x80\x02}r\xff\xff\xff\x7f.",  # a place in a memo of two thousand million
+    b"\x80\x02}r\xff\xff\xff\x7f.",  # an index of two billion in the memo
     b"\x80\x05\x96" + struct.pack("<Q", 1 << 40) + b".",  # a bytearray of a terabyte
     b"\x80\x02X" + struct.pack("<I", 0xFFFFFFF0) + b"a.",  # a text of four gigabytes
     b"\x80\x02" + b"(" * 50_000 + b"t" * 50_000 + b".",
@@ -184,7 +184,7 @@ PICKLES = [
 
 
 def flipped(chance: random.Random, content: bytes, until: int | None = None) -> bytes:
-    """Some bits of the beginning, of the end, or of any part."""
+    """With some bits flipped, anywhere or in the first `until` bytes."""
     changed = bytearray(content)
     for _ in range(chance.choice([1, 1, 3, 20, 200])):
         place = chance.randrange(min(len(changed), until or len(changed)))
@@ -193,18 +193,18 @@ def flipped(chance: random.Random, content: bytes, until: int | None = None) -> 
 
 
 def cut(chance: random.Random, content: bytes) -> bytes:
-    """The beginning."""
+    """Truncated."""
     return content[: chance.randrange(len(content))]
 
 
 def shuffled(chance: random.Random, content: bytes) -> bytes:
-    """A part at the end that was in the middle."""
+    """With a part moved to the end."""
     a, b = sorted(chance.randrange(len(content)) for _ in range(2))
     return content[:a] + content[b:] + content[a:b]
 
 
 def reshaped(chance: random.Random, weights: Weights) -> Weights:
-    """Names that are missing, are too many, or are of other shapes, types and numbers."""
+    """With some weights missing, additional, or of other shapes, dtypes and values."""
     changed, names = dict(weights), list(weights)
     for _ in range(chance.choice([1, 1, 2, 10])):
         name = chance.choice(names)
@@ -227,7 +227,7 @@ def reshaped(chance: random.Random, weights: Weights) -> Weights:
 
 
 def lying(chance: random.Random, content: bytes) -> bytes:
-    """A header that says what is not so."""
+    """With a header that is wrong about a weight."""
     header, data = taken_apart(content)
     name = chance.choice(list(header))
     header[name] = {
@@ -243,7 +243,7 @@ def lying(chance: random.Random, content: bytes) -> bytes:
 
 
 def odd_header(chance: random.Random, content: bytes) -> bytes:
-    """A header that is none, or far too much of one."""
+    """With an invalid header, or one that is far too large."""
     _, data = taken_apart(content)
     header = chance.choice(
         [
@@ -301,7 +301,7 @@ OTHERS = [
 
 
 def write_case(chance: random.Random, family: Family, path: Path) -> None:
-    """Write a spoilt file of `family` to `path`."""
+    """Write a broken file of `family` to `path`."""
     weights = family.weights()
     way = chance.randrange(12)
     if way == 0:
@@ -337,7 +337,7 @@ def write_case(chance: random.Random, family: Family, path: Path) -> None:
 
 
 def sparse(chance: random.Random, family: Family, path: Path) -> None:
-    """A file of a few KB that claims, and by its size has, gigabytes of weights."""
+    """A sparse file of a few KB on disk that, by its header and size, has gigabytes of weights."""
     times = chance.choice([16, 64, 1000, HUGE // 8])
     header, place = {}, 0
     for name, weight in family.weights().items():
@@ -358,7 +358,7 @@ def sparse(chance: random.Random, family: Family, path: Path) -> None:
 
 
 class Lines(logging.Handler):
-    """What the pack said."""
+    """Collects what the pack logs."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
@@ -370,29 +370,29 @@ class Lines(logging.Handler):
 
 @dataclass
 class Result:
-    """What came of all cases."""
+    """The results of all cases."""
 
     cases: int = 0
     decoded: int = 0
-    """Cases in which the file still was a decoder."""
+    """Cases in which the file was still a decoder."""
     refused: int = 0
     seconds: float = 0.0
     slowest: float = 0.0
-    """Seconds of a case."""
+    """Seconds of the slowest case."""
     memory_mb: float = 0.0
-    """The most resident memory, above that before."""
+    """The increase of the peak of resident memory."""
     messages: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
 
 
 def peak_mb() -> float:
-    """The most memory that was resident so far."""
+    """The peak of resident memory so far."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 class Fuzz:
-    """A worker that is given one bad file after the other."""
+    """A worker that is given one broken file after another."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -408,7 +408,7 @@ class Fuzz:
         self._engine.close()
 
     def case(self, seed: str, result: Result) -> None:
-        """One file and a few steps with it; what is wrong goes to `result.faults`."""
+        """One file and a few steps with it; faults are added to `result.faults`."""
         chance = random.Random(seed)
         torch.manual_seed(1)  # for the weights
         family = chance.choice(FAMILIES)
@@ -430,7 +430,7 @@ class Fuzz:
             path.unlink(missing_ok=True)
 
     def _sampled(self, family: Family, run: Any) -> bytes:
-        """The numbers of a stand-in for a sampler, with the previews of `run` if it is one."""
+        """The numbers of a stand-in for a sampler, with the previews of `run` if that is given."""
         torch.manual_seed(2)
         latent = family.latent()
         for step in range(STEPS):
@@ -445,12 +445,12 @@ class Fuzz:
         frames, said = self._sink.frames, self._lines.said
         decoders = {frame.info.decoder for frame in frames}
         faults = {
-            "the worker is gone": not self._engine.alive,
+            "the worker died": not self._engine.alive,
             f"{len(frames)} of {STEPS} frames": len(frames) != STEPS,
-            "the sampler's numbers are others": not is_same,
+            "the sampler's numbers differ": not is_same,
             f"{len(said)} lines": len(said) > 1,
-            "nothing was said": not said and decoders == {"latent2rgb"},
-            "a line that is long, broken or no ASCII": any(
+            "nothing was logged": not said and decoders == {"latent2rgb"},
+            "a line that is long, broken or not ASCII": any(
                 len(line) > LINE or "\n" in line or not line.isascii() for line in said
             ),
         }
@@ -464,12 +464,12 @@ class Fuzz:
 
 
 def fuzz(cases: int, seed: int) -> Result:
-    """So many cases, each of which can be repeated by its name."""
+    """Run that many cases, each of which can be repeated by its name."""
     result = Result()
     with tempfile.TemporaryDirectory(prefix="sidestream-fuzz-") as folder:
         going = Fuzz(Path(folder))
         try:
-            for number in range(5):  # what is there once is no case's price
+            for number in range(5):  # for one-time costs
                 going.case(f"warm-{number}", Result())
             before, start = peak_mb(), time.monotonic()
             for number in range(cases):
@@ -484,7 +484,7 @@ def fuzz(cases: int, seed: int) -> Result:
 
 
 def main() -> int:
-    """Fuzz as the command line says; 1 where anything went wrong."""
+    """Fuzz according to the command line; returns 1 if anything went wrong."""
     parser = argparse.ArgumentParser(prog="dev.py fuzz --")
     parser.add_argument("--cases", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=1)

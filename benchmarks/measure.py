@@ -1,4 +1,4 @@
-"""One run of one provider, and what there is to say about many."""
+"""Measures runs of a provider, and summarises them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .models import Case, conditioning
 from .providers import Provider
 from .standin import Picture, PromptServer, begin_prompt, end_prompt
 
-WRONG_BELOW = 28.0  # dB; a frame of another step is far below, a JPEG of the right one far above
+WRONG_BELOW = 28.0  # dB; frames of other steps are far below, a JPEG of the right one far above
 
 
 @dataclass
 class Measured:
-    """What was seen of a provider over all its runs of a case."""
+    """Measurements of a provider over all its runs of a case."""
 
     seconds: list[float] = field(default_factory=list)
     callbacks_ms: list[float] = field(default_factory=list)
@@ -32,7 +32,7 @@ class Measured:
 
 
 class Sampling:
-    """A case made ready to be sampled again and again."""
+    """A case, prepared for repeated sampling."""
 
     def __init__(self, case: Case, model: Any, server: PromptServer, device: torch.device) -> None:
         self.case = case
@@ -47,11 +47,10 @@ class Sampling:
     def run(
         self, settings: dict[str, Any], watch: Any = None
     ) -> tuple[torch.Tensor, list[tuple[float, float]]]:
-        """Sample once through ComfyUI's code.
+        """Sample once with ComfyUI's code.
 
-        Returns the latents, and the second at which each callback began and ended.
-
-        `watch(step, x0)` is called after each callback, for tests.
+        Returns the latents, and when each callback began and ended, in seconds. For tests,
+        `watch(step, x0)` is called after each callback.
         """
         import comfy.sample
         import latent_preview
@@ -117,8 +116,8 @@ def measure(
 def measure_memory(sampling: Sampling, provider: Provider, seen: Measured) -> None:
     """One untimed run, for the peak of all memory that torch takes from the device.
 
-    What torch has reserved counts, not what tensors hold: a recorded graph works in memory that
-    belongs to no tensor.
+    It is what torch reserves, not what tensors hold: recorded graphs use memory that belongs to no
+    tensor.
     """
     with provider.active():
         settle(sampling.server)
@@ -131,33 +130,33 @@ def measure_memory(sampling: Sampling, provider: Provider, seen: Measured) -> No
 
 
 def memory_left(device: torch.device) -> int:
-    """Bytes that torch keeps of the device when its cache is empty."""
+    """Bytes of the device that torch keeps when its cache is empty."""
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()
     return torch.cuda.memory_reserved(device)
 
 
 def settle(server: PromptServer) -> None:
-    """Wait until previews of an earlier run have passed through the server's loop."""
+    """Wait until previews of earlier runs have passed through the server's loop."""
     time.sleep(0.15)
     server.loop.call_soon_threadsafe(lambda: None)
     time.sleep(0.05)
 
 
 def is_wrong(picture: Picture, references: dict[int, np.ndarray]) -> bool:
-    """Whether a picture is not the decode of the step that it is labelled with."""
+    """Whether a picture is not the decode of the step on its label."""
     expected = references.get(picture.step)
     return expected is not None and psnr(np.asarray(picture.image), expected) < WRONG_BELOW
 
 
 def psnr(one: np.ndarray, other: np.ndarray) -> float:
-    """Peak signal to noise ratio of two uint8 pictures of one size, in dB."""
+    """The peak signal-to-noise ratio of two uint8 pictures of the same size, in dB."""
     error = np.square(one.astype(np.float32) - other.astype(np.float32)).mean()
     return float(99.0 if error == 0 else 10 * np.log10(255**2 / error))
 
 
 def reference_pictures(sampling: Sampling, max_size: int) -> dict[str, dict[int, np.ndarray]]:
-    """By decoder and step, what ComfyUI's own previewers make of each x0, read without haste."""
+    """By decoder and step, what ComfyUI's own previewers make of each x0, synchronously."""
     import latent_preview
     from PIL import Image, ImageOps
 
@@ -166,7 +165,7 @@ def reference_pictures(sampling: Sampling, max_size: int) -> dict[str, dict[int,
     kept: dict[int, torch.Tensor] = {}
     sampling.run({"method": "off"}, watch=lambda step, x0: kept.update({step: x0[:1].clone()}))
     result: dict[str, dict[int, np.ndarray]] = {}
-    # ComfyUI 0.3.75 gives Wan's decoder latents of the wrong scale: its pictures are no reference.
+    # ComfyUI 0.3.75 gives Wan's decoder latents with the wrong scale, so it is no reference.
     is_video = len(sampling.case.latent) == 5
     for method in ("latent2rgb",) if is_video else ("latent2rgb", "taesd"):
         with host_method(method), torch.inference_mode():
@@ -188,12 +187,12 @@ def reference_pictures(sampling: Sampling, max_size: int) -> dict[str, dict[int,
 
 
 def percentile(values: list[float], percent: float) -> float:
-    """The value below which `percent` of `values` lie; NaN where there are none."""
+    """The value below which `percent` of `values` lie; NaN if there are none."""
     return float(np.percentile(values, percent)) if values else float("nan")
 
 
 def row(case: Case, name: str, seen: Measured, base: Measured) -> dict[str, Any]:
-    """One line of the table."""
+    """One row of the table."""
     return {
         "provider": name,
         "ms_per_step": round(median(seen.seconds) / case.steps * 1000, 2),

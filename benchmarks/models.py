@@ -1,4 +1,4 @@
-"""Random-weight diffusion models of real shapes, wrapped as ComfyUI wraps them."""
+"""Diffusion models of real shapes with random weights, wrapped as by ComfyUI."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ TINY = COMMON | {
     "context_dim": 768,
     "num_heads": 8,
 }
-"""ComfyUI takes it for SD1.5: for tests without a GPU."""
+"""For tests without a GPU; ComfyUI treats it as SD1.5."""
 
 WAN = {
     "image_model": "wan2.1",
@@ -76,7 +76,7 @@ class Case:
     name: str
     unet: str
     latent: tuple[int, ...]
-    """Shape: [B, C, h, w] or, of a video, [B, C, T, h, w]."""
+    """The shape: [B, C, h, w], or [B, C, T, h, w] for a video."""
     steps: int
     repetitions: int
 
@@ -122,7 +122,7 @@ def build(unet: str, device: torch.device) -> Any:
 
 
 def conditioning(unet: str) -> list[Any]:
-    """A prompt's embedding of the right shape."""
+    """A prompt's embedding with the right shape."""
     generator = torch.Generator().manual_seed(1)
     tokens, width = {"sd15": (77, 768), "sdxl": (77, 2048), "wan": (512, 4096)}[unet]
     extra: dict[str, Any] = {}
@@ -132,7 +132,7 @@ def conditioning(unet: str) -> list[Any]:
 
 
 def vae() -> Any:
-    """A VAE of SD's shape as ComfyUI loads one, random weights."""
+    """A VAE of SD's shape, loaded as by ComfyUI, with random weights."""
     import comfy.sd
     from comfy.ldm.models.autoencoder import AutoencoderKL
 

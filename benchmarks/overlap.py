@@ -1,7 +1,7 @@
 """A picture of the overlap, from the GPU's own timestamps: `python -m benchmarks.overlap`.
 
-Samples SD1.5's shape with a preview at every step under torch's profiler, sorts the kernels by
-stream, and draws two steps of it as an SVG. `--redraw` draws again from saved spans.
+Samples SD1.5's shape with a preview at every step under torch's profiler, groups the kernels by
+stream, and draws two steps as an SVG. `--redraw` draws from saved spans.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 Span = tuple[float, float]
-"""Start and end in ms."""
+"""The start and end in ms."""
 
 WIDTH, ROW, LEFT = 1100, 46, 170
 COLOURS = {"sampler": "#4c78a8", "preview": "#f58518", "both": "#54a24b"}
 
 
 def profiled(tree: Path, steps: int) -> dict[str, Any]:
-    """Spans of kernels and copies of the sampler's and of the preview's stream."""
+    """Spans of kernels and copies on the sampler's and the preview's stream."""
     from . import __main__ as entry
 
     server, pack, _ = entry.enter_with_pack(tree)
@@ -63,7 +63,7 @@ def profiled(tree: Path, steps: int) -> dict[str, Any]:
 
 
 def merged(spans: list[Span], gap: float = 0.0) -> list[Span]:
-    """`spans` in order, those that touch or are at most `gap` ms apart made one."""
+    """`spans` in order; those that touch, or are at most `gap` ms apart, are merged."""
     result: list[Span] = []
     for start, end in sorted(spans):
         if result and start <= result[-1][1] + gap:
@@ -79,7 +79,7 @@ def length(spans: list[Span]) -> float:
 
 
 def common(one: list[Span], other: list[Span]) -> list[Span]:
-    """Where spans of both lists lie, each list merged before."""
+    """Where spans of both lists overlap; each list must be merged."""
     result = []
     i = j = 0
     while i < len(one) and j < len(other):
@@ -117,7 +117,7 @@ def drawing(data: dict[str, Any], first: float, last: float) -> str:
             f'<rect x="{LEFT}" y="{top}" width="{WIDTH - LEFT - 20}" height="{ROW - 10}"'
             ' fill="#f2f2f2"/>'
         )
-        # A gap that a pixel cannot show is not drawn.
+        # Gaps smaller than a pixel are not drawn.
         for start, end in merged(spans, gap=0.5 / scale):
             start, end = max(start, first), min(end, last)
             if start < end:
@@ -144,7 +144,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.redraw:
         if arguments.comfyui is None:
-            sys.exit("say with --comfyui where ComfyUI is")
+            sys.exit("specify ComfyUI's folder with --comfyui")
         data = profiled(arguments.comfyui, 12)
         for name, spans in data["spans"].items():
             data["spans"][name] = [(round(a, 3), round(b, 3)) for a, b in merged(spans, 0.02)]

@@ -1,4 +1,4 @@
-"""The command line of a benchmark that is a program of its own and makes one result."""
+"""The command line of a benchmark that is a separate program with one result."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ def run(
     measured: Callable[[Path, int], dict[str, Any]],
     repetitions: int,
 ) -> None:
-    """Call `measured(comfyui, repetitions)` as the command line says; print and save the result.
+    """Call `measured(comfyui, repetitions)`, and print and save the result.
 
-    `name` is the program's module in this package, `repetitions` the default.
+    The command line gives the arguments. `name` is the program's module in this package,
+    `repetitions` the default.
     """
     module = f"benchmarks.{name}"
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=about)
@@ -30,7 +31,7 @@ def run(
     parser.add_argument("--output", type=Path, help="a file for the result")
     arguments = parser.parse_args()
     if arguments.comfyui is None:
-        parser.error("say with --comfyui where ComfyUI is")
+        parser.error("specify ComfyUI's folder with --comfyui")
     command = shlex.join(["python", "-m", module, *sys.argv[1:]])
     result = {"date": time.strftime("%Y-%m-%d"), "command": command}
     result |= measured(Path(arguments.comfyui), arguments.repetitions)

@@ -1,4 +1,4 @@
-"""The ways of making previews that are compared."""
+"""The ways to make previews that are compared."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import torch
 
 @dataclass(frozen=True)
 class Provider:
-    """One way: `active` puts it in charge for the time of a run."""
+    """One way: `active` enables it during a run."""
 
     name: str
     active: Callable[[], Any]
     decoder: str = ""
-    """Whose pictures it makes: '', 'latent2rgb' or 'taesd'."""
+    """The decoder of its pictures: '', 'latent2rgb' or 'taesd'."""
     settings: dict[str, Any] = field(default_factory=dict)
 
 
 @contextmanager
 def host_method(name: str) -> Iterator[None]:
-    """ComfyUI's own previews by the method `name`."""
+    """ComfyUI's own previews with the method `name`."""
     from comfy.cli_args import LatentPreviewMethod, args
 
     before = args.preview_method
@@ -39,8 +39,8 @@ def host_method(name: str) -> Iterator[None]:
 def thread_per_step(device: torch.device) -> Iterator[None]:
     """Each preview on a new thread and one side stream, decoded eagerly in float32.
 
-    Written from the idea of ComfyUI pull request 8258: the event keeps the order, nothing waits,
-    and every step pays for a thread and for the launch of each of the decoder's kernels.
+    Based on the idea of ComfyUI pull request 8258: an event keeps the order and nothing waits, but
+    every step pays for a thread and for launching each of the decoder's kernels.
     """
     import latent_preview
     from server import PromptServer
@@ -87,7 +87,7 @@ def thread_per_step(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def sidestream(pack: Any, **changes: Any) -> Iterator[None]:
-    """SideStream in charge; `changes` switches parts of it off (see `VARIANTS`)."""
+    """SideStream's previews; `changes` switch parts of it off (see `VARIANTS`)."""
     undo = [VARIANTS[name](pack) for name in changes]
     pack._provider.install()
     try:
@@ -133,20 +133,19 @@ EVERY_STEP = {"throttle_ms": 0, "budget": 0, "method": "taesd"}
 
 @contextmanager
 def previewed_by(model: Any, vae: Any, pack: Any) -> Iterator[None]:
-    """SideStream in charge of a MODEL that carries a VAE to preview by."""
+    """SideStream's previews of a MODEL with a VAE to decode them."""
     from sidestream.preview import host
-    from sidestream.preview.settings import VAE_KEY
 
-    host.models.leave_vae(model, vae)
+    host.models.attach_vae(model, vae)
     try:
         with sidestream(pack):
             yield
     finally:
-        del model.model_options[VAE_KEY]
+        del model.model_options[host.models.VAE_KEY]
 
 
 def compared(case: str, pack: Any, model: Any, device: torch.device) -> list[Provider]:
-    """All that a benchmark of `case` runs, the first being what the others are compared with."""
+    """All providers for a benchmark of `case`; the first is the baseline."""
     if case == "wan":
         return for_video(pack)
     if case == "vae":
@@ -172,7 +171,7 @@ def for_video(pack: Any) -> list[Provider]:
 
 
 def for_vae(pack: Any, model: Any) -> list[Provider]:
-    """Previews by the model's real VAE."""
+    """Previews decoded by the model's real VAE."""
     from sidestream.benchmarks import models
 
     vae = models.vae()
@@ -191,7 +190,7 @@ def for_vae(pack: Any, model: Any) -> list[Provider]:
 
 
 def for_images(pack: Any, device: torch.device) -> list[Provider]:
-    """All ways, and each of SideStream's parts switched off."""
+    """All ways, and SideStream with each of its parts switched off."""
     return [
         Provider("no previews", lambda: host_method("none")),
         Provider("ComfyUI Latent2RGB", lambda: host_method("latent2rgb"), "latent2rgb"),

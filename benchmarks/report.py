@@ -1,6 +1,6 @@
 """Saved results as tables: `python -m benchmarks.report` writes them into the documents.
 
-A table stands in a document between `<!-- table NAME -->` and `<!-- end -->`.
+A table is placed between `<!-- table NAME -->` and `<!-- end -->`.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def load(name: str) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """A result as a Markdown table, with its command and what is to be said of all its rows."""
+    """A result as a Markdown table, with its command and remarks about all rows."""
     keys = [key for key in HEADS if key in result["rows"][0]]
     differ = ", ".join(result["latents_differ"]) or "none"
     return "\n".join(
@@ -79,7 +79,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def parts(result: dict[str, Any]) -> str:
-    """What `python -m benchmarks.callback` saw as a Markdown table."""
+    """The result of `python -m benchmarks.callback` as a Markdown table."""
     gpu, python = result["sd15"], result["sd15-launch"]
     rows: list[list[Any]] = [["part of the callback", "GPU-bound (µs)", "launch-bound (µs)"]]
     whole = "*all of it, with no clocks inside*"
@@ -89,7 +89,7 @@ def parts(result: dict[str, Any]) -> str:
 
 
 def stages(result: dict[str, Any]) -> str:
-    """What `python -m benchmarks.stages` saw as a Markdown table."""
+    """The result of `python -m benchmarks.stages` as a Markdown table."""
     rows: list[list[Any]] = [
         ["frames are", "steps", "ms a step without one", "ms more with one", "90 % interval", "%"]
     ]
@@ -101,7 +101,7 @@ def stages(result: dict[str, Any]) -> str:
 
 
 def in_server(result: dict[str, Any]) -> str:
-    """What `python -m benchmarks.server` saw as Markdown tables, without the log's lines."""
+    """The result of `python -m benchmarks.server` as Markdown tables, without log lines."""
     told = result | {"device": ", ".join(result["devices"])}
     made = [f"ComfyUI {result['comfyui']} by its main.py: {about(told)}"]
     for mode, form in tables.TABLES.items():
@@ -127,7 +127,7 @@ def comparison(*names: str) -> str:
 
 
 def costs(*names: str) -> str:
-    """A table of the real server: ratios in blocks of steps, with their intervals."""
+    """A table for the real server: ratios in blocks of steps, with their intervals."""
     rows: list[list[Any]] = [["", *IN_SERVER]]
     for name in names:
         for unet, found in load(name)["blocks"]["unets"].items():
@@ -138,7 +138,7 @@ def costs(*names: str) -> str:
 
 
 def interval(row: dict[str, Any]) -> str:
-    """A provider's ratio with its interval, as far as it was measured."""
+    """A provider's ratio with its interval, if it was measured."""
     if "ratio" not in row:
         return "–"
     low, high = row["ratio_95"]
@@ -146,7 +146,7 @@ def interval(row: dict[str, Any]) -> str:
 
 
 def cost(name: str) -> str:
-    """The README's sentence about the real server: what previews add to the time of a step."""
+    """The README's sentences about the real server: what previews add to the step time."""
     result = load(name)
     [(unet, found)] = result["blocks"]["unets"].items()
     measured = {row["provider"]: row for row in found["rows"]}
@@ -165,7 +165,7 @@ def cost(name: str) -> str:
 
 
 def markdown(rows: list[list[Any]]) -> str:
-    """The first row is the head; NaN is a dash."""
+    """A table whose first row is the head; NaN becomes a dash."""
     lines = ["| " + " | ".join("–" if v != v else str(v) for v in row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
@@ -176,15 +176,14 @@ FORMS: dict[str, Callable[[dict[str, Any]], str]] = {
     "server": in_server,
     "packs": in_server,
 }
-"""How results are shown that are not `table`s, by the first word of their names."""
-
+"""The forms of results other than `table`, by the first word of their names."""
 
 COMBINED: dict[str, Callable[..., str]] = {"comparison": comparison, "cost": cost, "costs": costs}
-"""Forms that take names of results, which follow."""
+"""Forms that take names of results as arguments."""
 
 
 def filled(document: str) -> str:
-    """The document's text with every table in it as the results give it."""
+    """The document's text with all its tables filled from the results."""
 
     def one(match: re.Match[str]) -> str:
         name, *more = match[1].split()

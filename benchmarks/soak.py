@@ -3,7 +3,8 @@
     python dev.py soak [-- --runs 1000 --steps 50]
 
 The engine and the transport are the pack's own; samplers, decoders and the server are stand-ins.
-The server sends through real sockets, to clients that read, that do not, and that come and go.
+The server sends over real sockets, to clients that read, clients that don't, and clients that come
+and go.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ name_the_pack()
 
 from sidestream.preview.capture.runs import Run, Runs, RunSpec, SettingsLayers  # noqa: E402
 from sidestream.preview.decoders.cache import DecoderCache  # noqa: E402
-from sidestream.preview.decoders.errors import DecoderError  # noqa: E402
+from sidestream.preview.decoders.protocols import DecoderError  # noqa: E402
 from sidestream.preview.deliver.transport import Transport  # noqa: E402
 from sidestream.preview.records import (  # noqa: E402
     NodeContext,
@@ -46,19 +47,19 @@ from sidestream.preview.render.worker import Engine  # noqa: E402
 
 CPU = torch.device("cpu")
 WARM_UP = 0.1
-"""Of the runs, before the first measurement: caches fill once."""
+"""The share of the runs before the first measurement, to fill caches."""
 
 
 class Client:
-    """A connection, of which both ends lie in this process."""
+    """A connection with both ends in this process."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, reads: bool) -> None:
         self.ours, self._theirs = socket.socketpair()
         for end in (self.ours, self._theirs):
             end.setblocking(False)
-        # Little room, so that one who does not read is soon waited for.
+        # A small buffer, so that sending to a client that does not read soon blocks.
         self.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        self.turn = asyncio.Lock()  # a message follows the other
+        self.turn = asyncio.Lock()  # one message at a time
         self.bytes = 0
         self._reading = asyncio.run_coroutine_threadsafe(self._read(loop), loop) if reads else None
 
@@ -68,16 +69,16 @@ class Client:
                 self.bytes += len(data)
 
     async def close(self) -> None:
-        """Break the connection off; to be called on the loop."""
+        """Disconnect; must be called on the loop."""
         if self._reading is not None:
             self._reading.cancel()
         self._theirs.close()
-        await asyncio.sleep(0.02)  # what was being sent hears of it
+        await asyncio.sleep(0.02)  # for pending sends to notice
         self.ours.close()
 
 
 class Server:
-    """What the transport asks of ComfyUI's server."""
+    """What the transport needs from ComfyUI's server."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
@@ -88,19 +89,19 @@ class Server:
         self._thread.start()
 
     def connect(self, name: str, reads: bool = True) -> Client:
-        """A client of that name."""
+        """Connect a client with that name."""
         client = self._clients[name] = Client(self.loop, reads)
         return client
 
     def disconnect(self, name: str) -> None:
-        """Break off the connection of that client, if there is one."""
+        """Disconnect that client, if it is connected."""
         client = self._clients.pop(name, None)
         if client is not None:
             asyncio.run_coroutine_threadsafe(client.close(), self.loop).result(10)
 
     @contextmanager
     def node(self, prompt: str) -> Iterator[None]:
-        """Within it that prompt is at work."""
+        """That prompt runs during the block."""
         self._running.add(prompt)
         try:
             yield
@@ -148,7 +149,7 @@ class Server:
 
 
 class Grey:
-    """A decoder that shows a latent's first channel; it may break in the middle of a run."""
+    """A decoder that shows a latent's first channel, or fails."""
 
     scale, light, frames_each = 8, True, 2
 
@@ -169,7 +170,7 @@ class Grey:
 
 
 class StreamingVideoDecoder:
-    """Grey pictures, two for each latent frame."""
+    """Grey pictures, two per latent frame."""
 
     def __call__(self, latent: torch.Tensor, min_side: int) -> torch.Tensor:
         return latent[0, :2, 0][:, None].expand(-1, 3, -1, -1)
@@ -199,7 +200,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Sample:
-    """What the process holds at one time, at rest."""
+    """What the process holds at one point in time, while idle."""
 
     runs: int
     captured: int
@@ -211,9 +212,9 @@ class Sample:
     rss_mb: float
     pinned_kb: float
     vram_kb: float
-    """What tensors hold."""
+    """Held by tensors."""
     reserved_vram_kb: float
-    """What torch keeps: with what recorded graphs work in, and what is free for reuse."""
+    """Held by torch, including the memory of recorded graphs and what is free for reuse."""
 
 
 def measured(book: Runs) -> Sample:
@@ -225,7 +226,7 @@ def measured(book: Runs) -> Sample:
     if torch.cuda.is_available():
         vram, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
         if hasattr(torch.cuda, "host_memory_stats"):
-            # What torch owns; torch 2.11 counts as active all that ever was.
+            # What torch owns; torch 2.11 counts everything ever allocated as active.
             pinned = torch.cuda.host_memory_stats().get("allocated_bytes.current", 0)
     handles = [path for path in Path("/proc/self/fd").glob("*") if path.is_symlink()]
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -247,12 +248,12 @@ def measured(book: Runs) -> Sample:
 def _leads_to_socket(handle: Path) -> bool:
     try:
         return os.readlink(handle).startswith("socket:")
-    except OSError:  # the one with which they were listed
+    except OSError:  # the handle of the listing itself
         return False
 
 
 class Soak:
-    """The pack's engine and transport between the stand-ins."""
+    """The pack's engine and transport, between stand-ins."""
 
     CLIENTS = ("reads", "also reads", "does not read")
 
@@ -277,13 +278,13 @@ class Soak:
         self._server.connect(name, reads=name != "does not read")
 
     def samplings(self, count: int, steps: int) -> None:
-        """So many runs, of kinds drawn by lot."""
+        """That many runs of random kinds."""
         for _ in range(count):
             self._sample(steps)
 
     def rest(self) -> Sample:
-        """Wait until the worker has given back what it worked in, and measure."""
-        # Who does not read leaves, with what was on its way to it.
+        """Wait until the worker has freed its working memory, and measure."""
+        # The client that does not read disconnects, together with what was being sent to it.
         self._server.disconnect("does not read")
         end = time.monotonic() + 30
         while self.book.counters()["active_runs"] and time.monotonic() < end:
@@ -344,8 +345,8 @@ class Soak:
 
 
 def soak(count: int, steps: int) -> list[Sample]:
-    """The process after the warm-up, in the middle, and in the end."""
-    logging.disable(logging.CRITICAL)  # all that breaks here was meant to
+    """The process after the warm-up, in the middle, and at the end."""
+    logging.disable(logging.CRITICAL)  # everything that fails here is meant to
     engine_module.IDLE_SECONDS = 0.25
     going = Soak(seed=1)
     samples = []
@@ -361,8 +362,8 @@ def soak(count: int, steps: int) -> list[Sample]:
 
 
 def table(samples: list[Sample]) -> str:
-    """In Markdown, a line for each quantity."""
-    lines = ["| | after the warm-up | in the middle | in the end |", "|---|---:|---:|---:|"]
+    """A Markdown table with a row for each quantity."""
+    lines = ["| | after the warm-up | in the middle | at the end |", "|---|---:|---:|---:|"]
     for name in [field.name for field in fields(Sample)]:
         values = [f"{getattr(sample, name):,}" for sample in samples]
         lines.append(f"| {name.replace('_', ' ')} | {' | '.join(values)} |")
@@ -370,7 +371,7 @@ def table(samples: list[Sample]) -> str:
 
 
 def main() -> int:
-    """Soak as the command line says, and print what was measured."""
+    """Soak according to the command line, and print the measurements."""
     parser = argparse.ArgumentParser(prog="dev.py soak --")
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--steps", type=int, default=60, help="of each run")

@@ -1,9 +1,9 @@
-"""What each stage of a frame takes of a launch-bound sampler: `python -m benchmarks.stages`.
+"""What each stage of a frame costs a launch-bound sampler: `python -m benchmarks.stages`.
 
 Every second step has a preview, which is dropped after one of its stages. A step is timed from the
-start of its callback to that of the next one, so that it holds all that is done for its frame. The
-median of those with a frame is compared with that of those between them: what a machine does in
-the course of a run strikes both alike; whole runs of the same differ by more than a frame costs.
+start of its callback to that of the next one, so it includes everything that is done for its frame.
+The median of the steps with a frame is compared with that of the steps in between: changes of the
+machine's speed affect both alike, while entire runs differ by more than a frame costs.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from . import program
 
 STAGES = ("captured", "decoded", "encoded")
 STEPS = 42
-WARM_UP = 2  # steps of each run that are not counted, and one at its end
+WARM_UP = 2  # steps at the beginning of each run that are not counted, nor is one at its end
 
 
 @contextmanager
 def cut_off(pack: Any, after: str) -> Iterator[None]:
-    """SideStream in charge, each frame dropped when it is `captured`, `decoded` or `encoded`."""
+    """SideStream's previews, with frames dropped once they are captured, decoded or encoded."""
     from sidestream.benchmarks import providers
     from sidestream.preview import records
     from sidestream.preview.deliver import encode
@@ -57,7 +57,7 @@ def cut_off(pack: Any, after: str) -> Iterator[None]:
 def alternating(starts: list[float]) -> tuple[np.ndarray, np.ndarray]:
     """Milliseconds of the steps with a frame, and of the step after each.
 
-    `starts` are the seconds at which the callbacks of a run began; the first one has a frame.
+    `starts` are when the callbacks of a run began, in seconds; the first one has a frame.
     """
     steps = np.diff(starts)[WARM_UP:-1] * 1000
     pairs = len(steps) // 2
@@ -65,9 +65,9 @@ def alternating(starts: list[float]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def row(name: str, runs: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
-    """What `runs` of one kind say: medians, their difference and where 90 % of its draws lie.
+    """The summary of `runs` of one kind: medians, their difference and its 90 % interval.
 
-    A draw takes pairs of neighbours, so that what both have in common is not in its spread.
+    The bootstrap draws pairs of neighbours, so that the interval excludes what both have in common.
     """
     having = np.concatenate([one for one, _ in runs])
     without = np.concatenate([other for _, other in runs])
@@ -88,7 +88,7 @@ def row(name: str, runs: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
 
 
 def measured(tree: Path, repetitions: int) -> dict[str, Any]:
-    """Runs of every kind, in a new random order again and again, on the ComfyUI in `tree`."""
+    """Runs of every kind, repeatedly in a new random order, with the ComfyUI in `tree`."""
     from . import __main__ as entry
 
     server, pack, _ = entry.enter_with_pack(tree)

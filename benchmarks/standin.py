@@ -1,9 +1,9 @@
-"""A stand-in for ComfyUI's server, so that a benchmark or a test samples as ComfyUI does.
+"""A stand-in for ComfyUI's server, with which benchmarks and tests sample as ComfyUI does.
 
-It has what ComfyUI's sampling code and SideStream touch: an event loop on a thread of its own,
-which encodes pictures as ComfyUI's does (Pillow, quality 95, contained in the preview size), one
-client, in a process of its own, that reads at once, and the progress hook with the messages of
-ComfyUI's. What the client would do with a picture is not done while anything is timed.
+It has what ComfyUI's sampling code and SideStream use: an event loop on its own thread, which
+encodes pictures like ComfyUI's (Pillow, quality 95, fitted into the preview size); one client, in
+its own process, which reads at once; and ComfyUI's progress hook with its messages. What a client
+would do with a picture is left out, so that it does not affect timings.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as connection:
 
 @dataclass
 class Picture:
-    """One preview as the client got it; looked into when the run is over, as by a client."""
+    """A preview as received by the client; only parsed after the run."""
 
     shown: int
-    """The step that ComfyUI was at."""
+    """ComfyUI's current step."""
     message: bytes
     encoded: bytes
     at: float
 
     @functools.cached_property
     def info(self) -> dict[str, Any]:
-        """SideStream's own object; empty in a picture of ComfyUI's."""
+        """SideStream's own object; empty for ComfyUI's pictures."""
         if not self.message:
             return {}
         return dict(json.loads(self.message)["sidestream"])
 
     @property
     def step(self) -> int:
-        """The step on its label; where it has none, the one that it came at."""
+        """The step on its label, if it has one, otherwise the one at which it arrived."""
         return int(self.info.get("step", self.shown))
 
     @property
@@ -68,7 +68,7 @@ class Picture:
 
 
 class Queue:
-    """ComfyUI's prompt queue, with one prompt that runs."""
+    """ComfyUI's prompt queue, with one running prompt."""
 
     def __init__(self) -> None:
         self.currently_running: dict[int, tuple[Any, ...]] = {}
@@ -94,7 +94,7 @@ class PromptServer:
         PromptServer.instance = self
 
     async def _connected(self) -> asyncio.StreamWriter:
-        """The way to a client that is a process of its own, and reads all it gets."""
+        """The connection to a client in its own process, which reads everything."""
         came: asyncio.Future[asyncio.StreamWriter] = self.loop.create_future()
         server = await asyncio.start_server(
             lambda reader, writer: came.set_result(writer), "127.0.0.1"
@@ -118,7 +118,7 @@ class PromptServer:
         self.pictures.append(Picture(step, b"", encoded.getvalue(), time.perf_counter()))
 
     async def send_bytes(self, event: int, data: bytes, sid: str | None = None) -> None:
-        """What SideStream calls: a finished event 4."""
+        """Called by SideStream with a finished event 4."""
         self._client.write(struct.pack(">I", event) + data)
         await self._client.drain()
         length = struct.unpack(">I", data[:4])[0]
@@ -131,7 +131,7 @@ class PromptServer:
 
 
 def install() -> PromptServer:
-    """Put the stand-in where ComfyUI's modules import their server from."""
+    """Install the stand-in as the module from which ComfyUI imports its server."""
     module = types.ModuleType("server")
     module.PromptServer = PromptServer  # type: ignore[attr-defined]
     sys.modules["server"] = module
@@ -164,7 +164,7 @@ def end_prompt(server: PromptServer) -> None:
 
 
 def progress_hook(server: PromptServer) -> Callable[..., None]:
-    """The hook that ComfyUI's main gives to its progress bars."""
+    """The hook that ComfyUI's main.py sets for its progress bars."""
     import comfy.model_management
     from comfy_execution.progress import get_progress_state
 

@@ -1,4 +1,4 @@
-"""Decoder files of random weights: what a decoder costs does not depend on what it has learnt."""
+"""Decoder files with random weights: the cost of a decoder does not depend on its training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def write_decoders(folder: Path) -> None:
 
 
 def video_decoder(layout: taehv.Layout) -> dict[str, torch.Tensor]:
-    """A state dict as files have it: one convolution for a frame and the one before."""
+    """A state dict as in files, with one convolution for a frame and the previous one."""
     weights = taehv.Network(layout).numbered().state_dict()
     of_file = {}
     for name, weight in weights.items():

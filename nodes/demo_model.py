@@ -134,7 +134,7 @@ def build_model(picture_set: str, seconds_per_step: float) -> comfy.model_patche
 
 
 class DemoDiffusionModel(torch.nn.Module):
-    """Takes the place of a MODEL's neural network: noisy latents in, guess out.
+    """Replaces a MODEL's neural network: noisy latents in, guess out.
 
     Args:
         picture_set: a key of `PICTURE_SETS`.
@@ -218,7 +218,7 @@ def picture_latents(
 
 
 class _DemoLatents(comfy.latent_formats.SD15):
-    """Made by the factors of Latent2RGB, which therefore shows them as they are."""
+    """Computed with the factors of Latent2RGB, which therefore shows the exact pictures."""
 
     sidestream_exact = True
 
@@ -230,7 +230,7 @@ class _DemoConfig(comfy.supported_models_base.BASE):
     # From the strongest noise of Stable Diffusion 1.5 down to invisible noise.
     sampling_settings: ClassVar[dict[str, float]] = {"sigma_min": 0.01, "sigma_max": 14.6}
     unet_extra_config: ClassVar[dict[str, Any]] = {}
-    memory_usage_factor = 0.01  # a few copies of the latents: no model has to be unloaded
+    memory_usage_factor = 0.01  # a few copies of the latents, so no model has to be unloaded
 
 
 class _DemoSampling(

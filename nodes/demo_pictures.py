@@ -22,7 +22,7 @@ _SUPERSAMPLING = 8
 
 
 class Canvas:
-    """A large drawing surface that `finish` shrinks to an anti-aliased picture.
+    """A large drawing surface, which `finish` shrinks to an anti-aliased picture.
 
     Args:
         width: of the finished picture, in pixels, at least 1.

@@ -1,4 +1,4 @@
-"""The node that gives a sampling's previews to further nodes, for videos of how a picture came."""
+"""The node that passes a sampling's previews on as images, for videos of how a picture emerges."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REASONS = {
     LATE: "not all previews came in time",
 }
 NO_STEP = -1
-"""The step of the black picture that stands for none."""
+"""The step of the black picture if there are no previews."""
 
 
 def limit_input(name: str, label: str, tooltip: str, numbers: tuple[int, int, int]) -> Any:
@@ -44,7 +44,7 @@ def limit_input(name: str, label: str, tooltip: str, numbers: tuple[int, int, in
 
 
 class SideStreamFrames(io.ComfyNode):
-    """Waits for the pictures of a sampling that are still to be made."""
+    """Waits until the pictures of a sampling have been made."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -98,7 +98,7 @@ class SideStreamFrames(io.ComfyNode):
 
     @classmethod
     def execute(cls, latent: Any, model: Any = None, **fields: Any) -> io.NodeOutput:
-        """Never fails because of a preview: where there are none it gives one black picture."""
+        """Never fails because of previews: if there are none, it gives one black picture."""
         found = frames(model, fields)
         ui = None
         if found.why:
@@ -111,7 +111,7 @@ class SideStreamFrames(io.ComfyNode):
 
 
 def frames(model: Any, fields: dict[str, Any]) -> Frames:
-    """The previews for the node at work; none where the pack is off."""
+    """The previews for the running node; none if the pack is not installed."""
     pack = getattr(host.server.registered(), "pack", None)
     if pack is None or pack.problem is not None:
         return Frames([], why=UNKNOWN)
@@ -119,14 +119,14 @@ def frames(model: Any, fields: dict[str, Any]) -> Frames:
     bar = comfy.utils.ProgressBar(1)
 
     def tell(done: int, total: int) -> None:
-        bar.update_absolute(done, total)  # which raises where the prompt was interrupted
+        bar.update_absolute(done, total)  # raises if the prompt was interrupted
 
     found: Frames = pack.frames(str(context.node_id), fields, model, tell)
     return found
 
 
 def batch(kept: list[Kept]) -> torch.Tensor:
-    """Pictures as IMAGE: float32 [N, H, W, 3] of 0 to 1, all of the last one's size."""
+    """Pictures as IMAGE: float32 [N, H, W, 3] from 0 to 1, all in the last one's size."""
     width, height = kept[-1].size
     images = np.empty((len(kept), height, width, 3), np.float32)
     for i, each in enumerate(kept):
@@ -135,7 +135,7 @@ def batch(kept: list[Kept]) -> torch.Tensor:
 
 
 def fitted(kept: Kept, size: tuple[int, int]) -> np.ndarray:
-    """A picture, uint8 [H, W, 3], of that width and height; of another shape between black bars."""
+    """A picture, uint8 [H, W, 3], in that width and height; with black bars if necessary."""
     if kept.rgb.shape[1::-1] == size:
         return kept.rgb
     image = Image.fromarray(kept.rgb)
@@ -150,7 +150,7 @@ def fitted(kept: Kept, size: tuple[int, int]) -> np.ndarray:
 
 
 def black(latent: Any) -> torch.Tensor:
-    """One black IMAGE, with the shape of the latent's picture as far as that is known."""
+    """One black IMAGE, with the aspect ratio of the latent's picture if that is known."""
     try:
         height, width = host.sampling.latent_frame(latent["samples"]).shape[-2:]
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The node that sets how the samplers behind it preview."""
+"""The node that sets how the samplers after it preview."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ AUDIO_VAE_TOOLTIP = (
 
 
 def widgets() -> list[Any]:
-    """One optional widget for each setting, so that an API prompt may omit any.
+    """An optional widget for each setting, so that an API prompt may omit any.
 
-    Each inherits the user's settings by default: numbers do so at one below their range.
+    By default each inherits the user's settings; a number does so at -1.
     """
     made = []
     for name, field in FIELDS.items():
@@ -94,8 +94,8 @@ class SideStreamPreview(io.ComfyNode):
         batch: str | None = None,
         step_zero: str | None = None,
     ) -> bool | str:
-        # The settings whose values ComfyUI cannot check: no range says "-1, or from 1", and some
-        # versions do not check choices. None stands for a linked input, or for none at all.
+        # The settings that ComfyUI cannot check: no range means "-1, or from 1", and some versions
+        # don't check choices. None stands for a linked or missing input.
         given = {name: value for name, value in locals().items() if name in FIELDS}
         try:
             checked(explicit({name: each for name, each in given.items() if each is not None}))
@@ -110,9 +110,8 @@ class SideStreamPreview(io.ComfyNode):
         """Raises SettingError for an invalid linked input, which cannot be checked earlier."""
         clone = model.clone()
         node_id = str(getattr(cls.hidden, "unique_id", ""))
-        host.models.leave_settings(clone, node_id, checked(explicit(settings)))
+        host.models.attach_settings(clone, node_id, checked(explicit(settings)))
         for each in (vae, audio_vae):
-            if each is not None:  # whichever input it came by: it says itself what it decodes to
-                leave = host.sound.leave if host.sound.is_for_sound(each) else host.models.leave_vae
-                leave(clone, each)
+            if each is not None:  # for either input, the VAE itself tells what it decodes to
+                host.models.attach_vae(clone, each)
         return io.NodeOutput(clone)

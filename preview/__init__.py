@@ -1,1 +1,1 @@
-"""Live latent previews that cost the sampler nothing."""
+"""Live latent previews that don't slow the sampler."""

@@ -1,7 +1,7 @@
-"""The decoder files that there are: for which models, what they are called, where they come from.
+"""The known decoder files: their models, their names, and where to get them.
 
-A file's name says which latents it is for: most are alike within. Which layers it has, and
-whether it fits, is read off the file when it is loaded.
+A file's name tells which latents it is for, as most files look alike inside. Its layers, and
+whether they fit, are determined when it is loaded.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 FOLDER = "vae_approx"
-"""ComfyUI's folder of models that they lie in."""
+"""The name of their folder in ComfyUI's models folder."""
 
 EXACT = "sidestream_exact"
-"""An attribute of latent formats for which Latent2RGB shows all that there is to see."""
+"""An attribute of latent formats for which Latent2RGB shows the exact picture."""
 
 IMAGE, VIDEO = "taesd", "taehv"
 """The families."""
@@ -30,23 +30,23 @@ class Kind(NamedTuple):
     models: str
     family: str
     names: tuple[str, ...]
-    """How a file's name may begin, best first: ComfyUI's own, then those of others."""
+    """How a file's name may begin, best first: ComfyUI's own name, then others."""
 
     formats: tuple[str, ...]
-    """ComfyUI's latent formats, those of other packs among them."""
+    """The latent formats, including those of other packs."""
 
     url: str
-    """Of a file that can be had."""
+    """Where to download one."""
 
     megabytes: float = 0.0
-    """Its size, in millions of bytes; 0 where that is not known."""
+    """Its size, in millions of bytes; 0 if unknown."""
 
     @property
     def file(self) -> str:
         return self.url.rpartition("/")[2]
 
     def wire(self) -> dict[str, str | float]:
-        """As clients are told that none of them is there."""
+        """For telling clients that none of them is installed."""
         return {
             "file": self.file,
             "url": self.url,
@@ -56,9 +56,9 @@ class Kind(NamedTuple):
         }
 
 
-# Sizes: taef2 was measured; taeqi2_1, taef1 and taeh3 are stated to the byte by programs that check
-# what they download, taesd, taesdxl and taesd3 by ComfyUI-Manager, taeltx2_3 and LightX2V's for Wan
-# by scripts that fetch them. The others of TAEHV's author follow from those: 2 bytes a weight.
+# Sizes: taef2 was measured; those of taeqi2_1, taef1 and taeh3 come from programs that check their
+# downloads, those of taesd, taesdxl and taesd3 from ComfyUI-Manager, those of taeltx2_3 and
+# LightX2V's for Wan from download scripts. The others by TAEHV's author follow: 2 bytes per weight.
 KINDS = (
     Kind(
         "Stable Diffusion 1 and 2", IMAGE, ("taesd_decoder",), ("SD15",),
@@ -114,21 +114,21 @@ KINDS = (
 
 
 def names(family: str | None = None) -> tuple[str, ...]:
-    """How the names of all files that are known begin, or of those of a family."""
+    """How the names of all known files, or those of a family, begin."""
     return tuple(name for kind in KINDS if family in (None, kind.family) for name in kind.names)
 
 
 def kind_of(latent_format: str, name: str | None) -> Kind | None:
-    """The files for a latent format, which itself may say how a file's `name` begins."""
+    """The files for a latent format, by the `name` that it states for them, if any."""
     if name is not None:
         return next((kind for kind in KINDS if name in kind.names), None)
     return next((kind for kind in KINDS if latent_format in kind.formats), None)
 
 
 def named(files: list[str], name: str) -> Iterator[str]:
-    """Those of `files` that are called `name`, whatever comes after it.
+    """The `files` whose names begin with `name`.
 
-    Not those with a longer name that is known as well: `taehv1_5` is no `taehv`.
+    Except those that begin with a longer known name: `taehv1_5` is not a `taehv`.
     """
     longer = tuple(other for other in names() if other.startswith(name) and other != name)
     for file in files:

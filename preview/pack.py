@@ -10,7 +10,7 @@ from typing import Any
 from . import host
 from .capture.clients import Clients
 from .capture.recordings import Frames, Recordings, frames_of, limit_of
-from .capture.runs import Run, Runs
+from .capture.runs import Runs
 from .decoders.cache import DecoderCache
 from .deliver import routes
 from .deliver.sharing import Sharing
@@ -37,7 +37,11 @@ class Pack:
         self._engines: Engines | None = None
         self._server: Any = None
         self._recordings = Recordings()
-        self._runs = Runs(self._announce_start, self._announce_end, Clients(host.server.prompts_of))
+        self._runs = Runs(
+            lambda run: self._transport.announce(run, "start"),
+            lambda run: self._transport.announce(run, "end"),
+            Clients(host.server.prompts_of),
+        )
         self._sharing = Sharing(lambda: host.installation.private_file("sharing.json"))
         self._watchers = Watchers(
             self._sharing,
@@ -48,12 +52,11 @@ class Pack:
         )
 
     def install(self) -> None:
-        """Install the provider. Where that is not possible `problem` says why, and nothing else
-        changes."""
+        """Install the provider. If that is impossible, `problem` says why, and nothing changes."""
         self._warnings.listen()
         try:
             host.check()
-            from .capture.provider import Provider  # derives from a class that `check` has seen
+            from .capture.provider import Provider  # derives from a class that `check` verifies
 
             self._server = host.server.Server()
             self._transport = Transport(self._server, self._notify, self._watchers)
@@ -72,7 +75,7 @@ class Pack:
             )
 
     def close(self) -> None:
-        """Give everything back."""
+        """Undo `install`, and stop all threads."""
         self._warnings.close()
         self._watchers.close()
         if self._provider is not None:
@@ -114,7 +117,7 @@ class Pack:
         }
 
     def change(self, client_id: str, live: dict[str, Any]) -> None:
-        """For `POST /sidestream/live`: change the client's runs, and those of what it queued."""
+        """For `POST /sidestream/live`: change the client's runs, and those that it has queued."""
         self._runs.change(client_id, live)
 
     def pause(self, client_id: str, paused: bool) -> None:
@@ -126,23 +129,23 @@ class Pack:
         self._runs.finish(client_id, run)
 
     def client(self, client_id: str) -> dict[str, Any]:
-        """For `GET /sidestream/client`: what the client asked for, and its runs."""
+        """For `GET /sidestream/client`: the client's changes and pause, and its runs."""
         return self._runs.state(client_id)
 
     def frames(
         self, node_id: str, fields: dict[str, Any], model: Any, tell: Callable[[int, int], None]
     ) -> Frames:
-        """For the node 'Side-Stream Frames' with that id: what it gives. See `frames_of`."""
-        upstream = host.graph.upstream_signatures(host.graph.running(), node_id, "latent")
+        """For the node 'Side-Stream Frames' with that id: its output. See `frames_of`."""
+        upstream = host.prompts.upstream_signatures(host.prompts.running_graph(), node_id, "latent")
         recording = self._recordings.find(upstream, host.prompts.list_index(), model)
         return frames_of(recording, limit_of(fields), tell)
 
     def sound(self, secret: str) -> bytes | None:
-        """For `GET /sidestream/sound`: the WAV file of which only its client was told."""
+        """For `GET /sidestream/sound`: the WAV file whose secret only its client was told."""
         return None if self._engines is None else self._transport.sounds.get(secret)
 
     def sharing(self, request: Any) -> dict[str, Any]:
-        """For `GET /sidestream/sharing`: the switch and key of the user who asks."""
+        """For `GET /sidestream/sharing`: the requesting user's switch and key."""
         user = self._user(request)
         share = self._sharing.of(user)
         return {
@@ -154,15 +157,15 @@ class Pack:
         }
 
     def share(self, request: Any, on: bool) -> None:
-        """For `POST /sidestream/sharing`: begin or stop to share. Raises SettingError."""
+        """For `POST /sidestream/sharing`: start or stop sharing. Raises SettingError."""
         user = self._user(request)
         self._sharing.switch(user, on)
         if not on:
             self._watchers.disconnect(user)
-        log.info("[SideStream] Previews are %s.", "shared by a key" if on else "shared no more")
+        log.info("[SideStream] Previews are %s.", "shared by a key" if on else "no longer shared")
 
     def renew(self, request: Any) -> None:
-        """For `POST /sidestream/sharing`: another key, for which all have to ask anew."""
+        """For `POST /sidestream/sharing`: a new key, which all watchers need."""
         user = self._user(request)
         self._sharing.renew(user)
         self._watchers.disconnect(user)
@@ -181,15 +184,9 @@ class Pack:
         if self._engines is not None:
             self._engines.notify()
 
-    def _announce_start(self, run: Run) -> None:
-        self._transport.announce(run, "start")
-
-    def _announce_end(self, run: Run) -> None:
-        self._transport.announce(run, "end")
-
 
 def start() -> Pack:
-    """Make and install the pack, in the place of one that was loaded before."""
+    """Make and install the pack, replacing one that was loaded before."""
     pack = Pack()
     before, table = host.server.registered(), host.server.routes()
     if before is None and table is not None:  # else `install` says what is missing
@@ -198,7 +195,7 @@ def start() -> Pack:
         host.server.register(current)
     elif before is not None:
         before.pack.close()
-        # Or each that was loaded would wait at the end for what its worker is doing.
+        # Otherwise each pack that was loaded would wait for its worker when the process ends.
         atexit.unregister(before.pack.close)
         before.pack = pack
     pack.install()

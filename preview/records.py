@@ -1,7 +1,7 @@
-"""The records that the packages hand to each other, and what the later ones ask of a run.
+"""The records that the packages pass to each other, and what later packages need from a run.
 
-A frame is a `Label` with what there is of it: a staged latent (`render.slots.Snapshot`), then a
-`Picture`, then `Encoded` bytes. Each stage returns the next record; none is changed.
+A frame is a `Label` together with its current form: a staged latent (`render.slots.Snapshot`), then
+a `Picture`, then `Encoded` bytes. Each stage returns the next record; records are never modified.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 SENT = "sent"
-REPLACED = "replaced"  # a newer frame took its place before it was decoded
-BUSY = "busy"  # no room to stage it, or its client still takes the last one
+REPLACED = "replaced"  # a newer frame replaced it before it was decoded
+BUSY = "busy"  # no room to stage it, or its client is still receiving the last one
 LATE = "late"  # its node or its prompt was over
 UNWATCHED = "unwatched"  # its client is not connected
 FAILED = "failed"  # no decoder or encoder could make a picture of it
@@ -27,7 +27,7 @@ FIRST_IMAGE = range(1)
 
 
 class Outcomes(Counter[str]):
-    """What became of frames, and of how many."""
+    """How many frames had each outcome."""
 
     @property
     def sent(self) -> int:
@@ -40,7 +40,7 @@ class Outcomes(Counter[str]):
 
 @dataclass(frozen=True, slots=True)
 class NodeContext:
-    """The node of the prompt that is sampling. `client_id` None stands for everybody."""
+    """The node that is sampling. A `client_id` of None stands for everybody."""
 
     prompt_id: str | None = None
     node_id: str | None = None
@@ -49,23 +49,23 @@ class NodeContext:
     real_node_id: str | None = None
     client_id: str | None = None
     seed: int | None = None
-    """Where its graph names one."""
+    """The seed in its graph, if there is one."""
     user: str | None = None
-    """Whose prompt it is, as its client says; None is nobody, who shares nothing."""
+    """Whose prompt it is, according to its client; None stands for nobody, who shares nothing."""
 
     def wire(self) -> dict[str, Any]:
-        """The keys that ComfyUI gives with a preview."""
+        """The keys that ComfyUI sends with a preview."""
         own = ("client_id", "seed", "user")
         return {key: value for key, value in asdict(self).items() if key not in own}
 
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """What the model's videos are made of."""
+    """Properties of a model's videos."""
 
     fps: float = 16.0
     frames_each: int = 4
-    """Frames of the finished video for each latent frame."""
+    """Frames of the finished video per latent frame."""
 
 
 class Socket(NamedTuple):
@@ -78,7 +78,7 @@ class Socket(NamedTuple):
 
 
 class Run(Protocol):
-    """What is asked of a run after its latents were captured; see `capture.runs.Run`."""
+    """What is needed from a run after its latents were captured; see `capture.runs.Run`."""
 
     context: NodeContext
     settings: Settings
@@ -109,23 +109,22 @@ class Run(Protocol):
     def ended_for(self, now: float) -> float: ...
     def admits(self, step: int, now: float) -> bool: ...
     def let_pass(self, label: Label, now: float) -> Label: ...
-    def spend(self, seconds: float) -> None: ...
     def is_open(self, label: Label) -> bool: ...
     def close(self, label: Label, outcome: str) -> None: ...
     def abort(self) -> None: ...
 
 
 class Change(NamedTuple):
-    """How far x0 went from one rendered frame of a sampling to a later one."""
+    """The change of x0 from one rendered frame of a sampling to a later one."""
 
     rms: float
-    """The root mean square of the difference, by that of the later x0."""
+    """The root mean square of the difference, relative to that of the later x0."""
     since: int
     """The step of the earlier one."""
 
 
-class Label(NamedTuple):  # which the sampler's thread makes in half the time of a dataclass
-    """Which frame it is, from its capture to its end."""
+class Label(NamedTuple):  # takes the sampler's thread half as long to make as a dataclass
+    """Identifies a frame, from its capture to its end."""
 
     run: Run
     seq: int
@@ -133,44 +132,44 @@ class Label(NamedTuple):  # which the sampler's thread makes in half the time of
     total_steps: int
     captured_at: float
     images: range = FIRST_IMAGE
-    """Those of the sampler's batch that it shows."""
+    """The images of the sampler's batch that it shows."""
     held: bool = False
-    """Whether the throttle forbids it, unless its node samples no more."""
+    """Whether the throttle forbids it unless its node has finished sampling."""
     is_last: bool = False
     """Whether it is of the last step of its sampling."""
 
     @property
     def is_outrun(self) -> bool:
-        """Whether it was held for the end of its node, which has begun another sampling."""
+        """Whether it was held for the end of its node, which has started another sampling."""
         return self.held and self.run.is_outrun
 
     def close(self, outcome: str) -> None:
-        """The frame has found its end. Must be called for each; the first call counts."""
+        """End the frame. Must be called for each one; only the first call counts."""
         self.run.close(self, outcome)
 
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """What is told of a picture beside its label."""
+    """What clients are told about a picture besides its label."""
 
     size: tuple[int, int]
     """Width and height of the preview, to which the picture is enlarged."""
     decoder: str
     ready_at: float
-    """When the sampler's device had made the latent, which may be long after the callback."""
+    """When the sampler's device had computed the latent, possibly long after the callback."""
     decode_ms: float = 0.0
     grid: tuple[int, int] | None = None
-    """Columns and rows, where several images are shown side by side."""
+    """Columns and rows, if several images are shown side by side."""
     animation: tuple[int, int] | None = None
-    """Frames and milliseconds, where it plays."""
+    """The number of frames and the duration in milliseconds, if it is animated."""
     not_finite: int = 0
-    """Positions of the latent that were not finite, and pixels that the decoder gave as NaN."""
+    """The number of latent positions that were not finite, and of pixels decoded to NaN."""
     is_quicker: bool = False
-    """Whether it came a quicker way, its decoder being too slow for the budget."""
+    """Whether it was made in a quicker way, because its decoder is too slow for the budget."""
     sigma: float | None = None
-    """The noise level from which x0 was predicted, where ComfyUI tells."""
+    """The noise level from which x0 was predicted, if ComfyUI reports it."""
     change: Change | None = None
-    """None of the first frame of a sampling."""
+    """None for the first frame of a sampling."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -185,7 +184,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoded:
-    """A frame as it is sent."""
+    """A frame, ready to be sent."""
 
     label: Label
     info: Info
@@ -195,17 +194,17 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sound:
-    """The sound of a step, from its beginning on."""
+    """The beginning of the sound of a step."""
 
     label: Label
-    """Its number is 0: a sound is no frame, and is not counted."""
+    """Its number is 0, as a sound is not a frame and is not counted."""
     data: bytes
     """A WAV file."""
     rate: int
     channels: int
     seconds: float
     of_seconds: float
-    """How long all of it would be."""
+    """The duration of the whole sound."""
     decode_ms: float
 
 

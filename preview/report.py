@@ -1,7 +1,7 @@
-"""What somebody who looks into a problem wants to know, as plain text: `GET /sidestream/report`.
+"""The report for a bug report, as plain text: `GET /sidestream/report`.
 
-It is made to be posted in public. Texts that come from elsewhere pass `Private`, which takes out
-who the user is and where on the disk things lie.
+It is safe to post publicly: text from elsewhere passes through `Private`, which removes who the
+user is and where things are on the disk.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from .plain import NAME, encodable, in_a_line, one_line, plain
 from .settings import DEFAULTS
 
 OTHERS = 20
-"""Files that nothing uses, by name; of more it is said how many."""
+"""The most unused files to list by name; of further ones, only the number is given."""
 
-# Names of users and machines that tell nobody apart. They also occur in other words' places.
+# Names of users and machines that identify nobody, and that also occur as ordinary words.
 COMMON_NAMES = {"admin", "app", "comfy", "comfyui", "docker", "localhost", "root", "ubuntu", "user"}
 SHORTEST_NAME = 3
 
 
 class Warnings(logging.Handler):
-    """Keeps the pack's last warnings as text; one that comes again is counted."""
+    """Keeps the pack's last warnings as text and counts repeated ones."""
 
     KEPT = 20
-    LONGEST = 1000  # characters of one, before it is shortened for the report
+    LONGEST = 1000  # characters of a warning, before it is shortened for the report
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -55,7 +55,7 @@ class Warnings(logging.Handler):
             del self._kept[next(iter(self._kept))]
 
     def listen(self) -> None:
-        """Hear all modules beside this one: their loggers are named after the pack's folder."""
+        """Listen to all modules of this package: their loggers are named after it."""
         logging.getLogger(__package__).addHandler(self)
 
     def close(self) -> None:
@@ -63,7 +63,7 @@ class Warnings(logging.Handler):
         super().close()
 
     def all(self) -> list[tuple[str, int, float]]:
-        """Each with how often and when it came last, in seconds since 1970; the newest last."""
+        """Each warning with its count and its last time, in seconds since 1970; the newest last."""
         self.acquire()
         try:
             return [(text, *rest) for text, rest in self._kept.items()]
@@ -72,16 +72,16 @@ class Warnings(logging.Handler):
 
 
 class Private:
-    """Takes out of a text what is the user's own.
+    """Removes personal data from a text.
 
-    Paths in `folders` are shown by their labels; other absolute paths, `names` and ids are not
-    shown at all.
+    Paths in `folders` are replaced by their labels; other absolute paths, `names` and ids are
+    removed completely.
     """
 
     LONGEST = 400
 
     def __init__(self, folders: Mapping[str, str], names: Iterable[str]) -> None:
-        # The longest first: a folder may lie in another.
+        # The longest first: a folder may be inside another.
         below_root = [(path, label) for path, label in folders.items() if path.strip("\\/")]
         by_length = sorted(below_root, key=lambda item: -len(item[0]))
         self._labels = [label for _, label in by_length]
@@ -94,11 +94,11 @@ class Private:
         ]
 
     def __call__(self, text: str) -> str:
-        """`text` on one line, shortened. In time that grows with its length and no faster."""
+        """`text` without personal data, on one line, shortened. Takes linear time."""
         text = text.replace(_BEGIN, "").replace(_END, "")
         for number, (pattern, label) in enumerate(zip(self._folders, self._labels, strict=True)):
-            # A label that is a path is taken out with what follows. Of the others the place is
-            # marked, so that what follows is told from a path of its own.
+            # A label that is a path is removed together with what follows. The others are replaced
+            # by a mark, so that what follows is not mistaken for an absolute path.
             mark = label if label.startswith("/") else f"{_BEGIN}{number}{_END}"
             text = re.sub(pattern, lambda _, mark=mark: mark, text)  # type: ignore[misc]
         text = re.sub(_QUOTED_PATH, r"\1<path>\1", text)
@@ -111,27 +111,27 @@ class Private:
         return text if len(text) <= self.LONGEST else text[: self.LONGEST - 1] + "…"
 
 
-_BEGIN, _END = "\ue000", "\ue001"  # of a mark; for private use, so that no text has them
+_BEGIN, _END = "\ue000", "\ue001"  # of a mark; private-use characters that no text contains
 _MARK = f"{_BEGIN}([0-9]+){_END}"
 
 _DRIVE = r"""[A-Za-z]:(?:\\|/(?!/))"""  # not the end of a scheme, as in http://
 _ROOT = rf"""(?:{_DRIVE}|\\\\(?=[^\s\\])|/(?=[^\s/]))"""
 _QUOTED_PATH = rf"""(['"]){_ROOT}[^\n]*?\1"""
-# After a letter a slash may be one of "and/or", or of a path from a folder that is shown.
+# A slash after a letter may belong to "and/or", or to a path relative to a labelled folder.
 _TOP = (
     "Users|Volumes|content|data|etc|home|media|mnt|opt|private|root|run|srv|tmp|usr|var|workspace"
 )
 _START = rf"""(?:(?<![\w~{_END}]){_ROOT}|{_DRIVE}|(?<=\w)/(?=(?:{_TOP})[\\/]))"""
-# Up to the line's last separator: a folder's name may hold spaces, and rather too much is taken
-# out than too little.
+# Up to the line's last separator: folder names may contain spaces, and it is better to remove too
+# much than too little.
 _OTHER_PATH = rf"""{_START}(?:[^\n'"{_BEGIN}]*[\\/])?[^\s'"{_BEGIN}]*"""
 _ID = r"(?i)\b[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}\b"
 
 
 def _path_pattern(path: str) -> str:
-    """Finds `path` with either separator, also in a name of a module: ComfyUI has no dots there."""
+    """Matches `path` with either separator, also in module names, where ComfyUI replaces dots."""
     parts = re.split(r"[\\/]", path.rstrip("\\/"))
-    # Two separators where a path was written as Python writes it, four where that was.
+    # Backslashes may be doubled by `repr`, once or twice.
     escaped = r"[\\/]{1,4}".join(re.escape(part).replace(r"\.", r"(?:\.|_x_)") for part in parts)
     return rf"""(?i){escaped}(?=[\\/\s'":;,)\]]|$)"""
 
@@ -141,10 +141,10 @@ def _private() -> Private:
     names = {socket.gethostname(), socket.gethostname().partition(".")[0]}
     with contextlib.suppress(RuntimeError):  # the system knows no home
         home = Path.home()
-        # Still an absolute path, so that all of it is taken out: its own name may hold spaces.
+        # Labelled with an absolute path, so that all that follows is removed, too.
         folders[str(home)] = "/home"
         names.add(home.name)
-    with contextlib.suppress(Exception):  # of a host of which little is known
+    with contextlib.suppress(Exception):  # an incompatible host
         folders |= host.installation.folders()
     names |= {os.environ.get(name, "") for name in ("USER", "LOGNAME", "USERNAME")}
     with contextlib.suppress(OSError, KeyError, ImportError):  # the system knows no name
@@ -153,7 +153,7 @@ def _private() -> Private:
 
 
 def report(status: Mapping[str, Any], warnings: Warnings) -> str:
-    """The report on a pack with that `status`, as `Pack.status` gives it."""
+    """The report about a pack with that `status`, as returned by `Pack.status`."""
     private = _private()
     sections: list[tuple[str, Callable[[], Iterable[str]]]] = [
         ("Versions", lambda: _versions(status, private)),
@@ -170,7 +170,7 @@ def report(status: Mapping[str, Any], warnings: Warnings) -> str:
     for title, made in sections:
         try:
             found = list(made())
-        except Exception as error:  # a report on a broken installation is still a report
+        except Exception as error:  # a broken installation must still be able to give a report
             found = [private(f"unknown ({type(error).__name__}: {error})")]
         lines += ["", title, *(f"  {line}" for line in found or ["none"])]
     return encodable("\n".join(lines) + "\n")
@@ -188,7 +188,7 @@ def _versions(status: Mapping[str, Any], private: Private) -> Iterable[str]:
 
 
 def _nvidia_driver() -> str | None:
-    """The driver's version; None where there is none."""
+    """The driver's version; None if there is none."""
     try:
         library = ctypes.CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
     except OSError:
@@ -226,11 +226,12 @@ def _previews(provider: Mapping[str, Any], private: Private) -> Iterable[str]:
 
 
 def _decoder_files(private: Private) -> Iterable[str]:
-    for name, formats in host.models.formats_by_decoder().items():
-        file = host.models.decoder_file(name)
+    known = host.models.formats_by_decoder()
+    for name, formats in known.items():
+        file = host.installation.decoder_file(name)
         found = _found(name) if file is None else f"{_name(file)}, {_size(file)}"
         yield private(f"{name}: {found} (for {', '.join(formats)})")
-    others = host.models.other_decoder_files()
+    others = host.installation.other_decoder_files(known)
     for file in others[:OTHERS]:
         yield private(f"{_name(file)}: not used: unknown name")
     if len(others) > OTHERS:
@@ -238,8 +239,8 @@ def _decoder_files(private: Private) -> Iterable[str]:
 
 
 def _found(name: str) -> str:
-    """What to say of a decoder that ComfyUI does not find."""
-    place = host.models.misplaced_decoder(name)
+    """What to say about a decoder that ComfyUI does not find."""
+    place = host.installation.misplaced_decoder(name)
     return "missing" if place is None else f"missing; wrong folder: {one_line(place)}"
 
 

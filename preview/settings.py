@@ -1,8 +1,8 @@
-"""All settings: defaults, ranges, help texts, and which source wins.
+"""All settings: defaults, ranges, help texts, and which source takes precedence.
 
-One table, `FIELDS`, is the only place that describes a setting. The node's widgets, the routes,
-ComfyUI's settings dialog and the panel's controls derive from it; documents and translations are
-checked against it by `tests/test_settings.py`.
+The table `FIELDS` is the only place that describes settings. The node's widgets, the routes,
+ComfyUI's settings dialog and the panel's controls are derived from it; `tests/test_settings.py`
+checks documents and translations against it.
 """
 
 from __future__ import annotations
@@ -17,32 +17,28 @@ from typing import Any
 from .plain import plain
 
 KEY = "sidestream"
-"""Where settings lie on a MODEL's options and in a prompt's extra data."""
+"""The key of settings in a MODEL's options and in a prompt's extra data."""
 
 NODES = "nodes"
-"""Where a prompt's extra data hold the values of its preview nodes, by execution id."""
+"""The key under which a prompt's extra data hold its preview nodes' values, by execution id."""
 
 ACCEPTS = "accepts"
-"""Where a prompt's extra data say what its client knows beyond pictures, such as `SOUND`."""
+"""The key under which a prompt's extra data say what else its client supports, such as `SOUND`."""
 
 SOUND = "sound"
 
 USER = "user"
-"""Where a prompt's extra data say whose it is: that user's switch shares its previews."""
+"""The key under which a prompt's extra data name the user whose switch shares its previews."""
 
 INHERITED = "as in my settings"
 INHERITED_NUMBER = -1
-"""What a node's field holds that sets nothing."""
-
-VAE_KEY = "sidestream_vae"
-"""Where a VAE to preview by lies on a MODEL's options."""
+"""The values of a node's fields that set nothing."""
 
 BESIDE = (NODES, ACCEPTS, USER)
-"""What a prompt's extra data hold beside settings."""
-"""What a prompt's extra data hold beside settings."""
+"""What a prompt's extra data contain besides settings."""
 
 LONGEST_VALUE = 80
-"""Characters of a value. The longest valid one has fewer than 20."""
+"""The most characters of a value. The longest valid one has fewer than 20."""
 
 
 class SettingError(ValueError):
@@ -50,7 +46,7 @@ class SettingError(ValueError):
 
 
 def shown(value: Any) -> str:
-    """A value in an error's text, however large it is."""
+    """A value for an error's text, shortened if it is large."""
     return reprlib.repr(value)[:80]
 
 
@@ -65,18 +61,18 @@ class Number:
     label: str
     tooltip: str
     group: str = ""
-    """Of the panel's folded controls; empty for those that are always shown."""
+    """The panel's group of folded controls; empty for those that are always shown."""
     advanced: bool = True
-    """Whether the node folds it away."""
+    """Whether the node hides it among its advanced fields."""
     slider: tuple[int, int] | None = None
-    """How far the panel's slider reaches, and its step; None for the whole range in steps of 1."""
+    """The maximum of the panel's slider, and its step; None for the whole range in steps of 1."""
     needs: tuple[str, tuple[str, ...]] | None = None
-    """A setting and its values without which this one has no effect."""
+    """A setting and those of its values with which this one has an effect."""
     zero: str = ""
     """The key of the page's text for 0, if 0 has a special meaning."""
 
     def check(self, name: str, value: Any) -> int:
-        """The value as an int. Raises SettingError for another type or a value out of range."""
+        """The value as an int. Raises SettingError if its type is wrong or it is out of range."""
         whole = isinstance(value, float) and value.is_integer()
         if isinstance(value, bool) or not (isinstance(value, int) or whole):
             raise SettingError(f"{name} must be {self.range}, not {shown(value)}")
@@ -89,7 +85,7 @@ class Number:
         return f"a whole number from {self.low} to {self.high}"
 
     def describe(self) -> dict[str, Any]:
-        """For `GET /sidestream/settings`; `least` is the least allowed number other than `min`."""
+        """For `GET /sidestream/settings`; `least` is the least number besides a `min` of 0."""
         reach, step = self.slider or (self.high, 1)
         needs = {"name": self.needs[0], "values": list(self.needs[1])} if self.needs else None
         return {
@@ -130,7 +126,7 @@ class Choice:
 
     default: str
     names: Mapping[str, str]
-    """The values, with the words that people read for them."""
+    """The values, each with its label."""
     label: str
     tooltip: str
     group: str = ""
@@ -162,7 +158,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Device(Choice):
-    """A choice that may also be one of this machine's GPUs, by its number."""
+    """A choice that may also be the number of one of this machine's GPUs."""
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -171,13 +167,13 @@ class Device(Choice):
 
 @functools.cache
 def gpu_numbers() -> tuple[str, ...]:
-    """The CUDA devices of this machine. They are counted when somebody wants to know."""
+    """The numbers of this machine's CUDA devices, which are counted at the first call."""
     import torch
 
     return tuple(map(str, range(torch.cuda.device_count())))
 
 
-# Saved workflows hold widget values by position: a new setting goes to the end.
+# Saved workflows store widget values by position, so new settings must be added at the end.
 # fmt: off
 FIELDS: dict[str, Number | Choice] = {
     "throttle_ms": Number(
@@ -268,12 +264,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     "balanced": {name: FIELDS[name].default for name in ("throttle_ms", "every_n_steps", "budget")},
     "every_step": {"throttle_ms": 0, "every_n_steps": 1, "budget": 0},
 }
-"""Values that go together, of the same settings each. The page says how they are called."""
+"""Combinations of values, all for the same settings. The page has their names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One complete set of settings. Immutable, so that threads may share it."""
+    """A complete set of settings. Immutable, so that threads can share it."""
 
     throttle_ms: int
     every_n_steps: int
@@ -291,7 +287,7 @@ class Settings:
     step_zero: str
 
     def updated(self, changes: Mapping[str, Any]) -> Settings:
-        """A copy with `changes` (already checked) laid over."""
+        """A copy with `changes`, which must be valid."""
         return replace(self, **changes)
 
     def as_dict(self) -> dict[str, Any]:
@@ -304,7 +300,7 @@ _KNOWN = f"known settings: {', '.join(FIELDS)}"
 
 
 def checked(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` with every entry checked. Raises SettingError naming the first bad field."""
+    """`values`, all checked. Raises SettingError naming the first invalid one."""
     result = {}
     for name, value in values.items():
         field = FIELDS.get(name)
@@ -324,10 +320,10 @@ def explicit(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def salvaged(values: Any) -> tuple[dict[str, Any], list[str]]:
-    """The valid entries of untrusted input, and one complaint for each invalid one.
+    """The valid entries of untrusted input, and a complaint about each invalid one.
 
-    For input that cannot be refused: that of a prompt that is already running. The work is bounded
-    by the number of settings, whatever was sent: unknown names are counted, not read.
+    For input that cannot be refused, because its prompt is already running. The work is bounded by
+    the number of settings, whatever was sent: unknown names are counted, not read.
     """
     if not isinstance(values, Mapping):
         return {}, [f"settings must be an object, not {type(values).__name__}"]
@@ -346,26 +342,27 @@ def salvaged(values: Any) -> tuple[dict[str, Any], list[str]]:
                 good |= checked({name: value})
             except SettingError as error:
                 complaints.append(plain(error))
-            except ValueError:  # Python refuses to print so many
+            except ValueError:  # Python refuses to print numbers that long
                 complaints.append(f"{name} has too many digits")
     unknown = len(values) - len(good) - len(complaints) - sum(key in values for key in BESIDE)
     if unknown > 0:
-        # One of so many must be unknown.
+        # At least one of these must be unknown.
         some = islice(values, len(FIELDS) + len(BESIDE) + 1)
-        example = next((name for name in some if not _is_known(name)), "?")
+        known = {*FIELDS, *BESIDE}
+        example = next((name for name in some if name not in known), "?")
         others = "is not a setting" if unknown == 1 else f"and {unknown - 1} more are not settings"
         complaints.append(f"{plain(example, 40)!r} {others}; {_KNOWN}")
     return good, complaints
 
 
 def accepts(sent: Any, what: str) -> bool:
-    """Whether a prompt's extra data `sent` say that its client accepts `what`."""
+    """Whether, according to a prompt's extra data `sent`, its client accepts `what`."""
     said = sent.get(ACCEPTS) if isinstance(sent, Mapping) else None
     return isinstance(said, list) and what in said
 
 
 def of_node(sent: Any, node_id: str) -> tuple[dict[str, Any], list[str]]:
-    """As `salvaged`, what a prompt's extra data hold for one of its preview nodes."""
+    """As `salvaged`, for what a prompt's extra data contain for one of its preview nodes."""
     nodes = sent.get(NODES) if isinstance(sent, Mapping) else None
     values = nodes.get(node_id) if isinstance(nodes, Mapping) else None
     if not isinstance(values, Mapping):
@@ -373,12 +370,8 @@ def of_node(sent: Any, node_id: str) -> tuple[dict[str, Any], list[str]]:
     return salvaged(explicit({name: values[name] for name in FIELDS if name in values}))
 
 
-def _is_known(name: object) -> bool:
-    return name in FIELDS or name in BESIDE
-
-
 def combined(
     client: Mapping[str, Any], node: Mapping[str, Any], live: Mapping[str, Any]
 ) -> Settings:
-    """The settings of one run: live changes over the node over the client over the defaults."""
+    """The settings of one run: live changes override the node, the client and the defaults."""
     return DEFAULTS.updated({**client, **node, **live})

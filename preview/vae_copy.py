@@ -1,10 +1,10 @@
-"""The decoder of a VAE that ComfyUI loaded, copied so that it decodes beside the sampler."""
+"""Decoders of VAEs that ComfyUI loaded, copied so that they can decode beside the sampler."""
 
 from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -18,39 +18,75 @@ TensorFunction = Callable[[torch.Tensor], torch.Tensor]
 _numbers = itertools.count(1)
 
 
-@dataclass(frozen=True, eq=False)
-class VaeCopy:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Copy:
     """A VAE's decoder on the CPU, which shares no weights with the VAE."""
 
     model: nn.Module
-    """Its method `decode` takes [1, C, h, w] to [1, 3 or more, H, W]; with T before h and H where
-    `latent_dimensions` is 3."""
-
-    process_output: TensorFunction
-    """From what `decode` gives, in float32, to RGB of 0 to 1. May change its argument."""
+    """Has a method `decode`."""
 
     channels: int
-    """Of the latents that it takes."""
-
-    scale: int
-    """Pixels for each latent pixel."""
-
-    latent_dimensions: int
-    """2, or 3 with time."""
+    """Those of its latents, [1, channels, ...]."""
 
     precision: Callable[[torch.device], torch.dtype]
-    """The fastest type that it is right in, on a device."""
-
-    numbers_held: float
-    """How many numbers decoding holds at a time, for each latent pixel."""
+    """The fastest dtype in which it is accurate, on a device."""
 
     name: str = "VAE"
     number: int = field(default_factory=lambda: next(_numbers))
-    """No other copy has it, nor will have."""
+    """Unique in this process."""
 
     def size(self, dtype: torch.dtype) -> int:
         """Bytes of its weights in `dtype`."""
         return sum(weight.numel() for weight in weights(self.model)) * dtype.itemsize
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class VaeCopy(Copy):
+    """A decoder of pictures: `model.decode` takes [1, C, h, w] to [1, 3 or more, H, W].
+
+    With T before h and H if `latent_dimensions` is 3.
+    """
+
+    process_output: TensorFunction
+    """Takes what `decode` gives, as float32, to RGB from 0 to 1. May modify its argument."""
+
+    scale: int
+    """Pixels per latent pixel."""
+
+    latent_dimensions: int
+    """2, or 3 with time."""
+
+    numbers_held: float
+    """How many numbers decoding holds at a time, per latent pixel."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SoundCopy(Copy):
+    """A decoder of sound: `model.decode` takes a latent to a waveform [1, channels, samples].
+
+    The samples are from -1 to 1.
+    """
+
+    rate: int
+    """Samples per second."""
+
+    hop: int
+    """Samples per position of a latent."""
+
+    lead: int
+    """How many samples fewer the first position has."""
+
+    reach: tuple[int, int]
+    """How many positions before and after a position influence its samples."""
+
+    grain: int
+    """A part of a latent may begin at multiples of this."""
+
+    axis: int
+    """The latents' dimension of time, counted from the last."""
+
+    memory: Callable[[Sequence[int]], float]
+    """How many numbers decoding a latent of a shape holds at a time."""
 
 
 def weights(model: nn.Module) -> Iterable[torch.Tensor]:
@@ -64,11 +100,11 @@ def copied(
     dtype: torch.dtype,
     leave_out: Callable[[str], bool] = lambda name: False,
 ) -> nn.Module:
-    """A copy of `model` on `device` in `dtype`, not to be trained.
+    """A copy of `model` on `device` in `dtype`, for inference only.
 
-    Module by module, so that no weight is ever there in another type or on another device than
-    these, and what else hangs on a module (a host's bookkeeping) is shared, not copied. Children
-    whose names `leave_out` are missing in the copy.
+    It is made module by module, so that no weight is ever held in another dtype or on another
+    device, and a module's other attributes (a host's bookkeeping) are shared, not copied. Children
+    whose names `leave_out` accepts are left out.
     """
     done: dict[int, nn.Module] = {}
 
@@ -94,7 +130,7 @@ def copied(
                     twin._modules[name] = None if leave_out(name) else copy_of(child)
         return done[id(module)]
 
-    # As ordinary tensors, also where ComfyUI calls in inference mode: what is made there is of
-    # no use elsewhere.
+    # As ordinary tensors, even if ComfyUI calls in inference mode: tensors made in that mode cannot
+    # be used outside it.
     with torch.inference_mode(False), torch.no_grad():
         return copy_of(model).train(False)

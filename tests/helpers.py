@@ -16,7 +16,7 @@ from sidestream.preview import records
 from sidestream.preview.capture.runs import Run, Runs, RunSpec, SettingsLayers
 from sidestream.preview.decoder_files import Kind
 from sidestream.preview.decoders.cache import DecoderCache
-from sidestream.preview.decoders.errors import DecoderError
+from sidestream.preview.decoders.protocols import DecoderError
 from sidestream.preview.records import Encoded, Info, NodeContext, Picture, Sound
 from sidestream.preview.render.backends import StagingError, backends_for
 from sidestream.preview.render.worker import Engine

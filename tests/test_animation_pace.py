@@ -97,7 +97,7 @@ class Course:
         self.device.spent += STILL
         self.device.busy.append((self.clock[0], STILL))
         self.stills.spend(self.clock[0], STILL)
-        run.spend(STILL)
+        run.spent += STILL
         label = run.capture(self.clock[0])
         black = np.zeros((4, 6, 3), np.uint8)
         info = Info((96, 64), "sharp", self.clock[0], self.tells_cost * self.cost * 1000)

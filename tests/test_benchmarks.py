@@ -126,7 +126,7 @@ def test_a_program_says_that_it_needs_comfyui(monkeypatch, capsys):
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
     with pytest.raises(SystemExit):
         program.run("callback", "about", lambda tree, repetitions: {}, repetitions=3)
-    assert "where ComfyUI is" in capsys.readouterr().err
+    assert "ComfyUI's folder" in capsys.readouterr().err
 
 
 def test_a_step_with_a_frame_is_compared_with_the_one_after_it():

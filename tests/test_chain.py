@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sidestream.preview import records
 from sidestream.preview.capture import runs
-from sidestream.preview.decoders.errors import DecoderError
+from sidestream.preview.decoders.protocols import DecoderError
 from sidestream.preview.render.chain import Failures, FallbackChain
 from sidestream.tests.helpers import (
     FakeSink,

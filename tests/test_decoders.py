@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from sidestream.preview.decoders import taesd
 from sidestream.preview.decoders.cache import DecoderCache
-from sidestream.preview.decoders.errors import DecoderError
 from sidestream.preview.decoders.latent2rgb import Latent2RGBSource
 from sidestream.preview.decoders.picture import contained, on_chequerboard, shrunk, to_uint8
+from sidestream.preview.decoders.protocols import DecoderError
 from sidestream.preview.decoders.taesd import (
     Layout,
     TaesdSource,

@@ -14,7 +14,7 @@ from PIL import Image
 from sidestream.preview import records
 from sidestream.preview.capture import runs
 from sidestream.preview.decoders.cache import DecoderCache
-from sidestream.preview.decoders.errors import DecoderError
+from sidestream.preview.decoders.protocols import DecoderError
 from sidestream.preview.decoders.taesd import TaesdSource, decoder_layers
 from sidestream.preview.deliver.messages import told_of
 from sidestream.preview.records import Encoded

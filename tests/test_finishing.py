@@ -310,7 +310,7 @@ def test_i6_a_sampler_that_lets_nothing_pass_goes_on(stage, pack, client, told, 
     assert client.steps == list(range(1, STEPS + 1))
     assert wait_until(lambda: ends(client) == [None, None])
     [line] = [r.getMessage() for r in caplog.records if "[SideStream]" in r.getMessage()]
-    assert line == "[SideStream] This sampler does not let itself be finished early."
+    assert line == "[SideStream] This sampler cannot be finished early."
 
 
 def test_i7_an_interrupt_at_the_same_step_wins(stage, pack, client, told, asker):

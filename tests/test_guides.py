@@ -153,11 +153,13 @@ def sampled(stage: Any, case: Case) -> None:
 def test_what_is_shown_is_what_comfyuis_nodes_leave(
     stage, pack, client, told, seen, made, monkeypatch
 ):
-    from sidestream.preview.host import guides
+    from sidestream.preview.host import sampling
 
     asked = []
-    found = guides.hidden_frames
-    monkeypatch.setattr(guides, "hidden_frames", lambda *args: asked.append(args) or found(*args))
+    found = sampling.hidden_frames
+    monkeypatch.setattr(
+        sampling, "hidden_frames", lambda *args: asked.append(args) or found(*args)
+    )
     case = made(stage)
     with stage.node():
         sampled(stage, case)
@@ -173,7 +175,7 @@ def test_what_is_shown_is_what_comfyuis_nodes_leave(
 
 
 def test_keyframes_that_are_made_with_the_video_are_not_shown_before_its_guides(stage, pack):
-    from sidestream.preview.host.guides import Hidden, hidden_frames
+    from sidestream.preview.host.sampling import Hidden, hidden_frames
 
     places = torch.zeros(1, 3, 2 * 6, 2)
     made = {"first_latent_frame": 5, "num_keyframes": 3, "tokens_per_frame": 6}
@@ -203,7 +205,7 @@ def test_keyframes_that_are_made_with_the_video_are_not_shown_before_its_guides(
     ids=["text", "all", "no frames", "none", "no conds", "no shape"],
 )
 def test_i6_whatever_stands_in_their_places_hides_nothing(stage, pack, conds, shape):
-    from sidestream.preview.host.guides import hidden_frames
+    from sidestream.preview.host.sampling import hidden_frames
 
     guider = types.SimpleNamespace(conds=conds, model_patcher=types.SimpleNamespace(model=None))
     latent = torch.randn(shape or (1, 128, 5, 2, 3))

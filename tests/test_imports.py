@@ -38,10 +38,9 @@ MAY_IMPORT = {
     "settings": {"plain"},
     "records": {"settings"},
     "vae_copy": set(),
-    "sound_copy": {"vae_copy"},
     "decoder_files": set(),
-    "host": {"plain", "settings", "records", "vae_copy", "sound_copy", "decoder_files"},
-    "decoders": {"plain", "vae_copy", "sound_copy", "decoder_files"},
+    "host": {"plain", "settings", "records", "vae_copy", "decoder_files"},
+    "decoders": {"plain", "vae_copy", "decoder_files"},
     "deliver": {"plain", "settings", "records"},
     "render": {"plain", "records", "decoders", "deliver"},
     "capture": {"plain", "settings", "records", "vae_copy", "host", "decoders", "deliver"}

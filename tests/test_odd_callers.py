@@ -596,7 +596,7 @@ def test_a_vae_is_copied_where_it_is_wanted_and_on_the_samplers_thread(
         host.models, "vae_copy", lambda vae: copied.append(threading.current_thread())
     )
     model = with_settings(stage.demo_model(), method="latent2rgb")
-    host.models.leave_vae(model, object())
+    host.models.attach_vae(model, object())
     with stage.node():
         callback = latent_preview.prepare_callback(model, 4)
         called(stage, callback, latents(2))

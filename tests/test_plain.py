@@ -7,7 +7,7 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sidestream.preview.decoders.errors import DecoderError
+from sidestream.preview.decoders.protocols import DecoderError
 from sidestream.preview.plain import LONGEST, encodable, file_name, in_a_line, one_line, plain
 
 

@@ -409,8 +409,8 @@ def test_the_node_changes_its_own_copy_of_the_model_only(stage):
     first = with_settings(model, quality=10)
     second = with_settings(first, quality=20)
     assert model.model_options == before
-    assert [left.settings["quality"] for left in host.models.left_settings(first)] == [10]
-    assert [left.settings["quality"] for left in host.models.left_settings(second)] == [10, 20]
+    assert [left.settings["quality"] for left in host.models.attached_settings(first)] == [10]
+    assert [left.settings["quality"] for left in host.models.attached_settings(second)] == [10, 20]
 
 
 # I10: polite

@@ -270,38 +270,40 @@ def a_prompt(seed=1, prefix=""):
 
 
 def test_equal_nodes_have_equal_signatures_whatever_their_ids(comfy):
-    from sidestream.preview.host import graph
+    from sidestream.preview.host import prompts
 
     one, prompt = a_prompt()
     other, same = a_prompt(prefix="9")
     different = a_prompt(seed=2)[1]
-    first = graph.signature(a_graph(comfy, prompt), one.sampler)
-    assert first == graph.signature(a_graph(comfy, same), other.sampler)
-    assert first != graph.signature(a_graph(comfy, different), one.sampler)
+    first = prompts.signature(a_graph(comfy, prompt), one.sampler)
+    assert first == prompts.signature(a_graph(comfy, same), other.sampler)
+    assert first != prompts.signature(a_graph(comfy, different), one.sampler)
     changed = {**prompt, one.model: {**prompt[one.model], "is_changed": [2]}}
-    assert first != graph.signature(a_graph(comfy, changed), one.sampler)
-    assert list(graph.upstream(a_graph(comfy, prompt), one.after, "latent")) == ["2", "1"]
+    assert first != prompts.signature(a_graph(comfy, changed), one.sampler)
+    graph = a_graph(comfy, prompt)
+    found = list(prompts.upstream_signatures(graph, one.after, "latent"))
+    assert found == [prompts.signature(graph, node_id) for node_id in ("2", "1")]
 
 
 def test_a_node_made_at_run_time_has_the_signature_of_its_maker_too(comfy):
-    from sidestream.preview.host import graph
+    from sidestream.preview.host import prompts
 
     one, prompt = a_prompt()
     made = a_graph(comfy, prompt)
     inner = {"class_type": "KSampler", "inputs": {"model": [one.model, 0], "odd": object()}}
     made.add_ephemeral_node("2.0.1", inner, one.sampler, one.sampler)
-    found = graph.signatures(made, "2.0.1")
-    assert found[1:] == [graph.signature(made, one.sampler)]
+    found = prompts.signatures(made, "2.0.1")
+    assert found[1:] == [prompts.signature(made, one.sampler)]
     assert found[0] != found[1]
 
 
 def test_a_circle_or_a_link_to_nothing_ends(comfy):
-    from sidestream.preview.host import graph
+    from sidestream.preview.host import prompts
 
     prompt = {
         "1": {"class_type": "A", "inputs": {"x": ["2", 0], "y": ["missing", 0]}},
         "2": {"class_type": "B", "inputs": {"x": ["1", 0]}},
     }
     made = a_graph(comfy, prompt)
-    assert graph.signature(made, "1")
-    assert list(graph.upstream(made, "1", "x")) == ["2", "1"]
+    found = list(prompts.upstream_signatures(made, "1", "x"))
+    assert found == [prompts.signature(made, node_id) for node_id in ("2", "1")]

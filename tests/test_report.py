@@ -219,7 +219,7 @@ def test_decoder_files_are_found_by_comfyuis_own_rule(report: Any, comfy: HostMo
     try:
         lines = dict(line.split(": ", 1) for line in report._decoder_files(report._private()))
         for name, kind in formats.items():
-            there = report.host.models.decoder_file(name) is not None
+            there = report.host.installation.decoder_file(name) is not None
             assert there == (name in names), name
             expected = f"{names[name]}, 5 bytes" if there else "missing"
             assert lines[name].startswith(f"{expected} (for {kind}"), name
@@ -285,7 +285,7 @@ def test_the_doctor_starts_a_comfyui_where_none_runs(
     free = server.free_port()
     assert doctor.doctor(free, lambda: comfy_host(fresh=True)) == 0
     said = capsys.readouterr().out
-    assert f"No ComfyUI runs on port {free}." in said
+    assert f"No ComfyUI is running on port {free}." in said
     assert "\nSideStream report\n" in said
     assert "in charge: SideStream" in said
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from sidestream.preview.decoders import sound as sound_module
-from sidestream.preview.decoders.errors import DecoderError
+from sidestream.preview.decoders.protocols import DecoderError
 from sidestream.preview.decoders.sound import SoundDecoder, SoundSource
 from sidestream.preview.deliver.wav import wav
 from sidestream.preview.vae_copy import weights
@@ -55,7 +55,7 @@ def vae(
 def decoder_of(comfy: HostModules, vae: Any) -> SoundDecoder:
     from sidestream.preview import host
 
-    return SoundSource(host.sound.copy_of(vae), unchanged).load(CPU)
+    return SoundSource(host.models.sound_copy(vae), unchanged).load(CPU)
 
 
 def whole(decoder: SoundDecoder, latent: torch.Tensor) -> torch.Tensor:
@@ -87,8 +87,8 @@ def test_i11_a_copy_shares_nothing_and_draws_no_random_numbers(comfy, family, va
         raise AssertionError("the sampler's alone")
 
     latent = torch.randn(family.shape(8))
-    made = host.sound.copy_of(vae)
-    assert host.sound.copy_of(vae) is made
+    made = host.models.sound_copy(vae)
+    assert host.models.sound_copy(vae) is made
     theirs = {w.untyped_storage().data_ptr() for w in weights(vae.first_stage_model)}
     decoder = SoundSource(made, unchanged).load(CPU)
     for model in (made.model, decoder._decode.__self__):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sidestream.preview.decoders.errors import DecoderError
+from sidestream.preview.decoders.protocols import DecoderError
 from sidestream.preview.decoders.vae import NotEnoughMemory
 from sidestream.preview.deliver.shelf import RUNS, Shelf
 from sidestream.preview.deliver.wav import wav

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sidestream.preview.decoders import vae as vae_module
 from sidestream.preview.decoders.cache import DecoderCache
-from sidestream.preview.decoders.errors import DecoderError
 from sidestream.preview.decoders.picture import on_chequerboard
+from sidestream.preview.decoders.protocols import DecoderError
 from sidestream.preview.decoders.vae import (
     MB,
     RESERVE,
@@ -746,7 +746,7 @@ def test_the_node_leaves_a_vae_that_no_copy_of_the_model_copies(comfy, seam, nod
     copy.deepcopy(clone.model_options)
     options = comfy("comfy.model_patcher").create_model_options_clone(clone.model_options)
     clone.model_options = options
-    assert seam.models.left_vae(previewed) is seam.models.left_vae(clone) is vae
+    assert seam.models.attached_vae(previewed) is seam.models.attached_vae(clone) is vae
 
 
 def test_a_vae_stays_until_another_is_given_and_on_its_own_branch(seam, node, model):
@@ -754,10 +754,10 @@ def test_a_vae_stays_until_another_is_given_and_on_its_own_branch(seam, node, mo
     branch = node(model, vae=first, quality=10)
     later = node(branch, quality=20)
     other = node(branch, vae=second)
-    assert seam.models.left_vae(model) is None
-    assert seam.models.left_vae(node(model)) is None
-    assert seam.models.left_vae(branch) is seam.models.left_vae(later) is first
-    assert seam.models.left_vae(other) is second
+    assert seam.models.attached_vae(model) is None
+    assert seam.models.attached_vae(node(model)) is None
+    assert seam.models.attached_vae(branch) is seam.models.attached_vae(later) is first
+    assert seam.models.attached_vae(other) is second
 
 
 def test_a_graph_previews_by_its_vae(comfy, seam, stage, pack, client, told):

@@ -1,1 +1,1 @@
-"""What `dev.py` is made of: the host, its client, the demo and the checks."""
+"""The parts of `dev.py`: the host, its client, the demo and the checks."""

@@ -1,8 +1,7 @@
-"""The README's animation, from a real run of the demo model: `python -m tools.animation`.
+"""Records the README's animation from a real run of the demo model: `python -m tools.animation`.
 
-Runs in the environment of the tests, which has Playwright; writes docs/images/demo.webp. The page
-is photographed again and again while it is used; how long a photograph is shown is the time that
-passed until the next one, divided by `SPEED`.
+Runs in the tests' environment, which has Playwright; writes docs/images/demo.webp. Screenshots are
+taken while the page is used; each one is shown for the time until the next, divided by `SPEED`.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ if TYPE_CHECKING:
 
 STEPS = 24
 SECONDS_PER_STEP = 1.2
-SPEED = 3  # how much faster it plays: photographs take their time
-APART = 0.4  # seconds at least between photographs
+SPEED = 3  # it plays this much faster, because screenshots take time
+APART = 0.4  # the least number of seconds between screenshots
 MORE_SEEDS = (12, 13, 14)
-SHOWN_LAST = 2.0  # seconds, before the animation begins anew
+SHOWN_LAST = 2.0  # seconds for the last picture, before the animation starts over
 
 WIDTH = 800  # pixels
 QUALITY = 60
@@ -39,20 +38,20 @@ LARGEST = 2_000_000  # bytes
 
 
 @dataclass
-class Film:
-    """Photographs of a page, and when each was taken."""
+class Screencast:
+    """Screenshots of a page, and when each was taken."""
 
     page: Page
     pictures: list[Image.Image] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
 
     def until(self, ready: Callable[[], bool]) -> None:
-        """Take photographs until `ready`."""
+        """Take screenshots until `ready`."""
         while not ready():
             self.shoot()
 
     def shoot(self) -> None:
-        """Take a photograph, a while after the last one."""
+        """Take a screenshot, at least `APART` after the last one."""
         if self.times:
             time.sleep(max(0.0, self.times[-1] + APART - time.monotonic()))
         taken = self.page.screenshot(type="jpeg", quality=95)
@@ -81,37 +80,37 @@ class Film:
         )
 
 
-def record(chromium: Browser, url: str) -> Film:
-    """A minute's use: a run is watched and gone back through, then more are chosen from."""
+def record(chromium: Browser, url: str) -> Screencast:
+    """A minute of use: watch a run, look back through it, then choose from several."""
     panel = open_page(chromium, url)
     panel.load(demo_prompt(steps=STEPS, seconds=SECONDS_PER_STEP, seed=11))
     show_graph(panel)
-    film = Film(panel.page)
-    film.shoot()
+    screencast = Screencast(panel.page)
+    screencast.shoot()
     panel.queue()
-    film.until(lambda: _frames(panel) >= STEPS // 2)
+    screencast.until(lambda: _frames(panel) >= STEPS // 2)
     for frame in (8, 6, 4):
         panel.page.evaluate("frame => sidestream.watching.scrub(frame)", frame)
-        film.shoot()
-        film.shoot()
+        screencast.shoot()
+        screencast.shoot()
     panel.page.evaluate("() => sidestream.watching.goLive()")
-    film.until(lambda: _is_over(panel))
+    screencast.until(lambda: _is_over(panel))
     for seed in MORE_SEEDS:
         panel.load(demo_prompt(steps=STEPS, seconds=SECONDS_PER_STEP / 4, seed=seed))
         panel.queue()
     panel.page.locator(".sidestream [aria-label^='Show all runs']").click()
-    film.until(lambda: _runs(panel) > len(MORE_SEEDS) and _is_over(panel))
+    screencast.until(lambda: _runs(panel) > len(MORE_SEEDS) and _is_over(panel))
     tiles = panel.page.locator(".sidestream .ss-shot")
     for tile in (tiles.nth(1), tiles.nth(2)):
         tile.hover()
-        film.shoot()
+        screencast.shoot()
     panel.page.evaluate("() => sidestream.store.star(sidestream.store.runs[2], true)")
-    film.shoot()
+    screencast.shoot()
     tiles.nth(2).locator(".ss-shot-picture").click()
-    film.shoot()
-    film.shoot()
+    screencast.shoot()
+    screencast.shoot()
     panel.page.close()
-    return film
+    return screencast
 
 
 def _runs(panel: PanelPage) -> int:
@@ -132,10 +131,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--output", type=Path, default=IMAGES / "demo.webp")
     options = parser.parse_args(arguments)
     with chromium_beside_comfyui() as (chromium, url):
-        film = record(chromium, url)
-    film.save(options.output)
+        screencast = record(chromium, url)
+    screencast.save(options.output)
     size = options.output.stat().st_size
-    say(f"{options.output}: {len(film.pictures)} pictures, {size / 1000:.0f} KB")
+    say(f"{options.output}: {len(screencast.pictures)} pictures, {size / 1000:.0f} KB")
     return 0 if size < LARGEST else 1
 
 

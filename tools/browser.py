@@ -1,4 +1,4 @@
-"""The Chromium that browser tests drive: found on the system, or installed where that is easy."""
+"""The Chromium for browser tests: found on the system, or installed if that is easy."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 
 from .environment import SetupError, say
 
-# The page under test is on this machine: nothing may ask the internet, and a container's root
-# user cannot have Chromium's sandbox.
+# The page under test is on this machine, so nothing needs the internet. Chromium's sandbox does not
+# work for a container's root user.
 CHROMIUM_ARGUMENTS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -24,7 +24,7 @@ CHROMIUM_ARGUMENTS = (
 )
 
 SECONDS_FOR_APT = 300
-"""How long another apt-get may hold its locks."""
+"""How long to wait for another apt-get to release its locks."""
 
 _COMMANDS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "msedge")
 _MAC_PROGRAMS = ("Google Chrome", "Chromium", "Microsoft Edge")
@@ -36,7 +36,7 @@ _WINDOWS_FOLDERS = ("PROGRAMFILES", "PROGRAMFILES(X86)", "LOCALAPPDATA")
 
 
 def find_chromium() -> Path | None:
-    """A Chromium, Chrome or Edge of this system; the variable CHROMIUM names another."""
+    """This system's Chromium, Chrome or Edge, or the one named by the variable CHROMIUM."""
     named = os.environ.get("CHROMIUM")
     if named:
         return Path(named)
@@ -48,7 +48,7 @@ def find_chromium() -> Path | None:
 
 
 def get_chromium() -> Path:
-    """`find_chromium`, or install it with apt where that needs no password."""
+    """As `find_chromium`; installs it with apt if necessary and if that needs no password."""
     found = find_chromium()
     if found is None and shutil.which("apt-get"):
         _install_with_apt()
@@ -74,7 +74,7 @@ def _install_with_apt() -> None:
 
 
 def _when_unlocked(command: list[str]) -> None:
-    """Run it, again as long as another apt-get holds a lock: apt can wait only for some."""
+    """Run it, and retry while another apt-get holds a lock: apt itself only waits for some."""
     quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
     for _ in range(SECONDS_FOR_APT // 5):
         ran = subprocess.run(

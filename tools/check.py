@@ -14,21 +14,21 @@ from .environment import Environment, SetupError, say
 from .host import get_host
 from .places import REPO, cache_folder, checkout_folder, link_folder
 
-# The name under which the pack's code is checked, whatever the checkout's folder is called.
+# The name under which the pack's code is checked, whatever the checkout's folder is named.
 PACK_MODULE = "sidestream"
 CHECKED = ("preview", "nodes", "tools", "benchmarks", "dev", "tests.conftest")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One check: its name, and what runs it and returns an exit code."""
+    """A check: its name, and a function that runs it and returns an exit code."""
 
     name: str
     run: Callable[[Environment], int]
 
 
 def check(names: Sequence[str]) -> int:
-    """Run the static checks of these names, or all."""
+    """Run the static checks with these names, or all of them."""
     known = {stage.name: stage for stage in STATIC_STAGES}
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -37,7 +37,10 @@ def check(names: Sequence[str]) -> int:
 
 
 def test(pytest_arguments: Sequence[str], *, browser: bool) -> int:
-    """Run everything; with arguments, only pytest, with these. Without `browser`, say so."""
+    """Run everything; or, given arguments, only pytest with these.
+
+    Without `browser`, tests that need one are left out, and a message says so.
+    """
     environment = _prepare()
     selected = () if browser else ("-m", "not browser")
     if browser:
@@ -114,8 +117,8 @@ def _pytest(environment: Environment, arguments: Sequence[str]) -> int:
 
 
 def _workers() -> tuple[str, ...]:
-    """Arguments for tests side by side: one worker more than cores, since they often wait for a
-    server. tests/conftest.py says which tests stay together."""
+    """Arguments for running tests in parallel, with one worker more than there are cores, because
+    tests often wait for a server. tests/conftest.py says which tests stay together."""
     count = min(8, 1 + (os.cpu_count() or 1))
     return ("-n", str(count), "--dist", "loadscope", "--no-loadscope-reorder")
 

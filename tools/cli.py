@@ -30,11 +30,11 @@ from .places import (
 PASSING_ON = (
     *("test", "check", "host", "bench", "bench-server", "soak", "fuzz", "coverage", "neighbours"),
 )
-"""Commands with arguments that are not ours."""
+"""Commands that pass unknown arguments on."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Carry out one command; return its exit code."""
+    """Run one command; return its exit code."""
     options, rest = _parse(arguments)
     signal.signal(signal.SIGTERM, _end)
     keep_bytecode_in_cache()
@@ -68,31 +68,31 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         prog="dev.py",
         description="Develop ComfyUI-SideStream: each command fetches what it needs, once.",
-        epilog="Environment: COMFYUI_PATH and COMFYUI_PYTHON name a ComfyUI of your own, "
-        "SIDESTREAM_CACHE the folder for what is downloaded.",
+        epilog="Environment: COMFYUI_PATH and COMFYUI_PYTHON select your own ComfyUI, "
+        "SIDESTREAM_CACHE the folder for downloads.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     demo = commands.add_parser("demo", help="watch SideStream in a real ComfyUI")
     demo.add_argument("--headless", action="store_true", help="no browser: print and save frames")
     demo.add_argument("--no-browser", action="store_true", help="print the address only")
-    demo.add_argument("--port", type=int, help="where ComfyUI listens (8188, or a free one)")
+    demo.add_argument("--port", type=int, help="ComfyUI's port (8188, or a free one)")
     demo.add_argument("--sheet", help="where --headless saves its contact sheet")
 
     test = commands.add_parser("test", help="all checks and tests; or pytest with these arguments")
-    test.add_argument("--no-browser", action="store_true", help="leave out what needs a browser")
-    commands.add_parser("check", help="the static checks alone; or those of these names")
+    test.add_argument("--no-browser", action="store_true", help="skip tests that need a browser")
+    commands.add_parser("check", help="only the static checks, or those with these names")
     commands.add_parser("host", help="just ComfyUI with the pack: host -- ARGUMENTS")
 
     asked = commands.add_parser("doctor", help="what is installed, and what is wrong with it")
-    asked.add_argument("--port", type=int, default=8188, help="where ComfyUI listens (8188)")
+    asked.add_argument("--port", type=int, default=8188, help="ComfyUI's port (8188)")
 
-    commands.add_parser("bench", help="what previews cost, on a GPU: bench -- ARGUMENTS")
+    commands.add_parser("bench", help="the cost of previews, on a GPU: bench -- ARGUMENTS")
     commands.add_parser("bench-server", help="the same in a real ComfyUI: bench-server -- MODE")
     commands.add_parser("soak", help="1,000 runs of all kinds: does anything grow?")
-    commands.add_parser("fuzz", help="5,000 decoder files that are none: does the worker live?")
-    commands.add_parser("neighbours", help="previews beside other packs, each in a folder")
-    commands.add_parser("coverage", help="write docs/coverage.md; also of these ComfyUI trees")
+    commands.add_parser("fuzz", help="5,000 broken decoder files: does the worker survive?")
+    commands.add_parser("neighbours", help="previews beside other packs, given as folders")
+    commands.add_parser("coverage", help="write docs/coverage.md, also for these ComfyUI trees")
 
     options, rest = parser.parse_known_args(arguments)
     if rest and options.command not in PASSING_ON:
@@ -108,7 +108,7 @@ def _demo(options: argparse.Namespace) -> int:
         return _run_demo(host, _lasting_base(host), port, *screen)
     checkout_folder().mkdir(parents=True, exist_ok=True)
     sheet = Path(options.sheet or checkout_folder() / "contact-sheet.png").absolute()
-    # Its own base each time: headless runs may go on beside each other and beside other work.
+    # A new base each time, so that headless runs can run in parallel.
     base = Path(tempfile.mkdtemp(prefix="headless-", dir=checkout_folder()))
     try:
         server.make_base_directory(base, {PACK_NAME: REPO})
@@ -119,8 +119,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _run_demo(host: Host, base: Path, port: int, *arguments: str) -> int:
-    # In the host's interpreter: the demo's client and its pictures need packages that every
-    # ComfyUI has.
+    # In the host's interpreter: the demo's client and contact sheet need packages of ComfyUI's.
     return _run(host, "tools.demo", str(host.tree), str(base), str(port), *arguments)
 
 
@@ -164,7 +163,7 @@ def _lasting_base(host: Host) -> Path:
     settings = base / "user" / "default" / "comfy.settings.json"
     if not settings.exists():
         settings.parent.mkdir(parents=True, exist_ok=True)
-        # A first visitor's page would put its templates before the demo graph.
+        # Otherwise the page would show its templates to a new user, instead of the demo graph.
         settings.write_text(json.dumps({"Comfy.TutorialCompleted": True}), "utf-8")
     return base
 
@@ -173,7 +172,7 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
     try:
         return process.wait()
     except KeyboardInterrupt:
-        # The console sent it to the child as well, which is ending by itself.
+        # The console also sent the interrupt to the child, which is already ending.
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(2 * server.SECONDS_TO_STOP)
         raise

@@ -1,7 +1,7 @@
-"""A client of ComfyUI's HTTP and websocket interface, for code that is not asynchronous.
+"""A synchronous client of ComfyUI's HTTP and websocket interface.
 
-The socket lives on a thread with an event loop of its own, which receives all the time and
-stamps every message on arrival; the methods here read from the queue that it fills.
+The socket lives on a separate thread with an event loop, which receives continuously and timestamps
+every message on arrival; the methods here read from the queue that it fills.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import uuid
 from collections import deque
 from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, TypeAlias, TypeVar
 
 import aiohttp
@@ -35,7 +34,7 @@ LEGACY_TYPES = {1: "image/jpeg", 2: "image/png"}
 
 
 class RequestRefused(Exception):
-    """ComfyUI answered with an error; `body` is its parsed JSON, or its text."""
+    """ComfyUI responded with an error; `body` is its parsed JSON, or its text."""
 
     def __init__(self, status: int, body: Json) -> None:
         super().__init__(f"{status}: {body}")
@@ -44,17 +43,17 @@ class RequestRefused(Exception):
 
 
 class Unfinished(Exception):
-    """A prompt did not end within the time that the caller gave it."""
+    """A prompt did not end within the given time."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """A JSON message of the server."""
+    """A JSON message from the server."""
 
     type: str
     data: dict[str, Any]
     received_at: float
-    """When it arrived, on the clock of `time.monotonic`."""
+    """When it arrived, by `time.monotonic`."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class Frame:
     image: bytes
     mime: str
     metadata: dict[str, Any]
-    """What came with event 4; empty for event 1, which carries nothing but the picture."""
+    """The metadata of event 4; empty for event 1, which carries only the picture."""
     received_at: float
 
     @property
@@ -84,7 +83,7 @@ class Run:
 
     @property
     def outcome(self) -> str:
-        """`success`, `error`, `interrupted`, or `unknown` when the server did not say."""
+        """`success`, `error`, `interrupted`, or `unknown` if the server did not say."""
         said = {event.type for event in self.events}
         outcomes = ("success", "error", "interrupted")
         return next((name for name in outcomes if f"execution_{name}" in said), "unknown")
@@ -106,19 +105,19 @@ class ComfyClient:
         compress: bool = False,
         timeout: float = 30.0,
     ) -> None:
-        """Connect, and return once the server has registered the client and its features.
+        """Connect; returns once the server has registered the client and its features.
 
         `compress` offers permessage-deflate, as browsers do.
         """
         self.url = url.rstrip("/")
         self.client_id = client_id or uuid.uuid4().hex
         self.timeout = timeout
-        self._compress = 15 if compress else 0  # the size of its window, as a power of two
+        self._compress = 15 if compress else 0  # the window's size, as a power of two
         self._messages: queue.Queue[Event | Frame] = queue.Queue()
         self._ahead: deque[Event | Frame] = deque()
-        """What came while the last frames of an earlier prompt were waited for."""
+        """What arrived during the wait for the last frames of an earlier prompt."""
         self._open_runs: dict[str, set[Any]] = {}
-        """By prompt, SideStream's runs that began and did not end."""
+        """By prompt, SideStream's runs that have started but not ended."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -127,7 +126,7 @@ class ComfyClient:
         except BaseException:
             self._end_loop()
             raise
-        # Clear: nothing is taken from the socket, as if this client's network stood still.
+        # While cleared, nothing is read from the socket, as if this client's network had stalled.
         self._reads = asyncio.Event()
         self._reads.set()
         self._receiver = asyncio.run_coroutine_threadsafe(self._receive(), self._loop)
@@ -139,11 +138,11 @@ class ComfyClient:
         self._end_loop()
 
     def pause_reading(self) -> None:
-        """Take nothing more from the socket, so that the server's sending backs up."""
+        """Stop reading from the socket, so that the server's messages back up."""
         self._loop.call_soon_threadsafe(self._reads.clear)
 
     def resume_reading(self) -> None:
-        """Take again from the socket."""
+        """Read from the socket again."""
         self._loop.call_soon_threadsafe(self._reads.set)
 
     # Prompts
@@ -155,9 +154,9 @@ class ComfyClient:
         *,
         anonymous: bool = False,
     ) -> str:
-        """Queue a prompt, without this client's id if `anonymous`; return the prompt's id.
+        """Queue a prompt, without this client's id if `anonymous`; returns the prompt's id.
 
-        Raises RequestRefused with the validation's body when ComfyUI refuses the prompt.
+        Raises RequestRefused, with the result of the validation, if ComfyUI refuses the prompt.
         """
         body: dict[str, Any] = {"prompt": prompt}
         if not anonymous:
@@ -169,7 +168,7 @@ class ComfyClient:
     def messages(self, prompt_id: str, timeout: float = 60.0) -> Iterator[Event | Frame]:
         """Yield whatever arrives until the prompt has ended; raise Unfinished if it does not.
 
-        The last previews may come after that: those of runs that are told are waited for.
+        The last previews may arrive after that; it waits for the end of announced runs.
         """
         deadline = time.monotonic() + timeout
         ended, known, of_others, silent = False, False, list[Event | Frame](), 0
@@ -179,8 +178,8 @@ class ComfyClient:
                 message = self._next(min(1.0, timeout))
             except queue.Empty:
                 silent += 1
-                # A prompt that was queued without a client id ends without a last event. A busy
-                # server is silent for a while before it sends one, and then, too.
+                # A prompt that was queued without a client id has no last event. A busy server may
+                # also be silent for a while, before and after it has sent that.
                 if silent > 2 and (ended or known):
                     ended = True
                     break
@@ -209,27 +208,26 @@ class ComfyClient:
         return self.collect(self.queue(prompt, extra_data), timeout)
 
     def collect(self, prompt_id: str, timeout: float = 60.0) -> Run:
-        """Collect what arrives until an already queued prompt ends."""
+        """Collect what arrives until a queued prompt ends."""
         return _sort(prompt_id, self.messages(prompt_id, timeout))
 
     def listen(self, seconds: float) -> Run:
-        """Collect what arrives within a time, whichever prompt it belongs to."""
+        """Collect what arrives within that time, whichever prompt it belongs to."""
         return _sort("", self._arrivals(seconds))
 
     def interrupt(self) -> None:
-        """Ask the server to stop the running prompt."""
+        """Interrupt the running prompt."""
         self.post("/interrupt", {})
 
     def history(self, prompt_id: str) -> dict[str, Any]:
-        """What ComfyUI remembers of an ended prompt; empty before its end."""
+        """What ComfyUI's history has about an ended prompt; empty before its end."""
         entry: dict[str, Any] = self.get(f"/history/{prompt_id}").get(prompt_id, {})
         return entry
 
     def saved_latent(self, prompt_id: str, node_id: str) -> bytes:
         """The bytes of the latent that a SaveLatent node wrote, without the file's header.
 
-        The header holds the prompt's own text, so it differs between prompts that compute the
-        same latent.
+        The header contains the prompt, so it differs between prompts that compute the same latent.
         """
         saved = self.history(prompt_id)["outputs"][node_id]["latents"][0]
         file = self.get_bytes(f"/view?{urllib.parse.urlencode(saved)}")
@@ -241,15 +239,15 @@ class ComfyClient:
     # HTTP
 
     def get(self, path: str) -> Json:
-        """GET a path that answers with JSON."""
+        """GET a path; returns the parsed JSON."""
         return json.loads(self.get_bytes(path))
 
     def get_bytes(self, path: str) -> bytes:
-        """GET a path as it is."""
+        """GET a path; returns the body."""
         return self._request(urllib.request.Request(self.url + path))
 
     def post(self, path: str, body: Json) -> Json:
-        """POST JSON; return the answer's JSON, or None for an empty answer."""
+        """POST JSON; returns the response's JSON, or None for an empty response."""
         data = json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
         answer = self._request(urllib.request.Request(self.url + path, data, headers))
@@ -313,7 +311,7 @@ class ComfyClient:
                 return
 
     def _next(self, seconds: float) -> Event | Frame:
-        """The next message. Raises queue.Empty where none arrives in so many seconds."""
+        """The next message. Raises queue.Empty if none arrives within that time."""
         return self._ahead.popleft() if self._ahead else self._messages.get(timeout=seconds)
 
     def _await(self, work: Coroutine[Any, Any, T]) -> T:
@@ -327,17 +325,12 @@ class ComfyClient:
     def __enter__(self) -> ComfyClient:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
 def parse_frame(message: bytes, received_at: float) -> Frame | None:
-    """Read a binary message; None for kinds that carry no preview."""
+    """Parse a binary message; None if it is not a preview."""
     kind, head = struct.unpack_from(">II", message)
     if kind == LEGACY_PREVIEW:
         return Frame(message[8:], LEGACY_TYPES.get(head, "?"), {}, received_at)
@@ -357,13 +350,13 @@ def _ends(message: Event | Frame, prompt_id: str) -> bool:
 
 
 def _prompt_of(message: Event | Frame) -> str | None:
-    """The prompt that a message is of, where it says so."""
+    """The prompt to which a message belongs, if it says so."""
     told = message.metadata if isinstance(message, Frame) else message.data
     return told.get("prompt_id")
 
 
 def _note_run(message: Event | Frame, prompt_id: str, open_runs: set[Any]) -> None:
-    """Keep `open_runs` to the stages of SideStream's runs that began and did not end."""
+    """Update `open_runs`, the stages of SideStream's runs that have started but not ended."""
     if not isinstance(message, Event) or message.type != "sidestream.run":
         return
     run = (message.data.get("run"), message.data.get("stage"))

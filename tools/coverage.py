@@ -1,8 +1,8 @@
 """Which latent formats have previews: `python dev.py coverage [TREE ...]` writes docs/coverage.md.
 
-For each ComfyUI tree a process of its own asks ComfyUI's `get_previewer` and SideStream's
+For each ComfyUI tree a separate process asks ComfyUI's `get_previewer` and SideStream's
 `sources.find` about every class in `comfy.latent_formats`, with every preview method, with and
-without a decoder file. Packages that a tree wants beyond those of the environment may lie on
+without a decoder file. Packages that a tree needs beyond those of the environment can be added with
 PYTHONPATH.
 """
 
@@ -32,7 +32,7 @@ REPO = Path(__file__).resolve().parent.parent
 PAGE = REPO / "docs" / "coverage.md"
 
 METHODS = ("default", "auto", "latent2rgb", "taesd")
-"""ComfyUI's preview methods; the default is where nobody chose one."""
+"""ComfyUI's preview methods; "default" means that none was chosen."""
 
 NOTHING = "–"
 OWN_PREVIEWERS = {
@@ -66,9 +66,9 @@ class Shown(NamedTuple):
     """What is shown of a format."""
 
     without: str
-    """While the decoder file is not there."""
+    """Without the decoder file."""
     best: str
-    """Once it is there; the same where there is none to be had."""
+    """With the decoder file; the same if none exists."""
 
     def __str__(self) -> str:
         return self.best if self.best == self.without else f"{self.best}, else {self.without}"
@@ -87,10 +87,10 @@ class Row:
     """By method, the still preview."""
     sidestream: dict[str, Shown]
     animated: Shown
-    """SideStream's; ComfyUI's previewers give one picture."""
+    """SideStream's animation; ComfyUI's previewers give one picture."""
 
     def lacking(self) -> list[str]:
-        """The methods with which ComfyUI shows more."""
+        """The methods for which ComfyUI shows more."""
         return [
             method
             for method in METHODS
@@ -99,7 +99,7 @@ class Row:
         ]
 
     def cells(self) -> list[str]:
-        """As in the page's table."""
+        """The cells of its row in the page's table."""
         own = [str(self.comfyui[method]) for method in ("default", "auto", "taesd")]
         ours = [str(self.sidestream["default"]), str(self.animated)]
         file = " or ".join(f"`{name}`" for name in self.decoder.split()) or NOTHING
@@ -133,10 +133,10 @@ Every latent format of ComfyUI, and how ComfyUI's own previewers and SideStream 
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the page for these trees; `--rows FILE TREE` is what each one's process does."""
+    """Write the page for these trees; `--rows FILE TREE` is for each tree's process."""
     if arguments[:1] == ["--rows"]:
         _, file, tree = arguments
-        logging.disable(logging.WARNING)  # ComfyUI warns of every decoder file that is not there
+        logging.disable(logging.WARNING)  # ComfyUI warns about every missing decoder file
         enter_comfyui(Path(tree))
         Path(file).write_text(json.dumps([asdict(row) for row in all_rows()]), "utf-8")
         return 0
@@ -160,7 +160,7 @@ def version(tree: Path) -> str:
 
 
 def rows_of(tree: Path) -> list[Row]:
-    """The rows of a tree, from a process of its own."""
+    """The rows of a tree, computed in a separate process."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.json"
         command = [sys.executable, "-m", "tools.coverage", "--rows", str(file), str(tree)]
@@ -169,7 +169,7 @@ def rows_of(tree: Path) -> list[Row]:
 
 
 def row_of_json(row: dict[str, Any]) -> Row:
-    """What `asdict` and JSON made of a row, as it was."""
+    """The row that `asdict` and JSON have converted to `row`."""
     for side in ("comfyui", "sidestream"):
         row[side] = {method: Shown(*shown) for method, shown in row[side].items()}
     return Row(**(row | {"animated": Shown(*row["animated"])}))
@@ -181,7 +181,7 @@ def page(tables: dict[str, list[Row]]) -> str:
 
 
 def section(number: str, rows: list[Row]) -> str:
-    """The part of the page about one version of ComfyUI."""
+    """The page's section about one version of ComfyUI."""
     lines = [f"## ComfyUI {number}", "", line(HEADINGS), line(["---"] * len(HEADINGS))]
     lines += [line(row.cells()) for row in rows]
     without = [row.format for row in rows if row.sidestream["default"].best == NOTHING]
@@ -200,14 +200,14 @@ def line(cells: Sequence[str]) -> str:
 
 
 def enter_comfyui(tree: Path) -> None:
-    """Let the modules of the ComfyUI in `tree`, and the pack as `sidestream`, be imported."""
+    """Make the modules of the ComfyUI in `tree` importable, and the pack as `sidestream`."""
     from .launch import mend_torchvision_when_imported
 
     pack = types.ModuleType("sidestream")
     pack.__path__ = [str(REPO)]
     pack.__spec__ = importlib.machinery.ModuleSpec("sidestream", None, is_package=True)
     sys.modules["sidestream"] = pack
-    # Nothing is asked of the server, whose module wants many packages.
+    # The server is not used, and its module needs many packages.
     server = types.ModuleType("server")
     server.PromptServer = object  # type: ignore[attr-defined]
     sys.modules["server"] = server
@@ -220,7 +220,7 @@ def enter_comfyui(tree: Path) -> None:
 
 
 def all_rows() -> list[Row]:
-    """A row for each latent format of the ComfyUI that can be imported, in its order."""
+    """A row for each latent format of the importable ComfyUI, in its order."""
     import comfy.latent_formats
 
     base = comfy.latent_formats.LatentFormat
@@ -231,7 +231,7 @@ def all_rows() -> list[Row]:
 
 
 def row_of(latent_format: Any, folder: Path) -> Row:
-    """The row of a format, where decoder files are looked for in `folder`."""
+    """The row of a format, with decoder files in `folder`."""
     from sidestream.preview import host
 
     names = host.models.decoder_names(latent_format)
@@ -261,7 +261,7 @@ Names = dict[str, str]
 
 
 def everything_shown(latent_format: Any) -> tuple[Names, Names, Names]:
-    """By method, as things are: ComfyUI's still, SideStream's still, SideStream's animation."""
+    """By method, at present: ComfyUI's still, SideStream's still, SideStream's animation."""
     import torch
     from sidestream.preview.capture import sources
     from sidestream.preview.decoders.protocols import VideoDecoder
@@ -281,7 +281,7 @@ def everything_shown(latent_format: Any) -> tuple[Names, Names, Names]:
 
 
 def own_previewer(latent_format: Any, method: str) -> str:
-    """What ComfyUI's `get_previewer` gives for a format."""
+    """What ComfyUI's `get_previewer` returns for a format."""
     import comfy.cli_args
     import latent_preview
     import torch
@@ -297,7 +297,7 @@ def own_previewer(latent_format: Any, method: str) -> str:
 
 
 class Unloaded:
-    """In the place of ComfyUI's decoders: what it would load is all that is asked."""
+    """Stands for ComfyUI's decoders, since only the choice of one matters."""
 
     first_stage_model = types.SimpleNamespace()
 
@@ -310,7 +310,7 @@ class Unloaded:
 
 @contextlib.contextmanager
 def only_decoder_files_in(folder: Path) -> Iterator[None]:
-    """Within it ComfyUI looks for decoder files there alone, and loads none."""
+    """Let ComfyUI look for decoder files only there, and not load any."""
     import comfy.utils
     import folder_paths
     import latent_preview
@@ -338,7 +338,7 @@ def only_decoder_files_in(folder: Path) -> Iterator[None]:
 
 
 def write_decoder(file: Path, kind: Kind, channels: int) -> None:
-    """A decoder file of random weights, for latents of so many channels."""
+    """Write a decoder file with random weights, for latents with that many channels."""
     import torch
     from sidestream.benchmarks.weights import video_decoder
     from sidestream.preview.decoders import taehv, taesd
@@ -348,7 +348,7 @@ def write_decoder(file: Path, kind: Kind, channels: int) -> None:
         torch.save(video_decoder(small), file)
         return
     layout = taesd.Layout(channels)
-    if "Flux2" in kind.formats:  # takes a quarter of the channels, which are packed
+    if "Flux2" in kind.formats:  # latents are packed: it has a quarter of their channels
         layout = taesd.Layout(channels // 4, pooled=True)
     elif "QwenImage21" in kind.formats:
         layout = taesd.Layout(channels, widths=(16, 8, 4, 4), colours=4, patch=2)

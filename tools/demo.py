@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--sheet", type=Path)
     options = parser.parse_args(arguments)
 
-    # Ended by a signal or by hand, the server is stopped on the way out.
+    # The server is stopped on the way out, whether ended by a signal or by hand.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     host = Host(options.tree, Path(sys.executable), own=True)
     say(f"Starting ComfyUI {host.version} with SideStream")
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def show(running: server.RunningHost, *, open_browser: bool) -> int:
-    """Lead the user to the demo graph; return when ComfyUI ends."""
+    """Show the user where the demo graph is; return when ComfyUI ends."""
     address = f"{running.url}/?sidestream-demo=1"
     say(f"\n  {address}\n\nOpen it, press Run, and watch the sampler. Ctrl+C ends ComfyUI.")
     if open_browser and _has_screen():
@@ -72,7 +72,7 @@ def show(running: server.RunningHost, *, open_browser: bool) -> int:
 
 
 def watch(running: server.RunningHost, sheet: Path) -> int:
-    """Run the demo graph and report its frames; return 0 only if they came."""
+    """Run the demo graph and report its frames; return 0 only if they arrived."""
     prompt = json.loads(PROMPT.read_text("utf-8"))
     steps = _steps(prompt)
     frames: list[Frame] = []
@@ -92,7 +92,7 @@ def watch(running: server.RunningHost, sheet: Path) -> int:
     if outcome != "success":
         return _fail(running, f"the demo graph ended with: {outcome}")
     if len(frames) < steps / 2:
-        return _fail(running, f"{len(frames)} frames came of a run of {steps} steps")
+        return _fail(running, f"only {len(frames)} frames arrived for {steps} steps")
     make_contact_sheet(frames).save(sheet)
     say(f"{len(frames)} frames of {steps} steps; contact sheet: {sheet}")
     return 0
@@ -107,7 +107,7 @@ def describe(frame: Frame) -> str:
 
 
 def make_contact_sheet(frames: Sequence[Frame]) -> Image.Image:
-    """All frames in one picture, each under its step."""
+    """All frames in one picture, each below its step."""
     rows = math.ceil(len(frames) / COLUMNS)
     sheet = Image.new("RGB", (min(len(frames), COLUMNS) * TILE, rows * (TILE + CAPTION)), "#181818")
     draw = ImageDraw.Draw(sheet)
@@ -142,7 +142,7 @@ def _fail(running: server.RunningHost, why: str) -> int:
 
 
 def _has_screen() -> bool:
-    # Without one, Linux would open a text browser on this console.
+    # Without a screen, Linux would open a text browser in this console.
     windows_itself = sys.platform in ("win32", "darwin")
     return windows_itself or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 

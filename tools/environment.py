@@ -1,4 +1,4 @@
-"""A virtual environment that installs each set of requirements once."""
+"""A virtual environment that installs each set of requirements only once."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .places import locked
 
 
 class SetupError(Exception):
-    """Something that the developer has to put right; its text says what."""
+    """Something that the developer has to fix; the message says what."""
 
 
 @dataclass(frozen=True)
 class Environment:
-    """A virtual environment in `folder`, whose stamps say what is already in it."""
+    """A virtual environment in `folder`, with stamps that record what is installed."""
 
     folder: Path
 
@@ -30,9 +30,9 @@ class Environment:
         return _bin(self.folder) / ("python.exe" if sys.platform == "win32" else "python")
 
     def create(self, base_python: Path, *, borrow: Path | None = None) -> None:
-        """Make the environment if it is not there, on top of `borrow`'s packages if given."""
+        """Make the environment if it does not exist, with access to the packages in `borrow`."""
         if not self.python.exists():
-            # Its base was removed, or it was never made.
+            # It was never made, or its base interpreter was removed.
             (self.folder / "environment.stamp").unlink(missing_ok=True)
         with self._once("environment", f"borrows {borrow}") as needed:
             if not needed:
@@ -54,11 +54,11 @@ class Environment:
             if needed:
                 say(f"Installing {what} requirements")
                 for batch in batches:
-                    # Compiled when first imported, and then only what is imported.
+                    # Modules are compiled when they are first imported.
                     self._pip("install", "--no-compile", "--prefer-binary", *batch)
 
     def download(self, requirement: str, sha256: str, into: Path) -> Path:
-        """Fetch one wheel without its dependencies, refusing one whose hash differs."""
+        """Download one wheel without its dependencies; fails if its hash differs."""
         into.mkdir(parents=True, exist_ok=True)
         pinned = into / "requirements.txt"
         pinned.write_text(f"{requirement} --hash=sha256:{sha256}\n", "utf-8")
@@ -73,7 +73,7 @@ class Environment:
 
     @contextlib.contextmanager
     def _once(self, what: str, wanted: str) -> Iterator[bool]:
-        """Say whether `what` is still to be done as `wanted`; remember it when it succeeded."""
+        """Yield whether `what` still has to be done as `wanted`; record it if that succeeds."""
         stamp = self.folder / f"{what}.stamp"
         wanted = hashlib.sha256(wanted.encode()).hexdigest()
         if _reads(stamp, wanted):
@@ -88,12 +88,12 @@ class Environment:
 def site_packages(python: Path) -> Path:
     """The folder into which `python` installs packages."""
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    command = [str(python), "-X", "utf8", "-c", code]  # a user's name may not fit a console
+    command = [str(python), "-X", "utf8", "-c", code]  # paths may contain any character
     return Path(subprocess.check_output(command, encoding="utf-8").strip())
 
 
 def say(line: str) -> None:
-    """Tell the developer what is going on, at once and before any child's output."""
+    """Print a line for the developer at once, before any child's output."""
     print(line, flush=True)
 
 

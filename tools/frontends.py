@@ -1,4 +1,4 @@
-"""Other versions of ComfyUI's page, each fetched once from PyPI, for ComfyUI's --front-end-root."""
+"""Other versions of ComfyUI's page, for its --front-end-root, each downloaded once from PyPI."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from .places import cache_folder, locked
 PACKAGE = "comfyui-frontend-package"
 WHEEL_STATIC = "comfyui_frontend_package/static/"
 
-# The newest page that the panel is tested with; the host's own is the oldest.
+# The newest page with which the panel is tested; the host's own is the oldest.
 NEWEST = "1.58.1"
 SHA256 = {"1.58.1": "37912597537a731a8f421179618a736c24184c5bdbfa327f38b2fb7c291852d9"}
 
 
 def static_folder(version: str) -> Path:
-    """Where the page of that version lies, or will."""
+    """The folder for the page of that version, whether or not it exists yet."""
     return cache_folder() / f"frontend-{version}-{SHA256[version][:8]}"
 
 
 def get_frontend(environment: Environment, version: str = NEWEST) -> Path:
-    """The static folder of that version, downloaded if need be."""
+    """The static folder of that version, downloaded if necessary."""
     folder = static_folder(version)
     if folder.exists():
         return folder
@@ -35,7 +35,7 @@ def get_frontend(environment: Environment, version: str = NEWEST) -> Path:
 
 
 def _download(environment: Environment, version: str, folder: Path) -> None:
-    # Beside the final place, so that one rename makes a complete folder appear there.
+    # Next to its final place, so that a single rename puts the complete folder there.
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         requirement = f"{PACKAGE}=={version}"
         wheel = environment.download(requirement, SHA256[version], Path(scratch, "wheel"))

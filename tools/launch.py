@@ -1,8 +1,8 @@
-"""Starts a ComfyUI tree from outside it: `python launch.py TREE ARGUMENTS...`.
+"""Starts ComfyUI from a source tree: `python launch.py TREE ARGUMENTS...`.
 
-Runs in the host's interpreter, whichever that is, so it uses the standard library alone and
-imports no module beside it. ComfyUI ends when this process's standard input closes: whatever
-happens to the process that started it, no server stays behind.
+It runs in the host's interpreter, so it only uses the standard library and no other module of this
+package. ComfyUI ends when this process's standard input is closed: whatever happens to the process
+that started it, no server is left running.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ HAS_CUDA_DEVICES = "--has-cuda-devices"
 
 
 def main() -> None:
-    """Run the tree's main.py as if it had been started by itself."""
+    """Run the tree's main.py as if it had been started directly."""
     tree, arguments = Path(sys.argv[1]), sys.argv[2:]
     threading.Thread(target=_end_with_standard_input, daemon=True).start()
     mend_torchvision_when_imported()
     if not _accelerator_is_likely() and not {"--cpu", "--directml"} & set(arguments):
         arguments.append("--cpu")
-    # In place of this file's folder: ComfyUI expects its own modules to be importable.
+    # Instead of this file's folder: ComfyUI expects its own modules to be importable.
     sys.path[0] = str(tree)
     sys.argv = [str(tree / "main.py"), *arguments]
     os.chdir(tree)
@@ -39,9 +39,9 @@ def main() -> None:
 
 
 def mend_torchvision_when_imported() -> None:
-    """Let torchvision be imported beside a torch build that its own operators do not fit.
+    """Allow torchvision to be imported even if its operators don't match the torch build.
 
-    Waits for the import, since ComfyUI sets up its environment before torch is loaded.
+    This happens when it is imported, since ComfyUI sets up its environment before torch is loaded.
     """
     if "torchvision" not in sys.modules:
         sys.meta_path.insert(0, _BeforeTorchvision())
@@ -65,7 +65,7 @@ def _define_missing_operators() -> None:
         for library in libraries:
             torch.ops.load_library(str(library))
     except OSError:
-        # torchvision's import fails without these two names; nothing here ever calls them.
+        # torchvision's import fails without these two operators, which are never called here.
         definitions = torch.library.Library("torchvision", "DEF")
         for name in ("nms", "qnms"):
             definitions.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -73,18 +73,18 @@ def _define_missing_operators() -> None:
 
 
 def _accelerator_is_likely() -> bool:
-    """Whether torch can have a device to compute on, told without importing torch."""
+    """Whether torch may have an accelerator, determined without importing torch."""
     if sys.platform == "darwin":
         return os.uname().machine == "arm64"
     torch = importlib.util.find_spec("torch")
     if torch is None or torch.origin is None:
-        return True  # ComfyUI will say what is missing
+        return True  # ComfyUI will report what is missing
     build = runpy.run_path(str(Path(torch.origin).with_name("version.py")))
     if build.get("hip") or build.get("xpu"):
         return True
     if not build.get("cuda"):
         return False
-    # In another process: in ComfyUI's nobody may have woken the driver before ComfyUI does.
+    # In another process: in ComfyUI's, nothing may initialise the driver before ComfyUI does.
     command = [sys.executable, __file__, HAS_CUDA_DEVICES]
     return subprocess.run(command, stdin=subprocess.DEVNULL).returncode == 0
 
@@ -103,13 +103,13 @@ def _cuda_driver_has_devices() -> bool:
 
 
 def _end_with_standard_input() -> None:
-    # Unbuffered: a thread inside sys.stdin's lock would make the interpreter's end fail.
+    # Unbuffered: a thread that holds sys.stdin's lock would break the interpreter's shutdown.
     while os.read(0, 1024):
         pass
     if sys.platform == "win32":
-        _thread.interrupt_main()  # SIGINT would end it at once
+        _thread.interrupt_main()  # SIGINT would kill it immediately
     else:
-        os.kill(os.getpid(), signal.SIGINT)  # wakes an event loop that waits, too
+        os.kill(os.getpid(), signal.SIGINT)  # also wakes a waiting event loop
     time.sleep(SECONDS_TO_END)
     os._exit(0)
 

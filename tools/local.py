@@ -1,4 +1,4 @@
-"""Requests to servers on this machine: never through a proxy."""
+"""Requests to servers on this machine, which must not go through a proxy."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import urllib.request
 
 
 def opened(request: str | urllib.request.Request, timeout: float) -> http.client.HTTPResponse:
-    """The answer to a request, or to a GET of an address, within `timeout` seconds.
+    """The response to a request, or to a GET of an address, within `timeout` seconds.
 
-    To be closed by the caller. Raises urllib.error.HTTPError for an error that the server answers
-    with, and URLError, HTTPException or OSError where it does not answer.
+    The caller must close it. Raises urllib.error.HTTPError if the server responds with an error,
+    and URLError, HTTPException or OSError if it does not respond.
     """
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     answer: http.client.HTTPResponse = direct.open(request, timeout=timeout)

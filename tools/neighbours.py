@@ -1,4 +1,4 @@
-"""Other packs beside SideStream, in a real ComfyUI: are anybody's previews fewer, or doubled?
+"""Other packs beside SideStream in a real ComfyUI: are any previews missing or doubled?
 
 Runs in the host's interpreter: `python -m tools.neighbours TREE PACK...`. Each pack is loaded
 alone, before SideStream and after it, and the same graphs are run with the same seeds.
@@ -27,7 +27,7 @@ ALONE, BEFORE, AFTER = "alone", "before", "after"
 STEPS = 8
 DEMO_MODEL = REPO / "tests" / "hostpack" / "demo_model_only"
 
-# With previews of ComfyUI's own, which a pack's are made of.
+# With ComfyUI's own previews, on which those of other packs are based.
 ARGUMENTS = ("--cpu", "--preview-method", "latent2rgb")
 EVERY_STEP = {"sidestream": {"throttle_ms": 0, "budget": 0}}
 
@@ -39,7 +39,7 @@ TROUBLE = re.compile(r"Traceback|Error\b|Exception\b|IMPORT FAILED|\[SideStream\
 
 Graph = dict[str, dict[str, Any]]
 Types = Mapping[str, Any]
-"""What /object_info says of the nodes that there are."""
+"""What /object_info says about the nodes."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Case:
 
 
 def filled(types: Types, kind: str, **given: Any) -> dict[str, Any]:
-    """The node `kind` with `given` inputs; the others from the demo model, or their defaults."""
+    """The node `kind` with `given` inputs; the others come from the demo model, or are defaults."""
     sources = {"MODEL": ["1", 0], "CONDITIONING": ["1", 1], "LATENT": ["1", 2]}
     inputs = dict(given)
     for name, (what, *options) in types[kind]["input"].get("required", {}).items():
@@ -71,7 +71,7 @@ def filled(types: Types, kind: str, **given: Any) -> dict[str, Any]:
 
 
 def graph(types: Types, sampler: str = "KSampler", **nodes: dict[str, Any]) -> Graph:
-    """The demo model, `nodes` (whose `model` is what is sampled), a sampler, SaveLatent."""
+    """The demo model, `nodes` (whose `model`, if any, is sampled), a sampler, SaveLatent."""
     model = ["model", 0] if "model" in nodes else ["1", 0]
     usual = {"seed": 7, "steps": STEPS, "cfg": 1.0, "denoise": 1.0, "model": model}
     known = types[sampler]["input"]
@@ -87,7 +87,7 @@ def graph(types: Types, sampler: str = "KSampler", **nodes: dict[str, Any]) -> G
 
 
 def efficient(types: Types, method: str) -> Graph:
-    """Efficiency Nodes' sampler with a method of its menu, and an ordinary one behind it."""
+    """Efficiency Nodes' sampler with a method from its menu, followed by an ordinary sampler."""
     made = graph(types, "KSampler (Efficient)")
     made["3"]["inputs"] |= {"preview_method": method, "vae_decode": "false"}
     output = types["KSampler (Efficient)"]["output"].index("LATENT")
@@ -97,7 +97,7 @@ def efficient(types: Types, method: str) -> Graph:
 
 
 def iterated(types: Types) -> Graph:
-    """AnimateDiff-Evolved's sampling, twice over."""
+    """AnimateDiff-Evolved's sampling, with two iterations."""
     settings = filled(types, "ADE_AnimateDiffSamplingSettings", iteration_opts=["iterations", 0])
     return graph(
         types,
@@ -137,9 +137,9 @@ class Seen:
     ours: list[str] = field(default_factory=list)
     """The labels of SideStream's frames, each with its node."""
     others: int = 0
-    """Pictures in the other frames."""
+    """The number of other frames."""
     events: Counter[str] = field(default_factory=Counter)
-    """JSON events that ComfyUI and SideStream do not have."""
+    """JSON events that neither ComfyUI nor SideStream sends."""
     progress: int = 0
     latent: str = ""
     problem: str = ""
@@ -147,7 +147,7 @@ class Seen:
 
     @property
     def pictures(self) -> int:
-        """All pictures, in frames and in events of the packs' own."""
+        """The number of pictures, in frames and in other packs' events."""
         return len(self.ours) + self.others + sum(self.events.values())
 
     def __str__(self) -> str:
@@ -165,7 +165,7 @@ def seen(client: ComfyClient, run: Run) -> Seen:
     for frame in run.frames:
         own = frame.sidestream
         if frame.metadata.get("prompt_id", run.prompt_id) != run.prompt_id:
-            continue  # the late last one of the run before
+            continue  # the previous run's last frame, which came late
         if own:
             node = frame.metadata["display_node_id"]
             found.ours.append(f"{node}:{own['step']}/{own['total_steps']}")
@@ -183,7 +183,7 @@ def seen(client: ComfyClient, run: Run) -> Seen:
 
 
 def packs_of(pack: Path, order: str, base: Path) -> tuple[dict[str, Path], dict[str, Path]]:
-    """What is loaded first, and what then."""
+    """The packs that are loaded first, and those that follow."""
     demo, theirs = {DEMO_MODEL.name: DEMO_MODEL}, {pack.name: pack}
     if order == ALONE:
         return {}, demo | theirs
@@ -197,7 +197,7 @@ def start(host: Host, pack: Path, order: str, base: Path) -> server.RunningHost:
     server.make_base_directory(base, late)
     arguments: tuple[str, ...] = ARGUMENTS
     if early:
-        # A default folder is searched before the others.
+        # A default folder is searched before others.
         server.make_base_directory(base / "early", early)
         config = base / "early.yaml"
         nodes = (base / "early" / "custom_nodes").as_posix()
@@ -207,7 +207,7 @@ def start(host: Host, pack: Path, order: str, base: Path) -> server.RunningHost:
 
 
 def observed(host: Host, pack: Path, order: str) -> tuple[dict[str, Seen], list[str]]:
-    """What each graph showed, and the lines of the log that speak of trouble."""
+    """What each graph showed, and the log lines that indicate trouble."""
     results: dict[str, Seen] = {}
     base = Path(tempfile.mkdtemp(prefix="neighbours-"))
     try:
@@ -232,7 +232,7 @@ def _run(client: ComfyClient, case: Case, types: Types, number: int) -> Seen:
     try:
         made = case.build(types)
         for node in made.values():
-            if "seed" in node["inputs"]:  # of its own, or ComfyUI would have the result already
+            if "seed" in node["inputs"]:  # a different one, or ComfyUI would have it cached
                 node["inputs"]["seed"] += 100 * number
         return seen(client, client.run(made, {**EVERY_STEP, **case.sent}))
     except (RequestRefused, Unfinished, KeyError, ValueError) as error:
@@ -240,15 +240,15 @@ def _run(client: ComfyClient, case: Case, types: Types, number: int) -> Seen:
 
 
 def verdict(alone: Seen, beside: Seen) -> str:
-    """What is wrong with a run beside SideStream; "" where nothing is."""
+    """What is wrong with a run beside SideStream; "" if nothing is."""
     if beside.problem:
         return "fails"
-    # Packs that show pictures at a rate of their own have some more or less each time.
+    # Packs that show pictures at their own rate vary from run to run.
     slack = 0 if not alone.events else alone.pictures // 4
     wrong = []
     if beside.pictures < alone.pictures - slack:
         wrong.append("fewer")
-    # More of ours alone are steps of samplers that would have shown nothing.
+    # Additional frames that are all ours come from samplers that would have shown nothing.
     both = bool(beside.ours) and beside.pictures > len(beside.ours)
     if both and beside.pictures > alone.pictures + slack:
         wrong.append("doubled")
@@ -264,15 +264,15 @@ def rows(pack: Path, by_order: Mapping[str, Mapping[str, Seen]]) -> Iterator[lis
     for name, alone in by_order[ALONE].items():
         beside = [by_order[order].get(name, Seen(problem="not run")) for order in (BEFORE, AFTER)]
         wrong = [text for each in beside if (text := verdict(alone, each))]
-        if alone.problem:  # it would not run without us either
+        if alone.problem:  # it does not run without SideStream either
             wrong = ["not tried"]
         charge = " / ".join(dict.fromkeys(each.in_charge or "-" for each in beside))
         cells = [str(each) for each in (alone, *beside)]
-        yield [pack.name, name, *cells, charge, "; ".join(wrong) or "well"]
+        yield [pack.name, name, *cells, charge, "; ".join(wrong) or "good"]
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Compare all packs; 1 where anybody's previews are worse beside SideStream."""
+    """Compare all packs; returns 1 if any previews are worse beside SideStream."""
     host = Host(Path(arguments[0]), Path(sys.executable), own=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     table: list[list[str]] = []
@@ -304,7 +304,7 @@ def main(arguments: Sequence[str]) -> int:
     say(f"\nComfyUI {host.version}")
     for row in [[*head, "in charge", "result"], ["---"] * (len(head) + 2), *table]:
         say(f"| {' | '.join(row)} |")
-    return int(any(row[-1] not in ("well", "not tried") for row in table))
+    return int(any(row[-1] not in ("good", "not tried") for row in table))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""ComfyUI's page with the panel in it, as tests and screenshots drive it through Playwright."""
+"""ComfyUI's page with the panel, driven through Playwright by tests and screenshots."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .local import opened
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-# A page that was opened before: no tutorial, no announcements over the canvas.
+# As for a returning user: no tutorial, no announcements over the canvas.
 QUIET_PAGE: dict[str, Any] = {
     "Comfy.TutorialCompleted": True,
     "Comfy.InstalledVersion": "1.30.0",
@@ -36,9 +36,9 @@ SECONDS_TO_LOAD = 60.0
 def demo_prompt(
     *, steps: int = 20, seconds: float = 0.05, seed: int = 1, samplers: int = 1, **preview: Any
 ) -> dict[str, Any]:
-    """An API prompt: the demo model, 'Side-Stream Preview' on it, and that many KSamplers.
+    """An API prompt: the demo model, 'Side-Stream Preview', and that many KSamplers.
 
-    `preview` are settings for the preview node; `preview=None` leaves the node out.
+    `preview` are settings for the preview node; `preview=None` omits the node.
     """
     with_node = preview.pop("preview", True) is not None
     prompt: dict[str, Any] = {
@@ -75,20 +75,20 @@ def demo_prompt(
 
 
 class PanelPage:
-    """One open page of a ComfyUI with the pack."""
+    """An open page of a ComfyUI with the pack."""
 
     def __init__(self, page: Page, url: str) -> None:
         self.page = page
         self.url = url
 
     def open(self, settings: Mapping[str, Any] | None = None, path: str = "/") -> None:
-        """Store `settings` for the user over quiet ones, and load the page."""
+        """Store `settings` for the user, on top of `QUIET_PAGE`, and load the page."""
         self.store(settings or {})
         self.page.goto(self.url + path)
         self.wait_until_ready()
 
     def store(self, settings: Mapping[str, Any]) -> None:
-        """Store `settings` for the user over quiet ones, for pages that are loaded from now on."""
+        """Store `settings` on top of `QUIET_PAGE`, for pages that are loaded from now on."""
         stored = json.loads(self._get("/settings"))
         own = {name: None for name in stored if name.startswith("SideStream.")}
         self._post("/settings", {**own, **QUIET_PAGE, **settings})
@@ -103,15 +103,15 @@ class PanelPage:
         self.page.evaluate(f"async () => {{ globalThis.sidestream = (await {PARTS}).shared; }}")
 
     def load(self, prompt: Mapping[str, Any]) -> None:
-        """Put an API prompt onto the canvas, laid out by the page."""
+        """Load an API prompt onto the canvas; the page arranges it."""
         self.page.evaluate("prompt => app.loadApiJson(prompt, 'sidestream demo')", dict(prompt))
 
     def queue(self) -> None:
-        """Press Run, in effect."""
+        """The same as pressing Run."""
         self.page.evaluate("() => app.queuePrompt(0)")
 
     def command(self, name: str) -> None:
-        """Carry out one of the page's commands."""
+        """Run one of the page's commands."""
         self.page.evaluate("name => app.extensionManager.command.execute(name)", name)
 
     def open_panel(self) -> None:
@@ -127,11 +127,11 @@ class PanelPage:
         self.page.locator(".side-bar-panel .sidestream").wait_for(state="detached")
 
     def wait(self, condition: str, seconds: float = 30.0, argument: object = None) -> None:
-        """Wait for a JavaScript condition; `sidestream` are the panel's parts in it."""
+        """Wait for a JavaScript condition, in which `sidestream` has the panel's parts."""
         if not condition.lstrip().startswith("async"):
             self.page.wait_for_function(condition, arg=argument, timeout=seconds * 1000)
             return
-        # Playwright would take the promise itself for true.
+        # Playwright would consider the promise itself true.
         deadline = time.monotonic() + seconds
         while not self.page.evaluate(condition, argument):
             if time.monotonic() > deadline:
@@ -139,7 +139,7 @@ class PanelPage:
             self.page.wait_for_timeout(50)
 
     def wait_frames(self, count: int, seconds: float = 30.0) -> None:
-        """Wait until the store keeps that many frames."""
+        """Wait until the store has that many frames."""
         self.wait("count => sidestream.store.frameCount >= count", seconds, count)
 
     def wait_idle(self, seconds: float = 30.0) -> None:

@@ -1,4 +1,4 @@
-"""Where things lie: this checkout, and the cache that holds what is downloaded or built."""
+"""Where things are: this checkout, and the cache for downloads and builds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 PACK_NAME = "ComfyUI-SideStream"
 
-# Not resolved: a checkout linked into a ComfyUI's custom_nodes belongs to that ComfyUI.
+# Not resolved: a checkout that is linked into a ComfyUI's custom_nodes belongs to that ComfyUI.
 REPO = Path(__file__).absolute().parent.parent
 
 
@@ -31,32 +31,32 @@ def cache_folder() -> Path:
 
 
 def checkout_folder() -> Path:
-    """The part of the cache that belongs to this checkout alone."""
+    """The part of the cache that only this checkout uses."""
     return cache_folder() / "checkouts" / short_hash(str(REPO.resolve()))
 
 
 def keep_bytecode_in_cache() -> None:
-    """Let this process's children keep compiled modules, but not in any source tree.
+    """Let this process's children store compiled modules, but outside of source trees.
 
-    Without them ComfyUI takes three times as long to start, and some systems switch them off.
+    Without them ComfyUI takes three times as long to start, and some systems disable them.
     """
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ["PYTHONPYCACHEPREFIX"] = str(cache_folder() / "bytecode")
 
 
 def short_hash(text: str) -> str:
-    """Eight hex digits that tell `text` apart from others of its kind."""
+    """Eight hex digits that identify `text`."""
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def link_folder(link: Path, target: Path) -> None:
-    """Make `link` lead to the folder `target`: a junction on Windows, else a symbolic link."""
+    """Link `link` to the folder `target`, by a junction on Windows, else by a symbolic link."""
     if link.exists() and os.path.samefile(link, target):
         return
     link.parent.mkdir(parents=True, exist_ok=True)
     remove_link(link)
     if sys.platform == "win32":
-        # Symbolic links need a privilege there that a developer may not have.
+        # Symbolic links need a privilege there, which developers may not have.
         command = ["cmd", "/c", "mklink", "/J", str(link), str(target)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     else:
@@ -64,7 +64,7 @@ def link_folder(link: Path, target: Path) -> None:
 
 
 def is_link(path: Path) -> bool:
-    """Whether it is one as `link_folder` makes: `Path.is_symlink` denies that of junctions."""
+    """Whether it is a link like those of `link_folder`; `Path.is_symlink` ignores junctions."""
     try:
         os.readlink(path)
     except OSError:
@@ -73,15 +73,15 @@ def is_link(path: Path) -> bool:
 
 
 def remove_link(link: Path) -> None:
-    """Remove a link made by `link_folder`, never what it leads to."""
+    """Remove a link made by `link_folder`, but never its target."""
     if link.is_symlink():
         link.unlink()
     elif os.path.lexists(link):
-        os.rmdir(link)  # a junction; a folder with files in it is refused
+        os.rmdir(link)  # a junction; fails for a folder that contains files
 
 
 def remove_base_directory(base: Path) -> None:
-    """Delete a host's base directory without following its links out of it."""
+    """Delete a host's base directory without following its links."""
     for link in (base / "custom_nodes").glob("*"):
         with contextlib.suppress(OSError):
             remove_link(link)
@@ -90,7 +90,7 @@ def remove_base_directory(base: Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Let one process at a time build `folder`; the others wait and find it done."""
+    """Let one process at a time build `folder`; others wait and then find it done."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f"{folder.name}.lock").open("a+b") as file:
         if sys.platform == "win32":
@@ -98,7 +98,7 @@ def locked(folder: Path) -> Iterator[None]:
 
             while True:
                 file.seek(0)
-                # Gives up after ten seconds each time, so it is asked again.
+                # It gives up after ten seconds, so it is retried.
                 with contextlib.suppress(OSError):
                     msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
                     break

@@ -1,6 +1,6 @@
 """Pictures for the README and the docs, from real runs: `python -m tools.screenshots [NAME...]`.
 
-Runs in the environment of the tests, which has Playwright; writes docs/images/panel-*.webp,
+Runs in the tests' environment, which has Playwright; writes docs/images/panel-*.webp,
 watch-page.webp, node.png and settings.png.
 """
 
@@ -31,7 +31,7 @@ VUE = {"Comfy.VueNodes.Enabled": True}
 
 
 def main(names: Sequence[str]) -> int:
-    """Make the pictures of those names, or all."""
+    """Make the pictures with those names, or all of them."""
     IMAGES.mkdir(parents=True, exist_ok=True)
     with chromium_beside_comfyui() as (chromium, url):
         for name in names or SHOTS:
@@ -43,7 +43,7 @@ def main(names: Sequence[str]) -> int:
 
 
 def _as_webp(path: Path) -> None:
-    """Pictures of previews take a sixth of the room so."""
+    """Convert to WebP, which makes pictures of previews six times smaller."""
     from PIL import Image
 
     with Image.open(path) as picture:
@@ -53,7 +53,7 @@ def _as_webp(path: Path) -> None:
 
 @contextmanager
 def chromium_beside_comfyui() -> Iterator[tuple[Browser, str]]:
-    """A browser, and the address of a fresh ComfyUI that has nothing but the pack."""
+    """A browser, and the address of a fresh ComfyUI with only this pack."""
     from playwright.sync_api import sync_playwright
 
     host = get_host()
@@ -74,7 +74,7 @@ def chromium_beside_comfyui() -> Iterator[tuple[Browser, str]]:
 
 
 def open_page(chromium: Browser, url: str, settings: dict[str, Any] | None = None) -> PanelPage:
-    """A new page with the panel open beside the graph."""
+    """A new page with the panel open next to the graph."""
     panel = PanelPage(chromium.new_page(viewport=WIDE, device_scale_factor=1), url)  # type: ignore[arg-type]
     panel.open(settings)
     _widen_sidebar(panel)
@@ -82,7 +82,7 @@ def open_page(chromium: Browser, url: str, settings: dict[str, Any] | None = Non
 
 
 def _widen_sidebar(panel: PanelPage) -> None:
-    """Drag the sidebar to the width at which people use it."""
+    """Drag the sidebar to a realistic width."""
     panel.open_panel()
     box = panel.page.locator(".side-bar-panel").first.bounding_box()
     assert box is not None
@@ -101,7 +101,7 @@ def _run(panel: PanelPage, prompt: dict[str, Any], *, frames: int) -> None:
 
 
 def show_graph(panel: PanelPage) -> None:
-    """Lay the demo's nodes out beside the open panel."""
+    """Arrange the demo's nodes next to the open panel."""
     panel.page.evaluate(
         """() => {
           const places = {
@@ -126,20 +126,24 @@ def show_graph(panel: PanelPage) -> None:
 
 def _finish(panel: PanelPage, path: Path) -> None:
     panel.page.screenshot(path=path)
+    _stop(panel)
+
+
+def _stop(panel: PanelPage) -> None:
     panel.page.evaluate("() => app.api.interrupt()")
     panel.wait_idle()
     panel.page.close()
 
 
 def live(chromium: Browser, url: str, path: Path) -> None:
-    """The panel beside the graph while a run goes on."""
+    """The panel next to the graph during a run."""
     panel = open_page(chromium, url)
     _run(panel, demo_prompt(seconds=0.15, seed=11), frames=12)
     _finish(panel, path)
 
 
 def changed(chromium: Browser, url: str, path: Path) -> None:
-    """A run whose settings were changed while it goes on, with the marks and the ways back."""
+    """A run whose settings were changed meanwhile, with their marks and undo buttons."""
     panel = open_page(chromium, url)
     panel.page.set_viewport_size({"width": 1280, "height": 1100})
     _run(panel, demo_prompt(seconds=0.25, seed=18), frames=6)
@@ -150,13 +154,11 @@ def changed(chromium: Browser, url: str, path: Path) -> None:
     panel.page.locator(".sidestream").get_by_text("Always", exact=True).first.wait_for()
     panel.page.wait_for_timeout(300)
     panel.page.locator(".side-bar-panel .sidestream").screenshot(path=path)
-    panel.page.evaluate("() => app.api.interrupt()")
-    panel.wait_idle()
-    panel.page.close()
+    _stop(panel)
 
 
 def new_run(chromium: Browser, url: str, path: Path) -> None:
-    """An earlier step is looked at while a newer run goes on."""
+    """Looking at an earlier step during a newer run."""
     panel = open_page(chromium, url)
     _run(panel, demo_prompt(seconds=0.03, seed=19), frames=12)
     panel.page.evaluate("() => sidestream.watching.scrub(9)")
@@ -170,7 +172,7 @@ def new_run(chromium: Browser, url: str, path: Path) -> None:
 
 
 def contact_sheet(chromium: Browser, url: str, path: Path) -> None:
-    """Six queued prompts, of which the fourth runs."""
+    """Six queued prompts, the fourth of which is running."""
     panel = open_page(chromium, url)
     for seed in range(10, 16):
         panel.load(demo_prompt(seconds=0.15, seed=seed))
@@ -203,7 +205,7 @@ def timeline(chromium: Browser, url: str, path: Path) -> None:
 
 
 def curves(chromium: Browser, url: str, path: Path) -> None:
-    """The curves of two runs, one of which has more steps."""
+    """The curves of two runs, one with more steps."""
     panel = open_page(chromium, url)
     for steps, seed in ((12, 5), (20, 6)):
         _run(panel, demo_prompt(steps=steps, seed=seed, seconds=0.12), frames=steps)
@@ -280,7 +282,7 @@ def settings(chromium: Browser, url: str, path: Path) -> None:
 
 
 def watch_page(chromium: Browser, url: str, path: Path) -> None:
-    """The watch page beside the settings that have its address."""
+    """The watch page next to the settings with its address."""
     panel = open_page(chromium, url)
     panel.close_panel()
     panel.command("Comfy.ShowSettingsDialog")
@@ -297,9 +299,7 @@ def watch_page(chromium: Browser, url: str, path: Path) -> None:
     phone.wait_for_function("() => document.querySelector('footer span').textContent")
     _side_by_side([phone.screenshot(), settings], path)
     phone.close()
-    panel.page.evaluate("() => app.api.interrupt()")
-    panel.wait_idle()
-    panel.page.close()
+    _stop(panel)
 
 
 def _side_by_side(shots: Sequence[bytes], path: Path) -> None:

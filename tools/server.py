@@ -12,7 +12,6 @@ import urllib.error
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO
 
 from .environment import SetupError
@@ -20,7 +19,7 @@ from .host import Host
 from .local import opened
 from .places import is_link, link_folder, remove_link
 
-# They would ask servers on the internet.
+# API nodes would connect to servers on the internet.
 QUIET_ARGUMENTS = ("--disable-api-nodes",)
 
 SECONDS_TO_START = 180.0
@@ -28,7 +27,7 @@ SECONDS_TO_STOP = 10.0
 
 
 def make_base_directory(base: Path, packs: Mapping[str, Path]) -> None:
-    """Lay out a base directory whose custom nodes are exactly `packs`, linked by name."""
+    """Set up a base directory whose custom nodes are exactly `packs`, linked by name."""
     for folder in ("models/vae_approx", "input", "output", "user", "temp", "custom_nodes"):
         (base / folder).mkdir(parents=True, exist_ok=True)
     custom_nodes = base / "custom_nodes"
@@ -43,7 +42,7 @@ def make_base_directory(base: Path, packs: Mapping[str, Path]) -> None:
 
 
 def free_port() -> int:
-    """A port on which nobody listens now."""
+    """A port that is free at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -57,7 +56,7 @@ def is_free(port: int) -> bool:
 
 @dataclass
 class RunningHost:
-    """A ComfyUI process that this one started, and has to stop."""
+    """A ComfyUI process that this process started and has to stop."""
 
     url: str
     base_dir: Path
@@ -70,19 +69,19 @@ class RunningHost:
         return self.log_path.read_text("utf-8", errors="replace")
 
     def wait_until_ready(self, timeout: float = SECONDS_TO_START) -> None:
-        """Return once ComfyUI answers; raise with the end of its log if it does not."""
+        """Return once ComfyUI responds; raise SetupError with the end of its log otherwise."""
         deadline = time.monotonic() + timeout
         while not self._answers():
             code = self.process.poll()
             if code is not None or time.monotonic() > deadline:
                 self.stop()
-                why = f"gave no answer for {timeout:.0f} s" if code is None else f"ended ({code})"
+                why = f"did not respond for {timeout:.0f} s" if code is None else f"ended ({code})"
                 log = "\n".join(self.log_text.splitlines()[-40:])
                 raise SetupError(f"ComfyUI {why}. The end of its log, {self.log_path}:\n{log}")
             time.sleep(0.1)
 
     def stop(self) -> None:
-        """End the process, gently first; harmless when it has ended already."""
+        """End the process, gently first; does nothing if it has already ended."""
         if self.process.stdin:
             with contextlib.suppress(OSError):
                 self.process.stdin.close()  # launch.py watches for this
@@ -95,12 +94,7 @@ class RunningHost:
     def __enter__(self) -> RunningHost:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stop()
 
     def _answers(self) -> bool:
@@ -119,15 +113,15 @@ def start(
     port: int | None = None,
     log_to_console: bool = False,
 ) -> RunningHost:
-    """Start `host` over `base` without waiting for it to be ready."""
+    """Start `host` with the base directory `base`, without waiting until it is ready."""
     port = port or free_port()
     log_path = base / f"comfyui-{port}.log"
     launcher = Path(__file__).absolute().with_name("launch.py")
     command = [str(host.python), str(launcher), str(host.tree)]
-    # The last of two equal options counts, so that the caller's go after these.
+    # The caller's arguments come last, because the last of two equal options wins.
     command += ["--base-directory", str(base), "--port", str(port)]
-    # A database of its own; one in memory cannot be closed by whichever thread collects garbage,
-    # and ComfyUI's log would say so at any moment.
+    # A separate database file: one in memory can only be closed by its own thread, not by whichever
+    # collects garbage, and ComfyUI would log errors about that at any moment.
     command += ["--database-url", f"sqlite:///{(base / 'user' / 'comfyui.db').as_posix()}"]
     command += [*QUIET_ARGUMENTS, *arguments]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}

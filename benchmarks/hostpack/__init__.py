@@ -1,4 +1,4 @@
-"""Custom nodes for `python -m benchmarks.server`: what has to be done inside ComfyUI."""
+"""Custom nodes for `python -m benchmarks.server`, for what must be done inside ComfyUI."""
 
 from . import watch
 from .blocks import Blocks

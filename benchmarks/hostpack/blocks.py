@@ -1,7 +1,7 @@
-"""One sampling in which another provider makes the previews every few steps.
+"""One sampling in which the provider of previews changes every few steps.
 
-A machine drifts by more than a preview costs, so that two runs cannot be compared; blocks of steps
-within one run can. Each block's first step takes what the change costs and is left out.
+A machine's speed drifts by more than a preview costs, so two runs cannot be compared, but blocks of
+steps within one run can. Each block's first step includes the cost of the change and is left out.
 """
 
 from __future__ import annotations
@@ -16,26 +16,21 @@ import latent_preview
 from server import PromptServer
 
 from . import providers
-from .inputs import CATEGORY, digest
+from .inputs import Output, digest
 from .sampling import INPUTS, Callback, sample, wait_for_device, wait_for_sampler
 
 NATURAL = 0.5
-"""Of the way to denoise: from there on pictures have the contrast that they have in the end."""
+"""The `denoise` of the sampling: from there on, pictures have nearly their final contrast."""
 CALLBACK = 5
-"""Its place among the arguments of ComfyUI's `outer_sample`."""
+"""The callback's position among the arguments of ComfyUI's `outer_sample`."""
 
 
 class Enough(Exception):
-    """The time that the run may take is over."""
+    """The time for the run is over."""
 
 
-class Blocks:
+class Blocks(Output):
     """A sampler node that carries out a plan (JSON; see benchmarks/server/plan.py)."""
-
-    CATEGORY = CATEGORY
-    RETURN_TYPES = ()
-    FUNCTION = "run"
-    OUTPUT_NODE = True
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -58,11 +53,11 @@ class Blocks:
 
 
 class Run:
-    """The callback of such a sampling, and what it has seen.
+    """The callback of such a sampling, and its measurements.
 
-    The sampler gets the callback that every sampler gets from the running ComfyUI, and `model` may
-    carry wrappers that change it. What then arrives at the innermost wrapper is the installed
-    packs' callback, which is called in their blocks alone.
+    The sampler gets the usual callback of the running ComfyUI, and wrappers on `model` may change
+    it. What arrives at the innermost wrapper is then the installed packs' callback, which is only
+    called in their blocks.
     """
 
     def __init__(self, plan: dict[str, Any], model: Any) -> None:
@@ -95,7 +90,7 @@ class Run:
         return executor(*given[:CALLBACK], self._callback, *given[CALLBACK + 1 :], **named)
 
     def _callback(self, step: int, x0: Any, x: Any, total_steps: int) -> None:
-        """What the sampler calls after each step."""
+        """Called by the sampler after each step."""
         position = step % self._size
         if position == 0:
             self._enter(self._order[step // self._size], step)
@@ -117,7 +112,7 @@ class Run:
                 raise Enough
 
     def leave(self) -> None:
-        """Switch on what was off, and forget a block that was not finished."""
+        """Undo all changes, and drop an unfinished block."""
         self._switched.close()
         self.blocks = [block for block in self.blocks if "seconds" in block]
 

@@ -1,4 +1,4 @@
-"""A sampler among whose neighbours nothing is left out that ComfyUI allows them to do."""
+"""A sampler beside which other code does everything that ComfyUI allows."""
 
 from __future__ import annotations
 
@@ -16,24 +16,19 @@ import torch
 from server import PromptServer
 
 from . import providers
-from .inputs import CATEGORY, digest
+from .inputs import Output, digest
 from .sampling import INPUTS, sample
 
 SIZES = (512, 256, 384, 128)
-"""Of previews, in pixels, one after the other."""
+"""The previews' sizes in pixels, used in turn."""
 
 WAYS = ("callback", "thread", "thread, graphs")
-"""Who does it: the sampler's callback at each step, or another thread without pause. That one may
-also record graphs, which other threads' calls can break: without SideStream, too."""
+"""Who does it: the sampler's callback at each step, or another thread continuously. The thread may
+also record graphs, which calls of other threads can break, even without SideStream."""
 
 
-class Hammer:
-    """Samples and says what came out, and which calls raised."""
-
-    CATEGORY = CATEGORY
-    RETURN_TYPES = ()
-    FUNCTION = "run"
-    OUTPUT_NODE = True
+class Hammer(Output):
+    """Samples, and reports the result and which calls raised."""
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -75,7 +70,7 @@ class Hammer:
 
 
 class Blows:
-    """Calls that strike the whole device, or everybody's random numbers, and what they raise."""
+    """Calls that affect the whole device, or shared random numbers, and what they raise."""
 
     def __init__(self, device: torch.device, graphs: bool) -> None:
         self._device = device
@@ -95,7 +90,7 @@ class Blows:
                 self._kinds[f"graph, {mode}"] = functools.partial(self._record, mode)
 
     def all(self) -> None:
-        """One of each."""
+        """Make one call of each kind."""
         for name, call in self._kinds.items():
             self.calls[name] += 1
             try:
@@ -105,7 +100,7 @@ class Blows:
 
     @contextlib.contextmanager
     def without_pause(self) -> Any:
-        """Again and again on a thread."""
+        """Make all calls repeatedly on a thread."""
         over = threading.Event()
 
         def work() -> None:

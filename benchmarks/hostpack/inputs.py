@@ -1,4 +1,4 @@
-"""What goes into a sampler, and what is kept of what comes out."""
+"""Inputs for a sampler, and what is kept of its result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WIDTHS = {"sd15": 768, "tiny": 768, "sdxl": 2048}
 
 
 class Conditioning:
-    """A prompt's embedding of the right shape, at random."""
+    """A random prompt embedding with the right shape."""
 
     CATEGORY = CATEGORY
     RETURN_TYPES = ("CONDITIONING",)
@@ -32,7 +32,7 @@ class Conditioning:
 
 
 class Latent:
-    """An empty latent; another `nonce` makes ComfyUI sample it anew."""
+    """An empty latent; a new `nonce` makes ComfyUI sample it again."""
 
     CATEGORY = CATEGORY
     RETURN_TYPES = ("LATENT",)
@@ -47,24 +47,28 @@ class Latent:
         return ({"samples": torch.zeros(batch, 4, size // 8, size // 8)},)
 
 
-class Keep:
-    """The end of a graph: says which latent came out, by its hash."""
+class Output:
+    """The base of nodes that end a graph and report a result."""
 
     CATEGORY = CATEGORY
     RETURN_TYPES = ()
-    FUNCTION = "keep"
+    FUNCTION = "run"
     OUTPUT_NODE = True
+
+
+class Keep(Output):
+    """Reports the hash of the resulting latent."""
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {"required": {"latent": ("LATENT",)}}
 
-    def keep(self, latent: Any) -> Any:
+    def run(self, latent: Any) -> Any:
         return {"ui": {"sha256": [digest(latent["samples"])]}}
 
 
 def digest(samples: torch.Tensor) -> str:
-    """The hash of a latent's numbers; says so where they are not finite."""
+    """The hash of a latent's numbers, or "not finite"."""
     if not bool(torch.isfinite(samples).all()):
         return "not finite"
     return hashlib.sha256(samples.cpu().contiguous().numpy().tobytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""Who makes the previews of a step: ComfyUI's own code, or SideStream as it is or changed."""
+"""The providers of a step's previews: ComfyUI's own code, or SideStream, possibly changed."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from .sampling import Callback
 
 
 class NotOffered(Exception):
-    """This version of SideStream has no such part to switch off."""
+    """This version of SideStream does not have the part to be changed."""
 
 
 def fresh_copy(module: ModuleType) -> ModuleType:
-    """A module as its file has it, whatever has been changed in the one that is loaded."""
+    """A module loaded from its file again, without the changes made to the loaded one."""
     name = f"{module.__name__}_as_published"
     spec = importlib.util.spec_from_file_location(name, module.__file__)
     assert spec is not None
@@ -46,7 +46,7 @@ REPLACED = ("get_previewer", "prepare_callback")
 
 @contextlib.contextmanager
 def sidestream_absent() -> Iterator[None]:
-    """ComfyUI's own functions where SideStream has put its own."""
+    """Restore ComfyUI's own functions in place of SideStream's."""
     with contextlib.ExitStack() as stack:
         for name in REPLACED:
             stack.enter_context(mock.patch.object(latent_preview, name, getattr(comfyui, name)))
@@ -57,13 +57,13 @@ def comfyui_callback(method: str, model: Any, steps: int) -> Callback:
     """The callback that ComfyUI makes for a preview method."""
     args = comfy.cli_args.args
     wanted = comfy.cli_args.LatentPreviewMethod(method)
-    # Not by assigning it, which would be this node's choice of a method for itself.
+    # Not by assignment, which would count as this node's choice of a method.
     with mock.patch.dict(vars(args), preview_method=wanted):
         return comfyui.prepare_callback(model, steps)
 
 
 def change_live(client_id: str, settings: dict[str, Any]) -> None:
-    """Change the settings of what is running, as the panel does."""
+    """Change the settings of the running sampling, as the panel does."""
     body = json.dumps({"client_id": client_id, **settings}).encode()
     request = urllib.request.Request(
         f"http://127.0.0.1:{comfy.cli_args.args.port}/sidestream/live",
@@ -73,11 +73,11 @@ def change_live(client_id: str, settings: dict[str, Any]) -> None:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(request, timeout=30) as answer:
         if not json.load(answer)["runs"]:
-            raise RuntimeError("SideStream knows of no run whose settings could be changed")
+            raise RuntimeError("SideStream has no run whose settings could be changed")
 
 
 def part_of_sidestream(name: str) -> ModuleType | None:
-    """SideStream's module of this name, wherever in the pack it lies."""
+    """SideStream's module of this name, wherever it is in the pack."""
     for path, module in list(sys.modules.items()):
         if ".preview." in path and path.endswith(f".{name}"):
             return module
@@ -85,15 +85,15 @@ def part_of_sidestream(name: str) -> ModuleType | None:
 
 
 def without_kernels() -> AbstractContextManager[Any]:
-    """Decode by PyTorch alone."""
+    """Decode with PyTorch only."""
     fused = part_of_sidestream("fused")
     if fused is None:
-        raise NotOffered("it has no kernels of its own")
+        raise NotOffered("it has no kernels")
     return mock.patch.object(fused.WhenReady, "to_picture", return_value=None)
 
 
 def without_encoding() -> AbstractContextManager[Any]:
-    """Send always the first picture of the block."""
+    """Always send the first picture of the block."""
     encode = part_of_sidestream("encode")
     if encode is None or not hasattr(encode, "jpeg_encoder"):
         raise NotOffered("its JPEG encoder cannot be replaced")
@@ -118,7 +118,7 @@ def without_sending() -> AbstractContextManager[Any]:
 
 
 def dropping(method: str) -> AbstractContextManager[Any]:
-    """Drop each frame where the worker's engine has `method`, which takes one."""
+    """Drop each frame in the engine's `method`, which takes a frame."""
     worker, records = part_of_sidestream("render.worker"), part_of_sidestream("preview.records")
     if worker is None or records is None:
         raise NotOffered("it has no worker that could drop frames")
@@ -130,17 +130,17 @@ def dropping(method: str) -> AbstractContextManager[Any]:
 
 
 def without_decoding() -> AbstractContextManager[Any]:
-    """Let the worker drop what it takes."""
+    """Let the worker drop the frames that it takes."""
     return dropping("_process")
 
 
 def without_worker() -> AbstractContextManager[Any]:
-    """Capture, and tell the worker nothing of it."""
+    """Capture frames, but don't pass them to the worker."""
     return dropping("publish")
 
 
 class Compiled:
-    """TAESD's decoder by `torch.compile`, made anew by the worker for the first frame."""
+    """TAESD's decoder with `torch.compile`, compiled by the worker at the first frame."""
 
     def __init__(self, decode: Callable[..., torch.Tensor]) -> None:
         self._decode = torch.compile(decode, dynamic=False)
@@ -159,14 +159,14 @@ class Compiled:
         return rgb
 
     def wait(self) -> str:
-        """Wait until a frame was decoded, which the compiler delays. Returns what went wrong."""
+        """Wait until the first frame was compiled and decoded. Returns what went wrong, or ""."""
         self._tried.wait(300)
         return self._problem
 
 
 @functools.cache
 def compiled() -> Compiled:
-    """The same for all blocks."""
+    """The compiled decoder, which all blocks share."""
     taesd = part_of_sidestream("decoders.taesd")
     if taesd is None:
         raise NotOffered("it has no TAESD that could be compiled")
@@ -174,7 +174,7 @@ def compiled() -> Compiled:
 
 
 def with_compiled() -> AbstractContextManager[Any]:
-    """Decode by what `torch.compile` makes of TAESD's layers."""
+    """Decode with TAESD's layers compiled by `torch.compile`."""
     replacement = compiled()
     taesd = part_of_sidestream("decoders.taesd")
     assert taesd is not None
@@ -193,6 +193,6 @@ CHANGES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "no worker": without_worker,
     "compiled": with_compiled,
 }
-"""What can be changed in SideStream between two steps."""
+"""Changes that can be made to SideStream between two steps."""
 WAITS: dict[str, Callable[[], str]] = {"compiled": lambda: compiled().wait()}
-"""What must be waited for once a first frame is on its way. Each returns what went wrong, or ""."""
+"""For changes that take effect at a first frame: waits for that, and returns what went wrong."""

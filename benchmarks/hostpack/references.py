@@ -1,4 +1,4 @@
-"""The right picture of every step of a run, decoded at leisure in single precision."""
+"""The correct picture of every step of a run, decoded afterwards in single precision."""
 
 from __future__ import annotations
 
@@ -12,19 +12,14 @@ import torch
 from comfy.taesd.taesd import TAESD
 from PIL import Image, ImageOps
 
-from .inputs import CATEGORY, digest
+from .inputs import Output, digest
 from .sampling import INPUTS, sample
 
 SIDE = 512
 
 
-class References:
+class References(Output):
     """Samples, and writes `DECODER-STEP.png` for every step into a folder."""
-
-    CATEGORY = CATEGORY
-    RETURN_TYPES = ()
-    FUNCTION = "run"
-    OUTPUT_NODE = True
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -48,7 +43,7 @@ class References:
 
 
 def decoders(latent_format: Any, device: torch.device) -> dict[str, Any]:
-    """By name, what makes RGB from 0 to 1, [H, W, 3], of a latent."""
+    """By name, functions that turn a latent into RGB from 0 to 1, [H, W, 3]."""
     name = latent_format.taesd_decoder_name
     file = next(f for f in folder_paths.get_filename_list("vae_approx") if f.startswith(name))
     taesd = TAESD(None, folder_paths.get_full_path("vae_approx", file), latent_channels=4)
@@ -60,7 +55,7 @@ def decoders(latent_format: Any, device: torch.device) -> dict[str, Any]:
     def by_taesd(x0: torch.Tensor) -> torch.Tensor:
         try:
             decoded = taesd.decode(x0.to(next(taesd.parameters()).device))
-        except torch.cuda.OutOfMemoryError:  # as on a card that something else fills
+        except torch.cuda.OutOfMemoryError:  # if something else fills the card
             decoded = taesd.to("cpu").decode(x0)
         return (decoded[0].movedim(0, 2).cpu() + 1) / 2
 
@@ -71,7 +66,7 @@ def decoders(latent_format: Any, device: torch.device) -> dict[str, Any]:
 
 
 def picture(rgb: torch.Tensor) -> Image.Image:
-    """As large as a preview, by area where it shrinks."""
+    """A picture of a preview's size, shrunk by area if it is larger."""
     levels = rgb.clamp(0, 1).mul(255).round().to(torch.uint8).numpy()
     image = Image.fromarray(np.ascontiguousarray(levels))
     shrinks = max(image.size) > SIDE

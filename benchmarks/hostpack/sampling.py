@@ -1,4 +1,4 @@
-"""Sampling as ComfyUI's KSampler node does it, with a callback of one's own."""
+"""Sampling like ComfyUI's KSampler node, with a custom callback."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def sample(
     sampler: str = "euler",
     denoise: float = 1.0,
 ) -> torch.Tensor:
-    """The sampled latent; a smaller `denoise` begins nearer to the end, in as many steps."""
+    """The sampled latent; with a smaller `denoise`, the same number of steps starts later."""
     latent = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"])
     return comfy.sample.sample(
         model,
@@ -51,12 +51,12 @@ def sample(
 
 
 def wait_for_sampler(device: torch.device) -> None:
-    """Wait until what the sampler has put onto its stream is done."""
+    """Wait until the work on the sampler's stream is done."""
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()
 
 
 def wait_for_device(device: torch.device) -> None:
-    """Wait until the device has nothing left to do, of whomever."""
+    """Wait until all work on the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""What can be asked from outside: memory, and what was logged. Also: ComfyUI without SideStream."""
+"""Routes that report memory and the log, or switch to ComfyUI's own previews."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST = 1000
 
 
 class Lines(logging.Handler):
-    """Keeps all warnings, and all that SideStream says."""
+    """Keeps all warnings, and everything that SideStream logs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Lines(logging.Handler):
 
 
 def memory() -> list[dict[str, int]]:
-    """Of each GPU: what torch holds, held at most, and what the card has left, in bytes."""
+    """For each GPU, in bytes: what torch holds, its peak, and what is free and in total."""
     found = []
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
@@ -47,7 +47,7 @@ def memory() -> list[dict[str, int]]:
 
 
 def begin() -> None:
-    """Listen to the log and answer the routes."""
+    """Listen to the log and add the routes."""
     lines = Lines()
     logging.getLogger().addHandler(lines)
     routes: web.RouteTableDef = PromptServer.instance.routes
@@ -59,7 +59,7 @@ def begin() -> None:
 
     @routes.post("/sidestream-bench/fresh-memory")
     async def fresh_memory(request: web.Request) -> web.Response:
-        """To be asked for while nothing samples: it may stall the device."""
+        """Only to be called while nothing samples, as it may stall the device."""
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
             for index in range(torch.cuda.device_count()):

@@ -1,11 +1,11 @@
 """Measure SideStream in a real ComfyUI: `python dev.py bench-server -- MODE...`.
 
-Starts ComfyUI by its own main.py with random-weight models of real shapes and a websocket client
-in another process. Modes:
+Starts ComfyUI by its own main.py, with models of real shapes and random weights, and a websocket
+client in another process. Modes:
 
     ordinary  runs of the KSampler node: frames, latents, memory, log
-    blocks    what each way to make previews costs, in blocks of steps within one run
-    hammer    what other code may do beside a sampler, all of it, at each step and without pause
+    blocks    the cost of each way to make previews, in blocks of steps within one run
+    hammer    everything that other code may do beside a sampler, at each step and continuously
     gpus      sampling on one GPU, decoding on another; a model split over two
     matrix    `ordinary` with both allocators, with and without DynamicVRAM
     packs     previews of ComfyUI, SideStream and the packs in the folder --packs
@@ -43,7 +43,7 @@ def parsed() -> argparse.Namespace:
         "--models",
         type=Path,
         default=Path(tempfile.gettempdir()) / "sidestream-bench-models",
-        help="a folder that keeps the random model files",
+        help="a folder for the random model files, which are kept",
     )
     parser.add_argument("--unet", action="append", choices=files.SHAPES, help="sd15 and sdxl")
     parser.add_argument("--tiny", action="store_true", help="a tiny UNet, 128 px")
@@ -51,20 +51,20 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--host", action="append", default=[], metavar="=--ARGUMENT", help="for ComfyUI"
     )
-    parser.add_argument("--steps", type=int, default=20, help="of each ordinary run")
-    parser.add_argument("--blocks", type=int, default=400, help="of 6 steps each, at most")
-    parser.add_argument("--seconds", type=float, default=240.0, help="that the blocks may take")
-    parser.add_argument("--seed", type=int, default=0, help="of the order of providers")
+    parser.add_argument("--steps", type=int, default=20, help="per ordinary run")
+    parser.add_argument("--blocks", type=int, default=400, help="at most, with 6 steps each")
+    parser.add_argument("--seconds", type=float, default=240.0, help="the time for all blocks")
+    parser.add_argument("--seed", type=int, default=0, help="for the order of providers")
     parser.add_argument("--idle", type=float, default=10.0, help="seconds after the last run")
     parser.add_argument("--provider", action="append", default=[], choices=plan.COMPARED)
     parser.add_argument(
-        "--left", type=float, metavar="GB", help="take all other memory of the first GPU"
+        "--left", type=float, metavar="GB", help="leave only this much of the first GPU's memory"
     )
     parser.add_argument("--packs", type=Path, help="a folder with checkouts of other packs")
     parser.add_argument("--output", type=Path, help="a file for the results, JSON")
     arguments = parser.parse_args()
     if arguments.comfyui is None:
-        parser.error("say with --comfyui or COMFYUI_PATH where ComfyUI is")
+        parser.error("specify ComfyUI's folder with --comfyui or COMFYUI_PATH")
     return arguments
 
 
@@ -91,7 +91,7 @@ def main() -> None:
 
 
 def measure(given: argparse.Namespace, asked: session.Setup, left: float | None) -> None:
-    """The same with the models written and, where told, only `left` GB free."""
+    """Run the modes and print their results; `left` is the limit of free memory in GB, if any."""
     results: dict[str, object] = {
         "date": time.strftime("%Y-%m-%d"),
         "command": shlex.join(["python", "-m", "benchmarks.server", *sys.argv[1:]]),
@@ -102,7 +102,7 @@ def measure(given: argparse.Namespace, asked: session.Setup, left: float | None)
     for mode in given.modes:
 
         def save(result: dict[str, Any], mode: str = mode) -> None:
-            """Keep what was measured so far."""
+            """Write what has been measured so far."""
             results[mode] = result
             if given.output:
                 given.output.write_text(json.dumps(results, indent=1) + "\n", "utf-8")

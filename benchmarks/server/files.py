@@ -1,9 +1,9 @@
 """Model files of random weights: `python -m benchmarks.server.files COMFYUI FOLDER UNET...`.
 
-A process of its own, so that what it computes leaves nothing behind in the ComfyUI that is
-measured. The files load through ComfyUI's own loaders, and what they compute is finite in half
-precision and looks like pictures: the UNet predicts the noise that it is given, nearly, so that
-latents stay in their natural range, and the decoder's pictures have a natural contrast.
+It is a separate process, so that it leaves nothing behind in the ComfyUI that is measured. The
+files are loaded by ComfyUI's own loaders. Their results are finite in half precision and look like
+pictures: the UNet approximately predicts the noise that it is given, so that latents stay in their
+natural range, and the decoder's pictures have a natural contrast.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import torch
 SHAPES = ("sd15", "sdxl", "tiny")
 DECODERS = ("taesd_decoder", "taesdxl_decoder")
 CONTRAST = 0.2
-"""Standard deviation of a decoded picture, whose range is 0 to 1."""
+"""The standard deviation of a decoded picture from 0 to 1."""
 
 
 def unet_file(folder: Path, unet: str) -> Path:
-    """Where the weights of a UNet lie in a models folder."""
+    """The file of a UNet's weights in a models folder."""
     return folder / "diffusion_models" / f"random-{unet}.safetensors"
 
 
@@ -43,14 +43,14 @@ def write_unet(path: Path, unet: str, device: torch.device) -> None:
         for name, parameter in network.named_parameters():
             if parameter.ndim == 1:
                 parameter.fill_(1.0 if name.endswith("weight") else 0.0)
-        network.input_blocks[0][0].weight.mul_(8)  # what goes in is seen at the end, too
+        network.input_blocks[0][0].weight.mul_(8)  # so that the input is still visible at the end
         predict_the_noise(network, unet, device, dtype)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({n: w.half().cpu().contiguous() for n, w in network.state_dict().items()}, path)
 
 
 def predict_the_noise(network: Any, unet: str, device: torch.device, dtype: torch.dtype) -> None:
-    """Fit the last convolution so that the network gives back what it is given."""
+    """Fit the last convolution so that the network returns its input."""
     side, batch = (48, 8) if device.type == "cuda" else (24, 8)
     generator = torch.Generator().manual_seed(11)
 
@@ -77,7 +77,7 @@ def predict_the_noise(network: Any, unet: str, device: torch.device, dtype: torc
 
 
 def write_decoder(path: Path, seed: int) -> None:
-    """Write a TAESD decoder, each of whose layers gives numbers that half precision holds."""
+    """Write a TAESD decoder all of whose layers' outputs fit into half precision."""
     from comfy.taesd.taesd import Decoder
 
     network = Decoder(latent_channels=4)
@@ -99,7 +99,7 @@ def write_decoder(path: Path, seed: int) -> None:
     with torch.inference_mode():
         for layer in convolutions:
             layer.weight.normal_(0, 1, generator=generator)
-            # Neighbours alike, as in decoders that have learnt to draw.
+            # Smooth kernels, as in trained decoders.
             layer.weight.add_(2 * layer.weight.mean((2, 3), keepdim=True))
             if layer.bias is not None:
                 layer.bias.zero_()
@@ -110,7 +110,7 @@ def write_decoder(path: Path, seed: int) -> None:
 
 
 def main() -> None:
-    """Write what is not there yet."""
+    """Write the missing files."""
     tree, folder = Path(sys.argv[1]), Path(sys.argv[2])
     from ..__main__ import name_the_pack
 

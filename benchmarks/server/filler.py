@@ -1,4 +1,4 @@
-"""A process that takes the GPU's memory, so that a card is as short of it as a small one."""
+"""A process that takes the GPU's memory, to measure with as little of it as on a small card."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ sys.stdin.read()
 
 @contextlib.contextmanager
 def filled_card(left_gb: float) -> Iterator[float]:
-    """Another process takes all of the first GPU's memory but so much. Yields what is left."""
+    """Let another process take all but `left_gb` of the first GPU's memory. Yields what is left."""
     filler = subprocess.Popen(
         [sys.executable, "-c", FILLER, str(left_gb)],
         stdin=subprocess.PIPE,

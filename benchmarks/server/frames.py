@@ -1,4 +1,4 @@
-"""Whether the delivered pictures are right."""
+"""Checks whether the delivered pictures are correct."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import numpy as np
 from PIL import Image
 
 RIGHT_FROM = 27.0
-"""dB; a JPEG of the right picture, decoded in half precision, is above, another step's below.
+"""dB; a JPEG of the correct picture, decoded in half precision, is above, other steps' are below.
 
-With these random weights the right one has 27.9 dB and more (the least is SDXL's noisy step 3).
+With these random weights the correct one has at least 27.9 dB (that of SDXL's noisy step 3).
 """
 
 
 def references(folder: Path, decoder: str) -> dict[int, np.ndarray]:
-    """By step, the right pictures that the node SideStreamBenchReferences wrote."""
+    """By step, the correct pictures, as written by the node SideStreamBenchReferences."""
     files = folder.glob(f"{decoder}-*.png")
     return {int(file.stem.rpartition("-")[2]): np.asarray(Image.open(file)) for file in files}
 
 
 def facts(frame: Any, found: Comparison | None) -> dict[str, Any]:
-    """What is kept of a frame as the client got it."""
+    """What is kept of a frame as received by the client."""
     return {
         "step": frame.sidestream.get("step"),
         "bytes": len(frame.image),
@@ -42,19 +42,19 @@ def facts(frame: Any, found: Comparison | None) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How near a frame is to the right picture of its step, and to those beside it, in dB."""
+    """How close a frame is to the correct picture of its step, and to its neighbours, in dB."""
 
     own: float
     neighbours: tuple[float, ...]
 
     @property
     def right(self) -> bool:
-        """Whether it is the picture of its step and no other's."""
+        """Whether it is the picture of its own step."""
         return self.own >= RIGHT_FROM and self.own + 1 >= max(self.neighbours, default=0.0)
 
 
 def judged(frames: Sequence[Any], steps: int, right: dict[str, dict[int, np.ndarray]]) -> Any:
-    """Frames of SideStream's against the steps that there were and their right pictures."""
+    """SideStream's frames, compared with the run's steps and their correct pictures."""
     labels = [frame.sidestream.get("step") for frame in frames]
     found = [compared(frame, right.get(frame.sidestream.get("decoder"), {})) for frame in frames]
     known = [each for each in found if each is not None]
@@ -79,7 +79,7 @@ def judged(frames: Sequence[Any], steps: int, right: dict[str, dict[int, np.ndar
 
 
 def compared(frame: Any, right: dict[int, np.ndarray]) -> Comparison | None:
-    """A frame against the right pictures; None where there is none of its step."""
+    """A frame compared with the correct pictures; None if there is none for its step."""
     step = frame.sidestream.get("step")
     if step not in right:
         return None
@@ -89,7 +89,7 @@ def compared(frame: Any, right: dict[int, np.ndarray]) -> Comparison | None:
 
 
 def psnr(encoded: bytes, expected: np.ndarray) -> float:
-    """Peak signal to noise ratio in dB, in the size of what is expected."""
+    """The peak signal-to-noise ratio in dB, at the size of the expected picture."""
     image = Image.open(io.BytesIO(encoded)).convert("RGB")
     size = (expected.shape[1], expected.shape[0])
     if image.size != size:

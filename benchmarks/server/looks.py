@@ -1,4 +1,4 @@
-"""What runs in a server are compared with: the right pictures, and the memory that they take."""
+"""Looks at runs in a server: the correct pictures to compare with, and their use of memory."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from . import frames, prompts
 from .session import Session
 
 REFERENCE_DECODERS = ("taesd", "latent2rgb")
-POLL = 0.05  # seconds between two looks at the memory
+POLL = 0.05  # seconds between two readings of the memory
 
 
 def references(session: Session, unet: str, split: bool = False) -> dict[str, Any]:
-    """By decoder and step, the right pictures; under `latent`, the hash of the run's latent."""
+    """By decoder and step, the correct pictures; under `latent`, the hash of the run's latent."""
     asked = session.asked
     with tempfile.TemporaryDirectory(prefix="sidestream-bench-") as folder:
         prompt = prompts.measured(
@@ -39,7 +39,7 @@ def references(session: Session, unet: str, split: bool = False) -> dict[str, An
 
 @contextlib.contextmanager
 def watched_memory(session: Session) -> Iterator[list[dict[str, int]]]:
-    """Yields a list that holds, at the end, the most and the least of each GPU."""
+    """Yields a list that in the end has each GPU's most reserved and least free memory."""
     seen: list[dict[str, int]] = []
     over = threading.Event()
 

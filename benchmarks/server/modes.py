@@ -1,4 +1,4 @@
-"""What can be measured in a running ComfyUI. Each mode returns what goes into the results."""
+"""The measurements in a running ComfyUI. Each mode returns its part of the results."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def ordinary(asked: Setup) -> Result:
 
 
 def ordinary_of(session: Session, unet: str) -> Result:
-    """The runs of one model in a server; the very first is not compared."""
+    """The runs of one model in a server; the first one is not compared."""
     asked = session.asked
     latents(session, unet, 1)
     right = references(session, unet)
@@ -75,10 +75,9 @@ def ordinary_of(session: Session, unet: str) -> Result:
 
 
 def memory_in_short(runs: list[Result], idle: list[dict[str, int]]) -> Result:
-    """In MB: what previews take above none, at most, and what they keep.
+    """In MB: how much more memory previews take than none, and how much they keep.
 
-    `idle` is what is held when torch has given back all that nobody uses, as it had before each
-    run.
+    `idle` is the memory after torch has freed what is unused, as it had before each run.
     """
     if not idle:
         return {}
@@ -97,7 +96,7 @@ def memory_in_short(runs: list[Result], idle: list[dict[str, int]]) -> Result:
 
 
 def latents(session: Session, unet: str, runs: int) -> list[str]:
-    """The hashes of the latents of so many runs without SideStream's settings."""
+    """The hashes of the latents of that many runs without previews."""
     asked = session.asked
     found = []
     for _ in range(runs):
@@ -108,7 +107,7 @@ def latents(session: Session, unet: str, runs: int) -> list[str]:
 
 
 def blocks(asked: Setup) -> Result:
-    """What each provider costs; see plan.py and ratios.py."""
+    """The cost of each provider; see plan.py and ratios.py."""
     with Session(asked) as session:
         found = {unet: blocks_of(session, unet) for unet in asked.unets}
         return {"unets": found, "log": session.log()}
@@ -138,7 +137,7 @@ def blocks_of(session: Session, unet: str) -> Result:
 
 
 def hammer(asked: Setup) -> Result:
-    """Other code does its worst beside a sampler: the latents, and what raises."""
+    """Other code does its worst beside a sampler: the latents, and which calls raise."""
     with Session(asked) as session:
         found = {}
         for unet in asked.unets:
@@ -148,7 +147,7 @@ def hammer(asked: Setup) -> Result:
 
 
 def hammered(session: Session, unet: str, way: str, sampler: str) -> Result:
-    """One way to hammer, twice with SideStream between two runs without."""
+    """One way to hammer: two runs with SideStream, between two without."""
     asked = session.asked
     runs = []
     for absent in (True, False, False, True):
@@ -194,8 +193,8 @@ def gpus(asked: Setup) -> Result:
             away = plan.EVERY_STEP | {"device": "1"}
             found[unet] = {"decoded on cuda:1": on_two(session, unet, right, away, split=False)}
             if session.has_node("MultiGPU_WorkUnits"):
-                references(session, unet, split=True)  # the first on both rounds otherwise
-                right = references(session, unet, split=True)  # it rounds otherwise
+                references(session, unet, split=True)  # warm-up: the first run rounds differently
+                right = references(session, unet, split=True)  # a split model rounds differently
                 for name, settings in (("CFG split", plan.EVERY_STEP), ("both", away)):
                     found[unet][name] = on_two(session, unet, right, settings, split=True)
         return {"unets": found, "log": session.log()}
@@ -204,7 +203,7 @@ def gpus(asked: Setup) -> Result:
 def on_two(
     session: Session, unet: str, right: dict[str, Any], settings: dict[str, Any], split: bool
 ) -> Result:
-    """Two runs, the latter being judged, and the share of each device against the frames' own."""
+    """Two runs, the second of which is judged, and each device's share against the frames'."""
     asked = session.asked
     for _ in range(2):
         prompt = prompts.sampled(unet, asked.size(unet), session.nonce(), asked.steps, split)
@@ -231,13 +230,13 @@ def matrix(asked: Setup) -> Result:
             print(f"{name} ...", flush=True)
             try:
                 found[name] = ordinary(with_arguments(asked, *first, *second))
-            except Exception as error:  # the others are still worth knowing
+            except Exception as error:  # the other combinations are still worth measuring
                 found[name] = {"failed": str(error)[:4000]}
     return found
 
 
 def with_arguments(asked: Setup, *arguments: str) -> Setup:
-    """The same with more arguments for ComfyUI."""
+    """The same with additional arguments for ComfyUI."""
     return replace(asked, arguments=(*asked.arguments, *arguments))
 
 

@@ -1,7 +1,7 @@
-"""Other packs' previews beside ComfyUI's and SideStream's, each alone in a ComfyUI of its own.
+"""Other packs' previews compared with ComfyUI's and SideStream's, each in a separate ComfyUI.
 
-Each is set up as its documents say, twice where it can be: to preview every step, and by its
-defaults. All decode the same TAESD file, and none may show more than 512 px.
+Each pack is set up according to its documentation, if possible in two ways: to preview every step,
+and with its defaults. All decode the same TAESD file, and are limited to 512 px.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from .session import Neighbour, Session, Setup
 Result = dict[str, Any]
 
 SIDE = 512
-"""Pixels, as ComfyUI's own default."""
+"""Pixels, the same as ComfyUI's default."""
 ARGUMENTS = ("--preview-method", "taesd")
 """For each ComfyUI."""
 OFF = {"preview_method": "none", "sidestream": {"method": "off"}}
-"""What a prompt brings that wants no previews."""
+"""The extra data of a prompt without previews."""
 PATIENCE = 120.0
-"""Seconds that a prompt may take beyond those of its blocks: one that hangs costs no other pack."""
+"""Seconds for a prompt in addition to those for its blocks; a pack that hangs is given up."""
 COMMITS = "commits.txt"
-"""In the folder of packs, lines `PACK COMMIT DATE`, for packs that are no git checkouts."""
+"""A file in the folder of packs with lines `PACK COMMIT DATE`, for packs without git."""
 
 BLEH = "previews:\n  max_size: 512\n  throttle_secs: 0\n"
 NOT_THERE = "it is not in the folder of packs"
@@ -49,33 +49,33 @@ class Variant:
 
     name: str
     extra: dict[str, Any] = field(default_factory=dict)
-    """What the prompt brings."""
+    """The prompt's extra data."""
     node: dict[str, Any] | None = None
-    """A node that takes the MODEL on its way to the sampler."""
+    """A node between the MODEL and the sampler."""
 
 
 @dataclass(frozen=True)
 class Entrant:
-    """A pack in a ComfyUI of its own."""
+    """A pack in a separate ComfyUI."""
 
     name: str
     folder: str | None
-    """Its name among custom nodes; None for ComfyUI alone."""
+    """Its name among custom nodes; None for ComfyUI without packs."""
     proof: str
-    """A class of node that is there if the pack has loaded."""
+    """A node class that exists if the pack has loaded."""
     variants: tuple[Variant, ...]
     files: dict[str, str] = field(default_factory=dict)
-    """What its users write into its folder."""
+    """Files that its users put into its folder."""
 
 
 def vhs(rate: int) -> dict[str, Any]:
-    """What VideoHelperSuite's page puts into a prompt if its previews are on; 0: its own rate."""
+    """What VideoHelperSuite's page adds to a prompt if its previews are on; 0 is its own rate."""
     extra = {"VHS_latentpreview": True, "VHS_latentpreviewrate": rate}
     return {"extra_pnginfo": {"workflow": {"extra": extra}}}
 
 
 def kjnodes(**given: Any) -> dict[str, Any]:
-    """KJNodes' node; without `given` with its own defaults."""
+    """KJNodes' node, with its defaults except for `given`."""
     defaults = {
         "max_resolution": 1024,
         "jpeg_quality": 80,
@@ -87,7 +87,7 @@ def kjnodes(**given: Any) -> dict[str, Any]:
 
 
 def entrants(decoder: str) -> tuple[Entrant, ...]:
-    """All of them; `decoder` is the name of the decoder's file."""
+    """All entrants; `decoder` is the name of the decoder's file."""
     own_decoder = kjnodes(max_resolution=SIDE, tiny_vae=decoder)
     sidestream = Variant("every step", {"sidestream": plan.EVERY_STEP})
     bleh = ("bleh", "ComfyUI-bleh", "BlehEnsurePreviewer")
@@ -112,7 +112,7 @@ def entrants(decoder: str) -> tuple[Entrant, ...]:
 
 
 def packs(asked: Setup) -> Result:
-    """Every pack; one that fails is told so, and those before it are saved after each."""
+    """Measure every pack; failures are part of the result, which is saved after each pack."""
     asked = replace(asked, arguments=(*ARGUMENTS, *asked.arguments), patience=PATIENCE)
     rows: list[Result] = []
     log: dict[str, Any] = {}
@@ -135,13 +135,13 @@ def packs(asked: Setup) -> Result:
 def measured(
     asked: Setup, entrant: Entrant, right: dict[str, Any], log: dict[str, Any]
 ) -> Iterator[Result]:
-    """Yields what was seen of each variant. Fills `right` with the steps' right pictures."""
+    """Yields the measurements of each variant. Fills `right` with the steps' correct pictures."""
     own = entrant.folder == PACK_NAME
     with Session(asked, pack=own, others=others(asked, entrant)) as session:
         if not session.has_node(entrant.proof):
             raise RuntimeError("ComfyUI did not load it")
         for unet in asked.unets:
-            sampled(session, unet)  # the first is not as later ones
+            sampled(session, unet)  # warm-up
             if unet not in right:
                 right[unet] = references(session, unet)["taesd"]
             off = sampled(session, unet)
@@ -169,7 +169,7 @@ def others(asked: Setup, entrant: Entrant) -> tuple[Neighbour, ...]:
 
 
 def sampled(session: Session, unet: str, variant: Variant | None = None) -> Result:
-    """A run of the KSampler node, without previews if there is no variant."""
+    """A run of the KSampler node, without previews if no variant is given."""
     asked = session.asked
     prompt = prompts.sampled(unet, asked.size(unet), session.nonce(), asked.steps)
     extra = OFF
@@ -183,20 +183,20 @@ def sampled(session: Session, unet: str, variant: Variant | None = None) -> Resu
 
 
 def above(on: list[dict[str, int]], off: list[dict[str, int]]) -> float | None:
-    """In MB: what torch reserved on the first GPU at most, above a run without previews."""
+    """The peak of torch's memory on the first GPU above that of a run without previews, in MB."""
     if not on or not off:
         return None
     return megabytes(on[0]["most_reserved"] - off[0]["most_reserved"])
 
 
 def in_blocks(session: Session, unet: str, variant: Variant) -> Result:
-    """One sampling, of which every second block of steps has the variant's previews."""
+    """One sampling in which every second block of steps has the variant's previews."""
     asked = session.asked
     told: dict[str, Any] = {
         "steps_per_block": plan.STEPS_PER_BLOCK,
         "providers": {plan.NONE: plan.PROVIDERS[plan.NONE], variant.name: plan.INSTALLED},
         "defaults": {},
-        "order": plan.order((variant.name,), asked.blocks // 2 + 1, asked.seed),
+        "order": plan.order((variant.name,), -(-asked.blocks // 2) + 1, asked.seed),
         "seconds": asked.seconds,
     }
     prompt = prompts.measured(
@@ -212,31 +212,31 @@ def in_blocks(session: Session, unet: str, variant: Variant) -> Result:
 
 @dataclass(frozen=True)
 class Sent:
-    """A picture as it has arrived."""
+    """A picture as it arrived."""
 
     step: int | None
-    """Where it is told."""
+    """None if the pack does not say."""
     image: bytes
     received_at: float
 
 
 def received(run: Run) -> list[Sent]:
-    """The pictures of a run, in whichever way a pack sends them."""
+    """The pictures of a run, in whatever way a pack sends them."""
     found = [
-        # VideoHelperSuite puts a head of its own before the JPEG.
+        # VideoHelperSuite puts its own header before the JPEG.
         Sent(frame.sidestream.get("step"), frame.image[max(0, frame.image.find(b"\xff\xd8")) :], at)
         for frame in run.frames
         for at in [frame.received_at]
     ]
     for event in run.events_of("kj_preview_override"):
-        if event.data.get("image") and event.data["step"]:  # 0: of the noise, before the first
+        if event.data.get("image") and event.data["step"]:  # 0 is the noise, before the first step
             image = base64.b64decode(event.data["image"])
             found.append(Sent(event.data["step"], image, event.received_at))
     return found
 
 
 def pictures(run: Run, last: Any) -> Result:
-    """What arrived in a run of the KSampler node, whose last step's picture should be `last`."""
+    """The pictures in a run of the KSampler node, the last of which should be `last`."""
     found = [sent.image for sent in received(run)]
     sizes = sorted(len(image) for image in found)
     if not found:
@@ -251,7 +251,7 @@ def pictures(run: Run, last: Any) -> Result:
 
 
 def version(asked: Setup, entrant: Entrant) -> Result:
-    """What an entrant's own files say of its version, and git or `COMMITS` of its commit."""
+    """An entrant's version according to its files, and its commit according to git or `COMMITS`."""
     if entrant.folder is None:
         return {"version": asked.host().version, "commit": None, "date": None}
     packs = asked.packs or Path()
@@ -268,5 +268,5 @@ def version(asked: Setup, entrant: Entrant) -> Result:
 
 
 def text(path: Path) -> str:
-    """A file's text; empty where there is none."""
+    """A file's text; empty if it does not exist."""
     return path.read_text("utf-8") if path.is_file() else ""

@@ -1,4 +1,4 @@
-"""Which provider makes the previews of which block of steps."""
+"""Which provider makes the previews of each block of steps."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ PROVIDERS: dict[str, dict[str, Any]] = {
 }
 COMPARED = tuple(name for name in PROVIDERS if name != NONE)
 INSTALLED = {"by": "installed", "method": "installed"}
-"""What a sampler gets in the running ComfyUI, whichever packs are installed and on its MODEL."""
+"""What a sampler gets in the running ComfyUI, with whatever packs are installed or on its MODEL."""
 
 
 def order(compared: Sequence[str], rounds: int, seed: int) -> list[str]:
-    """Every second block has no previews; between them each provider once a round, shuffled."""
+    """Every second block has no previews; in between, each round has all providers, shuffled."""
     chance = random.Random(seed)
     blocks = [NONE]
     for _ in range(rounds):
@@ -57,7 +57,7 @@ def order(compared: Sequence[str], rounds: int, seed: int) -> list[str]:
 def plan(
     compared: Sequence[str], rounds: int, seed: int, seconds: float, defaults: dict[str, Any]
 ) -> dict[str, Any]:
-    """For the node SideStreamBenchBlocks. The first round warms up; see `ratios.rows`."""
+    """For the node SideStreamBenchBlocks. The first round is warm-up; see `ratios.rows`."""
     return {
         "steps_per_block": STEPS_PER_BLOCK,
         "providers": {name: PROVIDERS[name] for name in (NONE, *compared)},

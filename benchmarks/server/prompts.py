@@ -1,4 +1,4 @@
-"""The graphs that are queued."""
+"""The graphs to queue."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SEED = 7
 
 
 def inputs(unet: str, size: int, nonce: int, split: bool = False) -> dict[str, Any]:
-    """What every sampler needs; `split` spreads the model over two GPUs."""
+    """The inputs of every sampler; `split` spreads the model over two GPUs."""
     graph: dict[str, Any] = {
         MODEL: node("UNETLoader", unet_name=f"random-{unet}.safetensors", weight_dtype="default"),
         POSITIVE: node("SideStreamBenchConditioning", unet=unet, seed=1),
@@ -23,7 +23,7 @@ def inputs(unet: str, size: int, nonce: int, split: bool = False) -> dict[str, A
 
 
 def sampled(unet: str, size: int, nonce: int, steps: int, split: bool = False) -> dict[str, Any]:
-    """An ordinary run of ComfyUI's KSampler; node END tells the latent's hash."""
+    """An ordinary run of ComfyUI's KSampler; the node END reports the latent's hash."""
     return {
         **inputs(unet, size, nonce, split),
         SAMPLER: node(
@@ -43,7 +43,7 @@ def sampled(unet: str, size: int, nonce: int, steps: int, split: bool = False) -
 def measured(
     kind: str, unet: str, size: int, nonce: int, split: bool = False, **given: Any
 ) -> dict[str, Any]:
-    """A run of a sampler node of the helper pack, which tells its result."""
+    """A run of one of the helper pack's sampler nodes, which report their results."""
     return {
         **inputs(unet, size, nonce, split),
         SAMPLER: node(kind, **linked(split), seed=SEED, **given),
@@ -51,7 +51,7 @@ def measured(
 
 
 def through(graph: dict[str, Any], entry: dict[str, Any] | None) -> dict[str, Any]:
-    """The graph with a node that takes the MODEL on its way to the sampler; None: as it is."""
+    """The graph with a node between the MODEL and the sampler; unchanged if that is None."""
     if entry is None:
         return graph
     sampler = graph[SAMPLER]

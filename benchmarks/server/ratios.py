@@ -1,4 +1,4 @@
-"""What blocks of steps with previews take over their neighbours without."""
+"""How much longer blocks of steps with previews take than their neighbours without."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SEED = 1
 
 
 def rows(result: dict[str, Any], compared: Sequence[str], seed: int = SEED) -> list[dict[str, Any]]:
-    """One row for each provider; the first round, in which all is made ready, is left out."""
+    """A row for each provider; the first round, which includes warm-up, is left out."""
     blocks = result["blocks"][2 * len(compared) :]
     found = []
     for name in (NONE, *compared):
@@ -37,7 +37,7 @@ def rows(result: dict[str, Any], compared: Sequence[str], seed: int = SEED) -> l
 
 
 def pairs(blocks: list[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The seconds of a provider's blocks, and the mean of the neighbours of each."""
+    """The seconds of a provider's blocks, and for each the mean of its neighbours."""
     own, beside = [], []
     for index in range(1, len(blocks) - 1):
         if blocks[index]["provider"] == name:
@@ -48,8 +48,8 @@ def pairs(blocks: list[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarr
 
 
 def ratio(own: np.ndarray, beside: np.ndarray, seed: int = SEED) -> dict[str, Any]:
-    """All time with previews over all without, and the median of the pairs; each with the interval
-    in which 95 % of the bootstrap's resamples lie."""
+    """The ratio of the total times with and without previews, and the median ratio of the pairs;
+    each with its 95 % bootstrap interval."""
     if len(own) < 2:
         return {}
     chosen = np.random.default_rng(seed).integers(0, len(own), (RESAMPLES, len(own)))
@@ -65,15 +65,15 @@ def ratio(own: np.ndarray, beside: np.ndarray, seed: int = SEED) -> dict[str, An
 
 
 def interval(values: np.ndarray) -> list[float]:
-    """Where the middle 95 % lie."""
+    """The interval of the middle 95 %."""
     return [float(np.percentile(values, percent)) for percent in (2.5, 97.5)]
 
 
 def count_frames(result: dict[str, Any], frames: Sequence[tuple[int | None, float]]) -> None:
-    """Note in each block how many frames were made in it.
+    """Record how many frames were made in each block.
 
-    A frame is given by the step on its label, None for ComfyUI's, which have none, and the moment
-    of its arrival on the clock of `time.monotonic`.
+    A frame is given by the step on its label (None for ComfyUI's, which have no label) and the time
+    of its arrival, by `time.monotonic`.
     """
     blocks = result["blocks"]
     begun = [block["began"] for block in blocks]
@@ -84,6 +84,6 @@ def count_frames(result: dict[str, Any], frames: Sequence[tuple[int | None, floa
         else:
             index = int(np.searchsorted(begun, moment, "right")) - 1
             if index > 0 and blocks[index]["provider"] == NONE:
-                index -= 1  # it has come late: this block makes none
+                index -= 1  # it arrived late: this block makes none
         if index >= 0:
             blocks[index]["frames"] = blocks[index].get("frames", 0) + 1

@@ -1,4 +1,4 @@
-"""A ComfyUI that was started by its own main.py for a measurement, and a client of it."""
+"""A ComfyUI started by its own main.py for a measurement, and a client of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from ..__main__ import name_the_pack
@@ -31,7 +30,7 @@ from sidestream.tools.places import (  # noqa: E402
 
 HOSTPACK = Path(__file__).resolve().parent.parent / "hostpack"
 PAGE = "<!doctype html><title>ComfyUI</title>"
-PATIENCE = 600.0  # seconds for a prompt: the first one loads a model
+PATIENCE = 600.0  # seconds for a prompt, as the first one loads a model
 
 
 @dataclass(frozen=True)
@@ -49,27 +48,27 @@ class Setup:
     blocks: int = 400
     seed: int = 0
     providers: tuple[str, ...] = ()
-    """Those of `plan.COMPARED` that are measured; all, where none is named."""
+    """Those of `plan.COMPARED` to measure; all if empty."""
     idle: float = 10.0
-    """Seconds after the last run, before what is left of its memory is looked at."""
+    """Seconds between the last run and the measurement of the memory that it leaves behind."""
     packs: Path | None = None
-    """A folder that holds other packs."""
+    """A folder with other packs."""
     patience: float = PATIENCE
-    """Seconds that a prompt may take, beyond `seconds`."""
+    """Seconds for a prompt in addition to `seconds`."""
     save: Callable[[dict[str, Any]], None] = lambda result: None
-    """Keeps what a mode has measured so far."""
+    """Saves what a mode has measured so far."""
 
     def host(self) -> Host:
         """The ComfyUI to start."""
         return Host(self.comfyui, Path(sys.executable), own=True)
 
     def size(self, unet: str) -> int:
-        """The side of the picture, in pixels."""
+        """The length of the picture's sides, in pixels."""
         return {"sdxl": 1024, "sd15": 512, "tiny": 64}[unet]
 
 
 def write_models(asked: Setup) -> None:
-    """Write the model files that are not there yet, in a process of its own."""
+    """Write the missing model files, in a separate process."""
     module = [sys.executable, "-m", "benchmarks.server.files"]
     command = [*module, str(asked.comfyui), str(asked.models), *asked.unets]
     subprocess.run(command, cwd=REPO, check=True)
@@ -84,7 +83,7 @@ print(json.dumps({"torch": torch.__version__, "devices": names or ["CPU"]}))
 
 
 def about(asked: Setup) -> dict[str, Any]:
-    """What is measured on; asked in another process, so that this one takes no memory of a GPU."""
+    """What is measured on, queried in another process so that this one takes no GPU memory."""
     told = subprocess.check_output([sys.executable, "-c", ABOUT], text=True)
     found: dict[str, Any] = json.loads(told)
     return {"comfyui": asked.host().version, "unets": asked.unets, **found}
@@ -92,14 +91,14 @@ def about(asked: Setup) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """Another pack to install: a copy, since it may write into its own folder."""
+    """Another pack to install, as a copy, since it may write into its own folder."""
 
     folder: Path
     files: Mapping[str, str]
-    """By name, what its user has written into it."""
+    """Files that its users put into it, by name."""
 
     def install(self, custom_nodes: Path) -> None:
-        """Copy it."""
+        """Copy it into the folder `custom_nodes`."""
         there = custom_nodes / self.folder.name
         shutil.copytree(self.folder, there, ignore=shutil.ignore_patterns(".git"))
         for name, text in self.files.items():
@@ -112,11 +111,11 @@ class Session:
 
     asked: Setup
     extra: Sequence[str] = ()
-    """More arguments for ComfyUI."""
+    """Additional arguments for ComfyUI."""
     pack: bool = True
     """Whether SideStream is among the custom nodes."""
     others: Sequence[Neighbour] = ()
-    """More custom nodes."""
+    """Additional custom nodes."""
     base: Path = field(init=False)
     running: server.RunningHost = field(init=False)
     client: ComfyClient = field(init=False)
@@ -146,13 +145,8 @@ class Session:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if error is not None:
+    def __exit__(self, kind: object, *error: object) -> None:
+        if kind is not None:
             print("\n".join(self.running.log_text.splitlines()[-60:]), file=sys.stderr)
         self.client.close()
         self._end()
@@ -165,7 +159,7 @@ class Session:
         shutil.rmtree(self.base, ignore_errors=True)
 
     def nonce(self) -> int:
-        """A number that no earlier prompt had."""
+        """A number that no earlier prompt has."""
         self._nonce += 1
         return self._nonce
 
@@ -177,8 +171,8 @@ class Session:
     ) -> Run:
         """Queue a prompt with SideStream's settings and collect what arrives until it ends.
 
-        `extra` is more for the prompt to bring. Raises RuntimeError where it does not end well,
-        comfy_client.Unfinished where it does not end.
+        `extra` are additional extra data. Raises RuntimeError if the prompt fails,
+        comfy_client.Unfinished if it does not end.
         """
         brought = {"sidestream": settings or {}, **(extra or {})}
         patience = self.asked.patience + self.asked.seconds
@@ -189,7 +183,7 @@ class Session:
         return run
 
     def output(self, run: Run, node: str, name: str) -> str:
-        """What an output node of a run says under a name."""
+        """What an output node of a run reports under a name."""
         return self.client.history(run.prompt_id)["outputs"][node][name][0]
 
     def result(self, run: Run, node: str) -> dict[str, Any]:
@@ -198,17 +192,17 @@ class Session:
         return found
 
     def memory(self) -> list[dict[str, int]]:
-        """What the GPUs hold; see hostpack/watch.py."""
+        """The memory of the GPUs; see hostpack/watch.py."""
         found: list[dict[str, int]] = self.client.get("/sidestream-bench/memory")
         return found
 
     def fresh_memory(self) -> list[dict[str, int]]:
-        """The same after torch has given back what it does not use."""
+        """The same after torch has freed its unused memory."""
         found: list[dict[str, int]] = self.client.post("/sidestream-bench/fresh-memory", {})
         return found
 
     def log(self) -> list[dict[str, str]]:
-        """All warnings since ComfyUI had started, and all lines of SideStream's."""
+        """All warnings after ComfyUI's start, and all of SideStream's lines."""
         return [
             line
             for index, line in enumerate(self._lines())
@@ -220,19 +214,19 @@ class Session:
         return found
 
     def status(self) -> dict[str, Any]:
-        """SideStream's own."""
+        """SideStream's status."""
         found: dict[str, Any] = self.client.get("/sidestream/status")
         return found
 
     def defaults(self) -> dict[str, Any]:
-        """SideStream's settings where nobody has set any."""
+        """SideStream's default settings."""
         found: dict[str, Any] = self.client.get("/sidestream/settings")["defaults"]
         return found
 
     def has_node(self, kind: str) -> bool:
-        """Whether this ComfyUI knows a node of that class."""
+        """Whether this ComfyUI has a node of that class."""
         return bool(self.client.get(f"/object_info/{kind}"))
 
     def wait(self, seconds: float) -> None:
-        """Let the server rest."""
+        """Let the server be idle for a while."""
         time.sleep(seconds)

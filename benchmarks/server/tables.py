@@ -9,7 +9,7 @@ Result = Any
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table; what is None is a dash."""
+    """A table; None becomes a dash."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cell(each) for each in line) + " |" for line in lines)
 

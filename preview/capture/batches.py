@@ -8,11 +8,11 @@ from ..records import FIRST_IMAGE
 from ..settings import Settings
 
 STAGED_WHOLE = 1 << 20
-"""Numbers in a latent up to which it is staged as it is."""
+"""Latents with no more numbers than this are staged whole."""
 
 
 def shown_images(batch: int, settings: Settings) -> range:
-    """The indices of the images, of a batch of so many, that `settings` ask for."""
+    """The indices of the images in a batch of that size that `settings` ask for."""
     if batch == 1 or settings.batch == "first":
         return FIRST_IMAGE
     if settings.batch == "grid":
@@ -22,17 +22,17 @@ def shown_images(batch: int, settings: Settings) -> range:
         limit = settings.video_frames or batch
     if limit == 1:
         return FIRST_IMAGE
-    # Even steps, so that the images are one view of the latent.
+    # Evenly spaced, so that the images are a view of the latent.
     step = max(1, (batch - 1) // (limit - 1))
     return range(0, batch, step)[:limit]
 
 
 def staged(latent: torch.Tensor, images: range, settings: Settings) -> torch.Tensor:
-    """A view of `latent` [B, C, ...] that begins with all that is shown of it."""
+    """A view of `latent` [B, C, ...] that begins with everything that is shown of it."""
     if len(images) > 1:
         latent = latent[images.start : images.stop : images.step]
     elif latent.numel() <= STAGED_WHOLE:
-        # To take the first image out costs the sampler more than to copy all of a few.
+        # Slicing out the first image costs the sampler more than copying a small batch.
         return latent
     else:
         latent = latent[:1]

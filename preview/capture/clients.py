@@ -1,6 +1,6 @@
-"""What each client asked for while its prompts run or wait: previews paused, settings changed.
+"""What each client requested while its prompts run or wait: a pause, or changed settings.
 
-A client need not be connected: it may be gone for a moment, and its prompts go on.
+A client need not be connected: it may be away for a moment while its prompts continue.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 KEPT = 100
-"""Clients that are remembered. Of more, those go first that have been silent longest."""
+"""The number of clients to remember. If there are more, the least recently active are dropped."""
 
 
 @dataclass(slots=True)
@@ -21,7 +21,7 @@ class Client:
 
     paused: bool = False
     live: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Changed settings by the id of the prompt that they hold for."""
+    """Changed settings, by the id of the prompt to which they apply."""
 
     @property
     def has_nothing(self) -> bool:
@@ -29,7 +29,7 @@ class Client:
 
 
 class Clients:
-    """Remembers a live change for the prompts that it was made for, and a pause until its end."""
+    """Remembers a live change for the prompts that it applies to, and a pause until it ends."""
 
     def __init__(self, prompts_of: Callable[[str], Collection[str]] = lambda client_id: ()) -> None:
         self._prompts_of = prompts_of
@@ -49,9 +49,9 @@ class Clients:
             return client is not None and client.paused
 
     def change(self, client_id: str, changes: Mapping[str, Any]) -> None:
-        """Remember changed settings for the prompts of the client that run or wait now.
+        """Remember changed settings for the client's prompts that currently run or wait.
 
-        None as a value takes a change back.
+        None as a value undoes a change.
         """
         prompts = self._prompts_of(client_id)
         with self._lock:
@@ -63,13 +63,13 @@ class Clients:
             self._forget()
 
     def live(self, client_id: str | None, prompt_id: str | None) -> dict[str, Any]:
-        """The changes that hold for a prompt."""
+        """The changes that apply to a prompt."""
         with self._lock:
             client = self._known.get(client_id or "")
             return {} if client is None else dict(client.live.get(prompt_id or "", {}))
 
     def state(self, client_id: str) -> dict[str, Any]:
-        """For the client: its pause, how many prompts run or wait, and its changes to them."""
+        """For the client: whether it is paused, its number of prompts, and its changes to them."""
         prompts = self._prompts_of(client_id)
         with self._lock:
             client = self._known.get(client_id, Client())
@@ -92,7 +92,7 @@ class Clients:
 
 
 def overlay(settings: dict[str, Any], changes: Mapping[str, Any]) -> None:
-    """Lay `changes` over `settings`; None takes an entry away."""
+    """Apply `changes` to `settings`; None removes an entry."""
     for name, value in changes.items():
         if value is None:
             settings.pop(name, None)

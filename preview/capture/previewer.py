@@ -1,4 +1,4 @@
-"""What a sampler's callback does: the steps of its run, and their frames for the worker."""
+"""What a sampler's callback does: it tracks the run's steps and captures frames for the worker."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class Previewer:
-    """Hands latents to the engine and returns at once, without a picture."""
+    """Passes latents to the engine and returns at once, without a picture."""
 
     def __init__(
         self,
@@ -41,10 +41,10 @@ class Previewer:
         views: bool = False,
         is_sound: bool = False,
     ) -> None:
-        """`own` makes ComfyUI's previewer, `scale` is that of its pictures to latents.
+        """`own` makes ComfyUI's previewer, `scale` is its pictures' pixels per latent pixel.
 
-        `device` is where sampling is expected. With `views` what latents have in the place of
-        frames is one thing from several sides; with `is_sound` latents are nothing but sound.
+        `device` is where sampling is expected. With `views`, a latent's frames show one object from
+        several sides; with `is_sound`, latents are sound without pictures.
         """
         self._start = start
         self._engines = engines
@@ -54,36 +54,36 @@ class Previewer:
         self._views = views
         self._is_sound = is_sound
         self._shapes: Sequence[Sequence[int]] = ()
-        """Of the latents that are sampled as one, where there are several."""
-        self._hidden = host.guides.Hidden()
+        """The shapes of the latents that are sampled as one, if there are several."""
+        self._hidden = host.sampling.Hidden()
         self._captured: tuple[Engine, Frame] | None = None
         self._captured_sound: tuple[Engine, SoundSnapshot] | None = None
         self._in_step = False
         self._whole: Any = None
-        """All that is sampled in this step, where the previewer is only asked for a part of it."""
+        """All that is sampled in this step: a callback may ask for a part of it only."""
         self._is_latent = True
-        """Whether what the sampler gives in this step can be previewed at all."""
+        """Whether what the sampler gives in this step is a latent, which can be previewed."""
         self._asked = False
         self._is_recorded = False
-        """Whether the current step is kept by the engine."""
+        """Whether the engine keeps the current step for a recording."""
         self._engine: Engine | None = None
         self._engine_for: tuple[torch.device, str] | None = None
         self.run = self._started()
         if device is not None and self.run.chain.wanted:
-            # The worker tries its device out while the sampler is at its first step.
+            # So that the worker tests its device during the sampler's first step.
             with contextlib.suppress(Exception):
                 self._engine_of(device)
 
     def _started(self) -> Run:
         run = self._start()
-        # Catches the samplings whose end nobody tells: packs with callbacks of their own.
+        # For samplings that never report completion: packs with callbacks of their own.
         weakref.finalize(self, run.end).atexit = False
         return run
 
     def decode_latent_to_preview_image(self, preview_format: str, x0: torch.Tensor) -> None:
         """Stage the frame of the current step; SideStream sends it when it is ready.
 
-        A call outside a callback that is tracked is a step of its own.
+        A call outside a tracked callback counts as a step of its own.
         """
         self._asked = True
         is_step = not self._in_step
@@ -113,22 +113,22 @@ class Previewer:
     def __bool__(self) -> bool:
         """Whether there is something to preview in this step.
 
-        ComfyUI looks into the latent before it asks a previewer, and would fail where a sampler
-        gives none, which it accepts without previews.
+        ComfyUI accesses the latent before it calls a previewer, so it would fail if a sampler gives
+        none, which it accepts without previews.
         """
         return self._is_latent
 
     def decode_latent_to_preview(self, x0: torch.Tensor) -> Any:
-        """For packs that decode on their own: ComfyUI's picture of `x0`, made on the spot."""
+        """For packs that decode themselves: ComfyUI's picture of `x0`, made immediately."""
         return self._own.decode_latent_to_preview(x0)
 
     def with_step_tracking(
         self, callback: Callable[..., Any], asks: Callable[[Run, bool], None]
     ) -> Callable[..., Any]:
-        """`callback` as it is, telling the run its step before and an exception after.
+        """`callback`, wrapped to report its step and any exception to the run.
 
-        `asks` learns whether the callback asks this previewer for its pictures, and each change.
-        After a step at which the run was asked to finish the sampler is left.
+        `asks` is told whether the callback asks this previewer for pictures, initially and at each
+        change. If the run was asked to finish, the sampler is ended after the step.
         """
         before: bool | None = None
 
@@ -159,14 +159,14 @@ class Previewer:
         return tracked
 
     def _begin_step(self, step: Any, total_steps: Any) -> None:
-        """Tell the run of `step` (from 0); the next run where it is of another sampling."""
+        """Tell the run that `step` (from 0) is done; a new run if it is of another sampling."""
         self._in_step = True
         run = self.run
         try:
             number, total = int(step) + 1, int(total_steps)
-        except Exception:  # whatever a sampler counts with
+        except Exception:  # a sampler may count with anything
             number, total = run.step + 1, run.total_steps
-        # One callback for several samplings: the next one, or one that failed and is tried again.
+        # One callback for several samplings: the next one, or one that failed and is retried.
         is_another = not run.aborted or number <= max(run.step, 1)
         if run.ended and is_another:
             try:
@@ -180,19 +180,19 @@ class Previewer:
         run.at(number, total)
 
     def _end_step(self) -> None:
-        """The callback has nothing else left to do: the worker may have what was captured."""
+        """The callback is about to return: pass what was captured to the worker."""
         self._in_step, self._whole = False, None
         self._hand_over()
 
-    def begun(self, shapes: Sequence[Sequence[int]], hidden: host.guides.Hidden) -> None:
-        """Sampling begins, with latents of these shapes: several where they are sampled as one.
+    def begun(self, shapes: Sequence[Sequence[int]], hidden: host.sampling.Hidden) -> None:
+        """Sampling starts, with latents of these shapes: several if they are sampled as one.
 
-        `hidden` is what of the first one is not the video that will come.
+        `hidden` are the frames of the first one that are not part of the video.
         """
         self._shapes, self._hidden = shapes, hidden
 
-    def may_finish(self, finisher: host.finishing.Finisher) -> None:
-        """The sampler begins, and `finisher` can end it early; or that is over."""
+    def may_finish(self, finisher: host.sampling.Finisher) -> None:
+        """The sampler has started, and `finisher` can end it early; or it has ended."""
         run = self.run
         run.finisher = finisher if finisher.is_open else None
         if finisher.is_open:
@@ -207,8 +207,8 @@ class Previewer:
                 run.total_steps,
             )
 
-    def _show_start(self, finisher: host.finishing.Finisher) -> None:
-        """Capture what the sampler starts from, as step 0, where that is wanted."""
+    def _show_start(self, finisher: host.sampling.Finisher) -> None:
+        """Capture what the sampler starts from, as step 0, if that is wanted."""
         try:
             run = self.run
             if not run.wants_start:
@@ -239,7 +239,7 @@ class Previewer:
         return host.sampling.views_as_batch(latent) if self._views else latent
 
     def _shown(self, latent: torch.Tensor) -> tuple[torch.Tensor, range]:
-        """What is staged of `latent` [B, C, ...], and the images of the batch it begins with."""
+        """What to stage of `latent` [B, C, ...], and the batch's images with which it begins."""
         settings = self.run.settings
         if self._views and settings.batch == "first":
             settings = settings.updated({"batch": "grid"})
@@ -247,7 +247,7 @@ class Previewer:
         return staged(latent, images, settings), images
 
     def _record(self, x0: Any, is_start: bool = False) -> None:
-        """Keep `x0` for the recording, where there is one that wants this step."""
+        """Keep `x0` for the recording, if there is one and it wants this step."""
         run, self._is_recorded = self.run, False
         recording = run.recording
         if recording is None:
@@ -292,14 +292,14 @@ class Previewer:
             return
         shown, images = self._shown(latent)
         try:
-            if torch.is_inference_mode_enabled():  # as ComfyUI samples; to enter it takes time
+            if torch.is_inference_mode_enabled():  # as usual in ComfyUI; entering it takes time
                 frame = engine.capture(run, shown, images)
             else:
                 with torch.inference_mode():
                     frame = engine.capture(run, shown, images)
         except StagingError as error:
             cause = error.__cause__
-            if not isinstance(cause, BackendError):  # of which the worker speaks
+            if not isinstance(cause, BackendError):  # which the worker reports
                 run.staging_failed(cause, passes=isinstance(cause, torch.cuda.OutOfMemoryError))
             self._preview_inline(latent)
         else:
@@ -319,7 +319,7 @@ class Previewer:
             with torch.inference_mode():
                 snapshot = engine.capture_sound(run, latent[:1])
         except (BackendError, StagingError):
-            return  # of which the worker speaks, or the picture of this step
+            return  # reported by the worker, or with this step's picture
         if snapshot is not None:
             self._captured_sound = (engine, snapshot)
 
@@ -331,7 +331,7 @@ class Previewer:
         return self._engine
 
     def _preview_inline(self, latent: torch.Tensor) -> None:
-        """The last resort: ComfyUI's own previewer makes the picture, here and now."""
+        """The last resort: ComfyUI's own previewer makes the picture on this thread."""
         run = self.run
         if run.host_failed:
             return
@@ -340,7 +340,7 @@ class Previewer:
             picture = self._own.decode_latent_to_preview(latent)
             frame = inline.frame(run, picture, latent.shape, self._scale)
         except torch.cuda.OutOfMemoryError:
-            return  # of this frame; there may be memory for the next
+            return  # without this frame; there may be memory for the next
         except Exception as error:
             run.host_failed = True
             log.warning(
@@ -355,13 +355,13 @@ class Previewer:
         self._keep(courier, frame)
 
     def _keep(self, engine: Engine, frame: Frame | None) -> None:
-        """Keep a captured frame until the callback has nothing else left to do."""
-        self._hand_over()  # of a callback that asks twice
+        """Keep a captured frame until the callback is about to return."""
+        self._hand_over()  # if a callback asks twice
         if frame is not None:
             self._captured = (engine, frame)
 
     def _hand_over(self) -> None:
-        """Give what was captured to the worker, as the last thing in a callback."""
+        """Pass what was captured to the worker, as the last thing in a callback."""
         if self._captured_sound is not None:
             listener, snapshot = self._captured_sound
             self._captured_sound = None
@@ -379,20 +379,20 @@ class Previewer:
                 self.run.abort()
 
     def __deepcopy__(self, memo: object) -> Previewer:
-        return self  # a copy goes on with the same run
+        return self  # a copy continues the same run
 
     def __copy__(self) -> Previewer:
         return self
 
     def __reduce__(self) -> tuple[Callable[[Any], Any], tuple[Any]]:
-        return _itself, (self._own,)  # elsewhere there is no run: ComfyUI's own takes its place
+        return _itself, (self._own,)  # without a run, elsewhere, it becomes ComfyUI's previewer
 
     @functools.cached_property
     def _own(self) -> Any:
         return self._make_own()
 
     def __getattr__(self, name: str) -> Any:
-        # Packs that wrap previewers look for the attributes of ComfyUI's own.
+        # Packs that wrap previewers use the attributes of ComfyUI's own.
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._own, name)

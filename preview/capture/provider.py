@@ -1,7 +1,7 @@
-"""The seam with ComfyUI's `latent_preview`: which previewer a sampler gets.
+"""Integration with ComfyUI's `latent_preview`: which previewer a sampler gets.
 
-`get_previewer` is replaced; `prepare_callback` is wrapped to learn the MODEL, the step and the end
-of sampling. Previewers of other packs, and what they wrap around ours, stay as they are.
+`get_previewer` is replaced; `prepare_callback` is wrapped to learn the MODEL, the steps and the end
+of sampling. Previewers of other packs, and their wrappers around ours, are not touched.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from .runs import Run, Runs, RunSpec, SettingsLayers
 log = logging.getLogger(__name__)
 
 LONGEST_LINE = 400
-"""Characters of a line of the log that holds something from outside, and our own words."""
+"""The most characters of a log line that contains text from outside."""
 
 
 @dataclass
 class Sampling:
-    """What `prepare_callback` was called with, and the previewer that came of it."""
+    """The arguments of `prepare_callback`, and the resulting previewer."""
 
     model: Any
     steps: int
     asked: bool = False
-    """Whether whoever answers for previewers passed the question on to SideStream."""
+    """Whether the call for a previewer reached SideStream."""
     previewer: Previewer | None = None
 
 
@@ -49,9 +49,9 @@ _sampling: ContextVar[Sampling | None] = ContextVar("sidestream_sampling", defau
 
 
 class SideStreamPreviewer(Previewer, host.sampling.LatentPreviewer):
-    """What a sampler holds in the place of ComfyUI's previewer."""
+    """What a sampler gets instead of ComfyUI's previewer."""
 
-    # Packs that suppress previews patch the classes that have this method of their own.
+    # Packs that suppress previews patch all classes that define this method.
     decode_latent_to_preview_image = Previewer.decode_latent_to_preview_image
 
 
@@ -78,13 +78,13 @@ class Provider:
         self._complaints: set[str] = set()
         self._active = False
         self._theirs = ""
-        """Whose pictures the last sampler showed, where they were not ours."""
+        """Whose pictures the last sampler showed, if they were not ours."""
         self._replaced: dict[str, tuple[Any, Any]] = {}
         self._progress: Any = None
         self._method: Any = None
 
     def install(self) -> None:
-        """Take the place of ComfyUI's functions. Raises host.UnknownHost."""
+        """Replace ComfyUI's functions. Raises host.UnknownHost."""
         host.check()
         self._active = True
         self._progress = host.prompts.install_progress()
@@ -93,7 +93,7 @@ class Provider:
         self._replace("prepare_callback", self._prepare_callback)
 
     def uninstall(self) -> None:
-        """Give the functions back; where another pack wraps ours, ours only passes through."""
+        """Restore the functions; if another pack wraps ours, ours only passes calls through."""
         self._active = False
         if self._progress is not None:
             host.prompts.uninstall_progress(self._progress)
@@ -109,7 +109,7 @@ class Provider:
         return (self._theirs or "SideStream") if self._active else "ComfyUI"
 
     def around(self) -> str:
-        """Which pack was loaded later and is asked for previewers first; "" where none is."""
+        """The pack that was loaded later and is asked for previewers first; "" if there is none."""
         current = host.sampling.latent_preview.get_previewer
         if not self._active or current is self._replaced["get_previewer"][1]:
             return ""
@@ -146,12 +146,12 @@ class Provider:
         return previewer.with_step_tracking(callback, self._asks)
 
     def _asks(self, run: Run, asked: bool) -> None:
-        """Whether a sampler that has a previewer of ours asks it for pictures."""
+        """Note whether a sampler with a previewer of ours asks it for pictures."""
         if asked:
             self._theirs = ""
             return
         decodes = SideStreamPreviewer.decode_latent_to_preview_image
-        if decodes is _DECODES:  # something wraps the previewer, and makes pictures of its own
+        if decodes is _DECODES:  # a wrapper around the previewer makes its own pictures
             self._theirs = self.around() or "another pack"
             return
         self._theirs = who = host.installation.author(decodes)
@@ -213,7 +213,7 @@ class Provider:
         return previewer
 
     def _author(self, theirs: Any) -> str:
-        """Who made a previewer that is not ours, or changed ComfyUI's."""
+        """Whose previewer it is, or who changed ComfyUI's."""
         if not host.sampling.is_own_previewer(theirs):
             return host.installation.author(type(theirs))
         return host.installation.author(host.sampling.overriding_method())
@@ -221,15 +221,15 @@ class Provider:
     def _their_previewer(
         self, get_previewer: Callable[..., Any], original: Callable[[], Any]
     ) -> Any:
-        """Another pack's previewer, or ComfyUI's own that another pack has changed; else None."""
-        overridden = host.sampling.is_overridden_for_all()
+        """Another pack's previewer, or ComfyUI's own if another pack has changed it, or None."""
+        overridden = host.sampling.overriding_method() is not None
         if host.sampling.is_own_function(get_previewer, "get_previewer") and not overridden:
             return None
         theirs = self._contained(original)
         return theirs if overridden or not host.sampling.is_own_previewer(theirs) else None
 
     def _contained(self, original: Callable[[], Any]) -> Any:
-        """What other packs give; None where that, or ComfyUI, fails."""
+        """What other packs return; None if they, or ComfyUI, fail."""
         try:
             return original()
         except Exception as error:
@@ -250,13 +250,13 @@ class Provider:
         if chosen == "none" and node.get("method", "host") == "host":
             self._transport.announce_none(context, "method")
             return None
-        left = host.models.left_vae(sampling.model) if sampling else None
+        left = host.models.attached_vae(sampling.model) if sampling else None
 
         def sources_for(settings: Settings) -> list[Source]:
             method = settings.method
             if method == "host":
                 method = chosen or "auto"
-            # Here, on the sampler's thread, and only where it is wanted: a copy takes memory.
+            # On the sampler's thread, and only if it is wanted: a copy takes memory.
             vae = host.models.vae_copy(left) if left is not None and method == "auto" else None
             return sources.find(method, latent_format, self._say_once, vae)
 
@@ -272,7 +272,7 @@ class Provider:
             self._transport.announce_none(context, "latents", **more)
             return None
         sound, no_sound = self._sound(sampling, latent_format, extra)
-        # Who chose Latent2RGB in ComfyUI needs no other decoder.
+        # With Latent2RGB chosen in ComfyUI, no other decoder is needed.
         missing = None if chosen == "latent2rgb" else sources.missing_decoder(latent_format)
         return RunSpec(
             context,
@@ -289,27 +289,27 @@ class Provider:
         )
 
     def _recording(self, context: NodeContext, model: Any) -> Recording | None:
-        """Where to keep this sampling, if a node of its prompt wants that."""
+        """The recording of this sampling, if a node of its prompt wants one."""
         if context.node_id is None:
             return None
         try:
-            graph = host.graph.running()
-            takers = host.graph.of_class(graph, NODE)
+            graph = host.prompts.running_graph()
+            takers = host.prompts.nodes_of_class(graph, NODE)
             if not takers:
                 self._recordings.clear()
                 return None
-            own = host.graph.signatures(graph, context.node_id)
+            own = host.prompts.signatures(graph, context.node_id)
             limits = [
-                limit_of(host.graph.inputs(graph, taker))
+                limit_of(host.prompts.inputs_of(graph, taker))
                 for taker in takers
-                if not set(own).isdisjoint(host.graph.upstream_signatures(graph, taker, "latent"))
+                if not set(own).isdisjoint(host.prompts.upstream_signatures(graph, taker, "latent"))
             ]
             if not limits:
                 return None
             place = (context.prompt_id, context.node_id, host.prompts.list_index())
             frames, megabytes = (max(each) for each in zip(*limits, strict=True))
             return self._recordings.begin(place, own, Limit(frames, megabytes), model)
-        except Exception as error:  # a graph of another build
+        except Exception as error:  # an incompatible graph
             reason = in_a_line(error)
             self._say_once(logging.WARNING, f"Side-Stream Frames cannot read the graph ({reason}).")
             return None
@@ -317,32 +317,34 @@ class Provider:
     def _sound(
         self, sampling: Sampling | None, latent_format: Any, extra: Any
     ) -> tuple[SoundSource | None, str]:
-        """What decodes the sound of a sampling, or why nothing does though it was asked for."""
-        vae = host.sound.left(sampling.model) if sampling else None
-        if sampling is None or vae is None or not accepts(extra.get(KEY), SOUND):
+        """What decodes a sampling's sound, or why it cannot be decoded although it is wanted."""
+        if sampling is None or not accepts(extra.get(KEY), SOUND):
             return None, ""
-        if not host.sound.has_sound(latent_format):
+        vae = host.models.attached_vae(sampling.model, host.models.SOUND_VAE_KEY)
+        if vae is None:
+            return None, ""
+        if not host.models.has_sound(latent_format):
             name = type(latent_format).__name__
             line = f"The VAE for sound is ignored: {name} latents have none."
             self._say_once(logging.WARNING, line)
             return None, "latents"
         try:
             return sources.sound(vae, latent_format, sampling.model), ""
-        except host.sound.CannotDecode as error:
+        except host.models.CannotDecode as error:
             line = f"This VAE cannot decode sound previews ({plain(error)})."
             self._say_once(logging.WARNING, line)
             return None, error.why
 
     def _node_settings(self, model: Any, extra: Any) -> dict[str, Any]:
-        """What the nodes on a MODEL set: as inputs, or beside the prompt that runs now."""
+        """What the nodes on a MODEL set, as inputs or in the running prompt's extra data."""
         settings: dict[str, Any] = {}
-        for left in host.models.left_settings(model):
+        for left in host.models.attached_settings(model):
             settings |= self._good(*salvaged(left.settings), "attached to a MODEL")
             settings |= self._good(*of_node(extra.get(KEY), left.node_id), "sent with a prompt")
         return settings
 
     def _good(self, good: dict[str, Any], complaints: list[str], whence: str) -> dict[str, Any]:
-        """The good settings. Complaints of the others have a limit of their own."""
+        """The good settings. Complaints about the others are limited separately."""
         for complaint in complaints:
             self._say_once(logging.WARNING, f"Settings {whence}: {complaint}.", self._complaints)
         return good
@@ -356,7 +358,7 @@ class Provider:
 
 
 def _whole(number: Any) -> int:
-    """`number` as a whole one, whatever a sampler counts with; 0 where it is none."""
+    """`number` as an int, whatever a sampler counts with; 0 if it is not a number."""
     try:
         return int(number)
     except Exception:

@@ -1,8 +1,8 @@
 """What is kept for the node 'Side-Stream Frames': of which samplings, how much, and for how long.
 
-A sampling is found by what its node's output depends on (`host.graph`), as in ComfyUI's own cache:
-so its pictures are found too where the sampler was not run again. Nothing is kept of a prompt
-without the node, and what was kept goes with the first sampling of such a prompt.
+Like ComfyUI's own cache, it finds a sampling by what its node's output depends on (`host.prompts`),
+so there are pictures even if the sampler did not have to run again. Prompts without the node are
+not recorded, and the first sampling of such a prompt discards what was kept.
 """
 
 from __future__ import annotations
@@ -18,45 +18,45 @@ from typing import Any, NamedTuple
 from ..render.recording import STEPS_RATE, Kept, Limit, Recording, evenly
 
 NODE = "SideStreamFrames"
-"""The node's class, as prompts have it."""
+"""The node's class in prompts."""
 
 FRAMES = (128, 1, 4096)
 MEGABYTES = (1024, 16, 65536)
-"""Default, least and most of the node's fields."""
+"""Default, minimum and maximum of the node's fields."""
 
 UNKNOWN, EMPTY, LATE = "unknown", "empty", "late"
-"""Why there are no pictures, or not all: no such sampling is known, it had no previews, they took
+"""Why some or all pictures are missing: no such sampling is known, it had no previews, they took
 too long."""
 
 
 class Frames(NamedTuple):
-    """What the node gives."""
+    """The node's result."""
 
     kept: list[Kept]
     rate: float = STEPS_RATE
     why: str = ""
-    """Why there are none, or not all."""
+    """Why some or all pictures are missing."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sampling:
-    """A recording, and what it is found by."""
+class Recorded:
+    """A recording, and how to find it."""
 
     recording: Recording
     signatures: frozenset[str]
     list_index: int
-    """Which call of its node, where that is called for each item of a list."""
+    """Which call of its node it is, if that is called for each item of a list."""
     model: Callable[[], Any]
 
 
 class Recordings:
-    """The recordings, of which the oldest go first."""
+    """The recordings; the oldest are dropped first."""
 
     MOST = 8
     MOST_BYTES = 2**30
 
     def __init__(self) -> None:
-        self._samplings: OrderedDict[Hashable, Sampling] = OrderedDict()
+        self._samplings: OrderedDict[Hashable, Recorded] = OrderedDict()
         self._lock = threading.Lock()
 
     def begin(
@@ -66,20 +66,20 @@ class Recordings:
         limit: Limit,
         model: Any = None,
     ) -> Recording:
-        """For a sampling at `place`: a prompt, its node, and which of its calls.
+        """The recording for a sampling at `place`: a prompt, its node, and the number of the call.
 
-        The same one again where the node samples several times in a call.
+        It is the same one if the node samples several times in a call.
         """
         held: Callable[[], Any] = _nothing
-        with contextlib.suppress(TypeError):  # of a class that knows none, or no MODEL
+        with contextlib.suppress(TypeError):  # None, or a class without weak references
             held = weakref.ref(model)
         with self._lock:
             known = self._samplings.get(place)
             if known is not None:
                 return known.recording
-            made = Sampling(Recording(limit), frozenset(signatures), place[2], held)
+            made = Recorded(Recording(limit), frozenset(signatures), place[2], held)
             for key, old in list(self._samplings.items()):
-                # What ComfyUI kept of it goes now, too.
+                # ComfyUI drops its result of that sampling now, too.
                 if old.list_index == place[2] and signatures[0] in old.signatures:
                     del self._samplings[key]
             self._samplings[place] = made
@@ -92,14 +92,14 @@ class Recordings:
         return len(self._samplings) > self.MOST or taken > self.MOST_BYTES
 
     def clear(self) -> None:
-        """A prompt without the node samples."""
+        """Drop all recordings, as a prompt without the node is sampling."""
         with self._lock:
             self._samplings.clear()
 
     def find(self, upstream: Iterable[str], list_index: int, model: Any = None) -> Recording | None:
-        """The first known one of the samplings `upstream`, by their signatures.
+        """The first known recording of the samplings `upstream`, by their signatures.
 
-        With a MODEL the first of that one's, where there is any.
+        Those of `model` are preferred, if it is given.
         """
         with self._lock:
             known = list(reversed(self._samplings.values()))
@@ -115,11 +115,11 @@ class Recordings:
 
 
 def _nothing() -> None:
-    """In the place of a reference to nothing."""
+    """Stands for a reference to nothing."""
 
 
 def limit_of(fields: Mapping[str, Any]) -> Limit:
-    """What a node's fields in a prompt allow. A linked one may be anything: its default."""
+    """The limit in a node's fields in a prompt; the default for linked ones."""
 
     def whole(name: str, default: int, least: int, most: int) -> int:
         value = fields.get(name, default)
@@ -131,9 +131,9 @@ def limit_of(fields: Mapping[str, Any]) -> Limit:
 def frames_of(
     recording: Recording | None, limit: Limit, tell: Callable[[int, int], None]
 ) -> Frames:
-    """The pictures of a recording, waited for; `tell` hears how many are done, and of how many.
+    """Wait for the pictures of a recording; `tell` is called with how many are done, of how many.
 
-    What `tell` raises ends the wait.
+    An exception from `tell` ends the wait.
     """
     if recording is None:
         return Frames([], why=UNKNOWN)

@@ -1,4 +1,4 @@
-"""The runs that are going on: what is wanted of each, its frames, and what became of them."""
+"""The active runs: their settings, their frames, and what became of those."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ log = logging.getLogger(__name__)
 
 
 class Finisher(Protocol):
-    """Ends a sampler early; see `host.finishing`."""
+    """Ends a sampler early; see `host.sampling`."""
 
     def finish(self, step: int, x0: Any, x: Any) -> None:
-        """From its callback of `step` (from 0). Returns where it cannot."""
+        """Called in its callback of `step` (from 0). Returns if it is not possible."""
 
 
 @dataclass(slots=True)
 class SettingsLayers:
-    """What each party asked of a run. See `settings.combined` for who wins."""
+    """A run's settings by where they come from; see `settings.combined` for which one wins."""
 
     client: Mapping[str, Any] = field(default_factory=dict)
     node: Mapping[str, Any] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class SettingsLayers:
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
-    """All that a run is made from."""
+    """Everything that a run is made from."""
 
     context: NodeContext
     layers: SettingsLayers
@@ -62,65 +62,65 @@ class RunSpec:
     is_broken: Callable[[Source], bool] = lambda source: False
     """Whether a decoder is known to fail."""
     missing_decoder: Kind | None = None
-    """The files of which one would make its previews sharp, where none is there."""
+    """The missing kind of decoder files that would make its previews sharp."""
     recording: Recording | None = None
-    """What is kept of it, where a node of its prompt wants that."""
+    """Where to keep its steps, if a node of its prompt wants them."""
     sound: SoundSource | None = None
-    """What decodes its sound, where somebody wants to hear it."""
+    """What decodes its sound, if that is wanted."""
     no_sound: str = ""
-    """Why nothing does though somebody wants to; see `transport.WHY_NO_SOUND`."""
+    """Why its sound is not decoded although it is wanted; see `transport.WHY_NO_SOUND`."""
 
 
 class Execution:
-    """One execution of a node, which is one run to clients however often the node samples.
+    """One execution of a node, which clients see as one run however often the node samples.
 
-    Its samplings share the throttle, the numbers of frames and the counters.
+    Its samplings share the throttle, the numbering of frames and the counters.
     """
 
     def __init__(self) -> None:
-        # Not from a random number generator: the sampler's must stay as they are.
+        # Not from a random number generator: those belong to the sampler.
         self.id = os.urandom(6).hex()
         self.throttle = Throttle()
         self.outcomes = Outcomes()
         self.stages = 0
-        """Samplings by now."""
+        """The number of samplings so far."""
         self.seq = 0
         """The newest frame's number."""
         self.newest = 0
-        """The number of the sampling that was stepped last."""
+        """The number of the sampling that made the last step."""
         self.steps = 0
-        """Steps of all samplings by now."""
-        self.lock = threading.RLock()  # as all locks that `Run.end` takes: see there
+        """The steps of all samplings so far."""
+        self.lock = threading.RLock()  # like all locks that `Run.end` takes: see there
 
 
 class Run:
     """One sampling, a stage of its node's run: from the making of its previewer to its last frame.
 
-    The sampler's thread asks it for frames; any thread may change its settings or end it.
+    The sampler's thread captures its frames; any thread may change its settings or end it.
     """
 
     def __init__(
         self, spec: RunSpec, number: int, execution: Execution, on_closed: Callable[[Run], None]
     ) -> None:
-        """`number` is higher than that of all runs before."""
+        """`number` is higher than those of all earlier runs."""
         self.execution = execution
         execution.stages += 1
         self.id, self.stage = execution.id, execution.stages
         self._spec = spec
         self.recording = spec.recording
         self._recorded = Throttle()
-        """That of what is recorded, which needs nobody who watches and no budget."""
+        """The throttle of recorded steps, for which neither watchers nor the budget matter."""
         self.number = number
         self.context = spec.context
         self.missing_decoder = spec.missing_decoder and spec.missing_decoder.wire()
-        """The file that would make its previews sharp, as it is told to clients."""
+        """The file that would make its previews sharp, as sent to clients."""
         self.settings = spec.layers.settings()
         self._failures = Failures()
         self.chain = self._chain_for(self.settings)
         self.left_to_host = False
-        """Whether its latents cannot be staged, and ComfyUI's own previewer serves."""
+        """Whether its latents cannot be staged, so that ComfyUI's own previewer takes over."""
         self.host_failed = False
-        """Whether ComfyUI's own previewer, the last of all, failed too."""
+        """Whether ComfyUI's own previewer, the last resort, failed, too."""
         self._begun_at = self._stepped_at = records.now()
         self.spent = 0.0
         """Seconds of the decoding device's time that its previews took."""
@@ -129,48 +129,48 @@ class Run:
         self._steps_before: int | None = None
         self._held = False
         self._method = self.settings.method
-        """The method that `chain` is of."""
+        """The method for which `chain` was made."""
         self.outcomes = Outcomes()
         self.outcomes_of_node = execution.outcomes
         self.began_at: float | None = None
-        """When its sampler began, its model being loaded; None where ComfyUI does not tell."""
+        """When its sampler began, after loading the model; None if ComfyUI does not report it."""
         self.sigmas: torch.Tensor | Sequence[float] | None = None
-        """The noise levels of its steps and the last one: a tensor until the worker has read it."""
+        """The noise levels before each step and after the last; a tensor until it is read."""
         self.ended = False
         """Whether its sampling is over."""
         self.aborted = False
         self.paused = False
-        """Whether its client has stopped previews: steps are counted, no frame is wanted."""
+        """Whether its client has paused previews: steps are counted, but no frame is wanted."""
         self.finisher: Finisher | None = None
-        """What ends its sampler early, while that is at work and can be ended."""
+        """What can end its sampler early, while that is running."""
         self.finish_requested = False
         """Whether its client wants the next step to be the last."""
         self.finished_early: int | None = None
-        """The step after which the sampler was left at its client's wish."""
+        """The step after which the sampler was ended at its client's request."""
         self.animation_failed = False
-        """Whether animated previews failed, and are left off."""
+        """Whether animated previews failed, so that no more are made."""
         self.sound = spec.sound
         self.sound_failed = False
         """Whether its sound failed for good."""
         self.warned_of_loss = False
-        """Whether it was said that frames were lost."""
+        """Whether a warning about lost frames was logged."""
         self.warned_of_silence = False
-        """Whether it was said that clients are not told of its start, sampling and end."""
+        """Whether a warning was logged that clients are not told of its start, sampling or end."""
         self.slow: dict[str, Any] | None = None
-        """Which decoder is too slow for the budget, where one is, as it is told to clients."""
+        """The decoder that is too slow for the budget, if any, as sent to clients."""
         self.strikes = 0
         """How often the worker failed at it."""
         self.frames_not_finite = 0
-        """Frames with positions that were not finite."""
+        """The number of frames with positions that were not finite."""
         self._open: set[int] = set()
-        """The numbers of the frames that have not found their end."""
+        """The numbers of the frames that are not closed."""
         self._acquired = 0
         self._ended_at = float("inf")
         self._on_closed = on_closed
         self._lock = execution.lock
 
     def staging_failed(self, error: BaseException | None, *, passes: bool) -> None:
-        """A latent could not be staged: for want of memory, which passes, or as none can be."""
+        """A latent could not be staged: for now, as memory is short (`passes`), or for good."""
         if not self.left_to_host and not self.warned_of_loss:
             log.warning(
                 "[SideStream] A latent could not be staged (%s); ComfyUI's own previewer shows %s.",
@@ -183,7 +183,7 @@ class Run:
     def at(self, step: int, total_steps: int) -> None:
         """The sampler has finished `step` (from 1) of `total_steps`.
 
-        Some go beyond what they announce: the total follows. 0 stands for an unknown one.
+        Some samplers exceed what they announce: then the total grows. 0 means that it is unknown.
         """
         self._stepped_at = records.now()
         self.step, self._announced = step, total_steps
@@ -195,30 +195,26 @@ class Run:
         execution.newest = self.number
 
     def begin(self, sigmas: torch.Tensor | None) -> None:
-        """The model is loaded, and its sampler begins, with `sigmas` where they can be read."""
+        """The model is loaded and its sampler begins, with `sigmas` if they can be read."""
         self.began_at = self._begun_at = self._stepped_at = records.now()
         self.sigmas = sigmas
 
     @property
     def sampled_for(self) -> float:
-        """Seconds from the beginning to its newest step."""
+        """Seconds from its beginning to its newest step."""
         return self._stepped_at - self._begun_at
 
     @property
     def duration(self) -> float | None:
-        """Seconds that its sampling takes in all, at its pace so far; None where unknown."""
+        """The expected seconds of its whole sampling, at its pace so far; None if unknown."""
         if not self.step or not self.total_steps:
             return None
         return self.sampled_for * self.total_steps / self.step
 
-    def spend(self, seconds: float) -> None:
-        """A decode took so long of the decoding device's time."""
-        self.spent += seconds
-
     def wants(self, now: float) -> bool:
         """Whether to capture the frame of the current step.
 
-        What may be the node's last step is captured even where the throttle forbids it, and held.
+        What may be the node's last step is captured and held even if the throttle forbids it.
         """
         self._follow_method()
         if self.ended or self.paused or not self.chain.wanted:
@@ -228,7 +224,7 @@ class Run:
         return admitted or self._held
 
     def records(self, now: float) -> bool:
-        """Whether to keep the current step, whether or not its preview is sent; asked once."""
+        """Whether to record the current step, even if its preview is not sent; to be asked once."""
         if self.ended or self.paused or not self.chain.wanted:
             return False
         settings, is_last = self.settings, self._is_last(self.step)
@@ -245,7 +241,7 @@ class Run:
 
     @property
     def wants_start(self) -> bool:
-        """Whether to show what its sampling starts from, as step 0."""
+        """Whether to show, as step 0, what its sampling starts from."""
         self._follow_method()
         wanted = self.settings.step_zero == "noise" and not self.step
         return wanted and not (self.ended or self.paused) and self.chain.wanted
@@ -273,21 +269,21 @@ class Run:
 
     @property
     def may_be_last(self) -> bool:
-        """Whether no step need follow the current one."""
+        """Whether the current step may be the last."""
         return self.step >= self._announced
 
     @property
     def is_at_edge(self) -> bool:
-        """Whether the current step is the first that is shown or the last: these pass limits."""
+        """Whether the current step is the first shown or the last; limits do not apply to these."""
         throttle = self.execution.throttle
         return not throttle.has_begun or throttle.is_first_end(self._is_last(self.step))
 
     def hold_back(self) -> None:
-        """The frame of the current step is for the case that no other follows."""
+        """Hold the frame of the current step, in case no other follows."""
         self._held = True
 
     def capture(self, now: float, images: range = FIRST_IMAGE) -> Label:
-        """A new frame of the current step. Whoever takes it must `close` it."""
+        """A new frame of the current step. The caller must `close` it."""
         is_last = self._is_last(self.step)
         label = Label(
             self, self._next(), self.step, self.total_steps, now, images, self._held, is_last
@@ -297,16 +293,16 @@ class Run:
         return label
 
     def capture_sound(self, now: float) -> Label:
-        """What says of which step a sound is. It is no frame, and need not be closed."""
+        """A label for the sound of the current step. It is not a frame, and need not be closed."""
         return Label(self, 0, self.step, self.total_steps, now)
 
     def let_pass(self, label: Label, now: float) -> Label:
-        """A frame that was held is shown at `now`."""
+        """A held frame is shown at `now`."""
         self.execution.throttle.mark(now)
         return label._replace(held=False)
 
     def note_slow(self, decoder: str, seconds: float, between: float) -> None:
-        """A decoder that takes `seconds` has pictures only every so many seconds `between`."""
+        """A decoder takes `seconds`, so it may only decode every `between` seconds."""
         if self.slow is None:
             log.info(
                 "[SideStream] %s previews take %.2f s each, so the budget of %d %% allows one every"
@@ -321,31 +317,31 @@ class Run:
         self.slow = {"decoder": decoder, "decode_ms": ms, "seconds_between": every}
 
     def another(self, label: Label) -> Label:
-        """A new frame of the step of `label`. Whoever takes it must `close` it."""
+        """A new frame of the step of `label`. The caller must `close` it."""
         return label._replace(seq=self._next(), images=FIRST_IMAGE, held=False)
 
     def latent_rate(self) -> float:
-        """Latent frames of a video that are played in a second."""
+        """Latent frames of a video that play per second."""
         video = self._spec.video
         return (self.settings.fps or video.fps) / video.frames_each
 
     def _next(self) -> int:
-        """The number of a frame that is now open."""
+        """The number of a new frame, which is open from now on."""
         with self._lock:
             self.execution.seq += 1
             self._open.add(self.execution.seq)
             return self.execution.seq
 
     def change(self, live: Mapping[str, Any]) -> None:
-        """Lay live changes over the run's settings; None takes one back."""
+        """Apply live changes to the run's settings; None undoes one."""
         overlay(self._spec.layers.live, live)
         self.settings = self._spec.layers.settings()
 
     def _follow_method(self) -> None:
-        """Make the decoders of a method that was changed; where that fails all stays as it was.
+        """Switch to the decoders of a changed method; if that fails, the method is changed back.
 
-        On the sampler's thread, on which alone a VAE may be copied; who changes it waits for no
-        disk.
+        This happens on the sampler's thread, the only one that may copy a VAE, so that whoever
+        changes the method does not have to wait for a disk.
         """
         settings = self.settings
         if settings.method == self._method:
@@ -370,17 +366,17 @@ class Run:
 
     @property
     def live(self) -> dict[str, Any]:
-        """The settings that were changed for this run, and those to come of its prompt."""
+        """The settings that were changed for this run and for later ones of its prompt."""
         return dict(self._spec.layers.live)
 
     def ended_for(self, now: float) -> float:
-        """Seconds since the sampling was over; below 0 where it is not."""
+        """Seconds since the sampling ended; below 0 if it has not."""
         return now - self._ended_at
 
     def end(self) -> None:
-        """Sampling is over; frames on their way may still arrive.
+        """Sampling is over; frames in progress may still arrive.
 
-        Also called when a previewer is garbage, so at any moment, within any of these locks.
+        Also called when a previewer is garbage collected: at any moment, whichever locks are held.
         """
         with self._lock:
             if not self.ended:
@@ -389,11 +385,11 @@ class Run:
 
     @property
     def can_finish(self) -> bool:
-        """Whether its sampling can be finished early, by the client that queued it."""
+        """Whether the client that queued it can finish its sampling early."""
         return self.finisher is not None and self.context.client_id is not None
 
     def finishes_here(self) -> Finisher | None:
-        """The current step is the last, by request: what ends the sampler after it."""
+        """Make the current step the last one, as requested; returns what ends the sampler."""
         self.finish_requested = False
         self._announced = self.step  # so the throttle lets it pass
         return self.finisher
@@ -404,33 +400,33 @@ class Run:
         self.end()
 
     def close(self, label: Label, outcome: str) -> None:
-        """A frame has found its end, unless it had before. Nothing else counts outcomes."""
+        """Close a frame and count its outcome; does nothing if it is closed already."""
         with self._lock:
             if label.seq not in self._open:
                 return
             self._open.remove(label.seq)
-            if not label.held:  # a step that the throttle forbade, as all that are not captured
+            if not label.held:  # held ones count as little as other steps that the throttle forbids
                 self.outcomes[outcome] += 1
                 self.outcomes_of_node[outcome] += 1
         if self.ended:
             self._close_if_over()
 
     def is_open(self, label: Label) -> bool:
-        """Whether that frame has not found its end."""
+        """Whether that frame is not closed."""
         return label.seq in self._open
 
     @property
     def open_frames(self) -> int:
-        """How many frames have not found their end, or may still come of what is in the making."""
+        """The number of frames that are open, or may still result from work in progress."""
         return len(self._open) + self._acquired
 
     def acquire(self) -> None:
-        """A frame may still come of what is in the making, until `release`."""
+        """Work in progress may still lead to a frame, until `release`."""
         with self._lock:
             self._acquired += 1
 
     def release(self) -> None:
-        """What was in the making is over; the run too, if it was the last."""
+        """The work is done, and so is the run if that was the last."""
         with self._lock:
             self._acquired -= 1
         self._close_if_over()
@@ -441,19 +437,19 @@ class Run:
 
     @property
     def is_outrun(self) -> bool:
-        """Whether its node has begun another sampling."""
+        """Whether its node has started another sampling."""
         return self.execution.newest != self.number
 
     @property
     def max_size(self) -> int:
-        """The longer side of the run's previews, in pixels."""
+        """The longest side of the run's previews, in pixels."""
         return self.settings.max_size or self._spec.default_size
 
 
 class Runs:
-    """The runs that are going on, and what became of all frames since the start."""
+    """The active runs, and what became of all frames since the start."""
 
-    EXECUTIONS = 16  # of which it is remembered that their node may sample again
+    EXECUTIONS = 16  # remembered, as their nodes may sample again
 
     def __init__(
         self,
@@ -476,10 +472,10 @@ class Runs:
         with self._lock:
             self._samplings += 1
             number, execution = self._samplings, self._execution(spec.context)
-        run = Run(spec, number, execution, self._close)  # outside the lock: it may look for files
+        run = Run(spec, number, execution, self._close)  # outside the lock: it may search for files
         with self._lock:
             self._active[run.number] = run
-        # Asked when the run is known, so that what comes meanwhile reaches it either way.
+        # Read once the run is registered, so that concurrent changes reach it in either case.
         context = spec.context
         if live := self._clients.live(context.client_id, context.prompt_id):
             run.change(live)
@@ -488,7 +484,7 @@ class Runs:
         return run
 
     def _execution(self, context: NodeContext) -> Execution:
-        """That in which `context` samples."""
+        """The execution in which `context` samples."""
         key = (context.client_id, context.prompt_id, context.node_id)
         found = self._executions.get(key)
         if found is None or context.prompt_id is None or context.node_id is None:
@@ -500,8 +496,10 @@ class Runs:
         return found
 
     def change(self, client_id: str, live: Mapping[str, Any]) -> int:
-        """Lay `live` over the runs that `client_id` queued, also over those that its prompts will
-        start. Returns how many there are."""
+        """Apply `live` to the client's runs and to those that its prompts will start.
+
+        Returns the number of its runs.
+        """
         self._clients.change(client_id, live)
         runs = self._of(client_id)
         for run in runs:
@@ -509,7 +507,7 @@ class Runs:
         return len({run.id for run in runs})
 
     def pause(self, client_id: str, paused: bool) -> int:
-        """Stop or resume the previews of a client. Returns how many runs it has."""
+        """Pause or resume the previews of a client. Returns the number of its runs."""
         self._clients.pause(client_id, paused)
         runs = self._of(client_id)
         for run in runs:
@@ -519,7 +517,7 @@ class Runs:
     def finish(self, client_id: str, run_id: str) -> None:
         """End the sampling of a client's run after its next step.
 
-        Raises SettingError where that is none of its runs, or cannot be ended so.
+        Raises SettingError if it is not one of its runs, or cannot be ended.
         """
         runs = [run for run in self._of(client_id) if run.id == run_id and not run.ended]
         if not runs:
@@ -529,7 +527,7 @@ class Runs:
         runs[-1].finish_requested = True
 
     def state(self, client_id: str) -> dict[str, Any]:
-        """For a client: what it asked for, and its runs."""
+        """For a client: its pause and changes, and its runs."""
         return self._clients.state(client_id) | {
             "runs": [
                 run.context.wire()
@@ -545,7 +543,7 @@ class Runs:
         }
 
     def progress(self, user: str) -> dict[str, Any]:
-        """How far the newest run is that goes on for a user; its id is None where none does."""
+        """The progress of a user's newest active run; its id is None if there is none."""
         with self._lock:
             active = list(self._active.values())
         going = (run for run in active if run.context.user == user and not run.ended)
@@ -570,7 +568,7 @@ class Runs:
             return {
                 "runs": self._count,
                 "active_runs": len({run.id for run in active}),
-                # Copies: the runs go on counting.
+                # Copies, because the counts may still change.
                 "frames": dict(sum((Counter(dict(r.outcomes)) for r in active), self._closed)),
                 "not_finite": sum((run.frames_not_finite for run in active), self._not_finite),
             }
@@ -585,9 +583,9 @@ class Runs:
 
 
 def tell(listener: Callable[[Run], None], run: Run) -> None:
-    """Call `listener`, on whatever thread a run starts or ends: the sampler's may be among them.
+    """Call `listener`, on whatever thread a run starts or ends, possibly the sampler's.
 
-    What it raises is said once a run.
+    Errors are logged once a run.
     """
     try:
         listener(run)

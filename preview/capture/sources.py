@@ -1,4 +1,4 @@
-"""Which decoders can show a latent format's previews, best first."""
+"""Which decoders can make previews for a latent format, best first."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 from .. import decoder_files, host
 from ..decoder_files import Kind
 from ..decoders import recognise
-from ..decoders.errors import DecoderError
 from ..decoders.latent2rgb import Latent2RGBSource
-from ..decoders.protocols import Source
+from ..decoders.protocols import DecoderError, Source
 from ..decoders.sound import SoundSource
 from ..decoders.spectrogram import SpectrogramSource
 from ..decoders.taehv import TaehvSource
@@ -43,8 +42,8 @@ def find(method: str, latent_format: Any, say: Say, vae: VaeCopy | None = None) 
 
 
 def sound(vae: Any, latent_format: Any, model: Any) -> SoundSource:
-    """What decodes the sound of a MODEL's latents by `vae`. Raises host.sound.CannotDecode."""
-    scale = host.sound.scale(model)
+    """What decodes the sound of a MODEL's latents with `vae`. Raises host.models.CannotDecode."""
+    scale = host.models.sound_scale(model)
 
     def process_out(latent: torch.Tensor) -> torch.Tensor:
         if host.models.is_sound(latent_format):
@@ -52,7 +51,7 @@ def sound(vae: Any, latent_format: Any, model: Any) -> SoundSource:
         return latent / scale
 
     space = f"{_space(latent_format)} {scale}"
-    return SoundSource(host.sound.copy_of(vae), process_out, space)
+    return SoundSource(host.models.sound_copy(vae), process_out, space)
 
 
 def _tiny_decoder(latent_format: Any, say: Say, wanted: bool) -> Source | None:
@@ -60,8 +59,8 @@ def _tiny_decoder(latent_format: Any, say: Say, wanted: bool) -> Source | None:
     if not names:
         return None
     try:
-        path = host.models.decoder_file(*names)
-    except OSError as error:  # the folder went away, or a disk
+        path = host.installation.decoder_file(*names)
+    except OSError as error:  # the folder or its disk is gone
         reason = in_a_line(error)
         say(logging.WARNING, f"models/vae_approx cannot be read ({reason}), so it is ignored.")
         return None
@@ -77,27 +76,27 @@ def _tiny_decoder(latent_format: Any, say: Say, wanted: bool) -> Source | None:
     channels, precision = host.models.latent_channels(latent_format), host.installation.precision
     if family == decoder_files.IMAGE:
         return TaesdSource.of(path, channels, precision)
-    space, process_out = _space(latent_format), latent_format.process_out
-    return TaehvSource.of(path, channels, precision, space, process_out)
+    more = {"space": _space(latent_format), "process_out": latent_format.process_out}
+    return TaehvSource.of(path, channels, precision, **more)
 
 
 def missing_decoder(latent_format: Any) -> Kind | None:
-    """The files of which one would make the format's previews sharp; None where one is there.
+    """The kind of files that would make the format's previews sharp, if none of them is there.
 
-    None also where there are no such files, or none is needed.
+    None if there is one, if no such files exist, or if none is needed.
     """
     kind = host.models.decoder_kind(latent_format)
     if kind is None or host.models.is_exact(latent_format):
         return None
     try:
-        path = host.models.decoder_file(*host.models.decoder_names(latent_format))
+        path = host.installation.decoder_file(*host.models.decoder_names(latent_format))
     except OSError:
         return None
     return kind if path is None else None
 
 
 def _say_what_is_missing(names: Sequence[str], say: Say, wanted: bool) -> None:
-    place = host.models.misplaced_decoder(*names)
+    place = host.installation.misplaced_decoder(*names)
     if place is not None:
         say(
             logging.WARNING,
@@ -112,7 +111,7 @@ def _say_what_is_missing(names: Sequence[str], say: Say, wanted: bool) -> None:
 
 
 def _space(latent_format: Any) -> str:
-    """What its `process_out` depends on."""
+    """Identifies its `process_out`."""
     return f"{type(latent_format).__name__} {getattr(latent_format, 'scale_factor', 1)}"
 
 

@@ -7,8 +7,8 @@ class Throttle:
     """Keeps the rate that the user set, for one execution of a node.
 
     `every_n_steps` is exact and counts from step 1. `throttle_ms` is the least time between two
-    admitted steps; the first one asked about passes it. The last step comes in addition, once: of
-    a node that samples again nobody knows which last step is the last.
+    admitted steps; the first one is always admitted. So is the last step, once: if a node samples
+    several times, nobody knows which sampling is the last.
     """
 
     def __init__(self) -> None:
@@ -18,7 +18,7 @@ class Throttle:
     def admits(
         self, step: int, is_last: bool, now: float, *, throttle_ms: int, every_n_steps: int
     ) -> bool:
-        """Whether the frame of `step` (from 1) is wanted at time `now`. Changes nothing."""
+        """Whether the frame of `step` (from 1) is wanted at time `now`. Has no side effects."""
         if self.is_first_end(is_last):
             return True
         if (step - 1) % every_n_steps:
@@ -33,7 +33,7 @@ class Throttle:
         return self._last is not None
 
     def is_first_end(self, is_last: bool) -> bool:
-        """Whether a step is the last of a sampling, where none was before."""
+        """Whether a step is the last of a sampling, and the first such step."""
         return is_last and not self._had_an_end
 
     def mark(self, now: float, is_last: bool = False) -> None:

@@ -1,5 +1,5 @@
-"""From latents to pictures: decoders, a file a family, and what is common to all of them.
+"""From latents to pictures: a module for each family of decoders, and what they have in common.
 
-To add a family, write a module with a `Decoder` and its `Source` (`protocols.py`) beside these and
-name it in `sources.py`.
+To add a family, write a module with a `Decoder` and its `Source` (`protocols.py`), and add it to
+`capture/sources.py`.
 """

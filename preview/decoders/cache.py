@@ -11,33 +11,32 @@ from typing import Any
 import torch
 
 from ..plain import NAME, plain
-from .errors import DecoderError
-from .protocols import Loads, Source, T
+from .protocols import DecoderError, Loads, Source, T
 
 
 class DecoderCache:
-    """Loaded decoders by source, device and type; the least recently used leaves first.
+    """Loaded decoders by source, device and dtype; the least recently used is dropped first.
 
-    One that is not light stays on a device as long as somebody holds a source of it (the run that
-    shows it does), or nothing else is asked for there: the next run may want it again.
+    A decoder that is not light stays on a device while somebody holds one of its sources (as the
+    run that shows it does), or until another is asked for there: the next run may need it again.
     """
 
     LIMIT = 4
 
     REMEMBERED = 100
-    """Broken sources. Each change of a file is a new one."""
+    """Broken sources. A changed file is a new source."""
 
     def __init__(self) -> None:
         self._loaded: OrderedDict[Hashable, Any] = OrderedDict()
         self._holders: dict[Hashable, list[weakref.ref[Loads[Any]]]] = {}
-        """The sources that each decoder, if it is not light, was asked for by."""
+        """The sources through which each decoder that is not light was requested."""
         self._broken: OrderedDict[Hashable, str] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, source: Loads[T], device: torch.device) -> T:
         """The decoder of `source` on `device`, loaded at the first call. Raises DecoderError.
 
-        One that failed for good is not loaded again; a changed file is another source.
+        One that failed for good is not loaded again, but a changed file is a new source.
         """
         broken = self._broken.get(source.key)
         if broken is not None:
@@ -55,7 +54,7 @@ class DecoderCache:
             decoder = source.load(device)
         except DecoderError as error:
             if error.lasting:
-                self._remember(source, str(error))
+                self.leave(source, str(error))
             raise
         with self._lock:
             self._loaded[key] = decoder
@@ -68,7 +67,7 @@ class DecoderCache:
     def _hold(self, key: Hashable, source: Loads[Any]) -> None:
         if self._loaded[key].light:
             return
-        # By identity: another run's source is equal to this one and may be gone earlier.
+        # Compared by identity: another run's source equals this one and may be freed earlier.
         holders = [held for held in self._holders.get(key, ()) if held() is not None]
         if not any(held() is source for held in holders):
             holders.append(weakref.ref(source))
@@ -80,31 +79,28 @@ class DecoderCache:
             if key[1] == device and key != but and not held:  # type: ignore[index]
                 del self._loaded[key], self._holders[key]
 
-    def _remember(self, source: Loads[Any], why: str) -> None:
+    def leave(self, source: Loads[Any], why: str) -> None:
+        """Do not use `source` again in this process."""
         with self._lock:
             self._broken[source.key] = plain(why)
             while len(self._broken) > self.REMEMBERED:
                 self._broken.popitem(last=False)
 
     def release(self, device: torch.device) -> None:
-        """Forget the decoders on `device` whose weights are too large to lie there unused."""
+        """Drop the decoders on `device` whose weights are too large to stay there unused."""
         with self._lock:
             for key in list(self._holders):
                 if key[1] == device:  # type: ignore[index]
                     del self._loaded[key], self._holders[key]
 
     def is_broken(self, source: Source) -> bool:
-        """Whether this very source failed for good before; a changed file is a new source."""
+        """Whether this source failed for good; a changed file is a new source."""
         return source.key in self._broken
 
     def broken(self) -> list[str]:
-        """What is wrong with the sources that failed to load, for people to read."""
+        """Why sources failed to load, for people to read."""
         with self._lock:
             return list(dict.fromkeys(self._broken.values()))
-
-    def leave(self, source: Source, why: str) -> None:
-        """Do not use `source` again in this process."""
-        self._remember(source, why)
 
     def names(self) -> list[str]:
         """The loaded decoders, for people to read."""

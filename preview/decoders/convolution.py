@@ -1,4 +1,4 @@
-"""The convolution that the tiny decoders spend their time in, in as few kernels as there can be."""
+"""The convolution in which the tiny decoders spend their time, in as few kernels as possible."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import nn
 def conv_relu(
     x: torch.Tensor, conv: nn.Conv2d, add: torch.Tensor | None = None, leak: float = 0.0
 ) -> torch.Tensor:
-    """ReLU of the 3×3 convolution of `x`, plus `add`; below zero, `leak` of it comes through.
+    """ReLU of the 3×3 convolution of `x`, plus `add`; negative values are multiplied by `leak`.
 
-    On NVIDIA devices it is one kernel instead of three, but for a leaky one: half of a decoder's
-    time goes into writing and reading what lies between. The pictures are the same but for one
-    level in one of a thousand values.
+    On NVIDIA devices it is one kernel instead of three, unless leaky: half of a decoder's time goes
+    into writing and reading intermediate results. Pictures differ by one level in one of a thousand
+    values.
     """
     if leak or not can_fuse(x.device, x.dtype):
         y = conv(x)
@@ -29,12 +29,12 @@ def conv_relu(
 
 
 GEOMETRY = ((1, 1), (1, 1), (1, 1), 1)  # stride, padding, dilation, groups
-TRIED = 64  # channels, as most of the convolutions have
+TRIED = 64  # channels, the width of most convolutions
 
 
 @functools.cache
 def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether cuDNN's fused convolutions are to be had: tried once, small."""
+    """Whether cuDNN's fused convolutions work, tried once on a small input."""
     if device.type != "cuda" or torch.version.cuda is None or dtype == torch.float32:
         return False
     x = torch.zeros(1, TRIED, 8, 8, device=device, dtype=dtype)

@@ -1,8 +1,8 @@
-"""Files of weights, of which the shapes are known before a single weight is read.
+"""Weight files, read so that all shapes are known before any weight is.
 
-Nothing that a file says about itself is believed before it was compared with the file. No part of
-it is executed, nothing is mapped into memory (a file that is cut short while it is mapped ends the
-process), and no more is read than is asked for.
+Nothing that a file says about itself is trusted until it has been checked. Nothing in it is
+executed or mapped into memory (truncating a mapped file kills the process), and only what is asked
+for is read.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from typing import IO, Any, NamedTuple
 import torch
 
 from ..plain import file_name, in_a_line
-from .errors import DecoderError
+from .protocols import DecoderError
 
 HEADER = 1 << 20
-"""Bytes of what lists the weights of a file. Those of decoders have some ten thousand."""
+"""The most bytes for the list of a file's weights. Decoders need about ten thousand."""
 
 SIP = 1 << 20
 """Bytes that are read at a time."""
 
 TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-"""By the names in .safetensors files, the types that weights of decoders are stored in."""
+"""The dtypes of decoders' weights, by their names in .safetensors files."""
 
 STORAGES = {
     "DoubleStorage": torch.float64,
@@ -41,21 +41,21 @@ STORAGES = {
     "HalfStorage": torch.float16,
     "BFloat16Storage": torch.bfloat16,
 }
-"""The same by the names in .pth files."""
+"""The same, by their names in .pth files."""
 
 
 class Version(NamedTuple):
-    """What tells a file from what lay at its path before."""
+    """Distinguishes a file from earlier ones at the same path."""
 
     modified: int
-    """Nanoseconds since 1970; 0 where that cannot be told, and reading it says why."""
+    """Nanoseconds since 1970; 0 if unknown, in which case reading the file says why."""
 
     size: int
     """Bytes."""
 
 
 def version_of(path: str) -> Version:
-    """The version of the file that lies at `path` now. Raises nothing."""
+    """The version of the file that is at `path` now. Never raises."""
     try:
         found = os.stat(path)
     except (OSError, ValueError):
@@ -65,33 +65,33 @@ def version_of(path: str) -> Version:
 
 @dataclass(frozen=True)
 class Stored:
-    """A weight in a file that is open."""
+    """A weight in an open file."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     read: Callable[[], torch.Tensor]
-    """The weight, on the CPU. Raises what reading a damaged file raises."""
+    """Returns the weight, on the CPU. Raises whatever reading a damaged file raises."""
 
 
 @contextmanager
 def opened(path: str, kind: str) -> Iterator[Mapping[str, Stored]]:
-    """The weights in the .safetensors or .pth file at `path`, by their names.
+    """The weights in the .safetensors or .pth file at `path`, by name.
 
-    What goes wrong within, DecoderError or not, becomes a DecoderError that names the file, and
-    says that it is not a `kind` where the file could be read.
+    Any error inside the block becomes a DecoderError that names the file and, if it could be read,
+    says that it is not a `kind`.
     """
     name = file_name(path)
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise DecoderError("it is not a file")  # to open a pipe would wait for who writes
+            raise DecoderError("it is not a file")  # opening a pipe would wait for a writer
         with open(path, "rb") as file:
             yield _weights(file)
     except FileNotFoundError as error:
         raise DecoderError(f"{name} no longer exists") from error
     except OSError as error:
-        if error.errno == errno.EINVAL:  # a place that no file has
+        if error.errno == errno.EINVAL:  # an offset that no file has
             raise DecoderError(f"{name} is damaged or not a {kind}") from error
-        # The disk's fault, which may pass.
+        # A problem of the disk, which may be temporary.
         failure = DecoderError(f"{name} cannot be read: {error.strerror or in_a_line(error)}")
         failure.lasting = False
         raise failure from error
@@ -101,7 +101,7 @@ def opened(path: str, kind: str) -> Iterator[Mapping[str, Stored]]:
         failure = DecoderError(f"{name} cannot be read: not enough memory")
         failure.lasting = False
         raise failure from error
-    except Exception as error:  # whatever the parts of a damaged file lead to
+    except Exception as error:  # a damaged file can cause any error
         raise DecoderError(f"{name} is damaged or not a {kind}: {in_a_line(error)}") from error
 
 
@@ -125,7 +125,7 @@ def _weights(file: IO[bytes]) -> Mapping[str, Stored]:
 
 
 def _safetensors_weights(file: IO[bytes]) -> dict[str, Stored]:
-    """8 bytes that say how long the header is, the header in JSON, then the data."""
+    """The format: 8 bytes with the header's length, the header as JSON, then the data."""
     length = int.from_bytes(file.read(8), "little")
     if length > HEADER:
         raise DecoderError(f"its header has {length:,} bytes")
@@ -137,7 +137,7 @@ def _safetensors_weights(file: IO[bytes]) -> dict[str, Stored]:
             continue
         dtype, shape = TYPES.get(entry["dtype"]), _shape(entry["shape"])
         begin, stop = entry["data_offsets"]
-        if dtype is None:  # an encoder's, perhaps; nothing that a decoder needs
+        if dtype is None:  # perhaps an encoder's; decoders need none of these
             continue
         size = math.prod(shape) * dtype.itemsize
         if not 0 <= begin <= stop <= end - start or stop - begin != size:
@@ -164,7 +164,7 @@ def _reader(
 
 
 def _numbers(file: IO[bytes], count: int, dtype: torch.dtype) -> torch.Tensor:
-    """The next numbers of `file`."""
+    """The next `count` numbers of `file`."""
     if count == 0:
         return torch.empty(0, dtype=dtype)
     data = bytearray(count * dtype.itemsize)
@@ -182,7 +182,7 @@ def _numbers(file: IO[bytes], count: int, dtype: torch.dtype) -> torch.Tensor:
 
 
 class _Sips:
-    """A file of which nobody gets much at a time: a zip's directory may be as large as the zip."""
+    """A file that limits the size of each read: a zip's directory may be as large as the zip."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
@@ -196,7 +196,7 @@ class _Sips:
 
 
 class _Storage(NamedTuple):
-    """Numbers that lie in a member of the archive."""
+    """Numbers in a member of the archive."""
 
     key: str
     dtype: torch.dtype
@@ -204,7 +204,7 @@ class _Storage(NamedTuple):
 
 
 class _View(NamedTuple):
-    """A tensor as it was pickled: some of the numbers of a storage."""
+    """A pickled tensor: some of the numbers of a storage."""
 
     storage: _Storage
     offset: int
@@ -213,7 +213,7 @@ class _View(NamedTuple):
 
 
 def _torch_weights(file: IO[bytes]) -> dict[str, Stored]:
-    """A zip with a pickle that says what the weights are called, and a member for each storage."""
+    """The format: a zip with a pickle that lists the weights, and a member for each storage."""
     archive = zipfile.ZipFile(_Sips(file))
     members = {info.filename: info for info in archive.infolist()}
     listing = next((name for name in members if name.endswith("/data.pkl")), None)
@@ -237,7 +237,7 @@ def _torch_weights(file: IO[bytes]) -> dict[str, Stored]:
 
 
 def _content(archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], name: str) -> bytes:
-    """A small member of the archive; empty where it is not there."""
+    """A small member of the archive; empty if it is missing."""
     if name not in members:
         return b""
     if members[name].compress_type != zipfile.ZIP_STORED:
@@ -252,7 +252,7 @@ def _content(archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], n
 def _stored(archive: zipfile.ZipFile, member: zipfile.ZipInfo | None, view: _View) -> Stored:
     storage, shape = view.storage, view.shape
     size = storage.dtype.itemsize
-    # From its first number to its last one.
+    # From its first number to its last.
     span = 1 + sum((length - 1) * stride for length, stride in zip(shape, view.strides))  # noqa: B905
     span = span if math.prod(shape) else 0
     if member is None or (view.offset + span) * size > member.file_size:
@@ -279,7 +279,7 @@ def _skip(file: IO[bytes], size: int) -> None:
 def _rebuilt(
     storage: object, offset: object, shape: object, strides: object, *rest: object
 ) -> _View:
-    """In the place of torch's function that makes a tensor."""
+    """Stands for torch's function that makes a tensor."""
     if not (isinstance(storage, _Storage) and isinstance(shape, tuple)):
         raise DecoderError("it has weights of unknown type")
     shape, strides = _shape(shape), _shape(strides)
@@ -289,12 +289,12 @@ def _rebuilt(
 
 
 def _parameter(view: object, *rest: object) -> object:
-    """In the place of torch's function that makes a parameter of a tensor."""
+    """Stands for torch's function that makes a parameter of a tensor."""
     return view
 
 
 def _no_items() -> dict[object, object]:
-    """In the place of a dictionary's class, which would also copy another one, again and again."""
+    """Stands for a dictionary's class, which could be made to copy another one over and over."""
     return {}
 
 
@@ -304,7 +304,7 @@ KNOWN: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_parameter"): _parameter,
     **{("torch", name): dtype for name, dtype in STORAGES.items()},
 }
-"""All that a list of weights may refer to. Nothing else is looked up, and these run nothing."""
+"""Everything that a list of weights may refer to. Nothing else is looked up, and nothing is run."""
 
 OPERATIONS = (
     pickle.PROTO,
@@ -345,20 +345,20 @@ OPERATIONS = (
     pickle.BUILD,
     pickle.BINPERSID,
 )
-"""What a pickle of weights is written with. Others reserve as much memory as a number in them says,
-and so does Python's own fast reader for some of these."""
+"""The operations that a pickle of weights needs. Others allocate as much memory as a number in the
+file says; so does Python's fast unpickler even for some of these."""
 
 
-_PythonUnpickler: Any = pickle._Unpickler  # of which a type checker knows too little
+_PythonUnpickler: Any = pickle._Unpickler  # its type stubs are incomplete
 
 
 class _Listing(_PythonUnpickler):
-    """Reads what a .pth file's weights are called and where they lie, and nothing else."""
+    """Reads the names and places of a .pth file's weights, and nothing else."""
 
     dispatch = {code[0]: _PythonUnpickler.dispatch[code[0]] for code in OPERATIONS}  # noqa: RUF012
 
     def load_build(self) -> None:
-        """Drop what torch keeps beside the weights: it would be set on anything, us included."""
+        """Drop what torch stores besides the weights: BUILD could set attributes on anything."""
         self.stack.pop()
 
     dispatch[pickle.BUILD[0]] = load_build

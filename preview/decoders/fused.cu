@@ -1,8 +1,8 @@
-// TAESD's decoder, compiled at run time: no header is needed.
+// TAESD's decoder, compiled at run time without any headers.
 //
-// Between the kernels a picture lies as [height][width][64 channels] of half. A convolution is a
-// matrix product on the tensor cores: 16 pixels in a row by 64 channels of one tap of the 3x3
-// window at a time, added up in float. What the host prepares of the weights is told in fused.py.
+// Between the kernels, a picture is stored as [height][width][64 channels] of half. A convolution
+// is a matrix product on the tensor cores: 16 pixels in a row by 64 channels, for one tap of the
+// 3x3 window at a time, accumulated in float. fused.py explains how the host prepares the weights.
 
 typedef unsigned short half;  // its bits: arithmetic is done in float
 typedef unsigned int uint;
@@ -11,10 +11,10 @@ typedef unsigned char byte;
 #define CHANNELS 64
 #define TAPS 9
 #define ACROSS 16                 // a tile's width: the pixels of one matrix product
-#define HALO (ACROSS + 2)         // with the neighbours that a 3x3 window needs
-#define PITCH (CHANNELS * 2 + 16) // bytes from a pixel to the next, so that 8 are in 32 banks
+#define HALO (ACROSS + 2)         // including the neighbours that a 3x3 window needs
+#define PITCH (CHANNELS * 2 + 16) // bytes from pixel to pixel, so that 8 of them use all 32 banks
 
-struct alignas(16) Eight { uint pair[4]; };  // halves, as one access moves them
+struct alignas(16) Eight { uint pair[4]; };  // halves, moved by a single access
 
 extern __shared__ Eight shared[];
 
@@ -38,7 +38,7 @@ __device__ __forceinline__ uint in_shared(const void *pointer) {
     return (uint)__cvta_generic_to_shared(pointer);
 }
 
-// Copies 16 bytes to shared memory, or zeros. They are there after `arrived` and a barrier.
+// Copies 16 bytes, or zeros, to shared memory, where they are after `arrived` and a barrier.
 __device__ __forceinline__ void copy16(uint to, const void *from, bool zeros) {
 #if __CUDA_ARCH__ >= 800
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
@@ -57,7 +57,7 @@ __device__ __forceinline__ void arrived() {
 #endif
 }
 
-// Four 8x8 matrices of halves: lane i names the address of row i % 8 of matrix i / 8.
+// Loads four 8x8 matrices of halves; lane i gives the address of row i % 8 of matrix i / 8.
 __device__ __forceinline__ void load_matrices(uint (&to)[4], uint from) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(from) : "memory");
@@ -80,9 +80,9 @@ __device__ __forceinline__ void multiply(float (&sum)[4], const uint (&pixels)[4
 #endif
 }
 
-// Brings the tile at (top, left), ROWS + 2 by HALO pixels with the neighbours, into shared
-// memory: of a picture of `height` x `width`, or of one half as large where `up` is 1, enlarged.
-// Beyond the edges it is zero.
+// Loads the tile at (top, left), ROWS + 2 by HALO pixels including neighbours, into shared memory,
+// from a picture of `height` x `width`, or, if `up` is 1, from one half as large, enlarged. Pixels
+// beyond the edges are zero.
 template <int ROWS, int THREADS>
 __device__ __forceinline__ void load_tile(uint tile, const half *from, int top, int left,
                                           int height, int width, int up) {
@@ -95,15 +95,15 @@ __device__ __forceinline__ void load_tile(uint tile, const half *from, int top, 
     }
 }
 
-// Every kernel is told its work, which is the same for all pictures of a size, and where the
-// picture at hand is. What lies between the kernels is so many bytes into `memory`.
+// Each kernel gets its work, which is the same for all pictures of a size, and the places of the
+// current picture. Intermediate results are at byte offsets in `memory`.
 typedef long long offset;
 
 struct Places {
     const half *latent;  // [channels][pixels]
     byte *memory;
     byte *picture;       // [height][width][3]
-    uint *unknown;       // of how many positions and pixels nothing is known; 0 at first
+    uint *unknown;       // the number of unknown positions and pixels; initially 0
 };
 
 struct Enter {
@@ -142,15 +142,15 @@ extern "C" __global__ void enter(const Enter work, const Places places) {
 struct Convolution {
     offset source;        // half [height][width][64], or half as large: see `up`
     offset to;            // half [height][width][64]
-    offset add;           // what is added before the ReLU, or -1. It may be `to`
+    offset add;           // what is added before the ReLU, or -1; may be the same as `to`
     const half *weights;  // [tap][output][channel], swizzled
     const float *bias;    // [64]
-    int height, width;    // of what comes out
+    int height, width;    // of the result
     int up;               // 1: `source` is enlarged to twice its size
     int relu;
 };
 
-// Each warp works on ROWS rows of 16 pixels, so that WARPS * ROWS rows make up a block's tile.
+// Each warp works on ROWS rows of 16 pixels, so a block's tile has WARPS * ROWS rows.
 template <int WARPS, int ROWS>
 __device__ __forceinline__ void convolve(const Convolution &work, byte *memory) {
     const half *source = (const half *)(memory + work.source), *added = (half *)(memory + work.add);
@@ -161,7 +161,7 @@ __device__ __forceinline__ void convolve(const Convolution &work, byte *memory) 
     int top = blockIdx.y * down, left = blockIdx.x * ACROSS;
     int lane = threadIdx.x % 32, first_row = threadIdx.x / 32 * ROWS;
 
-    auto load_tap = [&](int tap) {  // into one of two places in turn
+    auto load_tap = [&](int tap) {  // into two buffers alternately
         const byte *from = (const byte *)work.weights + (size_t)tap * tap_bytes;
         for (int i = threadIdx.x; i < tap_bytes / 16; i += threads)
             copy16(weights + tap % 2 * tap_bytes + i * 16, from + i * 16, false);
@@ -179,7 +179,7 @@ __device__ __forceinline__ void convolve(const Convolution &work, byte *memory) 
 #pragma unroll 1
     for (int tap = 0; tap < TAPS; tap++) {
         arrived();
-        __syncthreads();  // this tap is there, and nobody reads the one before any more
+        __syncthreads();  // this tap has arrived, and nobody reads the previous one any more
         if (tap + 1 < TAPS) load_tap(tap + 1);
         uint pixels_of_tap = pixels_at + (tap / 3 * HALO + tap % 3) * PITCH;
         uint weights_of_tap = weights_at + tap % 2 * tap_bytes;
@@ -202,9 +202,9 @@ __device__ __forceinline__ void convolve(const Convolution &work, byte *memory) 
         }
     }
 
-    // Each lane has of two pixels 2 x 8 outputs, which the order of the weights makes neighbours.
+    // Each lane has 2 x 8 outputs of two pixels; the order of the weights makes them adjacent.
     int y = top + first_row, x = left + lane / 4, channel = lane % 4 * 8;
-    Eight add[ROWS][2][2] = {};  // all of it is asked for before any of it is waited for
+    Eight add[ROWS][2][2] = {};  // all loads are issued before any of them is waited for
     if (work.add >= 0)
 #pragma unroll
         for (int row = 0; row < ROWS; row++)
@@ -250,24 +250,24 @@ convolve_4_rows(const Convolution work, const Places places) {
     convolve<4, 1>(work, places.memory);
 }
 
-extern "C" __global__ void __launch_bounds__(128, 4)  // blocks on a multiprocessor
+extern "C" __global__ void __launch_bounds__(128, 4)  // blocks per multiprocessor
 convolve_8_rows(const Convolution work, const Places places) {
     convolve<4, 2>(work, places.memory);
 }
 
 struct Leave {
     offset source;        // half [height][width][64]
-    offset to;            // half [height][width][4]: red, green, blue and nothing
+    offset to;            // half [height][width][4]: red, green, blue and padding
     offset holes;         // byte [height >> doublings][width >> doublings]
-    const half *weights;  // [tap][8 outputs, of which 3 count][channel], swizzled
+    const half *weights;  // [tap][8 outputs, of which 3 are used][channel], swizzled
     const float *bias;    // [8]
     int height, width, doublings;
 };
 
 #define LEAVE_WARPS 4
-#define LEAVE_ROWS 2  // of each warp
+#define LEAVE_ROWS 2  // per warp
 
-// The last convolution. Pixels that are no number, or where the latent was none, become grey.
+// The last convolution. Pixels that are NaN, or whose latent was not finite, become grey.
 extern "C" __global__ void __launch_bounds__(LEAVE_WARPS * 32)
 leave(const Leave work, const Places places) {
     const int down = LEAVE_WARPS * LEAVE_ROWS, threads = LEAVE_WARPS * 32;
@@ -291,7 +291,7 @@ leave(const Leave work, const Places places) {
     for (int tap = 0; tap < TAPS; tap++)
 #pragma unroll
         for (int step = 0; step < CHANNELS / 32; step++) {
-            uint four[4];  // of 8 channels each
+            uint four[4];  // with 8 channels each
             load_matrices(four, weights_at + tap * tap_bytes
                                 + (step * 4 + lane / 8 ^ lane % 8) * 16);
 #pragma unroll
@@ -305,7 +305,7 @@ leave(const Leave work, const Places places) {
             }
         }
 
-    int quarter = lane % 4;  // 0 has red and green, 1 has blue, the others have nothing
+    int quarter = lane % 4;  // 0 has red and green, 1 has blue, the others have padding
     float low = work.bias[quarter * 2], high = work.bias[quarter * 2 + 1];
 #pragma unroll
     for (int row = 0; row < LEAVE_ROWS; row++)
@@ -330,10 +330,10 @@ leave(const Leave work, const Places places) {
 struct Finish {
     offset source;  // half [source_height][source_width][4]
     int source_height, source_width;
-    int height, width;  // the same, or less: then pixels are averaged
+    int height, width;  // the same, or smaller: then pixels are averaged
 };
 
-// Shrinks by area and rounds to nearest, a tie to the even one.
+// Shrinks by area and rounds to nearest, ties to even.
 extern "C" __global__ void finish(const Finish work, const Places places) {
     const half *source = (const half *)(places.memory + work.source);
     int x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y;

@@ -1,8 +1,8 @@
 """TAESD's decoder in a few kernels of our own (fused.cu), from the latent to the picture.
 
-Through torch a picture takes some 45 operations, and for each of them the worker lets go of
-the GIL and gets it back from the sampler. These kernels are launched without letting go, in
-any thread and with any allocator, and nothing is recorded. Where they cannot be had, torch decodes.
+With torch a picture takes about 45 operations, and for each of them the worker releases the GIL and
+has to get it back from the sampler. These kernels are launched without releasing it, on any thread
+and with any allocator, and no graph is recorded. Where they are unavailable, torch decodes.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ OLDEST = 75  # Turing: the first with the matrix products that the kernels use
 WIDTH = 64
 TAPS = 9
 STAGES = 3
-BLOCKS = 3  # residual ones a stage, of three convolutions each
-CONVOLUTIONS = 1 + STAGES * (3 * BLOCKS + 1) + 3  # besides the last one
+BLOCKS = 3  # residual blocks per stage, of three convolutions each
+CONVOLUTIONS = 1 + STAGES * (3 * BLOCKS + 1) + 3  # without the last one
 UPSAMPLED = tuple((3 * BLOCKS + 1) * stage for stage in range(1, STAGES + 1))
-"""Which convolutions, counted from 0, come after an upsampling."""
+"""The convolutions, counted from 0, that follow an upsampling."""
 
-# As fused.cu has them.
+# The same as in fused.cu.
 ACROSS = 16
 TAP_BYTES = WIDTH * WIDTH * 2
-OUTPUTS = 8  # of the last convolution, for the matrix product; three count
+OUTPUTS = 8  # of the last convolution, padded for the matrix product; three are used
 
 Pictured = tuple[torch.Tensor, torch.Tensor]
-"""A picture, uint8 [height, width, 3], and of how many positions or pixels nothing is known."""
+"""A picture, uint8 [height, width, 3], and the number of unknown positions or pixels, int32 []."""
 
 
 class UnsuitableError(Exception):
-    """The kernels are not made for this decoder or device. The message says why."""
+    """The kernels do not support this decoder or device. The message says why."""
 
 
 class Places(ctypes.Structure):
-    """Where a picture is; this and what follows is explained in fused.cu."""
+    """The addresses of a picture's data; fused.cu explains this and the following structures."""
 
     _fields_ = (
         ("latent", ctypes.c_void_p),
@@ -115,7 +115,7 @@ class Finish(ctypes.Structure):
 
 
 class Kernels:
-    """The kernels on one device. They are compiled in a thread of their own, once a process."""
+    """The kernels on one device. They are compiled once per process, in a separate thread."""
 
     def __init__(self, index: int) -> None:
         major, minor = torch.cuda.get_device_capability(index)
@@ -124,11 +124,11 @@ class Kernels:
         self.given_up = False
 
     def compiled(self) -> bool:
-        """Whether they may be loaded without waiting."""
+        """Whether they can be loaded without waiting."""
         return self._image.done()
 
     def give_up(self, error: KernelError) -> None:
-        """Never again on this device; says so in a line."""
+        """Stop using them on this device, and log why once."""
         if not self.given_up:
             log.warning(
                 "[SideStream] TAESD's GPU kernels cannot be used (%s); PyTorch decodes instead,"
@@ -139,7 +139,7 @@ class Kernels:
 
     @functools.cached_property
     def context(self) -> Context:
-        """Where they are launched. Raises KernelError."""
+        """The context in which they are launched. Raises KernelError."""
         return Context(self._index)
 
     @functools.cached_property
@@ -177,7 +177,7 @@ def kernels_on(index: int) -> Kernels:
 
 @functools.cache
 def compiling(capability: int) -> Future[bytes]:
-    """The machine code for a compute capability, being made by a thread since the first call."""
+    """The machine code for a compute capability; the first call starts a thread to compile it."""
     future: Future[bytes] = Future()
 
     def work() -> None:
@@ -190,12 +190,12 @@ def compiling(capability: int) -> Future[bytes]:
 
     thread = threading.Thread(target=work, name="SideStream compiler", daemon=True)
     thread.start()
-    atexit.register(thread.join, 10)  # the compiler must not work on while its library ends
+    atexit.register(thread.join, 10)  # the compiler must not run while its library shuts down
     return future
 
 
-class RunSpec:
-    """All the launches for latents of one size, and where they find a picture."""
+class Plan:
+    """All launches for latents of one size, and where they find their data."""
 
     def __init__(
         self,
@@ -212,7 +212,7 @@ class RunSpec:
         if full_width <= width and full_height <= height:
             width, height = full_width, full_height
         self.picture = (height, width, 3)
-        # Three layers of the picture, and where non_finite are.
+        # Three layers of the picture's size, then a map of non-finite positions.
         layer = full_height * full_width * WIDTH * 2
         x, first, second, non_finite = (i * layer for i in range(4))
         self.bytes = non_finite + h * w
@@ -250,7 +250,7 @@ class RunSpec:
 
 
 class FusedTaesd:
-    """TAESD on a device, by the kernels."""
+    """TAESD on a device, decoded by the kernels."""
 
     PLANS = 8
 
@@ -259,14 +259,14 @@ class FusedTaesd:
         self._loaded = kernels.loaded
         self._context = kernels.context
         self._weights = weights
-        self._plans: dict[Hashable, RunSpec] = {}
+        self._plans: dict[Hashable, Plan] = {}
         self._lock = threading.Lock()  # a plan is for one picture at a time
 
     @classmethod
     def of(cls, layers: nn.Sequential, device: torch.device) -> FusedTaesd:
-        """The decoder of `layers`, which lie on `device`. Waits for the compiler.
+        """The decoder with `layers`, which are on `device`. Waits for the compiler.
 
-        Raises UnsuitableError where the kernels cannot serve, KernelError where there are none.
+        Raises UnsuitableError if the kernels do not support it, KernelError if they don't work.
         """
         convolutions = suitable(layers)
         if device.type != "cuda":
@@ -275,15 +275,15 @@ class FusedTaesd:
         kernels = kernels_on(stream.device_index)
         with torch.inference_mode():
             made = cls(kernels, convolutions[0].in_channels, arranged(convolutions))
-        stream.synchronize()  # once, so that other streams find the weights as well
+        stream.synchronize()  # once, so that other streams can read the weights
         return made
 
     def __call__(self, latent: torch.Tensor, width: int, height: int, skipped: int) -> Pictured:
         """The picture of `latent` [1, C, h, w], without the last `skipped` upsamplings.
 
-        It is shrunk to `width` × `height` where it is larger. What `job.RenderJob` gives, but
-        for rounding. Put onto the current stream; never waits. Raises KernelError where a kernel
-        cannot be launched, RuntimeError where the device has failed.
+        A larger picture is shrunk to `width` × `height`. Apart from rounding, the result is that of
+        `job.RenderJob`. The work is put onto the current stream; nothing waits. Raises KernelError
+        if a kernel cannot be launched, RuntimeError if the device has failed.
         """
         if latent.dtype != torch.float16 or latent.shape[:-2] != (1, self._channels):
             raise UnsuitableError(f"a latent {list(latent.shape)} of {latent.dtype}")
@@ -302,7 +302,7 @@ class FusedTaesd:
     ) -> Pictured:
         plan = self._plan(latent.shape, size, skipped)
         device = latent.device
-        # Free for others once this returns: torch gives it to nobody but this stream's next work.
+        # Freed on return: torch only gives it to later work on this stream.
         memory = torch.empty(plan.bytes, dtype=torch.uint8, device=device)
         picture = torch.empty(plan.picture, dtype=torch.uint8, device=device)
         unknown = torch.empty((), dtype=torch.int32, device=device)
@@ -314,28 +314,28 @@ class FusedTaesd:
         launches()
         return picture, unknown
 
-    def _plan(self, shape: torch.Size, size: tuple[int, int], skipped: int) -> RunSpec:
+    def _plan(self, shape: torch.Size, size: tuple[int, int], skipped: int) -> Plan:
         key = (shape, size, skipped)
         plan = self._plans.get(key)
         if plan is None:
             if len(self._plans) == self.PLANS:
                 del self._plans[next(iter(self._plans))]
-            plan = self._plans[key] = RunSpec(self._loaded, self._weights, shape, size, skipped)
+            plan = self._plans[key] = Plan(self._loaded, self._weights, shape, size, skipped)
         return plan
 
 
 def tile_bytes(rows: int) -> int:
-    """What a tile of so many rows takes of shared memory, with its neighbours."""
+    """The shared memory of a tile of that many rows, including its border."""
     return (rows + 2) * (ACROSS + 2) * (WIDTH * 2 + 16)
 
 
 def blocks(size: int, each: int) -> int:
-    """How many of `each` it takes to cover `size`."""
+    """How many blocks of `each` cover `size`."""
     return -(-size // each)
 
 
 class WhenReady:
-    """A decoder by the kernels from when these are compiled, if they can serve it."""
+    """A decoder that uses the kernels as soon as they are compiled, if they support it."""
 
     def __init__(self, layers: nn.Sequential) -> None:
         self._layers = layers
@@ -349,9 +349,10 @@ class WhenReady:
     def to_picture(
         self, latent: torch.Tensor, width: int, height: int, skipped: int
     ) -> Pictured | None:
-        """As `FusedTaesd`; None while there is none, or for good. Raises only what the device does.
+        """As `FusedTaesd`; None while the kernels are not ready, or for good.
 
-        None also where memory is short: torch may find another way, or says it.
+        Also None if memory is short: torch may find another way, or raises. Raises only errors of
+        the device.
         """
         if self._unsuitable or latent.device.type != "cuda" or latent.dtype != torch.float16:
             return None
@@ -374,7 +375,7 @@ class WhenReady:
 
 
 def suitable(layers: nn.Sequential) -> list[nn.Conv2d]:
-    """The convolutions of TAESD's decoder in their order. Raises UnsuitableError."""
+    """The convolutions of TAESD's decoder, in order. Raises UnsuitableError."""
     found = [layer for layer in layers.modules() if isinstance(layer, nn.Conv2d)]
     shapes = [tuple(layer.weight.shape) for layer in found]
     channels = shapes[0][1] if shapes else 0
@@ -390,9 +391,11 @@ def suitable(layers: nn.Sequential) -> list[nn.Conv2d]:
 
 
 def arranged(convolutions: Sequence[nn.Conv2d]) -> tuple[torch.Tensor, ...]:
-    """Weights and bias of all convolutions, then of the last, as fused.cu wants them."""
+    """The weights and biases of all convolutions but the last, then of the last, as in fused.cu."""
     *others, last = convolutions
-    weights = torch.stack([of_channels(layer.weight, WIDTH) for layer in others])
+    lacking = WIDTH - others[0].weight.shape[1]  # channels that only the first one lacks
+    first = F.pad(others[0].weight, (0, 0, 0, 0, 0, lacking))
+    weights = torch.stack([first, *(layer.weight for layer in others[1:])])
     nothing = torch.zeros_like(others[0].weight[:, 0, 0, 0])
     bias = torch.stack([nothing if layer.bias is None else layer.bias for layer in others])
     assert last.bias is not None
@@ -406,16 +409,11 @@ def arranged(convolutions: Sequence[nn.Conv2d]) -> tuple[torch.Tensor, ...]:
     )
 
 
-def of_channels(weight: torch.Tensor, channels: int) -> torch.Tensor:
-    """`weight` [outputs, c, 3, 3] with zeros for the channels that it lacks."""
-    return F.pad(weight, (0, 0, 0, 0, 0, channels - weight.shape[1]))
-
-
 def output_order(device: torch.device) -> torch.Tensor:
-    """Which output is where in the matrix product.
+    """The order of outputs in the matrix product.
 
-    A lane gets two neighbours of every eight outputs of the product. In this order these are eight
-    outputs in a row, twice: it writes them at once.
+    A lane gets two neighbours of every eight outputs of the product. In this order these are two
+    runs of eight consecutive outputs, each written at once.
     """
     half, four, lane, two = torch.meshgrid(
         *(torch.arange(n, device=device) for n in (2, 4, 4, 2)), indexing="ij"
@@ -426,8 +424,8 @@ def output_order(device: torch.device) -> torch.Tensor:
 def swizzled(weights: torch.Tensor) -> torch.Tensor:
     """`weights` [n, outputs, channels, 3, 3] as [n, tap, outputs, channels].
 
-    Eight channels at a time lie so that in shared memory the same ones of eight outputs are in
-    different banks.
+    Groups of eight channels are arranged so that in shared memory the same group of eight outputs
+    lies in different banks.
     """
     n, outputs, channels = weights.shape[:3]
     eights = channels // 8

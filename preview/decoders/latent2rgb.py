@@ -1,4 +1,4 @@
-"""Latent2RGB: each latent pixel through a small matrix that its latent format gives."""
+"""Latent2RGB: multiplies each latent pixel by a small matrix from its latent format."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Latent2RGB:
     def __init__(
         self, factors: torch.Tensor, bias: torch.Tensor | None, reshape: Reshape | None, scale: int
     ) -> None:
-        """Takes `factors` [channels, 3] and `bias` [3], which map a latent to RGB of -1 to 1."""
+        """`factors` [channels, 3] and `bias` [3] map a latent to RGB from -1 to 1."""
         self.scale = scale
         self._matrix = factors.T * 0.5
         self._offset = torch.full_like(self._matrix[:, 0], 0.5)
@@ -28,9 +28,9 @@ class Latent2RGB:
         self._reshape = reshape
 
     def __call__(self, latent: torch.Tensor, min_side: int) -> torch.Tensor:
-        """RGB [3, h, w] of `latent` [1, C, h, w] or, its first frame, [1, C, T, h, w].
+        """RGB [3, h, w] of `latent` [1, C, h, w], or of the first frame of [1, C, T, h, w].
 
-        A video's latent frame stands for several pictures; here it gives one, shown as long.
+        A video's latent frame stands for several pictures; here it gives one, shown for as long.
         """
         if self._reshape is not None:
             latent = self._reshape(latent)
@@ -48,7 +48,7 @@ class Latent2RGB:
 
 
 class StreamingLatent2RGB:
-    """Frame by frame: none needs another."""
+    """Frames are decoded independently."""
 
     def __init__(self, decoder: Latent2RGB) -> None:
         self._decoder = decoder
@@ -77,7 +77,7 @@ class Latent2RGBSource:
         return (f"{self.name} {self.latent_format}", tuple(map(tuple, self.factors)), self.scale)
 
     def dtype(self, device: torch.device) -> torch.dtype:
-        # Half precision would be off by up to two levels, and the matrix costs nothing.
+        # Half precision would be off by up to two levels, and the matrix costs next to nothing.
         return torch.float32
 
     def load(self, device: torch.device) -> Latent2RGB:

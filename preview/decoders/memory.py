@@ -1,7 +1,7 @@
-"""The parts of TAEHV's decoders: blocks that remember, and the stages that these make up.
+"""The parts of TAEHV's decoders: blocks with a memory, and the stages that they form.
 
-There are three kinds of blocks, told by the file: of most decoders, of a wide one for LTX-2.3, and
-of those called 'super', which also enlarge their pictures in another way.
+The file determines which of three kinds of blocks a decoder has: the usual one, that of a wide
+decoder for LTX-2.3, or that of decoders called 'super', which also enlarge pictures differently.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch.nn import Conv2d
 from .convolution import conv_relu
 
 BLOCKS = 3  # in each stage
-GROUP = 64  # channels that a wide block's convolutions take together
+GROUP = 64  # channels per group of a wide block's convolutions
 
 PLAIN, WIDE, SUPER = "plain", "wide", "super"
 
 Memory = Sequence[torch.Tensor | None]
-"""For each block of a stage the frame that it saw last, [1, width, h, w]. None is zeros."""
+"""For each block of a stage, the last frame that it saw, [1, width, h, w]; None means zeros."""
 
 
 def conv3x3(channels: int, out: int, bias: bool = True, groups: int = 1) -> Conv2d:
@@ -30,10 +30,10 @@ def conv3x3(channels: int, out: int, bias: bool = True, groups: int = 1) -> Conv
 
 
 class PlainBlock(nn.Module):
-    """Three convolutions beside the identity; the first one also sees the frame before.
+    """Three convolutions beside the identity; the first also sees the previous frame.
 
-    The file has one convolution of both frames. Here it is two, whose results add up: nothing is
-    copied to lie together, and where there is no frame before, nothing is computed for it.
+    The file has one convolution of both frames. Here it is split into two whose results are added,
+    so that frames need not be concatenated, and a missing previous frame costs nothing.
     """
 
     def __init__(self, width: int, leak: float) -> None:
@@ -46,7 +46,7 @@ class PlainBlock(nn.Module):
         self.leak = leak
 
     def forward(self, x: torch.Tensor, before: torch.Tensor | None) -> torch.Tensor:
-        """`x` and the frame before, each [1, width, h, w], to the same shape; None is zeros."""
+        """`x` and the previous frame, each [1, width, h, w]; None means zeros. Same shape out."""
         first, second, third = (layer for layer in self.conv if isinstance(layer, Conv2d))
         past = None if before is None else self.past(before)
         y = conv_relu(x, first, past, self.leak)
@@ -54,7 +54,7 @@ class PlainBlock(nn.Module):
 
 
 class WideBlock(nn.Module):
-    """As `PlainBlock`, of convolutions that are either of one pixel or of few channels."""
+    """As `PlainBlock`, with convolutions of either a single pixel or few channels."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class WideBlock(nn.Module):
 
 
 class SuperBlock(nn.Module):
-    """Each channel of both frames by itself, then all channels of each pixel."""
+    """Convolves each channel of both frames separately, then mixes the channels of each pixel."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class SuperBlock(nn.Module):
 
 
 class Growth(nn.Module):
-    """Makes `stride` frames of one, each by a 1×1 convolution of its own."""
+    """Makes `stride` frames from one, each by its own 1×1 convolution."""
 
     def __init__(self, width: int, stride: int) -> None:
         super().__init__()
@@ -103,12 +103,12 @@ class Growth(nn.Module):
         self.stride = stride
 
     def forward(self, x: torch.Tensor, step: int) -> torch.Tensor:
-        """The frame `step` of those that come of `x`: the same shape."""
+        """Frame number `step` of those made from `x`, in the same shape."""
         return F.conv2d(x, self.conv.weight.chunk(self.stride)[step])
 
 
 class Stage:
-    """Blocks that remember, then more frames, twice the size and fewer channels."""
+    """Blocks with a memory, then more frames, twice the size and fewer channels."""
 
     def __init__(self, width: int, narrower: int, stride: int, kind: str, leak: float) -> None:
         made = (lambda: WideBlock(width)) if kind == WIDE else (lambda: PlainBlock(width, leak))
@@ -118,11 +118,11 @@ class Stage:
         self.leak = leak
 
     def numbered(self, first: int) -> dict[str, nn.Module]:
-        """The layers by their numbers in a file, of which the first block's is `first`."""
+        """The layers by their numbers in a file, where the first block has number `first`."""
         return self._numbered(first, self.growth, self.narrow)
 
     def _numbered(self, first: int, *others: nn.Module) -> dict[str, nn.Module]:
-        # Between the blocks and these is a layer without weights.
+        # A layer without weights lies between the blocks and the others.
         layers = dict(enumerate(self.blocks, first)) | dict(enumerate(others, first + BLOCKS + 1))
         return {str(number): layer for number, layer in layers.items()}
 
@@ -134,33 +134,34 @@ class Stage:
         half: bool = False,
         last: bool = False,
     ) -> Iterator[torch.Tensor]:
-        """The last `count` frames [1, narrower, 2 h, 2 w] that come of consecutive `frames`.
+        """The last `count` frames [1, narrower, 2 h, 2 w] made from consecutive `frames`.
 
-        They are made one by one, when they are asked for; what is not needed for them is not
-        computed. What each block saw last takes the place of what `memory` holds for it. With
-        `half` they are not enlarged; those of the `last` stage are ready for the last convolution.
+        They are made one by one, on demand, and nothing is computed that they do not need. `memory`
+        is updated to the last frame that each block saw. With `half` they are not enlarged; those
+        of the `last` stage are ready for the last convolution.
         """
-        for frame, step in self._steps(frames, count, memory):
-            yield self._narrowed(self.growth(frame, step), half, last)
-
-    def _narrowed(self, x: torch.Tensor, half: bool, last: bool) -> torch.Tensor:
-        x = x if half else doubled(x)
-        return conv_relu(x, self.narrow, leak=self.leak) if last else self.narrow(x)
-
-    def _steps(
-        self, frames: Iterable[torch.Tensor], count: int, memory: Memory
-    ) -> list[tuple[torch.Tensor, int]]:
-        """What the blocks make, for each of the last `count` frames, and which frame of it."""
         stride = self.growth.stride
         done = self.through_blocks(list(frames), -(-count // stride), memory)
-        return [(frame, step) for frame in done for step in range(stride)][-count:]
+        unneeded = max(0, len(done) * stride - count)  # of those made from the first
+        for frame in done:
+            yield from self._grown(frame, range(unneeded, stride), half, last)
+            unneeded = 0
+
+    def _grown(
+        self, x: torch.Tensor, steps: range, half: bool, last: bool
+    ) -> Iterator[torch.Tensor]:
+        """Frames number `steps` of those made from what the last block gives."""
+        for step in steps:
+            grown = self.growth(x, step)
+            grown = grown if half else doubled(grown)
+            yield conv_relu(grown, self.narrow, leak=self.leak) if last else self.narrow(grown)
 
     def through_blocks(
         self, frames: list[torch.Tensor], count: int, memory: Memory
     ) -> list[torch.Tensor]:
-        """The last `count` frames that the last block makes of `frames`."""
+        """The last `count` frames that the last block makes from `frames`."""
         for after, block, last in zip(reversed(range(BLOCKS)), self.blocks, memory, strict=True):
-            needed = count + after  # each block after this one needs one frame before its own
+            needed = count + after  # each later block also needs the previous frame
             pairs = list(zip(frames, [last, *frames[:-1]], strict=True))
             done = [block(frame, before) for frame, before in pairs[-needed:]]
             if last is not None:
@@ -170,7 +171,10 @@ class Stage:
 
 
 class SuperStage(Stage):
-    """A stage that enlarges before it makes more frames: each convolution gives four pixels."""
+    """A stage that enlarges before it makes more frames: its convolution gives four pixels each.
+
+    Its frames are always enlarged.
+    """
 
     def __init__(self, width: int, narrower: int, stride: int) -> None:
         self.blocks = [SuperBlock(width) for _ in range(BLOCKS)]
@@ -182,22 +186,14 @@ class SuperStage(Stage):
         widening = {str(first + BLOCKS): self.widen}
         return self._numbered(first) | widening | {str(first + BLOCKS + 3): self.growth}
 
-    def frames(
-        self,
-        frames: Iterable[torch.Tensor],
-        count: int,
-        memory: Memory,
-        half: bool = False,
-        last: bool = False,
+    def _grown(
+        self, x: torch.Tensor, steps: range, half: bool, last: bool
     ) -> Iterator[torch.Tensor]:
-        """As `Stage.frames`, always enlarged."""
-        wide, of = None, None
-        for frame, step in self._steps(frames, count, memory):
-            if wide is None or of is not frame:
-                wide, of = F.pixel_shuffle(F.relu_(self.widen(frame)), 2), frame
+        wide = F.pixel_shuffle(F.relu_(self.widen(x)), 2)
+        for step in steps:
             yield self.growth(wide, step)
 
 
 def doubled(x: torch.Tensor) -> torch.Tensor:
-    """`x` [1, C, h, w] as [1, C, 2 h, 2 w], every pixel four times."""
+    """`x` [1, C, h, w] as [1, C, 2 h, 2 w], each pixel repeated four times."""
     return F.interpolate(x, scale_factor=2)

@@ -1,7 +1,7 @@
 """CUDA kernels of our own: compiled by NVRTC, which torch ships, and launched through the driver.
 
-A launch keeps the GIL for the few microseconds that it takes. What torch launches lets go of
-the lock each time, and a thread that works in Python, a sampler's, then takes it and keeps it.
+A launch holds the GIL for the few microseconds that it takes. Launches by torch release it each
+time, and a thread that is busy with Python, such as a sampler's, then takes it and keeps it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 
 WINDOWS = sys.platform == "win32"
 
-NOT_READY = 600  # CUDA_ERROR_NOT_READY: work is under way, which is no error
+NOT_READY = 600  # CUDA_ERROR_NOT_READY: work is in progress, which is not an error
 PREFERRED_SHARED_MEMORY_CARVEOUT = 9  # CU_FUNC_ATTRIBUTE_...
 
 
@@ -26,7 +26,7 @@ class KernelError(Exception):
 
 
 def library_name(cuda: str) -> str:
-    """What NVRTC's library for CUDA `cuda` ("13.0") is called."""
+    """The file name of NVRTC's library for CUDA version `cuda`, such as "13.0"."""
     major = cuda.split(".")[0]
     eleven = major == "11"  # the last with a minor version in the name
     if WINDOWS:
@@ -35,7 +35,7 @@ def library_name(cuda: str) -> str:
 
 
 def library_folders() -> Iterator[Path]:
-    """Where NVRTC may be: beside torch, in packages of NVIDIA's, in CUDA's toolkit."""
+    """Where NVRTC may be: beside torch, in NVIDIA's packages, in the CUDA toolkit."""
     beside = Path(torch.__file__).parent
     yield beside / "lib"
     for installed in dict.fromkeys([beside.parent, *(Path(entry or ".") for entry in sys.path)]):
@@ -48,7 +48,7 @@ def library_folders() -> Iterator[Path]:
 
 @functools.cache
 def nvrtc() -> ctypes.CDLL:
-    """The compiler. Raises KernelError where there is none."""
+    """The compiler. Raises KernelError if there is none."""
     if torch.version.cuda is None:
         raise KernelError("this build of torch is not for NVIDIA GPUs")
     name = library_name(torch.version.cuda)
@@ -63,7 +63,7 @@ def nvrtc() -> ctypes.CDLL:
 
 @functools.cache
 def driver() -> ctypes.PyDLL:
-    """The CUDA driver, called with the GIL held. Raises KernelError where there is none."""
+    """The CUDA driver, called while holding the GIL. Raises KernelError if there is none."""
     try:
         return ctypes.PyDLL("nvcuda.dll" if WINDOWS else "libcuda.so.1")
     except OSError as error:
@@ -73,7 +73,7 @@ def driver() -> ctypes.PyDLL:
 def compiled(source: str, capability: int) -> bytes:
     """`source` as machine code for the compute capability (90 for 9.0), or else as PTX.
 
-    It takes a second, during which other threads go on. Raises KernelError.
+    It takes about a second, during which other threads can run. Raises KernelError.
     """
     library = nvrtc()
     target, kind = _target(library, capability)
@@ -97,7 +97,7 @@ def compiled(source: str, capability: int) -> bytes:
 
 
 def _target(library: ctypes.CDLL, capability: int) -> tuple[str, str]:
-    """What to compile for, and what comes of it."""
+    """The architecture to compile for, and the kind of code that results."""
     count = ctypes.c_int()
     _check(library, library.nvrtcGetNumSupportedArchs(ctypes.byref(count)))
     known = (ctypes.c_int * count.value)()
@@ -111,7 +111,7 @@ def _target(library: ctypes.CDLL, capability: int) -> tuple[str, str]:
 
 
 def _read(library: ctypes.CDLL, program: ctypes.c_void_p, what: str) -> bytes:
-    """One of a program's results: CUBIN, PTX, ProgramLog."""
+    """One of a program's results: CUBIN, PTX or ProgramLog."""
     size = ctypes.c_size_t()
     _check(library, getattr(library, f"nvrtcGet{what}Size")(program, ctypes.byref(size)))
     content = ctypes.create_string_buffer(size.value)
@@ -139,22 +139,22 @@ def call(name: str, *arguments: object) -> None:
 
 
 class Kernel:
-    """A function of a module, for blocks of so many threads and bytes of shared memory."""
+    """A function of a module, for blocks with that many threads and bytes of shared memory."""
 
     def __init__(self, module: ctypes.c_void_p, name: str, threads: int, shared: int) -> None:
         self.function = ctypes.c_void_p()
         self.threads = threads
         self.shared = shared
         call("cuModuleGetFunction", ctypes.byref(self.function), module, name.encode())
-        if shared:  # all the memory that may be shared is, so that several blocks find room
+        if shared:  # as much shared memory as possible, so that several blocks fit
             call("cuFuncSetAttribute", self.function, PREFERRED_SHARED_MEMORY_CARVEOUT, 100)
 
 
 class Launches:
-    """Kernels with their arguments, to be put onto `stream` one after the other, again and again.
+    """Kernels with their arguments, launched on `stream` in order, any number of times.
 
-    All is made ready once: what a picture costs is the calls of the driver. `stream` and the
-    arguments may be changed between two calls; the driver keeps copies of what they were.
+    Everything is prepared once, so that a picture only costs the driver's calls. `stream` and the
+    arguments may be changed between calls: the driver copies them.
     """
 
     def __init__(self) -> None:
@@ -163,7 +163,7 @@ class Launches:
         self._kept: list[object] = []
 
     def add(self, kernel: Kernel, across: int, down: int, *arguments: ctypes.Structure) -> None:
-        """Then `kernel`, in `across` × `down` blocks."""
+        """Append `kernel`, in `across` × `down` blocks."""
         addresses = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
         self._kept.append(arguments)
         grid, block = (across, down, 1), (kernel.threads, 1, 1)
@@ -172,7 +172,7 @@ class Launches:
         )
 
     def __call__(self) -> None:
-        """Put them onto the stream, of the current context. Raises KernelError."""
+        """Launch them on the stream, in the current context. Raises KernelError."""
         launch = driver().cuLaunchKernel
         for arguments in self._calls:
             code = launch(*arguments)
@@ -181,10 +181,10 @@ class Launches:
 
 
 class Context:
-    """A device's primary context, the one that torch works in; entered, it is current.
+    """A device's primary context, which torch uses, too. Entering it makes it current.
 
-    A thread has none before its first call of CUDA's runtime, and torch may have made none: memory
-    that it has kept needs no call.
+    A thread has none before its first call to CUDA's runtime, and torch may not have made any: it
+    needs no call to reuse memory that it holds.
     """
 
     def __init__(self, index: int) -> None:
@@ -202,18 +202,18 @@ class Context:
 
 
 def load(image: bytes) -> ctypes.c_void_p:
-    """The module of compiled code in the current context, for the rest of the process."""
+    """A module with the compiled code, in the current context, until the process ends."""
     module = ctypes.c_void_p()
     call("cuModuleLoadData", ctypes.byref(module), image)
     return module
 
 
 def fill_zero(place: int, stream: ctypes.c_void_p) -> None:
-    """Put onto `stream` that the four bytes at `place` become zero. Raises KernelError."""
+    """Set the four bytes at `place` to zero, on `stream`. Raises KernelError."""
     call("cuMemsetD32Async", ctypes.c_void_p(place), 0, ctypes.c_size_t(1), stream)
 
 
 def lost(stream: ctypes.c_void_p) -> str | None:
-    """The name of the error that the current context's device has failed with, if it has."""
+    """The name of the error with which the current context's device has failed, if it has."""
     code = driver().cuStreamQuery(stream)
     return None if code in (0, NOT_READY) else error_name(code)

@@ -15,13 +15,13 @@ def contained(width: int, height: int, max_size: int) -> tuple[int, int]:
 
 
 def near_square(cells: int) -> tuple[int, int]:
-    """Columns and rows that hold so many cells, as many of the one as of the other or one more."""
+    """Columns and rows for that many cells: equally many, or one column more."""
     columns = math.isqrt(cells - 1) + 1
     return columns, -(-cells // columns)
 
 
 def tiled(cells: list[torch.Tensor]) -> torch.Tensor:
-    """Pictures [3, H, W] side by side, row by row; what is left over is black."""
+    """Pictures [3, H, W] side by side, row by row; cells left over are black."""
     if len(cells) == 1:
         return cells[0]
     columns, rows = near_square(len(cells))
@@ -38,14 +38,14 @@ def without_non_finite(latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
 
 
 def without_nans(rgb: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """`rgb` [..., 3, H, W] with grey for every pixel that is no number, and how many there are."""
+    """`rgb` [..., 3, H, W] with grey for every pixel that is NaN, and how many there are."""
     nans = rgb.isnan().any(dim=-3, keepdim=True)
     return rgb.where(~nans, 0.5), nans.sum()
 
 
 def greyed(rgb: torch.Tensor, non_finite: torch.Tensor) -> torch.Tensor:
-    """`rgb` [..., 3, H, W] with grey where a latent position of `non_finite` [h, w] is."""
-    # By area and not by the nearest: where a pixel stands for many positions, all of them count.
+    """`rgb` [..., 3, H, W] with grey at the latent positions `non_finite` [h, w]."""
+    # By area, not the nearest: if a pixel stands for many positions, all of them count.
     share = F.interpolate(non_finite[None, None].to(rgb.dtype), size=rgb.shape[-2:], mode="area")
     return rgb.where(share[0] == 0, 0.5)
 
@@ -57,10 +57,10 @@ LIGHT, DARK = 0.8, 0.6
 
 
 def on_chequerboard(rgba: torch.Tensor) -> torch.Tensor:
-    """`rgba` [4, H, W] with straight alpha as [3, H, W], on what stands for transparency.
+    """`rgba` [4, H, W] with straight alpha as [3, H, W], on a chequerboard.
 
-    The squares are a part of the picture's size, so that a smaller decode has the same. [3, H, W],
-    which has no transparency, is left as it is.
+    The squares' size is relative to the picture's, so that a smaller decode looks the same.
+    [3, H, W], without transparency, is returned as it is.
     """
     if len(rgba) == 3:
         return rgba
@@ -83,9 +83,9 @@ def shrunk(rgb: torch.Tensor, width: int, height: int) -> torch.Tensor:
 
 
 def to_uint8(rgb: torch.Tensor) -> torch.Tensor:
-    """`rgb` [..., 3, H, W] of 0 to 1, any float type, as contiguous uint8 [..., H, W, 3].
+    """`rgb` [..., 3, H, W] from 0 to 1, of any float dtype, as contiguous uint8 [..., H, W, 3].
 
-    Rounds to nearest; values beyond the range are clamped.
+    Rounds to nearest; values outside the range are clamped.
     """
     levels = rgb.float().clamp(0, 1).mul(255).round_()
     return levels.to(torch.uint8).movedim(-3, -1).contiguous()

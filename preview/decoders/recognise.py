@@ -1,4 +1,4 @@
-"""Which family a decoder file is of, where its name does not say."""
+"""The family of a decoder file whose name does not tell."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import functools
 
 from .. import decoder_files
 from . import taehv, taesd
-from .errors import DecoderError
 from .files import Version, opened, version_of
+from .protocols import DecoderError
 
 
 def family_of(path: str) -> str:
-    """The family whose layers the file at `path` has, as it is now. Raises DecoderError."""
+    """The family whose layers the file at `path` has at present. Raises DecoderError."""
     return _family_of(path, version_of(path))
 
 

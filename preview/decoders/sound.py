@@ -1,58 +1,46 @@
 """Latents to sound, a part at a time, by a copy of the model's own VAE.
 
-A part is decoded with so much of the latent on both sides as has a share in it, so parts put one
-behind the other are what the whole would have been. (Nearly so where a decoder attends to all of
-what it is given.)
+A part is decoded together with as much of the latent on both sides as influences it, so the parts,
+joined, equal the decoded whole (nearly so for decoders that attend to all of their input).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
-from ..sound_copy import SoundCopy
-from ..vae_copy import TensorFunction, copied
-from .errors import DecoderError
-from .vae import RESERVE, NotEnoughMemory, NothingRandom, memory_of
+from ..vae_copy import SoundCopy
+from .protocols import DecoderError
+from .vae import RESERVE, CopiedDecoder, CopiedSource, NotEnoughMemory, memory_of
 
 LONGEST = 10.0
-"""Seconds of a sound that are decoded, from its beginning."""
+"""How many seconds of a sound are decoded, from its start."""
 
 PART = 3.0
-"""Seconds of it that are decoded at a time, about."""
+"""About how many seconds are decoded at a time."""
 
 
-class SoundDecoder:
-    """A decoder of sound on its device."""
+class SoundDecoder(CopiedDecoder[SoundCopy]):
+    """A VAE's decoder of sound on its device."""
 
-    light = False
-
-    def __init__(
-        self, source: SoundCopy, process_out: TensorFunction, device: torch.device
-    ) -> None:
-        self.rate = source.rate
-        self._source = source
-        self._process_out = process_out
-        self._device = device
-        self._dtype = source.precision(device)
-        self._decode: TensorFunction = copied(source.model, device, self._dtype).decode  # type: ignore[assignment]
-        self._is_proven = False
+    @property
+    def rate(self) -> int:
+        """Samples per second."""
+        return self._source.rate
 
     def length(self, latent: torch.Tensor) -> int:
-        """How many positions in time a latent has."""
+        """The number of a latent's positions in time."""
         return latent.shape[self._source.axis]
 
     def seconds(self, latent: torch.Tensor) -> float:
-        """How long all of a latent sounds."""
+        """The duration of a whole latent's sound."""
         source = self._source
         return (self.length(latent) * source.hop - source.lead) / source.rate
 
     def parts(self, latent: torch.Tensor) -> list[slice]:
-        """The positions of `latent` that are decoded, in parts of at least one."""
+        """The positions of `latent` that are decoded, in parts of at least one position."""
         source = self._source
         each = max(1, round(PART * source.rate / source.hop / source.grain)) * source.grain
         end = min(self.length(latent), math.ceil(LONGEST * source.rate / source.hop))
@@ -75,8 +63,7 @@ class SoundDecoder:
                 f" {given.shape[1]}"
             )
         self._check_memory(given)
-        with nullcontext() if self._is_proven else NothingRandom():  # type: ignore[no-untyped-call]
-            decoded = self._decode(given.to(self._dtype))
+        decoded = self._checked_decode(given.to(self._dtype))
         wanted = (last - first) * source.hop - source.lead
         if decoded.ndim != 3 or decoded.shape[1] > 2 or decoded.shape[2] < wanted:
             raise DecoderError(
@@ -100,30 +87,16 @@ class SoundDecoder:
 
 
 @dataclass(frozen=True)
-class SoundSource:
-    """A copied VAE for sound, for a model's latents."""
-
-    copy: SoundCopy
-    process_out: TensorFunction = field(compare=False)
-    """From the sampler's latents, float32 [1, C, ...], to the VAE's."""
-
-    space: str = ""
-    """What `process_out` belongs to: equal for equal ones."""
+class SoundSource(CopiedSource[SoundCopy]):
+    """A copied VAE for sound."""
 
     name: str = "sound"
 
-    @property
-    def key(self) -> Hashable:
-        return (self.copy.name, self.copy.number, self.space)
-
     def dtype(self, device: torch.device) -> torch.dtype:
-        """That of staged latents: a sound is not decoded in less than its VAE's precision."""
+        """That of staged latents, in which no sound loses precision before its VAE has it."""
         return torch.float32
 
     def load(self, device: torch.device) -> SoundDecoder:
         """Copy the weights to `device`. Raises NotEnoughMemory."""
-        dtype = self.copy.precision(device)
-        memory, wanted = memory_of(device), self.copy.size(dtype)
-        if memory is not None and wanted > memory.free - RESERVE:
-            raise NotEnoughMemory("the VAE for sound", wanted, memory.free - RESERVE)
-        return SoundDecoder(self.copy, self.process_out, device)
+        dtype = self._dtype_that_fits(device, "the VAE for sound")
+        return SoundDecoder(self.copy, self.process_out, device, dtype)

@@ -1,4 +1,4 @@
-"""Latents that are no picture (audio, for one) as a map: time across, channels upwards."""
+"""Latents that are not pictures, such as audio, as a map: time to the right, channels upwards."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch.nn.functional as F
 
 from .protocols import Chart
 
-ROW = 4  # pixels that a channel is high, at the least
+ROW = 4  # the least height of a channel, in pixels
 WIDEST = 4096  # columns, whatever the length
-REACH = 3.0  # standard deviations from the middle to the darkest and to the brightest
+REACH = 3.0  # standard deviations from the middle to the darkest and to the brightest colour
 
 COLOURS = (
     (0x00, 0x00, 0x04),
@@ -31,9 +31,9 @@ COLOURS = (
 
 
 class Spectrogram(Chart):
-    """Channels against time, each value by its distance from the middle of all.
+    """Channels over time; the colour shows a value's distance from the median.
 
-    Latents with rows of their own (ACE-Step's: frequencies) show each channel's rows together.
+    For latents with rows (ACE-Step's frequencies), each channel's rows are shown together.
     """
 
     scale = 1
@@ -43,19 +43,19 @@ class Spectrogram(Chart):
         self._colours = torch.tensor(COLOURS, dtype=torch.float32).div_(255).to(device)
 
     def size(self, shape: Sequence[int]) -> tuple[int, int]:
-        """Width and height of the picture of each of latents, [n, C, T] or [n, C, h, T].
+        """Width and height of the picture of each latent in a batch [n, C, T] or [n, C, h, T].
 
-        At least as wide as high and at most twice, so that neither few moments nor many make a
-        strip of it.
+        The width is one to two times the height, so that it never becomes a narrow strip, however
+        long the sound is.
         """
         rows, length = row_count(shape), min(shape[-1], WIDEST)
         return max(length, ROW * rows), max(length // 2, ROW * rows)
 
     def __call__(self, latent: torch.Tensor, min_side: int) -> torch.Tensor:
-        """RGB [3, rows, columns] of `latent` [1, C, T] or [1, C, h, T]: one pixel each value.
+        """RGB [3, rows, columns] of `latent` [1, C, T] or [1, C, h, T]: one pixel per value.
 
-        More moments than columns are wanted are averaged before they are coloured: the mean of
-        two colours says less than the colour of a mean.
+        If there are more moments than columns are needed, they are averaged before colouring: the
+        mean of two colours says less than the colour of a mean.
         """
         length = latent.shape[-1]
         values = latent.reshape(1, row_count(latent.shape), length)
@@ -65,7 +65,7 @@ class Spectrogram(Chart):
         return self._coloured(levels(values[0])).flip(1)
 
     def _coloured(self, levels: torch.Tensor) -> torch.Tensor:
-        """RGB [3, ...] of `levels` [...], 0 to 1."""
+        """RGB [3, ...] of `levels` [...] from 0 to 1."""
         place = levels * (len(COLOURS) - 1)
         below = place.long().clamp_(max=len(COLOURS) - 2)
         part = (place - below)[..., None]
@@ -74,17 +74,17 @@ class Spectrogram(Chart):
 
 
 def row_count(shape: Sequence[int]) -> int:
-    """The rows in the picture of each of latents, [n, C, T] or [n, C, h, T]."""
+    """The rows in the picture of each latent in a batch [n, C, T] or [n, C, h, T]."""
     return math.prod(shape[1:-1])
 
 
 def levels(values: torch.Tensor) -> torch.Tensor:
-    """`values` of any size as 0 to 1, with their middle at a half.
+    """`values` of any magnitude mapped to 0 to 1, with their median at a half.
 
-    By medians, which no outlier moves however large it is.
+    Medians are not affected by outliers, however large.
     """
     distance = values - values.median()
-    deviation = distance.abs().median() * 1.4826  # the standard deviation, of a normal distribution
+    deviation = distance.abs().median() * 1.4826  # the standard deviation of a normal distribution
     reach = (REACH * deviation).clamp(min=torch.finfo(values.dtype).tiny)
     return (distance / (2 * reach) + 0.5).clamp(0, 1)
 

@@ -1,18 +1,16 @@
-"""TAESD, the tiny image autoencoder (madebyollin/taesd), and its kin for SDXL, SD3, FLUX.1, FLUX.2,
-Qwen-Image 2.1 and Sana.
+"""TAESD, the tiny image autoencoder (madebyollin/taesd), and its variants for SDXL, SD3, FLUX.1,
+FLUX.2, Qwen-Image 2.1 and Sana.
 
-The layout is read off the file: how many stages there are and how wide each is, which blocks carry
-a middle pool (FLUX.2), how many latent channels it takes, and whether its last layer gives patches
-of pixels and transparency (Qwen-Image 2.1). State dicts are those that ComfyUI takes from
-models/vae_approx: a plain sequence of layers, numbered from 0; or those of diffusers, with an
-encoder beside it.
+The layout is determined from the file: the number of stages and their widths, which blocks have a
+pool (FLUX.2), the number of latent channels, and whether the last layer gives patches of pixels
+with transparency (Qwen-Image 2.1). State dicts are those that ComfyUI takes from models/vae_approx:
+a plain sequence of layers, numbered from 0; or those of diffusers, together with an encoder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -20,11 +18,11 @@ from torch import nn
 from torch.nn import Conv2d, GroupNorm
 
 from .convolution import conv_relu
-from .errors import DecoderError
-from .files import Stored, Version, opened, version_of
+from .files import Stored, opened
 from .fused import WhenReady
 from .picture import on_chequerboard
-from .weights import UNFILLED, WIDEST, Precision, fill, float32_everywhere, shape_of
+from .protocols import DecoderError
+from .weights import UNFILLED, WIDEST, FileSource, fill, shape_of
 
 BLOCKS = 3  # in each stage
 STAGES = 3  # each doubles the size
@@ -32,11 +30,11 @@ MOST_STAGES = 5  # Sana
 SCALE = 2**STAGES
 
 LARGEST = 2048 * 2048
-"""Pixels up to which no more than the last upsampling is left out: half a gigabyte a layer.
+"""Pixels up to which only the last upsampling is left out: half a gigabyte per layer.
 
-Against the full decode shrunk by area, real FLUX.2 weights at 1024 px: 34 to 35 dB without the
-last one, 27 to 28 dB without the last two. That shows, but a picture so large is still well
-readable so, where all of it would take gigabytes.
+Compared with the full decode shrunk by area, for real FLUX.2 weights at 1024 px: 34 to 35 dB
+without the last upsampling, 27 to 28 dB without the last two. The difference is visible, but a
+picture that large stays legible, while all of it would take gigabytes.
 """
 
 
@@ -55,7 +53,7 @@ class Layout:
     widths: tuple[int, ...] = (64, 64, 64, 64)  # of each stage, and after the last one
     pooled: bool = False
     colours: int = 3  # 4 with transparency
-    patch: int = 1  # the last convolution gives squares of so many pixels a side
+    patch: int = 1  # the side of the squares of pixels that the last convolution gives
 
     @property
     def stages(self) -> int:
@@ -67,7 +65,7 @@ class Layout:
         width, channels, *_ = shape_of(stored, "1.weight")
         narrowings = [f"{NARROWING + (BLOCKS + 2) * stage}.weight" for stage in range(MOST_STAGES)]
         stages = next((i for i, name in enumerate(narrowings) if name not in stored), MOST_STAGES)
-        stages = max(stages, STAGES)  # fewer than any decoder's: what is missing is said
+        stages = max(stages, STAGES)  # if there are fewer, the error says what is missing
         widths = (width, *(shape_of(stored, name)[0] for name in narrowings[:stages]))
         last, *_ = shape_of(stored, f"{NARROWING + (BLOCKS + 2) * (stages - 1) + 2}.weight")
         if max(widths) > WIDEST or last not in ENDS:
@@ -79,14 +77,14 @@ class Layout:
 
 FIRST_BLOCK = 3
 NARROWING = FIRST_BLOCK + BLOCKS + 1
-"""The number of the layer behind the first upsampling, which the layout is read off."""
+"""The number of the layer after the first upsampling."""
 
 ENDS = {3: (3, 1), 12: (3, 2), 16: (4, 2)}
-"""What the channels of the last convolution mean: colours, and pixels a side of its patches."""
+"""By the channels of the last convolution: the colours, and the side of its patches."""
 
 
 class ResidualBlock(nn.Module):
-    """Three convolutions beside the identity; FLUX.2's have a pool of 1×1 convolutions before."""
+    """Three convolutions beside the identity, after a pool of 1×1 convolutions in FLUX.2's."""
 
     def __init__(self, width: int, pooled: bool) -> None:
         super().__init__()
@@ -138,10 +136,10 @@ def unpacked(latent: torch.Tensor) -> torch.Tensor:
 
 
 def left_out(height: int, width: int, min_side: int, stages: int = STAGES) -> int:
-    """How many of the last of so many upsamplings to leave out, each of which halves the picture.
+    """How many of the last upsamplings, of `stages`, to leave out; each one halves the picture.
 
-    Of a picture height × width with all of them, so many that its longer side keeps `min_side`
-    pixels: one at most, or as many as bring it down to `LARGEST`.
+    With all of them the picture has height × width. Its longer side keeps at least `min_side`
+    pixels. At most one is left out, or as many as it takes to have no more than `LARGEST` pixels.
     """
     count = 0
     while count < stages and max(height, width) >> (count + 1) >= min_side:
@@ -157,9 +155,9 @@ class Taesd:
     light = True
 
     def __init__(self, layers: nn.Sequential, packed: bool, patch: int = 1) -> None:
-        """`packed` latents are taken apart first; the last layer gives patches `patch` a side."""
+        """`packed` latents are unpacked first; the last layer gives patches with side `patch`."""
         self._stages = sum(isinstance(layer, nn.Upsample) for layer in layers)
-        self._decoded = 2**self._stages * patch  # pixels for each that the first layer sees
+        self._decoded = 2**self._stages * patch  # pixels per position that the first layer sees
         self.scale = self._decoded * (2 if packed else 1)
         self._layers = layers
         self._dtype = next(layers.parameters()).dtype
@@ -170,11 +168,10 @@ class Taesd:
     def __call__(self, latent: torch.Tensor, min_side: int) -> torch.Tensor:
         """RGB [3, H, W] of `latent` [1, C, h, w], or of the first frame of [1, C, T, h, w].
 
-        H and W are halved, once or more, where `min_side` allows. What is transparent is laid on
-        a chequerboard.
+        H and W are halved, once or more, if `min_side` allows. Transparency shows a chequerboard.
         """
         x = latent[:, :, 0] if latent.ndim == 5 else latent
-        x = x.to(self._dtype)  # it may have been staged for a decoder that then failed
+        x = x.to(self._dtype)  # it may have been staged for another decoder, which then failed
         if self._packed:
             x = unpacked(x)
         height, width = x.shape[-2:]
@@ -193,8 +190,8 @@ class Taesd:
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
         """What `RenderJob` makes of one `latent` [1, C, h, w], in a few kernels; see `fused`.
 
-        Where the decoder gives more, it is shrunk to `width` × `height`. None where the kernels
-        are not there, yet or for good: then the decoder is called.
+        A larger picture is shrunk to `width` × `height`. None if the kernels are not available, for
+        now or for good; then the decoder is called.
         """
         x = latent[:, :, 0] if latent.ndim == 5 and latent.shape[2] == 1 else latent
         if x.ndim != 4 or len(x) != 1 or self._packed:
@@ -204,39 +201,18 @@ class Taesd:
 
 
 @dataclass(frozen=True)
-class TaesdSource:
-    """A decoder file."""
+class TaesdSource(FileSource):
+    """A file of the TAESD family."""
 
-    path: str
-    latent_channels: int
-    version: Version
-    precision: Precision = float32_everywhere
     name: str = "taesd"
-
-    @classmethod
-    def of(
-        cls, path: str, latent_channels: int, precision: Precision = float32_everywhere
-    ) -> TaesdSource:
-        """The source for the file at `path` as it is now, to work in the type `precision` gives."""
-        return cls(path, latent_channels, version_of(path), precision)
-
-    @property
-    def key(self) -> Hashable:
-        return (Path(self.path).name, self.path, self.version, self.latent_channels)
-
-    def dtype(self, device: torch.device) -> torch.dtype:
-        return self.precision(device)
 
     def load(self, device: torch.device) -> Taesd:
         with opened(self.path, "TAESD decoder for this model") as whole:
             stored = decoder_weights(whole)
             layout = Layout.of(stored)
             packed = layout.pooled and self.latent_channels == 4 * layout.channels
-            if not packed and self.latent_channels != layout.channels:
-                raise DecoderError(
-                    f"it expects latents with {layout.channels} channels,"
-                    f" this model's have {self.latent_channels}"
-                )
+            if not packed:
+                self.check_channels(layout.channels)
             with UNFILLED:
                 layers = layers_of(layout)
             fill(layers, stored, self.dtype(device))
@@ -247,9 +223,9 @@ DIFFUSERS = "decoder.layers."
 
 
 def decoder_weights(stored: Mapping[str, Stored]) -> Mapping[str, Stored]:
-    """The decoder's among the weights of a file, with layers numbered from 0.
+    """The decoder's weights among those of a file, with layers numbered from 0.
 
-    diffusers does not count the first one, which has no weights.
+    diffusers does not count the first layer, which has no weights.
     """
     names = [name for name in stored if name.startswith(DIFFUSERS)]
     if not names:

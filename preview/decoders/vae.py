@@ -1,8 +1,8 @@
-"""The model's own VAE: the true picture, for as much work and memory as that takes.
+"""The model's own VAE: exact pictures, at the cost of more work and memory.
 
-A VAE that ComfyUI loaded is copied once, decoder only, to the CPU (`VaeCopy`), and from there to
-each device that previews. It decodes in tiles no larger than the memory that is free at that
-moment, so that the sampler beside it never runs short.
+The decoder of a VAE that ComfyUI loaded is copied once to the CPU (`VaeCopy`), and from there to
+each device that decodes previews. It decodes in tiles that fit into the memory that is free at that
+moment, so that the sampler beside it never runs out.
 """
 
 from __future__ import annotations
@@ -11,33 +11,35 @@ import math
 from collections.abc import Hashable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..vae_copy import SMALLEST, TensorFunction, VaeCopy, copied
-from .errors import DecoderError
+from ..vae_copy import SMALLEST, Copy, TensorFunction, VaeCopy, copied
 from .picture import on_chequerboard
+from .protocols import DecoderError
 
 MB = 1 << 20
 RESERVE = 1024 * MB
-"""Bytes of the device that are left to the sampler."""
+"""Bytes of the device's memory that are left to the sampler."""
 
-# Tiles, in latent pixels, of `SMALLEST` at the least.
+# Tiles, in latent pixels, of at least `SMALLEST`.
 STEP = 8
-WHERE_UNKNOWN = 64  # on devices that do not tell their free memory
-SHARED = 16  # by neighbours, at the least: 8 to each side of the seam
-UNUSED = 4  # at a tile's edge, where convolutions miss what lies beyond
+WHERE_UNKNOWN = 64  # on devices that do not report their free memory
+SHARED = 16  # the least overlap of neighbours: 8 on each side of the seam
+UNUSED = 4  # at a tile's edge, where convolutions lack what lies beyond it
 RAMP = SHARED - 2 * UNUSED  # over which one tile fades into the next
 
 SHRINKABLE = (8, 4, 2, 1)
-"""How far a tile may be averaged down as soon as it is decoded."""
+"""The factors by which a tile may be averaged down as soon as it is decoded."""
+
+C = TypeVar("C", bound=Copy)
 
 
 class NotEnoughMemory(DecoderError):
-    """The device has too little free memory for a VAE now."""
+    """The device has too little free memory for a VAE at the moment."""
 
     lasting = False
 
@@ -49,20 +51,20 @@ class NotEnoughMemory(DecoderError):
 
 
 class Memory(NamedTuple):
-    """The memory of a device at a moment."""
+    """The state of a device's memory."""
 
     free: int
-    """Bytes that the driver has free."""
+    """Bytes that are free according to the driver."""
 
     kept: int
-    """Bytes that torch holds, in use or not."""
+    """Bytes that torch holds, whether in use or not."""
 
     returns: int
     """How often torch has given memory back to the driver."""
 
 
 def memory_of(device: torch.device) -> Memory | None:
-    """What the driver and torch say; None where they do not."""
+    """What the driver and torch report; None for devices without such reports."""
     if device.type != "cuda":
         return None
     free, _ = torch.cuda.mem_get_info(device)
@@ -70,11 +72,85 @@ def memory_of(device: torch.device) -> Memory | None:
     return Memory(free, torch.cuda.memory_reserved(device), returns)
 
 
+# --- what decoders of pictures and of sound share -----------------------------------------------
+
+
+class NothingRandom(TorchDispatchMode):
+    """Refuses to draw from torch's generators: their next numbers belong to the sampler."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if draws(func, args) and kwargs.get("generator") is None:
+            raise DecoderError(f"this VAE draws random numbers while decoding, with {func.name()}")
+        return func(*args, **kwargs)
+
+
+def draws(func: Any, args: Any) -> bool:
+    """Whether an operation draws random numbers."""
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return False
+    name = func.name()
+    if name.startswith(("aten::dropout", "aten::native_dropout")):
+        _, _, training = args
+        return bool(training)
+    # Attention is tagged because of its dropout, which decoding does not use.
+    return "attention" not in name and "sdp" not in name
+
+
+class CopiedDecoder(Generic[C]):
+    """A copied VAE on its device."""
+
+    light = False
+
+    def __init__(
+        self, source: C, process_out: TensorFunction, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self._source = source
+        self._process_out = process_out
+        self._device = device
+        self._dtype = dtype
+        model: Any = copied(source.model, device, dtype)
+        self._decode: TensorFunction = model.decode
+        self._is_proven = False
+        """Whether a latent was decoded, without drawing random numbers."""
+
+    def _checked_decode(self, latent: torch.Tensor) -> torch.Tensor:
+        """What the model makes of `latent`. Raises DecoderError if it draws random numbers."""
+        with nullcontext() if self._is_proven else NothingRandom():  # type: ignore[no-untyped-call]
+            return self._decode(latent)
+
+
+@dataclass(frozen=True)
+class CopiedSource(Generic[C]):
+    """A copied VAE, for a model's latents."""
+
+    copy: C
+    process_out: TensorFunction = field(compare=False)
+    """From the sampler's latents, float32 [1, C, ...], to the VAE's."""
+
+    space: str = ""
+    """Identifies `process_out`: equal for equal functions."""
+
+    @property
+    def key(self) -> Hashable:
+        return (self.copy.name, self.copy.number, self.space)
+
+    def _dtype_that_fits(self, device: torch.device, what: str) -> torch.dtype:
+        """The copy's dtype on `device`. Raises NotEnoughMemory if its weights don't fit there."""
+        dtype = self.copy.precision(device)
+        memory, wanted = memory_of(device), self.copy.size(dtype)
+        if memory is not None and wanted > memory.free - RESERVE:
+            raise NotEnoughMemory(what, wanted, memory.free - RESERVE)
+        return dtype
+
+
 # --- tiles --------------------------------------------------------------------------------------
 
 
 def places(length: int, side: int) -> list[slice]:
-    """Where tiles of `side` lie along an axis of `length`: evenly, sharing at least `SHARED`."""
+    """Tiles of `side` along an axis of `length`: evenly spaced, sharing `SHARED` or more."""
     if side >= length:
         return [slice(0, length)]
     gaps = math.ceil((length - side) / (side - SHARED))
@@ -87,7 +163,7 @@ def feathers(
 ) -> list[torch.Tensor]:
     """For each tile along an axis, the weights of its decoded pixels. They sum to 1 everywhere.
 
-    `pixels` are decoded for each latent pixel.
+    Each latent pixel is decoded to `pixels`.
     """
     total = torch.zeros(length * pixels, device=device)
     made = []
@@ -107,46 +183,14 @@ def feathers(
     ]
 
 
-class NothingRandom(TorchDispatchMode):
-    """Refuses to draw from torch's generators: what they give next is the sampler's."""
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if draws(func, args) and kwargs.get("generator") is None:
-            raise DecoderError(f"this VAE draws random numbers while decoding, with {func.name()}")
-        return func(*args, **kwargs)
-
-
-def draws(func: Any, args: Any) -> bool:
-    """Whether an operation takes random numbers."""
-    if torch.Tag.nondeterministic_seeded not in func.tags:
-        return False
-    name = func.name()
-    if name.startswith(("aten::dropout", "aten::native_dropout")):
-        _, _, training = args
-        return bool(training)
-    # Attention is marked for its dropout, which decoding has none of.
-    return "attention" not in name and "sdp" not in name
-
-
-class Vae:
-    """A VAE's decoder on its device."""
-
-    light = False
+class Vae(CopiedDecoder[VaeCopy]):
+    """A VAE's decoder of pictures on its device."""
 
     def __init__(
         self, source: VaeCopy, process_out: TensorFunction, device: torch.device, dtype: torch.dtype
     ) -> None:
+        super().__init__(source, process_out, device, dtype)
         self.scale = source.scale
-        self._source = source
-        self._process_out = process_out
-        self._device = device
-        self._dtype = dtype
-        model: Any = copied(source.model, device, dtype)
-        self._decode: TensorFunction = model.decode
-        self._is_proven = False
         self._taken = 0.0
         self._when_taken: Memory | None = None
 
@@ -174,11 +218,11 @@ class Vae:
                 beside = slice(column.start * pixels, column.stop * pixels)
                 picture[:, below, beside] += tile * y[:, None] * x
         self._when_taken = memory_of(self._device)
-        assert picture is not None  # there is a place at least
+        assert picture is not None  # there is at least one tile
         return on_chequerboard(picture)
 
     def _as_decoded(self, latent: torch.Tensor) -> torch.Tensor:
-        """The first frame of a sampler's latent, as the VAE takes it, in its type."""
+        """The first frame of a sampler's latent, in the VAE's space, shape and dtype."""
         if latent.ndim == 5:
             latent = latent[:, :, :1]
         latent = self._process_out(latent.float())
@@ -195,9 +239,8 @@ class Vae:
 
     def _decoded(self, latent: torch.Tensor) -> torch.Tensor:
         """One tile, whole: float32 [3, H, W], or [4, H, W] with transparency."""
-        with nullcontext() if self._is_proven else NothingRandom():  # type: ignore[no-untyped-call]
-            decoded = self._decode(latent)
-        # Some VAEs leave their result on the CPU, some give views of what they keep.
+        decoded = self._checked_decode(latent)
+        # Some VAEs leave their result on the CPU, some return views of what they keep.
         rgb = self._source.process_output(decoded.to(self._device, torch.float32, copy=True))[0]
         if rgb.ndim == 4:
             rgb = rgb[:, 0]
@@ -211,7 +254,7 @@ class Vae:
         return rgb if len(rgb) == 4 else rgb[:3]
 
     def _shrink(self, longer: int, min_side: int) -> int:
-        """How far the pixels of a latent of `longer` may be averaged down."""
+        """The factor by which the pixels of a latent with that longer side may be averaged down."""
         pixels = longer * self.scale
         return next(
             by
@@ -220,13 +263,14 @@ class Vae:
         )
 
     def _side(self, height: int, width: int) -> int:
-        """The side of the largest tiles, for a latent of this size, that memory suffices for."""
+        """The side of the largest tiles of a latent of this size for which there is memory."""
         memory = memory_of(self._device)
         if memory is None:
             return WHERE_UNKNOWN
         room = max(memory.free - RESERVE, self._still_ours(memory))
+        held, size = self._source.numbers_held, self._dtype.itemsize
         wanted = {
-            side: self._working_memory(min(side, height), min(side, width))
+            side: held * min(side, height) * min(side, width) * size  # bytes that decoding takes
             for side in range(SMALLEST, max(height, width, SMALLEST) + STEP, STEP)
         }
         fitting = [side for side, taken in wanted.items() if taken <= room]
@@ -236,41 +280,23 @@ class Vae:
         return fitting[-1]
 
     def _still_ours(self, now: Memory) -> float:
-        """Bytes that decoding took before and torch keeps for it, so that they are not free."""
+        """Bytes that an earlier decode took and torch still keeps, so they don't count as free."""
         then = self._when_taken
         if then is None or now.returns != then.returns or now.kept < then.kept:
             self._taken = 0.0
         return self._taken
 
-    def _working_memory(self, height: int, width: int) -> float:
-        """Bytes that decoding a latent of this size takes."""
-        return self._source.numbers_held * height * width * self._dtype.itemsize
-
 
 @dataclass(frozen=True)
-class VaeSource:
-    """A copied VAE, for a model's latents."""
-
-    copy: VaeCopy
-    process_out: TensorFunction = field(compare=False)
-    """From the sampler's latents, float32 [1, C, h, w] or [1, C, T, h, w], to the VAE's."""
-
-    space: str = ""
-    """What `process_out` belongs to: equal for equal ones."""
+class VaeSource(CopiedSource[VaeCopy]):
+    """A copied VAE of pictures; its latents are [1, C, h, w] or [1, C, T, h, w]."""
 
     name: str = "vae"
-
-    @property
-    def key(self) -> Hashable:
-        return (self.copy.name, self.copy.number, self.space)
 
     def dtype(self, device: torch.device) -> torch.dtype:
         return self.copy.precision(device)
 
     def load(self, device: torch.device) -> Vae:
         """Copy the weights to `device`. Raises NotEnoughMemory."""
-        dtype = self.dtype(device)
-        memory, wanted = memory_of(device), self.copy.size(dtype)
-        if memory is not None and wanted > memory.free - RESERVE:
-            raise NotEnoughMemory("the VAE", wanted, memory.free - RESERVE)
+        dtype = self._dtype_that_fits(device, "the VAE")
         return Vae(self.copy, self.process_out, device, dtype)

@@ -1,7 +1,7 @@
 """From RGB to the bytes of a picture, holding the GIL as little as possible.
 
-Pillow's JPEG encoder holds it while it works, and the sampler's thread stands still for as
-long. torchvision's, which ComfyUI ships, does not; Pillow is what remains where it is missing.
+Pillow's JPEG encoder holds it while it works, and meanwhile the sampler's thread stands still.
+torchvision's, which ComfyUI ships, does not; Pillow is the fallback.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ JpegEncoder = Callable[[np.ndarray, int], bytes]
 def encoded(picture: np.ndarray, size: tuple[int, int], kind: str, quality: int) -> bytes:
     """The bytes of `picture`, uint8 [H, W, 3], enlarged to `size` (width, height) if smaller.
 
-    `kind` is a key of `TYPES`. Raises OSError or RuntimeError where it cannot be encoded.
+    `kind` is a key of `TYPES`. Raises OSError or RuntimeError if it cannot be encoded.
     """
     if picture.shape[1::-1] != size:
         image = Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR)
-        picture = np.array(image)  # its own memory, which torch may look at
+        picture = np.array(image)  # with its own, writable memory, for torch
     if kind == "jpeg":
         return jpeg_encoder()(picture, quality)
-    # A preview is looked at once: Pillow's fastest settings.
+    # Pillow's fastest settings: a preview is only looked at briefly.
     if kind == "webp":
         return pillow(picture, "webp", quality=quality, method=0)
     return pillow(picture, "png", compress_level=1)
@@ -39,17 +39,17 @@ def encoded(picture: np.ndarray, size: tuple[int, int], kind: str, quality: int)
 
 @functools.cache
 def jpeg_encoder() -> JpegEncoder:
-    """The encoder that takes least from other threads among those that are there."""
+    """The available encoder that takes least from other threads."""
     try:
-        import torch  # here alone: what delivers pictures needs no torch but torchvision's encoder
+        import torch  # only here: of this package, only torchvision's encoder needs torch
         from torchvision.io import encode_jpeg
 
         encode_jpeg(torch.zeros(3, 8, 8, dtype=torch.uint8))
-    except Exception:  # absent, or built for another torch: there are many ways to fail
+    except Exception:  # absent, or built for another torch; it can fail in many ways
         return pillow_jpeg
 
     def torchvision_jpeg(picture: np.ndarray, quality: int) -> bytes:
-        # Turned by numpy, which keeps the GIL: a switch to the sampler and back costs more.
+        # Transposed by numpy, which holds the GIL: switching to the sampler and back costs more.
         channels_first = torch.from_numpy(picture.transpose(2, 0, 1))
         return encode_jpeg(channels_first, quality=quality).numpy().tobytes()
 
@@ -57,7 +57,7 @@ def jpeg_encoder() -> JpegEncoder:
 
 
 def pillow_jpeg(picture: np.ndarray, quality: int) -> bytes:
-    """JPEG by Pillow, which is always there."""
+    """JPEG by Pillow, which is always available."""
     return pillow(picture, "jpeg", quality=quality)
 
 
@@ -69,7 +69,7 @@ def pillow(picture: np.ndarray, kind: str, **options: int) -> bytes:
 
 
 def encode(picture: Picture, kind: str) -> Encoded:
-    """The picture as bytes in the format `kind`, a key of `TYPES`, in its run's quality."""
+    """The picture as bytes in the format `kind`, a key of `TYPES`, with its run's quality."""
     quality = picture.label.run.settings.quality
     data = encoded(picture.rgb, picture.info.size, kind, quality)
     return Encoded(picture.label, picture.info, data, TYPES[kind])

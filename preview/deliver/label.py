@@ -1,7 +1,7 @@
-"""A frame's label inside its picture: the comment that tools show of a saved file.
+"""A frame's label inside its picture: the comment that tools show for a saved file.
 
-JPEG has a COM segment for it, PNG a tEXt chunk, WebP an XMP chunk. The pixels stay as they were
-encoded. The label is ASCII, so that no format has to escape it but XML.
+It is a COM segment in JPEG, a tEXt chunk in PNG, an XMP chunk in WebP. The encoded pixels are not
+changed. The label is ASCII, so that only XML has to escape it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from xml.sax.saxutils import escape
 from ..records import Encoded
 from .webp import with_xmp
 
-LONGEST = 0xFFFF - 2  # bytes that a JPEG comment may have
+LONGEST = 0xFFFF - 2  # bytes of a JPEG comment
 
 XMP = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
@@ -27,7 +27,7 @@ XMP = (
 
 
 def labelled(frame: Encoded, label: dict[str, Any]) -> bytes:
-    """The file of `frame` with `label`, as `{"sidestream": label}`, in its comment.
+    """The file of `frame` with `{"sidestream": label}` as its comment.
 
     A label longer than `LONGEST` is left out.
     """
@@ -43,14 +43,14 @@ def labelled(frame: Encoded, label: dict[str, Any]) -> bytes:
 
 def _jpeg(file: bytes, comment: bytes) -> bytes:
     at = 2
-    if file[2:4] == b"\xff\xe0":  # JFIF's header, which has to come first
+    if file[2:4] == b"\xff\xe0":  # the JFIF header, which must come first
         at += 2 + int.from_bytes(file[4:6], "big")
     size = struct.pack(">H", len(comment) + 2)
     return b"".join((file[:at], b"\xff\xfe", size, comment, file[at:]))
 
 
 def _png(file: bytes, chunk: bytes) -> bytes:
-    at = 33  # behind the signature and IHDR
+    at = 33  # after the signature and IHDR
     size = struct.pack(">I", len(chunk) - 4)
     check = struct.pack(">I", zlib.crc32(chunk))
     return b"".join((file[:at], size, chunk, check, file[at:]))

@@ -1,4 +1,4 @@
-"""What goes over the websocket of a frame and of a run."""
+"""The websocket messages about frames, sounds and runs."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ LEGACY_TYPES = {"image/jpeg": 1, "image/png": 2}
 
 
 def metadata_message(frame: Encoded, told: dict[str, Any]) -> bytes:
-    """ComfyUI's binary event 4: length, JSON with what is `told` as SideStream's own, picture."""
+    """ComfyUI's binary event 4: length, JSON with `told` as SideStream's own part, picture."""
     header = frame.label.run.context.wire() | {"image_type": frame.mime, "sidestream": told}
     encoded = json.dumps(header).encode()
     return b"".join((struct.pack(">I", len(encoded)), encoded, _picture(frame, told)))
 
 
 def legacy_message(frame: Encoded, told: dict[str, Any]) -> bytes:
-    """ComfyUI's binary event 1: type of picture, picture."""
+    """ComfyUI's binary event 1: the picture's type, then the picture."""
     return struct.pack(">I", LEGACY_TYPES[frame.mime]) + _picture(frame, told)
 
 
 def _picture(frame: Encoded, told: dict[str, Any]) -> bytes:
-    """The picture's file. It says itself what it is, as the page keeps it and forgets the rest."""
+    """The picture's file, labelled: ComfyUI's page keeps the picture and drops the rest."""
     context = frame.label.run.context
     return labelled(frame, {"prompt_id": context.prompt_id, "node_id": context.node_id} | told)
 
 
 def told_of(frame: Encoded, now: float) -> dict[str, Any]:
-    """SideStream's own object beside a frame, at the moment of sending."""
+    """SideStream's own object about a frame, at the moment of sending."""
     label, info = frame.label, frame.info
     run = label.run
     told: dict[str, Any] = {}
@@ -75,7 +75,7 @@ def told_of(frame: Encoded, now: float) -> dict[str, Any]:
 
 
 def sound_message(sound: Sound, secret: str) -> dict[str, Any]:
-    """That there is a newer sound of a run, which `secret` fetches."""
+    """A run has a new sound, which can be fetched with `secret`."""
     label = sound.label
     return _of(label.run) | {
         "id": secret,
@@ -91,7 +91,7 @@ def sound_message(sound: Sound, secret: str) -> dict[str, Any]:
 
 
 def no_sound_message(run: Run, why: str) -> dict[str, Any]:
-    """That a run has no sound, though somebody asked for it."""
+    """A run has no sound, although somebody asked for it."""
     return _of(run) | {"why": why}
 
 
@@ -100,10 +100,8 @@ def _of(run: Run) -> dict[str, Any]:
 
 
 def run_message(run: Run, state: str) -> dict[str, Any]:
-    """That a run has started, samples or has ended, with its counters."""
-    told = run.context.wire() | {
-        "run": run.id,
-        "stage": run.stage,
+    """A run has started, is sampling or has ended, with its counters."""
+    told = _of(run) | {
         "state": state,
         "total_steps": run.total_steps,
         "sent": run.outcomes_of_node.sent,

@@ -1,4 +1,4 @@
-"""What the page and API clients can ask: JSON in, JSON out, all under /sidestream/."""
+"""The HTTP routes for the page and for API clients: JSON in, JSON out, all under /sidestream/."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import functools
 import json
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from aiohttp import web
 
@@ -16,10 +16,11 @@ NOT_KEPT = {"Cache-Control": "no-store"}
 MAX_BODY = 16 * 1024  # bytes; a full set of settings is below 1 KB
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
+T = TypeVar("T")
 
 
 class Answers(Protocol):
-    """Who answers the routes; see `pack.Pack`."""
+    """What answers the routes; see `pack.Pack`."""
 
     def status(self) -> dict[str, Any]: ...
 
@@ -47,7 +48,7 @@ class Answers(Protocol):
 
 
 class Current:
-    """The pack that answers at the moment: routes stay when the pack is loaded anew."""
+    """The pack that answers at present: the routes remain when the pack is reloaded."""
 
     def __init__(self, pack: Answers) -> None:
         self.pack = pack
@@ -62,7 +63,7 @@ def add_to(table: web.RouteTableDef, current: Current) -> None:
 
     @table.get("/sidestream/report")
     async def report(request: web.Request) -> web.Response:
-        # It looks into folders and asks a driver, while the loop has pictures to send.
+        # It reads folders and queries a driver; the event loop has pictures to send.
         return web.Response(text=await asyncio.to_thread(current.pack.report))
 
     @table.get("/sidestream/settings")
@@ -79,30 +80,26 @@ def add_to(table: web.RouteTableDef, current: Current) -> None:
     async def sound(request: web.Request) -> web.Response:
         data = current.pack.sound(request.match_info["secret"])
         if data is None:
-            return web.json_response({"error": "this sound is there no more"}, status=404)
-        headers = {"Cache-Control": "no-store"}
-        return web.Response(body=data, content_type="audio/wav", headers=headers)
+            return web.json_response({"error": "this sound is no longer available"}, status=404)
+        return web.Response(body=data, content_type="audio/wav", headers=NOT_KEPT)
 
-    @table.post("/sidestream/live")
-    @refusing
-    async def live(request: web.Request) -> web.Response:
-        client_id, changes = read_live(await read_limited(request))
-        current.pack.change(client_id, changes)
-        return web.json_response(current.pack.client(client_id))
+    def add_change(
+        name: str,
+        read: Callable[[bytes], tuple[str, T]],
+        change: Callable[[Answers, str, T], None],
+    ) -> None:
+        """A route through which a client changes something about its runs."""
 
-    @table.post("/sidestream/pause")
-    @refusing
-    async def pause(request: web.Request) -> web.Response:
-        client_id, paused = read_pause(await read_limited(request))
-        current.pack.pause(client_id, paused)
-        return web.json_response(current.pack.client(client_id))
+        @table.post(f"/sidestream/{name}")
+        @refusing
+        async def changed(request: web.Request) -> web.Response:
+            client_id, value = read(await read_limited(request))
+            change(current.pack, client_id, value)
+            return web.json_response(current.pack.client(client_id))
 
-    @table.post("/sidestream/finish")
-    @refusing
-    async def finish(request: web.Request) -> web.Response:
-        client_id, run = read_finish(await read_limited(request))
-        current.pack.finish(client_id, run)
-        return web.json_response(current.pack.client(client_id))
+    add_change("live", read_live, lambda pack, client_id, live: pack.change(client_id, live))
+    add_change("pause", read_pause, lambda pack, client_id, paused: pack.pause(client_id, paused))
+    add_change("finish", read_finish, lambda pack, client_id, run: pack.finish(client_id, run))
 
     @table.get("/sidestream/sharing")
     @refusing
@@ -125,7 +122,7 @@ def add_to(table: web.RouteTableDef, current: Current) -> None:
 
 
 def refusing(answer: Handler) -> Handler:
-    """`answer`, saying what is wrong with a request where it raises SettingError."""
+    """`answer`, with an error response if it raises SettingError."""
 
     @functools.wraps(answer)
     async def answered(request: web.Request) -> web.Response:
@@ -139,12 +136,12 @@ def refusing(answer: Handler) -> Handler:
 
 
 class WrongType(SettingError):
-    """A body that is not JSON by its own account."""
+    """The body's content type is not JSON."""
 
 
 async def read_limited(request: web.Request) -> bytes:
-    """The body. Raises SettingError where it is not JSON or larger than `MAX_BODY`."""
-    # A page of another site can make a browser send any other type without asking first.
+    """The body. Raises SettingError if its type is not JSON or it is larger than `MAX_BODY`."""
+    # Pages of other sites can make a browser send other types without a preflight request.
     if request.content_type != "application/json":
         raise WrongType("the body must be application/json")
     body = b""
@@ -161,7 +158,7 @@ async def read_limited(request: web.Request) -> bytes:
 def read_live(body: bytes) -> tuple[str, dict[str, Any]]:
     """The client and the checked changes in the body of `POST live`. Raises SettingError.
 
-    None, as which JSON's null comes, takes a change back.
+    None, for JSON's null, takes a change back.
     """
     data = read_object(body, f"client_id and any of {', '.join(FIELDS)}")
     client_id = checked_client(data.pop("client_id", None))
@@ -187,7 +184,7 @@ def read_finish(body: bytes) -> tuple[str, str]:
 
 
 def read_sharing(body: bytes) -> bool | None:
-    """What the body of `POST sharing` wants: on or off, or None for another key.
+    """What the body of `POST sharing` asks for: on or off, or None for a new key.
 
     Raises SettingError.
     """
@@ -200,7 +197,7 @@ def read_sharing(body: bytes) -> bool | None:
 
 
 def read_pair(body: bytes, key: str) -> tuple[str, Any]:
-    """The client in a body that has one other `key`, and what that says. Raises SettingError."""
+    """The client in a body with one other `key`, and its value. Raises SettingError."""
     data = read_object(body, f"client_id and {key}")
     client_id, value = checked_client(data.pop("client_id", None)), data.pop(key, None)
     for name in data:
@@ -220,7 +217,7 @@ def read_object(body: bytes, keys: str) -> dict[str, Any]:
 
 
 def checked_client(client_id: Any) -> str:
-    """The id of a client. Raises SettingError where it can be none."""
+    """The id of a client. Raises SettingError if it cannot be one."""
     if not isinstance(client_id, str) or not 0 < len(client_id) <= 200:
         raise SettingError("client_id must be a string of 1 to 200 characters")
     return client_id

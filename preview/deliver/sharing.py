@@ -1,7 +1,7 @@
-"""Who shares their previews on the watch page, and by which key.
+"""Who shares previews on the watch page, and with which key.
 
-Each of ComfyUI's users has a switch and a key of their own; without `--multi-user` there is one
-user. Off until switched on. What is set is kept in a file that ComfyUI does not serve.
+Each of ComfyUI's users has a switch and a key; without `--multi-user` there is one user. Sharing is
+off by default. The switches and keys are stored in a file that ComfyUI does not serve.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..settings import SettingError
 log = logging.getLogger(__name__)
 
 KEY_BYTES = 16
-USERS = 1000  # whose switches are kept
+USERS = 1000  # whose switches are stored
 
 
 class Share(NamedTuple):
@@ -34,10 +34,10 @@ class Share(NamedTuple):
 
 
 class Sharing:
-    """The switches and keys of all users. Changed on the event loop; any thread may ask."""
+    """The switches and keys of all users. Changed on the event loop, read by any thread."""
 
     def __init__(self, file: Callable[[], Path]) -> None:
-        """`file` is asked for when it is first needed."""
+        """`file` is called when it is first needed."""
         self._file = file
         self._read: dict[str, Share] | None = None
 
@@ -46,17 +46,17 @@ class Sharing:
         return self._all.get(user, Share(False, ""))
 
     def switch(self, user: str, on: bool) -> Share:
-        """Begin or stop to share. The key stays what it was. Raises SettingError."""
+        """Start or stop sharing. The key stays the same. Raises SettingError."""
         return self._set(user, Share(on, self.of(user).key or new_key()))
 
     def renew(self, user: str) -> Share:
-        """Another key; the old one opens nothing from now on. Raises SettingError."""
+        """Make a new key; the old one is no longer valid. Raises SettingError."""
         return self._set(user, Share(self.of(user).on, new_key()))
 
     def user_of(self, key: str) -> str | None:
-        """Who shares by this key; None for any other, and while it is switched off.
+        """The user who shares with this key; None for any other key, and while sharing is off.
 
-        Takes the same time whatever of the key is right.
+        Takes the same time however much of the key is right.
         """
         given, found = key.encode(errors="replace"), None
         for user, share in self._all.items():
@@ -79,7 +79,7 @@ class Sharing:
             return {}
         except Exception as error:
             log.warning(
-                "[SideStream] Who shares previews cannot be read (%s); nobody does.",
+                "[SideStream] The sharing settings cannot be read (%s); nobody shares previews.",
                 in_a_line(error),
             )
             return {}
@@ -96,7 +96,7 @@ class Sharing:
         return share
 
     def _store(self, shares: dict[str, Share]) -> None:
-        """Write the file anew, for the server's own account only."""
+        """Write the file, readable only by the server's own account."""
         text = json.dumps({user: share._asdict() for user, share in shares.items()}, indent=1)
         file = self._file()
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -112,5 +112,5 @@ class Sharing:
 
 
 def new_key() -> str:
-    """Random, in letters that an address may have."""
+    """A random key, in characters that are valid in an address."""
     return secrets.token_urlsafe(KEY_BYTES)

@@ -1,7 +1,7 @@
-"""Sounds that clients were told of, until they fetch them or a newer one takes their place.
+"""Sounds that wait to be fetched by their clients.
 
-A sound is some hundred KB, and most are never listened to: so a client is told that there is one,
-and fetches it when somebody wants to hear it. Its address is a secret that only it was told.
+A sound has several hundred KB, and most are never listened to. So a client is only told that there
+is one, and fetches it when somebody wants to hear it, at an address that nobody else knows.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict
 
 RUNS = 8
-"""Of which the newest sound is kept."""
+"""Runs whose newest sound is kept."""
 
 
 class Shelf:
@@ -22,7 +22,7 @@ class Shelf:
         self._lock = threading.Lock()
 
     def put(self, run: str, data: bytes) -> str:
-        """Keep the newest sound of a run; returns the secret by which it is fetched."""
+        """Keep the newest sound of a run; returns the secret with which to fetch it."""
         secret = os.urandom(16).hex()
         with self._lock:
             self._sounds[run] = (secret, data)
@@ -32,6 +32,6 @@ class Shelf:
         return secret
 
     def get(self, secret: str) -> bytes | None:
-        """The sound with that secret; None where there is none any more."""
+        """The sound with that secret; None if it is no longer kept."""
         with self._lock:
             return next((data for known, data in self._sounds.values() if known == secret), None)

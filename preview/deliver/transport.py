@@ -1,6 +1,6 @@
-"""Frames onto ComfyUI's websocket: who gets them, in which form, one at a time.
+"""Sends frames over ComfyUI's websocket: to whom, in which form, one at a time.
 
-`Wire` is what this needs of the server; `host.Server` is the real one.
+`Wire` is what it needs from the server; `host.server.Server` is the real one.
 """
 
 from __future__ import annotations
@@ -30,34 +30,34 @@ PREVIEW_IMAGE = 1
 PREVIEW_IMAGE_WITH_METADATA = 4
 
 WHY_NONE = ("method", "latents", "suppressed")
-"""None was chosen; nothing is known of the latents; another pack suppresses previews."""
+"""The method none was chosen; the latents' format is unknown; another pack suppresses previews."""
 
 WHY_NO_SOUND = ("unknown", "thread", "latents", "memory", "failed")
-"""The VAE is of no known family; its decoder is for the sampler's thread alone; the model's latents
-are none that it decodes; there is too little memory now; something else failed."""
+"""The VAE's family is unknown; its decoder may only run on the sampler's thread; it does not decode
+the model's latents; there is too little memory at the moment; something else failed."""
 
 LATE_SECONDS = 30.0
-"""How long after its sampling a frame may still come; a decoder is loaded meanwhile, maybe."""
+"""How long after its sampling a frame may still arrive: its decoder may have to be loaded first."""
 
-NOTES = 8  # announcements that may be on their way to one socket; more are not made
+NOTES = 8  # announcements in flight to one socket; further ones are dropped
 
 
 class Wire(Protocol):
     """The server's side of the websocket."""
 
     def sockets(self, client_id: str | None) -> list[Socket]:
-        """The connections of a client; of everybody for None."""
+        """The connections of a client; all connections for None."""
 
     def connected(self, client_id: str | None) -> bool:
-        """Whether a client is there; anybody for None. Called in the sampler's callback."""
+        """Whether a client is connected; any client for None. Called in the sampler's callback."""
 
     def is_running(self, prompt_id: str | None, node_id: str | None) -> bool:
-        """Whether that node of that prompt is at work and nobody has interrupted it."""
+        """Whether that node of that prompt is running and has not been interrupted."""
 
     def may_show_late(self, prompt_id: str | None, node_id: str | None) -> bool:
-        """Whether that node, which is not at work any more, may still show a preview.
+        """Whether that node, which is no longer running, may still show a preview.
 
-        Not where it shows a result of its own, and not where its prompt failed or was interrupted.
+        Not if it shows a result of its own, or if its prompt failed or was interrupted.
         """
 
     def is_idle(self) -> bool:
@@ -67,30 +67,30 @@ class Wire(Protocol):
         """Run `coroutine` on the server's event loop, from any thread."""
 
     async def send_bytes(self, event: int, data: bytes, socket: Socket) -> bool:
-        """Send a binary event; returns when the socket took it. False where it was replaced."""
+        """Send a binary event; returns when the socket took it. False if that was replaced."""
 
     async def send_json(self, event: str, data: dict[str, Any], socket: Socket) -> bool:
-        """Send a JSON event; returns when the socket took it. False where it was replaced."""
+        """Send a JSON event; returns when the socket took it. False if that was replaced."""
 
 
 class Audience(Protocol):
-    """Others to whom a user has chosen to show their previews; see `watchers.Watchers`."""
+    """Others with whom a user shares previews; see `watchers.Watchers`."""
 
     def watched(self, run: Run) -> bool:
-        """Whether anybody of them may see a run. Called in the sampler's callback."""
+        """Whether any of them watches a run. Called in the sampler's callback."""
 
     def ready(self, run: Run) -> bool:
-        """Whether one of them has taken what was shown last."""
+        """Whether one of them has taken the last frame."""
 
     def show(self, frame: Encoded) -> bool:
-        """Show a frame; returns whether anybody is there to see it."""
+        """Show a frame; returns whether anybody sees it."""
 
 
 class Transport:
     """Sends frames to the client that queued their prompt.
 
-    A socket is given a frame only when it took the one before, so a client that does not read
-    costs one frame, and nobody else anything.
+    A socket is given a frame only after it took the previous one, so a client that does not read
+    holds up one frame, and nobody else.
     """
 
     def __init__(
@@ -103,14 +103,14 @@ class Transport:
         self._newest: OrderedDict[Place, Moment] = OrderedDict()
         self._busy: set[object] = set()
         self._notes: Counter[object] = Counter()
-        self._lock = threading.RLock()  # a run may end, and be announced, within it
+        self._lock = threading.RLock()  # a run may end, and be announced, while it is held
 
     def watched(self, run: Run) -> bool:
         return self._wire.connected(run.context.client_id) or self._audience.watched(run)
 
     def ready(self, run: Run) -> bool:
         sockets = self._wire.sockets(run.context.client_id)
-        # Where nobody is left the frame is dropped at once, which needs no socket.
+        # If nobody is left, the frame is dropped at once, which needs no socket.
         return (
             any(socket.connection not in self._busy for socket in sockets)
             or self._audience.ready(run)
@@ -118,35 +118,34 @@ class Transport:
         )
 
     def animates(self, run: Run) -> bool:
-        """Whether a client of the run knows WebP, in which animated frames come."""
+        """Whether a client of the run supports WebP, the format of animated frames."""
         return any(socket.metadata for socket in self._wire.sockets(run.context.client_id))
 
     def live(self, run: Run) -> bool:
-        """Whether frames of `run` may still be shown: it went well, and nothing newer is there."""
+        """Whether frames of `run` may still be shown: it did not fail, and is not superseded."""
         context = run.context
         newest_run, _ = self._newest.get((context.client_id, context.node_id), NEVER)
         return newest_run <= run.number and self.may_sound(run)
 
     def may_sound(self, run: Run) -> bool:
-        """Whether sounds of `run` may still be sent: it went well, and is not long over."""
-        context = run.context
+        """Whether sounds of `run` may still be sent: it did not fail, or end long ago."""
         if run.aborted:
             return False
-        if self._wire.is_running(context.prompt_id, context.node_id):
+        if self.at_work(run):
             return True
         if run.ended_for(records.now()) > LATE_SECONDS:
             return False
-        return self._wire.may_show_late(context.prompt_id, context.node_id)
+        return self._wire.may_show_late(run.context.prompt_id, run.context.node_id)
 
     def at_work(self, run: Run) -> bool:
-        """Whether the node of `run` goes on, and may sample again."""
+        """Whether the node of `run` is still running, and may sample again."""
         return self._wire.is_running(run.context.prompt_id, run.context.node_id)
 
     def quiet(self) -> bool:
         return self._wire.is_idle()
 
     def format(self, run: Run) -> str:
-        """The picture format for a run: what was asked, or JPEG where a client knows no other."""
+        """The picture format for a run: the requested one, or JPEG if a client lacks WebP."""
         wanted = run.settings.format
         if wanted == "webp" and not all(
             s.metadata for s in self._wire.sockets(run.context.client_id)
@@ -155,7 +154,7 @@ class Transport:
         return wanted
 
     def send(self, frame: Encoded) -> None:
-        """Hand an encoded frame over. Closes it when every free socket of its client has it."""
+        """Send an encoded frame. Closes it when every free socket of its client has taken it."""
         with self._lock:
             free = [
                 socket
@@ -173,7 +172,7 @@ class Transport:
             self._wire.start(self._deliver(delivery, socket))
 
     def announce(self, run: Run, state: str) -> None:
-        """Tell the run's client its `state`, `start`, `sampling` or `end`, with its counters."""
+        """Tell the run's client its `state` (`start`, `sampling` or `end`) and its counters."""
         self._note(run.context.client_id, "sidestream.run", run_message(run, state))
 
     def announce_none(self, context: NodeContext, why: str, **more: Any) -> None:
@@ -182,13 +181,13 @@ class Transport:
         self._note(context.client_id, "sidestream.run", told)
 
     def send_sound(self, sound: Sound) -> None:
-        """Tell the run's client of a sound, and keep it until it is fetched or replaced."""
+        """Tell the run's client that there is a sound, and keep that to be fetched."""
         run = sound.label.run
         secret = self.sounds.put(run.id, sound.data)
         self._note(run.context.client_id, "sidestream.sound", sound_message(sound, secret))
 
     def send_no_sound(self, run: Run, why: str) -> None:
-        """Tell the run's client why it hears nothing: one of `WHY_NO_SOUND`."""
+        """Tell the run's client why there is no sound: one of `WHY_NO_SOUND`."""
         self._note(run.context.client_id, "sidestream.sound", no_sound_message(run, why))
 
     def _note(self, client_id: str | None, event: str, data: dict[str, Any]) -> None:
@@ -210,10 +209,10 @@ class Transport:
         finally:
             with self._lock:
                 self._notes[socket.connection] -= 1
-                self._notes += Counter()  # forgets those at zero
+                self._notes += Counter()  # drops those at zero
 
     def _is_newest(self, frame: Encoded, socket: Socket) -> bool:
-        """Whether `frame` may be shown, and none after it was: two devices may have made them."""
+        """Whether `frame` may be shown, and no newer one was, by another device for example."""
         run = frame.label.run
         newest = self._newest.get((socket.id, run.context.node_id), NEVER)
         return self.live(run) and (run.number, frame.label.seq) >= newest
@@ -252,7 +251,7 @@ class Transport:
 
 
 class Nobody:
-    """The audience where nothing is shared."""
+    """The audience if nothing is shared."""
 
     def watched(self, run: Run) -> bool:
         return False
@@ -265,17 +264,17 @@ class Nobody:
 
 
 Place = tuple[str | None, str | None]
-"""Where pictures are shown: a client, and a node of its graph."""
+"""Where pictures are shown: a client and a node of its graph."""
 
 Moment = tuple[int, int]
-"""When a picture is of: the number of its run, its own number within the run."""
+"""The order of pictures: the number of the run, then the number within the run."""
 
 NEVER: Moment = (0, 0)
 PLACES = 256
 
 
 class Delivery:
-    """A frame on its way to several sockets. Lives on the event loop alone."""
+    """A frame on its way to several sockets. Only used on the event loop."""
 
     def __init__(self, frame: Encoded, sockets: int) -> None:
         self.frame = frame

@@ -1,7 +1,7 @@
-"""The watch page's connections: each is shown the newest preview of the user whose key it has.
+"""The watch page's connections: each one gets the newest preview of the user whose key it has.
 
-A page sends the key as its first message, so that it is in no address that anybody logs. Then it
-gets texts, JSON about the progress of what runs, and binary messages, each a picture's file.
+A page sends the key as its first message, so that no logged address contains it. It then receives
+text messages, JSON with the progress, and binary messages, each a picture's file.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from ..records import Encoded, Run
 from .sharing import Sharing
 
 MOST = 16
-"""Watchers at a time, of all users."""
+"""The most watchers at a time, of all users together."""
 UNKNOWN = 16
-"""Connections at a time that have not shown a key."""
+"""The most connections at a time that have not sent a key."""
 LONGEST_KEY = 200
 SECONDS_FOR_KEY = 10.0
 TICK = 0.25
-"""Seconds between two looks at the progress of what runs."""
+"""Seconds between two checks of the progress."""
 SILENCE = 15.0
-"""Seconds after which the progress is told anew, so that the page knows a lost connection."""
+"""Seconds after which the progress is sent again, so that the page notices a lost connection."""
 SECONDS_TO_CLOSE = 1.0
 
 REFUSED = 4401
-"""Close code: no such key, or nothing is shared by it."""
+"""Close code: the key is invalid, or its user does not share."""
 FULL = 4429
 """Close code: there are too many watchers."""
 
@@ -41,7 +41,7 @@ Progress = dict[str, Any]
 
 @dataclass(eq=False, slots=True)
 class Watcher:
-    """One page that showed a valid key. `waiting` is shared with the worker, under a lock."""
+    """A page that sent a valid key. A lock guards `waiting`, which the worker also uses."""
 
     user: str
     socket: web.WebSocketResponse
@@ -53,15 +53,15 @@ class Watcher:
     """The run and number of the newest frame that it was given."""
 
     def wake(self) -> None:
-        """From any thread."""
+        """May be called on any thread."""
         with contextlib.suppress(RuntimeError):  # the server has ended
             self.loop.call_soon_threadsafe(self.something_new.set)
 
 
 class Watchers:
-    """Hands frames to watch pages: to each one at a time, the newest, encoded as it is.
+    """Hands frames to watch pages: the newest one, one at a time, as already encoded.
 
-    A page that does not read costs the frame that is on its way and the one that waits.
+    A page that does not read holds one frame in flight and one that waits.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Watchers:
         on_free: Callable[[], None],
         prepare: Callable[[Any], None],
     ) -> None:
-        """`progress` says what a user's newest run does; `prepare` takes each new connection."""
+        """`progress` gives that of a user's newest run; `prepare` gets each new connection."""
         self._sharing = sharing
         self._progress = progress
         self._is_live = is_live
@@ -80,24 +80,23 @@ class Watchers:
         self._prepare = prepare
         self._all: tuple[Watcher, ...] = ()  # replaced as a whole, so that any thread may read it
         self._unknown = 0
-        self._ending: set[asyncio.Task[None]] = set()  # asyncio itself may forget them
+        self._ending: set[asyncio.Task[None]] = set()  # asyncio only keeps weak references
         self._last: dict[str, bytes] = {}
-        """The last picture of each user who shares, for who comes later. No run is held by it."""
+        """The last picture of each user who shares, for new watchers. It does not hold a run."""
         self._lock = threading.Lock()
 
-    # For the transport, on the sampler's and the worker's threads
+    # For the transport, on the sampler's and the workers' threads
 
     def watched(self, run: Run) -> bool:
         """Whether anybody watches a run."""
         return any(watcher.user == run.context.user for watcher in self._all)
 
     def ready(self, run: Run) -> bool:
-        """Whether a watcher of the run has no frame waiting."""
+        """Whether any watcher of the run has no frame waiting."""
         return any(one.user == run.context.user and one.waiting is None for one in self._all)
 
     def show(self, frame: Encoded) -> bool:
-        """Leave a still for all who may see it, in the place of one that waits. Returns whether
-        there is anybody."""
+        """Leave a still for all who may see it, replacing a waiting one; False if nobody may."""
         run = frame.label.run
         user, moment = run.context.user, (run.number, frame.label.seq)
         if user is None or frame.info.animation is not None or not self._sharing.of(user).on:
@@ -118,14 +117,14 @@ class Watchers:
     # For the routes, on the event loop
 
     def count(self, user: str) -> int:
-        """How many watch a user's previews."""
+        """The number of a user's watchers."""
         return sum(watcher.user == user for watcher in self._all)
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """`GET /sidestream/watch`: a websocket, until either side closes it."""
         if self._unknown >= UNKNOWN:
             raise web.HTTPServiceUnavailable
-        # Without compression: pictures get no smaller, and the loop has other work.
+        # Without compression, which makes pictures no smaller and keeps the event loop busy.
         socket = web.WebSocketResponse(
             timeout=SECONDS_TO_CLOSE, heartbeat=30, max_msg_size=4 * LONGEST_KEY, compress=False
         )
@@ -142,7 +141,7 @@ class Watchers:
         return socket
 
     def disconnect(self, user: str) -> None:
-        """Show nothing more to who watches this user's previews now, and end their connections."""
+        """Show nothing more to this user's current watchers, and close their connections."""
         self._last.pop(user, None)
         for watcher in [one for one in self._all if one.user == user]:
             self._leave(watcher)
@@ -151,7 +150,7 @@ class Watchers:
             ending.add_done_callback(self._ending.discard)
 
     def close(self) -> None:
-        """End all connections, from any thread."""
+        """Close all connections, from any thread."""
         for watcher in self._all:
             with contextlib.suppress(RuntimeError):
                 watcher.loop.call_soon_threadsafe(self.disconnect, watcher.user)
@@ -162,7 +161,7 @@ class Watchers:
         sending = asyncio.ensure_future(self._send(watcher))
         try:
             async for _ in watcher.socket:
-                pass  # whatever a page has to say after its key
+                pass  # nothing is expected of a page after its key
         finally:
             self._leave(watcher)
             sending.cancel()
@@ -172,9 +171,9 @@ class Watchers:
         watcher.wake()
 
     async def _send(self, watcher: Watcher) -> None:
-        """Send what is new, and wait for more. What has left is sent nothing."""
+        """Send what is new and wait for more, until the watcher leaves."""
         told, at, picture = None, 0.0, self._last.get(watcher.user)
-        with contextlib.suppress(ConnectionError, RuntimeError):  # it is closed, or about to be
+        with contextlib.suppress(ConnectionError, RuntimeError):  # closed, or about to be
             while watcher in self._all:
                 watcher.something_new.clear()
                 progress, now = self._progress(watcher.user), time.monotonic()
@@ -190,7 +189,7 @@ class Watchers:
                         await asyncio.wait_for(watcher.something_new.wait(), TICK)
 
     def _take(self, watcher: Watcher) -> bytes | None:
-        """The picture that waits, if it may still be shown."""
+        """The waiting picture, if it may still be shown."""
         if watcher not in self._all:
             return None
         with self._lock:
@@ -202,7 +201,7 @@ class Watchers:
 
 
 async def first_text(socket: web.WebSocketResponse) -> str:
-    """The first message, if it is a text and comes in time; "" else."""
+    """The first message, if it is text and arrives in time; otherwise ""."""
     with contextlib.suppress(asyncio.TimeoutError):
         message = await asyncio.wait_for(socket.receive(), SECONDS_FOR_KEY)
         if message.type is WSMsgType.TEXT and len(message.data) <= LONGEST_KEY:
@@ -211,7 +210,7 @@ async def first_text(socket: web.WebSocketResponse) -> str:
 
 
 async def end(watcher: Watcher) -> None:
-    """Tell a page that its key is refused, and cut the connection, whether it listens or not."""
+    """Tell a page that its key is refused, and cut the connection even if it does not respond."""
     with contextlib.suppress(Exception):
         await asyncio.wait_for(watcher.socket.close(code=REFUSED), SECONDS_TO_CLOSE)
     if watcher.transport is not None:

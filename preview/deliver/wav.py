@@ -1,4 +1,4 @@
-"""Sound as a WAV file of 16 bits a sample: every browser plays it, and no encoder holds the GIL."""
+"""Sound as a 16-bit WAV file: every browser plays it, and no encoder holds the GIL."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import struct
 
 import numpy as np
 
+from .webp import riff_chunk
+
 FULL = 32767
 
 DEVIATIONS = 5.0
-"""A sound of which so many standard deviations are beyond 1 is made softer, as ComfyUI's node VAE
-Decode Audio does."""
+"""A sound for which this many standard deviations exceed 1 is scaled down, as in ComfyUI's node
+VAE Decode Audio."""
 
 
 def wav(samples: np.ndarray, rate: int, comment: str = "") -> bytes:
-    """The file of `samples`, float32 [channels, n], about -1 to 1; `rate` of them in a second.
+    """The file of `samples`, float32 [channels, n], about -1 to 1, with `rate` per second.
 
-    `comment`, in ASCII, is what tools show as such. What is not finite is silence.
+    `comment`, in ASCII, is shown by tools. Samples that are not finite become silence.
     """
     samples = np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
     if samples.size > 1:
@@ -25,10 +27,6 @@ def wav(samples: np.ndarray, rate: int, comment: str = "") -> bytes:
     data = whole.T.tobytes()
     channels = len(samples)
     size = channels * whole.itemsize
-    form = _chunk(b"fmt ", struct.pack("<HHIIHH", 1, channels, rate, rate * size, size, 16))
-    said = _chunk(b"LIST", b"INFO" + _chunk(b"ICMT", comment.encode() + b"\0"))
-    return _chunk(b"RIFF", b"".join((b"WAVE", form, said, _chunk(b"data", data))))
-
-
-def _chunk(name: bytes, data: bytes) -> bytes:
-    return name + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)
+    form = riff_chunk(b"fmt ", struct.pack("<HHIIHH", 1, channels, rate, rate * size, size, 16))
+    said = riff_chunk(b"LIST", b"INFO" + riff_chunk(b"ICMT", comment.encode() + b"\0"))
+    return riff_chunk(b"RIFF", b"".join((b"WAVE", form, said, riff_chunk(b"data", data))))

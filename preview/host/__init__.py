@@ -1,30 +1,30 @@
-"""ComfyUI as SideStream sees it: the only folder under `preview/` in which it is imported.
+"""ComfyUI as SideStream sees it: the only folder under `preview/` that imports it.
 
-Every difference between ComfyUI versions is dealt with here. Written against 0.3.64 to 0.38. Others
-import this package and ask its modules.
+All differences between ComfyUI versions (0.3.64 to 0.38) are handled here. Other code imports this
+package and uses its modules.
 """
 
 from __future__ import annotations
 
 try:
-    # First what the routes, the settings and the report need: they are for where something is
-    # missing, too.
+    # What the routes, the settings and the report need comes first: they work even if something
+    # else is missing.
     from . import installation, models, server
 
     missing: str | None = None
-    """The import that this ComfyUI does not allow; not all modules here are there then."""
+    """The import that failed in this ComfyUI; if there is one, some modules here are missing."""
 
-    from . import finishing, graph, guides, prompts, sampling, sound
+    from . import prompts, sampling
 except ImportError as error:
     missing = str(error)
 
 
 class UnknownHost(Exception):
-    """This ComfyUI is not built as expected. The message says what is different."""
+    """This ComfyUI is incompatible. The message says why."""
 
 
 def check() -> None:
-    """Raises UnknownHost where something that SideStream builds on is not there or is different."""
+    """Raise UnknownHost if something that SideStream relies on is missing or different."""
     problem = missing or sampling.unexpected_previews() or server.unexpected_server()
     if problem is not None:
         raise UnknownHost(problem)

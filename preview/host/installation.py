@@ -1,20 +1,15 @@
-"""Where this ComfyUI lies, which page it shows, what it samples on, and what was chosen in it.
-
-The method is one global value, `args.preview_method`, whose silent default, none, looks like the
-choice of none. Packs with a menu of their own set it for the sampling of one node and put it back,
-at times to something else than it was. So it is noted who set it: by the value alone such a choice
-could not be told from the default, nor from what was left behind.
-"""
+"""This ComfyUI: its folders and files, its page, its device, and the chosen preview method."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import ipaddress
 import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,28 +20,78 @@ import comfy.options
 import folder_paths
 import torch
 
+from .. import decoder_files
 from ..plain import NAME, plain
+
+# --- folders and files --------------------------------------------------------------------------
 
 
 def folders() -> dict[str, str]:
-    """ComfyUI's folders, each with what to call it."""
+    """ComfyUI's folders, each with a label."""
     own = (folder_paths.base_path, os.path.dirname(folder_paths.__file__))
     named = dict.fromkeys(own, "ComfyUI")
     for name, (paths, *_) in folder_paths.folder_names_and_paths.items():
         for path in paths:
-            # What lies within goes by its path from there.
+            # Folders inside ComfyUI's own are shown by their relative paths.
             if not path.startswith(tuple(os.path.join(folder, "") for folder in own)):
                 named[path] = f"<{name}>"
     return named | {os.path.realpath(path): label for path, label in named.items()}
 
 
 def private_file(name: str) -> Path:
-    """A file of the pack's own, in a folder that ComfyUI serves to nobody."""
+    """A file of the pack, in a folder that ComfyUI does not serve."""
     return Path(folder_paths.get_user_directory()) / "__sidestream" / name
 
 
+FOLDER = decoder_files.FOLDER
+WRONG_FOLDER = "vae"
+
+
+def decoder_file(*names: str) -> str | None:
+    """The path of the first decoder file that has one of `names`; None if there is none.
+
+    Raises OSError if the folder cannot be read.
+    """
+    files = _files(FOLDER)
+    file = next((file for name in names for file in decoder_files.named(files, name)), None)
+    return None if file is None else folder_paths.get_full_path(FOLDER, file)
+
+
+def misplaced_decoder(*names: str) -> str | None:
+    """Where a file with one of `names` lies that ComfyUI does not find; None if there is none.
+
+    For example in models/vae, or in a subfolder of models/vae_approx.
+    """
+    for folder in (FOLDER, WRONG_FOLDER):
+        with contextlib.suppress(OSError, KeyError):
+            for file in _files(folder):
+                place, own_name = os.path.split(file)
+                is_one = any(True for name in names for _ in decoder_files.named([own_name], name))
+                if is_one and (place or folder != FOLDER):
+                    return f"models/{folder}/{file}".replace(os.sep, "/")
+    return None
+
+
+def other_decoder_files(known: Iterable[str]) -> list[str]:
+    """The files in models/vae_approx that no preview uses, except encoders.
+
+    `known` are the names of all formats' decoders. Raises OSError if the folder cannot be read.
+    """
+    files = _files(FOLDER)
+    used = {next(decoder_files.named(files, name), "") for name in known}
+    return [file for file in files if file not in used and "encoder" not in file.lower()]
+
+
+def _files(folder: str) -> list[str]:
+    """The files in one of ComfyUI's model folders and its subfolders."""
+    return list(folder_paths.get_filename_list(folder))
+
+
+# --- network, page and device -------------------------------------------------------------------
+
+
 def network_address() -> str | None:
-    """The address by which other machines reach ComfyUI; None if it listens to this one alone."""
+    """The address at which other machines reach ComfyUI; None if it only listens to this one."""
     for part in str(comfy.cli_args.args.listen).split(","):
         try:
             address = ipaddress.ip_address(part.strip())
@@ -60,10 +105,10 @@ def network_address() -> str | None:
 
 
 def _own_address() -> str | None:
-    """The IPv4 address that this machine has in its network."""
+    """This machine's IPv4 address in its network."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(("192.0.2.1", 9))  # an address of nobody; UDP sends nothing to connect
+            probe.connect(("192.0.2.1", 9))  # a reserved address; connecting by UDP sends nothing
         except OSError:
             return None
         return str(probe.getsockname()[0])
@@ -73,7 +118,7 @@ def page_version() -> str:
     """The version of ComfyUI's page, as far as it is known."""
     args = comfy.cli_args.args
     if getattr(args, "front_end_root", None):
-        return "from a folder of its own"
+        return "from a custom folder"
     try:
         version = importlib.metadata.version("comfyui-frontend-package")
     except importlib.metadata.PackageNotFoundError:
@@ -90,7 +135,7 @@ def sampling_device() -> str:
 
 
 def precision(device: torch.device) -> torch.dtype:
-    """The fastest type in which convolutions are right on `device`, as ComfyUI knows it."""
+    """The fastest dtype in which convolutions are accurate on `device`, according to ComfyUI."""
     if device.type in ("cuda", "xpu"):
         if comfy.model_management.should_use_fp16(device):
             return torch.float16
@@ -99,10 +144,13 @@ def precision(device: torch.device) -> torch.dtype:
     return torch.float32
 
 
-def author(thing: object) -> str:
-    """Who wrote a function, or the class of an object: the pack's name, for people to read.
+# --- names of other packs -----------------------------------------------------------------------
 
-    A function goes by the file of its code: a wrapper often bears the names of what it wraps.
+
+def author(thing: object) -> str:
+    """The pack that a function, or the class of an object, comes from, for people to read.
+
+    A function is judged by the file of its code: wrappers often have the names of what they wrap.
     """
     code = getattr(thing, "__code__", None)
     if code is None:
@@ -115,22 +163,29 @@ def author(thing: object) -> str:
 
 
 def short_name(module: str) -> str:
-    """How to call a module in public: one of a pack by the pack, without the path to it.
+    """A name for a module without any path: that of its pack, if it belongs to one.
 
-    ComfyUI names the modules of packs by their paths.
+    ComfyUI names the modules of packs after their paths.
     """
     path = module.replace("\\", "/")
     if "/" not in path:
         return plain(path, NAME)
     _, found, below = path.rpartition("/custom_nodes/")
-    # Within a pack's folder its modules follow, with dots between them.
+    # After the pack's folder come its modules, separated by dots.
     pack = below.partition("/")[0] if found else path.rpartition("/")[2]
     return plain(pack.partition(".")[0].replace("_x_", "."), NAME)
 
 
+# --- the preview method -------------------------------------------------------------------------
+#
+# The method is one global value, `args.preview_method`. Its default, none, looks just like a choice
+# of none, and packs with a menu of their own set it for the sampling of one node and then put it
+# back, sometimes to another value. So we note who sets it: the value alone does not tell a choice
+# from the default, or from what was left behind.
+
 NONE = "none"
 Place = tuple[str, str]
-"""A prompt and a node of it."""
+"""The id of a prompt, and of one of its nodes."""
 
 
 @dataclass(frozen=True)
@@ -140,17 +195,17 @@ class Setting:
     value: str
     before: str
     where: Place | None
-    """By the code of this node; None for what is of no node, as a menu of the page."""
+    """The node whose code set it; None if it was no node, but a menu of the page, for example."""
     times: int = 1
-    """How often that node has set it by now."""
+    """How often that node has set it so far."""
 
 
 _last: Setting | None = None
 
 
 def _here() -> Place | None:
-    """The node that is executed on this thread."""
-    # Here, as the report asks for the method where such a module is missing, too.
+    """The node that is being executed on this thread."""
+    # Imported here, because the report needs the method even if such a module is missing.
     from comfy_execution.utils import get_executing_context
 
     context = get_executing_context()
@@ -170,7 +225,7 @@ def _name(method: Any) -> str:
 
 
 def watch_method() -> tuple[type, type] | None:
-    """Note from now on who sets the method. Returns what `unwatch_method` needs."""
+    """Note from now on who sets the method. `unwatch_method` takes the result."""
     global _last
     _last = None
     args = comfy.cli_args.args
@@ -187,13 +242,13 @@ def watch_method() -> tuple[type, type] | None:
 
     try:
         args.__class__ = Watched
-    except TypeError:  # an object of another build
+    except TypeError:  # an object whose class cannot be changed
         return None
     return kind, Watched
 
 
 def unwatch_method(watched: tuple[type, type] | None) -> None:
-    """Note nothing more, unless somebody else has changed the arguments' class since."""
+    """Stop noting, unless somebody else has changed the arguments' class since."""
     if watched is not None:
         kind, ours = watched
         args = comfy.cli_args.args
@@ -207,7 +262,7 @@ def preview_size() -> int:
 
 
 def chosen_method(extra_data: Mapping[str, Any]) -> str | None:
-    """The preview method that somebody chose for the node at work; None where nobody did.
+    """The preview method that somebody chose for the running node; None if nobody did.
 
     One of none, auto, latent2rgb, taesd.
     """
@@ -216,18 +271,19 @@ def chosen_method(extra_data: Mapping[str, Any]) -> str | None:
         return method
     said, last = _said(extra_data), _last
     if last is None or last.value != NONE or last.where is None:
-        # A menu of the page that goes back to none; not the default that ComfyUI or a pack at its
-        # start sets once more.
+        # A menu of the page was set back to none; ComfyUI, or a pack at its start, that sets the
+        # default once more is no choice.
         by_menu = last is not None and last.before != NONE and not _knows_prompts()
         return NONE if said is not None or by_menu else None
     if last.where == _here():
         return NONE
-    # Of a node that is over: set once it was meant to stay, more often it was put back.
+    # By a node that has ended: if it set the method once, that was meant to stay; if more than
+    # once, the last time put it back.
     return NONE if last.times == 1 else said
 
 
 def _said(extra_data: Mapping[str, Any]) -> str | None:
-    """The method that came with the prompt or was given at the start; None where none was."""
+    """The method that came with the prompt or was given at the start; None if there was none."""
     by_prompt = method_of_prompt(extra_data)
     if by_prompt == NONE or (by_prompt is not None and _knows_prompts()):
         return by_prompt
@@ -248,9 +304,9 @@ def _latent_preview() -> Any:
 
 
 def method_of_prompt(extra_data: Mapping[str, Any]) -> str | None:
-    """The method that was sent with a prompt, which ComfyUI takes for that prompt alone.
+    """The method that was sent with a prompt, which ComfyUI uses for that prompt only.
 
-    None where none was sent, or none that ComfyUI knows.
+    None if none was sent, or one that ComfyUI does not know.
     """
     method = extra_data.get("preview_method")
     known = [each.value for each in type(comfy.cli_args.args.preview_method)]
@@ -262,7 +318,7 @@ def _of_command_line() -> str | None:
     if not comfy.options.args_parsing:
         return None
     absent = object()
-    # argparse fills in a default only where the namespace has no value yet.
+    # argparse fills in a default only if the namespace has no value yet.
     namespace = argparse.Namespace(preview_method=absent)
     comfy.cli_args.parser.parse_known_args(sys.argv[1:], namespace)
     return None if namespace.preview_method is absent else _name(namespace.preview_method)

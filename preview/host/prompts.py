@@ -1,10 +1,15 @@
-"""The prompt that runs: whose it is, its node, and how far that has come."""
+"""The running prompt: its user, its node, that node's progress, and the graph behind it.
+
+A `graph` is ComfyUI's `DynamicPrompt`, or anything with its methods.
+"""
 
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import comfy.utils
@@ -20,7 +25,7 @@ from .installation import author
 
 
 def current_context() -> NodeContext:
-    """Who is sampling on this thread, as ComfyUI's own progress hook sees it."""
+    """The node that is sampling on this thread, as ComfyUI's own progress hook determines it."""
     server = PromptServer.instance
     context = get_executing_context()
     prompt_id = context.prompt_id if context else getattr(server, "last_prompt_id", None)
@@ -28,7 +33,7 @@ def current_context() -> NodeContext:
     user = _user(prompt_id)
     if node_id is None:
         return NodeContext(prompt_id, client_id=server.client_id, user=user)
-    graph = get_progress_state().dynprompt
+    graph = running_graph()
     return NodeContext(
         prompt_id,
         node_id,
@@ -42,27 +47,27 @@ def current_context() -> NodeContext:
 
 
 def list_index() -> int:
-    """Which call of the node at work this is, where it is called for each item of a list."""
+    """Which call of the running node this is, if it is called for each item of a list."""
     context = get_executing_context()
     return (context.list_index or 0) if context is not None else 0
 
 
 def _user(prompt_id: str | None) -> str | None:
-    """Whose prompt it is, where its client said so."""
+    """Whose prompt it is, if its client said so."""
     sent = extra_data(prompt_id).get(KEY)
     user = sent.get(USER) if isinstance(sent, Mapping) else None
     return user if isinstance(user, str) else None
 
 
 SEEDS = ("seed", "noise_seed", "noise", "value")
-"""Inputs of samplers, and of what they take their noise from."""
+"""Inputs of samplers, and of the nodes that they take their noise from."""
 
 
 def _seed(graph: Any, node_id: str, depth: int = 4) -> int | None:
-    """The seed that a node has, or what it takes its noise from."""
-    inputs = graph.get_node(node_id)["inputs"] if depth and graph.has_node(node_id) else {}
+    """The seed of a node, or of the node that it takes its noise from."""
+    values = graph.get_node(node_id)["inputs"] if depth and graph.has_node(node_id) else {}
     for name in SEEDS:
-        value = inputs.get(name)
+        value = values.get(name)
         if isinstance(value, list) and value and isinstance(value[0], str):
             value = _seed(graph, value[0], depth - 1)
         if type(value) is int:
@@ -79,9 +84,9 @@ def extra_data(prompt_id: str | None) -> Mapping[str, Any]:
 
 
 def announced_steps(context: NodeContext) -> int:
-    """How many steps the node's progress says there are; 0 where it has not said so yet.
+    """How many steps the node's progress announces; 0 if it has announced none yet.
 
-    What an earlier sampling of the node said last may still stand there.
+    It may still be the number of an earlier sampling of the same node.
     """
     newest = newest_total()
     if newest:
@@ -91,11 +96,11 @@ def announced_steps(context: NodeContext) -> int:
 
 
 def preview_switch(pack: str) -> dict[str, Any] | None:
-    """The node of the running prompt by which `pack` was told to show previews its own way.
+    """The node of the running prompt whose switch makes `pack` show previews its own way.
 
-    That is one of its nodes with a switch about previews that is on.
+    That is one of the pack's nodes with an option about previews that is on.
     """
-    graph = get_progress_state().dynprompt
+    graph = running_graph()
     for node_id in graph.all_node_ids():
         node = graph.get_node(node_id)
         kind = nodes.NODE_CLASS_MAPPINGS.get(node.get("class_type"))
@@ -108,17 +113,19 @@ def preview_switch(pack: str) -> dict[str, Any] | None:
     return None
 
 
+# --- progress -----------------------------------------------------------------------------------
+
 _here = threading.local()
-"""What is known on each thread of the node that it executes."""
+"""What each thread knows of the node that it executes."""
 
 
 def expect_progress() -> None:
-    """A picture of this step is on its way: its progress is to be told, on this thread, now."""
+    """This step has a picture, so its progress must be sent now, on this thread."""
     _here.shown = True
 
 
 def newest_total() -> int:
-    """Of how many steps the newest progress bar of the node at work here tells; 0 without one."""
+    """The steps of the newest progress bar of the node that runs on this thread; 0 without one."""
     total = getattr(_here, "total", 0) if getattr(_here, "node", None) == _node() else 0
     return total if total > 1 else 0
 
@@ -131,12 +138,15 @@ def _node() -> Any:
 def _note_total(bar: Any) -> None:
     try:
         _here.node, _here.total = _node(), int(bar.total)
-    except Exception:  # whatever a bar counts with
+    except Exception:  # a bar may count with anything
         _here.total = 0
 
 
 def install_progress() -> Any:
-    """Let `ProgressBar` tell such steps. Returns what `uninstall_progress` needs."""
+    """Make `ProgressBar` send the steps that `expect_progress` names.
+
+    Returns what `uninstall_progress` needs.
+    """
     kind = comfy.utils.ProgressBar
     make, update = kind.__init__, kind.update_absolute
 
@@ -150,7 +160,7 @@ def install_progress() -> Any:
         if getattr(_here, "shown", False):
             _here.shown = False
             if hasattr(self, "_last_sent_value"):
-                self._last_sent_value = -1  # as if it were the first, which always passes
+                self._last_sent_value = -1  # as if it were the first, which is always sent
         try:
             return update(self, *args, **kwargs)
         finally:
@@ -161,7 +171,101 @@ def install_progress() -> Any:
 
 
 def uninstall_progress(installed: Any) -> None:
-    """Give ComfyUI's functions back, unless another pack has wrapped ours."""
+    """Restore ComfyUI's functions, unless another pack has wrapped ours."""
     for name, (original, ours) in installed.items():
         if getattr(comfy.utils.ProgressBar, name) is ours:
             setattr(comfy.utils.ProgressBar, name, original)
+
+# --- the graph ----------------------------------------------------------------------------------
+#
+# What a node's output is made from, so that it is recognised when ComfyUI has it cached.
+
+MOST_NODES = 2000
+"""The most nodes to look at: a graph may come from anybody."""
+
+
+def running_graph() -> Any:
+    """The graph of the prompt that is being executed."""
+    return get_progress_state().dynprompt
+
+
+def nodes_of_class(graph: Any, class_type: str) -> list[str]:
+    """The ids of the graph's nodes of a class."""
+    ids = graph.all_node_ids()
+    return [node_id for node_id in ids if graph.get_node(node_id)["class_type"] == class_type]
+
+
+def inputs_of(graph: Any, node_id: str) -> dict[str, Any]:
+    """A node's inputs as in the prompt: links and values."""
+    return dict(graph.get_node(node_id).get("inputs") or {})
+
+
+def upstream_signatures(graph: Any, node_id: str, name: str) -> Iterator[str]:
+    """The signatures of the nodes that an input depends on, the nearest first."""
+    link = inputs_of(graph, node_id).get(name)
+    found = dict.fromkeys([str(link[0])] if link is not None and _is_link(link) else [])
+    for each in _growing(found):
+        if graph.has_node(each) and len(found) < MOST_NODES:
+            yield signature(graph, each)
+            found |= dict.fromkeys(_sources(graph, each))
+
+
+def signatures(graph: Any, node_id: str) -> list[str]:
+    """What a node's output depends on, as texts that are equal if ComfyUI's cache would serve it.
+
+    The first is the node's own, the next that of the node that created it at run time, and so on.
+    """
+    found: list[str] = []
+    at: str | None = node_id
+    while at is not None and len(found) < MOST_NODES:
+        found.append(signature(graph, at))
+        at = graph.get_parent_node_id(at)
+    return found
+
+
+def signature(graph: Any, node_id: str) -> str:
+    """What one node's output depends on: its class and inputs, and those of all nodes before it."""
+    numbers = {node_id: 0}
+    told: list[Any] = []
+    for each in _growing(numbers):
+        if not graph.has_node(each) or len(numbers) > MOST_NODES:
+            told.append(each)
+            continue
+        node = graph.get_node(each)
+        for source in _sources(graph, each):
+            numbers.setdefault(source, len(numbers))
+        values = {
+            name: ["", numbers[value[0]], value[1]] if _is_link(value) else value
+            for name, value in inputs_of(graph, each).items()
+        }
+        kind = node["class_type"]
+        told.append([kind, node.get("is_changed"), each if _has_identity(kind) else "", values])
+    text = json.dumps(told, sort_keys=True, default=_by_identity)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _growing(found: dict[str, Any]) -> Iterator[str]:
+    """The keys of `found`, including those that are added meanwhile."""
+    at = 0
+    while at < len(found):
+        yield from list(found)[at : (at := len(found))]
+
+
+def _sources(graph: Any, node_id: str) -> Iterable[str]:
+    values = inputs_of(graph, node_id)
+    return [values[name][0] for name in sorted(values) if _is_link(values[name])]
+
+
+def _is_link(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
+
+
+def _has_identity(class_type: str) -> bool:
+    """Whether two equal nodes of a class must not share an output."""
+    kind = nodes.NODE_CLASS_MAPPINGS.get(class_type)
+    return bool(getattr(kind, "NOT_IDEMPOTENT", False))
+
+
+def _by_identity(value: object) -> str:
+    """For objects, which a graph that was made at run time may hold."""
+    return f"{type(value).__name__} {id(value)}"

@@ -18,7 +18,7 @@ from ..records import Socket
 
 
 def _instance() -> Any:
-    """The server; None where there is none: in tools that import packs, for one."""
+    """The server; None if there is none, as in tools that import packs."""
     try:
         from server import PromptServer
     except ImportError:
@@ -27,7 +27,7 @@ def _instance() -> Any:
 
 
 def unexpected_server() -> str | None:
-    """What is different about the server; None where nothing is."""
+    """What is different about the server; None if nothing is."""
     return "there is no server" if _instance() is None else None
 
 
@@ -42,18 +42,18 @@ def prompts_of(client_id: str) -> set[str]:
     if server is None:
         return set()
     queue = server.prompt_queue
-    with queue.mutex:  # else one could be on its way from the waiting to the running ones
+    with queue.mutex:  # or a prompt that is about to run might be in neither list
         items = [*queue.currently_running.values(), *queue.queue]
     return {item[1] for item in items if item[3].get("client_id") == client_id}
 
 
 def user_of(request: Any) -> str:
-    """Which of ComfyUI's users asks. Raises KeyError for one that it does not know."""
+    """ComfyUI's user who made a request. Raises KeyError for an unknown one."""
     return str(_instance().user_manager.get_request_user_id(request))
 
 
 def register(current: object) -> None:
-    """Remember who answers the routes, for as long as the server lives."""
+    """Remember what answers the routes, for the lifetime of the server."""
     _instance().sidestream = current
 
 
@@ -62,24 +62,24 @@ def registered() -> Any:
     return getattr(_instance(), "sidestream", None)
 
 
-PROMPTS = 32  # that are remembered
+PROMPTS = 32  # to remember
 FAILURES = ("execution_interrupted", "execution_error")
 
 
 @dataclass(slots=True)
 class Heard:
-    """What was told of one prompt."""
+    """What was sent about one prompt."""
 
     failed: bool = False
     shown: set[str] = field(default_factory=set)
-    """The nodes that showed results of their own."""
+    """The nodes that showed a result."""
 
 
 class PromptEvents:
     """Remembers which nodes showed a result, and which prompts failed or were interrupted.
 
-    Only `send_sync` of the one server object is wrapped, and given back by `close`. It is called
-    by its name on the class, so that what other packs put there is kept, whenever they do.
+    It wraps `send_sync` of the server object, not of the class, and `close` undoes that. The method
+    of the class is looked up at each call, so that other packs may replace it at any time.
     """
 
     def __init__(self, server: Any) -> None:
@@ -91,7 +91,7 @@ class PromptEvents:
         @functools.wraps(server.send_sync)
         def send_sync(event: Any, data: Any, *args: Any, **kwargs: Any) -> Any:
             self._hear(event, data)
-            if original is not None:  # another pack's, on this object too
+            if original is not None:  # another pack's, on the same object
                 return original(event, data, *args, **kwargs)
             return type(server).send_sync(server, event, data, *args, **kwargs)
 
@@ -99,7 +99,7 @@ class PromptEvents:
         self._wrapped = server.send_sync = send_sync
 
     def close(self) -> None:
-        """Listen no more. What another pack wrapped around it stays, and passes through."""
+        """Stop listening. If another pack has wrapped it since, it only passes calls through."""
         if vars(self._server).get("send_sync") is not self._wrapped:
             return
         if self._original is None:
@@ -113,7 +113,7 @@ class PromptEvents:
         return heard is not None and heard.failed
 
     def has_shown(self, prompt_id: str, node_id: str) -> bool:
-        """Whether the node showed a result of its own."""
+        """Whether the node showed a result."""
         heard = self._prompts.get(prompt_id)
         return heard is not None and node_id in heard.shown
 
@@ -134,11 +134,11 @@ class PromptEvents:
 
 
 def _shows(output: Any) -> bool:
-    """Whether there is anything in a node's output: some send lists that are empty."""
+    """Whether a node's output shows anything: some send empty lists."""
     return any(output.values()) if isinstance(output, Mapping) else bool(output)
 
 
-UNSENT = 32 * 1024  # bytes that a connection may keep waiting for a slow network
+UNSENT = 32 * 1024  # bytes of a connection that may wait in the system for a slow network
 
 
 class Server:
@@ -147,10 +147,10 @@ class Server:
     def __init__(self) -> None:
         self._server = _instance()
         self._events = PromptEvents(self._server)
-        self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself may forget them
+        self._tasks: set[asyncio.Task[None]] = set()  # asyncio only keeps weak references
 
     def close(self) -> None:
-        """Give back what was taken of the server."""
+        """Undo the changes to the server."""
         self._events.close()
 
     def sockets(self, client_id: str | None) -> list[Socket]:
@@ -167,7 +167,7 @@ class Server:
         return bool(connections) if client_id is None else client_id in connections
 
     def is_running(self, prompt_id: str | None, node_id: str | None) -> bool:
-        # Here, as the routes say what is missing where this is.
+        # Imported here: if it is missing, the routes still work, and say so.
         from comfy_execution.progress import NodeState, get_progress_state
 
         progress = get_progress_state()
@@ -185,7 +185,7 @@ class Server:
             return False
         if self._events.has_shown(prompt_id, node_id):
             return False
-        # An interrupt is for the prompt that is being executed.
+        # An interrupt affects the prompt that is being executed.
         interrupted = comfy.model_management.processing_interrupted()
         return not (interrupted and self._is_executed(prompt_id))
 
@@ -197,8 +197,8 @@ class Server:
         return not self._server.prompt_queue.currently_running
 
     def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        # run_coroutine_threadsafe makes a future for the caller too, which nobody here waits for.
-        # The server may be going down: its loop is closed, or ends before it comes to this.
+        # run_coroutine_threadsafe would also make a future, for which nobody here waits. The server
+        # may be shutting down: its loop may be closed, or end before it gets to this.
         with contextlib.suppress(RuntimeError):
             self._server.loop.call_soon_threadsafe(Unbegun(coroutine, self._begin))
 
@@ -221,13 +221,13 @@ class Server:
         return True
 
     def _knows_metadata(self, sid: str) -> bool:
-        # As the client sent it: ComfyUI keeps whatever JSON that was.
+        # It is as the client sent it, which may be any JSON.
         flags = self._server.sockets_metadata.get(sid, {}).get("feature_flags")
         return isinstance(flags, Mapping) and flags.get("supports_preview_metadata") is True
 
 
 class Unbegun:
-    """A coroutine on its way to a loop. Where it never arrives it is closed, not complained of."""
+    """A coroutine on its way to a loop. If it never gets there, it is closed without a warning."""
 
     def __init__(
         self,
@@ -248,9 +248,9 @@ class Unbegun:
 
 
 def keep_queue_short(connection: Any) -> None:
-    """Let the system keep little that the network has not taken yet, where it can be told so.
+    """Limit what the system buffers for a connection, if it supports that.
 
-    By itself it keeps megabytes, and what a slow client sees would be many seconds old.
+    By default it buffers megabytes, so what a slow client sees would be many seconds old.
     """
     option = getattr(sockets, "TCP_NOTSENT_LOWAT", None)
     if option is not None:

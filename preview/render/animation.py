@@ -1,4 +1,4 @@
-"""Animated previews in the making: a few frames at a time, between the still ones."""
+"""Makes animated previews, a few frames at a time between the still ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from .. import records
@@ -29,46 +28,46 @@ from .slots import Lease, Snapshot
 log = logging.getLogger(__name__)
 
 BUDGET_SHARE = 0.3
-"""Of the setting `budget`, at least, while an animation is in the making.
+"""The least share of the setting `budget` for an animation in progress.
 
-It is some twenty decodes and comes when it is done. A still picture is what one waits for.
+An animation takes about twenty decodes, and people wait for stills rather than for it.
 """
 STILLS_TO_COME = 2
-"""For which animations always leave room."""
+"""The number of stills for which animations always leave room in the budget."""
 OLDEST = 0.25
-"""The share of a run's duration that an animation may take, as far as a quicker way can help."""
+"""The share of a run's duration that an animation may take, if quicker ways can achieve that."""
 SIZE = 0.75
-"""Of `max_size`, for a video: its decoder may then mostly leave one more upsampling out."""
+"""The size of animated videos relative to `max_size`: most decoders can skip an upsampling then."""
 ENCODING_SHARE = 0.1
-"""Of a processor that encoding animations may take: WebP's encoder holds the GIL at times."""
+"""The share of a CPU core for encoding animations: WebP's encoder holds the GIL at times."""
 BATCH_RATE = 8.0
-"""Images a second of a batch that is played as an animation, where `fps` is not set."""
+"""Images per second of a batch that is played as an animation, if `fps` is not set."""
 PATIENCE = 0.02
-"""Seconds until an animation that had to wait asks again."""
+"""Seconds until a waiting animation checks again whether it may continue."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one decode of an animation brings: some of its pictures are shown."""
+    """One decode of an animation, some of whose pictures are shown."""
 
     index: int
-    """Of the latent frame, or of the image of a batch."""
+    """That of the latent frame, or of the image in a batch."""
     shown: tuple[int, ...]
-    """Which of the decode's pictures, from 0."""
+    """Which of the decoded pictures are shown, from 0."""
     durations: tuple[int, ...]
     """How long each of these is shown, in milliseconds."""
 
     def of(self, latent: torch.Tensor) -> torch.Tensor:
-        """What is decoded, of the whole latent [B, C, ...]."""
+        """The part of the whole latent [B, C, ...] that is decoded."""
         i = self.index
         return latent[:1, :, i : i + 1] if latent.ndim == 5 else latent[i : i + 1]
 
 
 def parts(visible: Sequence[range], limit: int, rate: float) -> list[Part]:
-    """The plan of an animation of which latent frame i brings the pictures `visible[i]`.
+    """The plan of an animation in which latent frame i has the visible pictures `visible[i]`.
 
     At most `limit` of them (0: all) are shown, evenly spread, each until the next one. `rate` is
-    that of all pictures, in pictures a second. Ends with the last latent frame that is needed.
+    that of all pictures, per second. The plan ends with the last latent frame that is needed.
     """
     total = sum(map(len, visible))
     count = min(total, limit or total)
@@ -89,7 +88,7 @@ def parts(visible: Sequence[range], limit: int, rate: float) -> list[Part]:
 def plan_of(
     run: Run, decoder: Decoder, latent: torch.Tensor, images: range, most: int = 0
 ) -> list[Part]:
-    """How to animate a latent: a video, or these images of a batch. At most so many pictures."""
+    """How to animate a latent, of a video or of a batch's `images`; `most` limits the pictures."""
     settings = run.settings
     if latent.ndim == 5:
         assert isinstance(decoder, VideoDecoder)
@@ -99,7 +98,7 @@ def plan_of(
     return parts([range(1)] * len(images), most, settings.fps or BATCH_RATE)
 
 
-class Making(NamedTuple):
+class Recipe(NamedTuple):
     """A way to make animations."""
 
     source: Source
@@ -109,14 +108,14 @@ class Making(NamedTuple):
 
 @dataclass(eq=False)
 class Animation:
-    """An animation in the making, of the step whose latent lies in the slot of `lease`."""
+    """An unfinished animation, of the step whose latent is in the slot of `lease`."""
 
     run: Run
     still: Picture
     lease: Lease
     latent: torch.Tensor
-    makings: list[Making]
-    """The ways that are left, the first of which is gone; each is quicker than the one before."""
+    recipes: list[Recipe]
+    """The current way, then others, each quicker than the one before."""
     job: RenderJob | StreamingRenderJob
     size: tuple[int, int]
     todo: deque[Part]
@@ -127,16 +126,16 @@ class Animation:
 
 
 def moves(still: Picture, decoder: Decoder, latent: torch.Tensor) -> bool:
-    """Whether more of what was staged is to be shown than the picture of `still`."""
+    """Whether the staged latent has more to show than the picture of `still`."""
     if still.label.step == 0:
-        return False  # noise, which would keep the first step's from being made
+        return False  # an animation of noise would delay that of the first step
     if not is_played(still.label.run, latent, still.label.images):
         return False
     return latent.ndim != 5 or isinstance(decoder, VideoDecoder)
 
 
 def is_played(run: records.Run, latent: torch.Tensor, images: range) -> bool:
-    """Whether `latent` is one of a video, or of `images` of a batch that are to be played."""
+    """Whether `latent` is that of a video, or of a batch whose `images` are to be animated."""
     settings = run.settings
     if latent.ndim == 5:
         return latent.shape[2] > 1 and settings.video_frames != 1
@@ -144,26 +143,26 @@ def is_played(run: records.Run, latent: torch.Tensor, images: range) -> bool:
 
 
 def animation_size(run: Run, latent: torch.Tensor) -> int:
-    """The longer side of an animation of `latent` at most, in pixels."""
+    """The longest side that an animation of `latent` may have, in pixels."""
     smaller = latent.ndim == 5 and run.settings.detail != "full"
     return max(1, round(run.max_size * SIZE)) if smaller else run.max_size
 
 
 class Animator:
-    """Makes one animation at a time. All of it happens on the worker's thread, but for `busy`.
+    """Makes one animation at a time, on the worker's thread; only `busy` is for other threads, too.
 
-    While a run samples, animations take what its stills leave of the budget, and at least
-    `BUDGET_SHARE`. So that none is older than a quarter of its run when it comes, those that would
-    take longer are made smaller, or by the quickest decoder. The last step's begins at once and is
-    not held back, but takes no more than is left of the budget for the whole run.
+    While a run samples, animations take what its stills leave of the budget, but at least
+    `BUDGET_SHARE`. Those that would take longer than a quarter of the run are made smaller, or by
+    the quickest decoder. The last step's starts at once and does not have to wait, but takes no
+    more than is left of the whole run's budget.
     """
 
     def __init__(
         self, backend: Backend, sink: Sink, decoders: DecoderCache, stills: Sequence[Budget]
     ) -> None:
-        """`stills` are the budgets of stills, first those by the best decoder, and of sounds."""
+        """`stills` are the budgets of stills, the best decoder's first, and of sounds."""
         self.budget = Budget()
-        """Of all animations but those of last steps."""
+        """That of all animations except those of last steps."""
         self._backend = backend
         self._sink = sink
         self._decoders = decoders
@@ -171,7 +170,7 @@ class Animator:
         self._animation: Animation | None = None
         self._streaming: StreamingRenderJob | None = None
         self._streaming_for: object = None
-        """What the streaming was made for. Its memory is of one size of latents."""
+        """What `_streaming` was made for: its memory fits latents of one size."""
         self._warm: object = None
         self._costs = Costs()
         self._rests_until = float("-inf")
@@ -180,18 +179,18 @@ class Animator:
 
     @property
     def busy(self) -> bool:
-        """Whether an animation is in the making."""
+        """Whether an animation is in progress."""
         return self._animation is not None
 
     @property
     def run(self) -> Run | None:
-        """Whose animation is in the making."""
+        """The run whose animation is in progress."""
         return None if self._animation is None else self._animation.run
 
     def begin(self, snapshot: Snapshot, still: Picture, source: Source, decoder: Decoder) -> None:
-        """Animate what `still` shows the first picture of, where that is wanted and can be now.
+        """Start to animate the latent of `still`, if that is wanted and possible at the moment.
 
-        The slot of `snapshot` is then taken over.
+        If so, the slot of `snapshot` is taken over.
         """
         run, latent = snapshot.run, snapshot.lease.slot.latent
         if not moves(still, decoder, latent) or run.animation_failed:
@@ -200,32 +199,32 @@ class Animator:
             return
         self._stop()
         try:
-            makings = self._makings(run, source, latent)
-            size = shown_size(decoder, (1, *latent.shape[1:]), makings[0].max_size)
-            job, plan = self._planned(run, still, latent, makings[0])
+            recipes = self._recipes(run, source, latent)
+            size = shown_size(decoder, (1, *latent.shape[1:]), recipes[0].max_size)
+            job, plan = self._planned(run, still, latent, recipes[0])
         except Exception as error:
             self._give_up(run, error)
             return
         lease = snapshot.lease.take_over()
         self._animation = animation = Animation(
-            run, still, lease, latent, makings, job, size, deque(plan)
+            run, still, lease, latent, recipes, job, size, deque(plan)
         )
         run.acquire()
         self._hurry(animation)
 
     def _may_begin(self, run: Run, is_last: bool) -> bool:
-        """Whether there is time for another: always for a run's last one, and for its first."""
+        """Whether there is time for another one; always for a run's last one, and for its first."""
         if is_last:
             return True
         is_first = run.number != self._newest
         return self._animation is None and (is_first or records.now() >= self._rests_until)
 
     def patience(self) -> float:
-        """Seconds to wait for a still picture before the animation goes on; 0 to do so at once."""
+        """Seconds to wait for a still before continuing with the animation; 0 for none."""
         return 0.0 if self._may_decode() else PATIENCE
 
     def advance(self) -> bool:
-        """Decode the animation's next part, or send it; False where there is nothing to do now."""
+        """Decode the animation's next part, or send it; False if there is nothing to do yet."""
         animation = self._animation
         if animation is None:
             return False
@@ -256,69 +255,69 @@ class Animator:
         self.forget()
 
     def forget(self) -> None:
-        """Give up the animation and all memory that its decoder works in."""
+        """Drop the animation and all of its decoder's working memory."""
         self._stop()
         self._streaming = self._streaming_for = None
         self._warm = None
 
-    # How it is made
+    # Making it
 
-    def _makings(self, run: Run, source: Source, latent: torch.Tensor) -> list[Making]:
+    def _recipes(self, run: Run, source: Source, latent: torch.Tensor) -> list[Recipe]:
         size, full = animation_size(run, latent), run.settings.detail == "full"
         quickest = run.chain.after(source, records.now())
         if quickest is None:
-            return [Making(source, size, full)]
-        smaller = [Making(source, max(1, size // times), False) for times in SMALLER]
-        return [Making(source, size, full), *smaller, Making(quickest, size, full)]
+            return [Recipe(source, size, full)]
+        smaller = [Recipe(source, max(1, size // times), False) for times in SMALLER]
+        return [Recipe(source, size, full), *smaller, Recipe(quickest, size, full)]
 
     def _planned(
-        self, run: Run, still: Picture, latent: torch.Tensor, making: Making
+        self, run: Run, still: Picture, latent: torch.Tensor, recipe: Recipe
     ) -> tuple[RenderJob | StreamingRenderJob, list[Part]]:
-        decoder = self._decoders.get(making.source, self._backend.device)
+        decoder = self._decoders.get(recipe.source, self._backend.device)
         plan = plan_of(run, decoder, latent, still.label.images)
         if latent.ndim != 5:
-            return RenderJob(decoder, making.max_size, making.full), plan
+            return RenderJob(decoder, recipe.max_size, recipe.full), plan
         assert isinstance(decoder, VideoDecoder)
-        return self._rewound_job(decoder, making, latent.shape[-2:]), plan
+        return self._rewound_job(decoder, recipe, latent.shape[-2:]), plan
 
     def _rewound_job(
-        self, decoder: VideoDecoder, making: Making, size: torch.Size
+        self, decoder: VideoDecoder, recipe: Recipe, size: torch.Size
     ) -> StreamingRenderJob:
-        """The one of the last animation where it fits: its memory is there already."""
-        wanted = (decoder, making.max_size, making.full, size)
+        """The last animation's job if it fits, since its memory is already allocated."""
+        wanted = (decoder, recipe.max_size, recipe.full, size)
         if self._streaming is None or self._streaming_for != wanted:
-            self._streaming = StreamingRenderJob(decoder, making.max_size, making.full)
+            self._streaming = StreamingRenderJob(decoder, recipe.max_size, recipe.full)
             self._streaming_for = wanted
         self._streaming.rewind()
         return self._streaming
 
     def _hurry(self, animation: Animation) -> None:
-        """Make it anew in a quicker way, where it would take too long in this one."""
+        """Start over in a quicker way if this one would take too long."""
         room = self._room(animation)
-        while animation.todo and len(animation.makings) > 1:
+        while animation.todo and len(animation.recipes) > 1:
             cost = self._expected(animation)
             if cost is None or cost * len(animation.todo) <= room:
                 return
-            animation.makings.pop(0)
+            animation.recipes.pop(0)
             self.budget.renew()
-            making = animation.makings[0]
-            job, plan = self._planned(animation.run, animation.still, animation.latent, making)
+            recipe = animation.recipes[0]
+            job, plan = self._planned(animation.run, animation.still, animation.latent, recipe)
             animation.job, animation.todo = job, deque(plan)
             animation.pictures.clear()
             animation.durations.clear()
 
     def _expected(self, animation: Animation) -> float | None:
-        """Seconds that a part takes of the device; None where nobody knows."""
-        making = animation.makings[0]
-        known = self._costs.expected(making, animation.latent)
+        """Seconds of the device's time for a part; None if unknown."""
+        recipe = animation.recipes[0]
+        known = self._costs.expected(recipe, animation.latent)
         still = animation.still.info
-        if known is not None or still.decoder != making.source.name or not still.decode_ms:
+        if known is not None or still.decoder != recipe.source.name or not still.decode_ms:
             return known
-        # The still's is the picture of one latent frame, too.
-        return still.decode_ms / 1000 * min(1.0, making.max_size / animation.run.max_size) ** 2
+        # A still is the picture of one latent frame, too.
+        return still.decode_ms / 1000 * min(1.0, recipe.max_size / animation.run.max_size) ** 2
 
     def _room(self, animation: Animation) -> float:
-        """Seconds of the device's time that the rest of an animation may take."""
+        """Seconds of the device's time for the rest of an animation."""
         run = animation.run
         budget, duration = run.settings.budget, run.duration
         share = self._percent(run) / 100 if has_limit(budget) else 1.0
@@ -327,7 +326,7 @@ class Animator:
         return float("inf") if duration is None else share * duration * OLDEST
 
     def _percent(self, run: Run) -> float:
-        """The share of the device, in percent, that animations may have now; 0 for no limit."""
+        """The share of the device, in percent, for animations at the moment; 0 for no limit."""
         budget = run.settings.budget
         if not has_limit(budget):
             return budget
@@ -353,24 +352,23 @@ class Animator:
         self._count(animation, seconds)
         start = time.thread_time()
         pictures = arrays[0].reshape(-1, *arrays[0].shape[-3:])
+        quality = animation.run.settings.quality
         for i, duration in zip(part.shown, part.durations, strict=True):
-            animation.pictures.append(self._encoded(animation, pictures[i]))
+            encoded = encode.encoded(pictures[i], animation.size, "webp", quality)
+            animation.pictures.append(encoded)
             animation.durations.append(duration)
         animation.encode_seconds += time.thread_time() - start
 
     def _count(self, animation: Animation, seconds: float) -> None:
-        """A part took so long. A first one makes things ready, and tells nothing of the next."""
+        """Account for a part. The first one of a kind includes warm-up, so it is not typical."""
         is_first, self._warm = animation.job != self._warm, animation.job
         if is_first:
             self.budget.renew()
             return
-        cost = self._costs.note(animation.makings[0], animation.latent, seconds)
-        animation.run.spend(cost)
+        cost = self._costs.note(animation.recipes[0], animation.latent, seconds)
+        animation.run.spent += cost
         if not animation.still.label.is_last:
             self.budget.spend(records.now(), seconds)
-
-    def _encoded(self, animation: Animation, picture: np.ndarray) -> bytes:
-        return encode.encoded(picture, animation.size, "webp", animation.run.settings.quality)
 
     def _send(self, animation: Animation) -> None:
         image = animated_webp(animation.pictures, animation.durations, animation.size)
@@ -378,7 +376,7 @@ class Animator:
         info = replace(
             animation.still.info,
             size=animation.size,
-            decoder=animation.makings[0].source.name,
+            decoder=animation.recipes[0].source.name,
             decode_ms=animation.decode_seconds * 1000,
             grid=None,
             animation=(len(animation.pictures), sum(animation.durations)),
@@ -399,16 +397,16 @@ class Animator:
 
 
 class Costs:
-    """What a part of an animation takes of the device, by how it is made."""
+    """The device's time for a part of an animation, by the way in which it is made."""
 
     KEPT = 64
 
     def __init__(self) -> None:
         self._costs: OrderedDict[tuple[object, int], deque[float]] = OrderedDict()
 
-    def note(self, making: Making, latent: torch.Tensor, seconds: float) -> float:
-        """A part took `seconds`. Returns what that costs, as in `Budget`."""
-        work = (_kind(making, latent), making.max_size)
+    def note(self, recipe: Recipe, latent: torch.Tensor, seconds: float) -> float:
+        """Note that a part took `seconds`; returns its cost, as in `Budget`."""
+        work = (_kind(recipe, latent), recipe.max_size)
         known = self._costs.setdefault(work, deque(maxlen=5))
         self._costs.move_to_end(work)
         while len(self._costs) > self.KEPT:
@@ -416,19 +414,19 @@ class Costs:
         known.append(seconds)
         return min(known)
 
-    def expected(self, making: Making, latent: torch.Tensor) -> float | None:
-        """Seconds that a part takes, as far as it was made so, or larger; None where it was not."""
-        kind = _kind(making, latent)
+    def expected(self, recipe: Recipe, latent: torch.Tensor) -> float | None:
+        """Seconds for a part, if one was made in this way, or larger; otherwise None."""
+        kind = _kind(recipe, latent)
         found = {}
         for (known, size), costs in self._costs.items():
-            if known == kind and size >= making.max_size:
+            if known == kind and size >= recipe.max_size:
                 # The work of a convolution grows with the picture's area.
-                found[size] = min(costs) * (making.max_size / size) ** 2
+                found[size] = min(costs) * (recipe.max_size / size) ** 2
         return found[min(found)] if found else None
 
 
-def _kind(making: Making, latent: torch.Tensor) -> object:
-    return making.source.key, latent.shape[1], latent.shape[-2:]
+def _kind(recipe: Recipe, latent: torch.Tensor) -> object:
+    return recipe.source.key, latent.shape[1], latent.shape[-2:]
 
 
 def has_limit(budget: float) -> bool:

@@ -1,4 +1,4 @@
-"""How much of a device previews take: arithmetic on an injected clock (seconds, monotonic)."""
+"""How much of a device's time previews may take: arithmetic on an injected monotonic clock."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections import deque
 
 
 class Budget:
-    """Holds previews to a share of a device's time, over any window of `WINDOW` seconds.
+    """Limits previews to a share of a device's time, over any window of `WINDOW` seconds.
 
-    `spend` reports what a decode took; `allows` says whether one more still fits. Decodes too long
-    for any window are spaced so that the share holds on average.
+    `spend` records how long a decode took; `allows` says whether one more fits. Decodes that no
+    window has room for are spaced so that the share holds on average. All times are in seconds.
 
-    Decodes of equal work cost the same, and of the last few the one that was over first shows best
-    what: the others have waited longer for the device's other users, which takes nothing from them.
+    Equal decodes cost the same, and the shortest of the last few shows best how much: the others
+    spent more time waiting for other users of the device, which costs those nothing.
     """
 
     WINDOW = 2.0
@@ -26,7 +26,7 @@ class Budget:
         self._cost = 0.0
 
     def renew(self) -> None:
-        """The decodes that come do other work than those before."""
+        """Start afresh: the next decodes do different work."""
         self._costs.clear()
         self._cost = 0.0  # not known yet
 
@@ -39,14 +39,14 @@ class Budget:
         else:
             self._opened = now
             self._spent.append((now, seconds))
-        # One is kept: a decode longer than the window matters until its spacing has passed.
+        # The last one is kept: a decode longer than the window counts until its spacing has passed.
         while len(self._spent) > 1 and self._spent[0][0] <= now - self.WINDOW:
             self._spent.popleft()
         self._remembered = sum(cost for _, cost in self._spent)
 
     @property
     def cost(self) -> float:
-        """Seconds that a decode takes; 0 where that is not known yet."""
+        """Seconds that a decode takes; 0 if not known yet."""
         return self._cost
 
     def fits(self, seconds: float, percent: float) -> bool:
@@ -54,17 +54,17 @@ class Budget:
         return percent == 0 or percent >= 100 or seconds <= percent / 100 * self.WINDOW
 
     def is_too_slow(self, percent: float) -> bool:
-        """Whether a decode takes longer than all of a window's share."""
+        """Whether a decode takes longer than a window's whole share."""
         return not self.fits(self._cost, percent)
 
     def seconds_between(self, percent: float) -> float:
-        """From the start of a decode to that of the next, of those that do not fit a window."""
+        """The time between the starts of two decodes that do not fit into a window."""
         return self._cost / (percent / 100)
 
     def allows(self, now: float, percent: float, pending: int = 0, elsewhere: float = 0.0) -> bool:
-        """Whether one more decode may start at `now`, `pending` others being under way.
+        """Whether one more decode may start at `now`, while `pending` others are in progress.
 
-        `elsewhere` are seconds of the last window that others used of the same share.
+        `elsewhere` is how many seconds of the last window others used of the same share.
         """
         if percent == 0 or percent >= 100:
             return True
@@ -73,7 +73,7 @@ class Budget:
             last_start = self._spent[-1][0] - self._cost if self._spent else float("-inf")
             return pending == 0 and now - last_start >= self._cost / share
         room = share * self.WINDOW - (pending + 1) * self._cost - elsewhere
-        # What was remembered at the last decode is never less than what still counts.
+        # The sum remembered at the last decode is never less than what still counts.
         return self._remembered <= room or self.used(now) <= room
 
     def share(self, now: float) -> float:

@@ -1,4 +1,4 @@
-"""The fallback chain of a run: its decoders, best first, and what became of them."""
+"""The fallback chain of a run: its decoders, best first, and which of them failed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..decoders.errors import DecoderError
+from ..decoders.protocols import DecoderError
 from ..plain import in_a_line
 
 if TYPE_CHECKING:
@@ -24,14 +24,14 @@ LONGEST_PAUSE = 60.0
 
 @dataclass(slots=True)
 class Pause:
-    """A decoder is left alone for a while."""
+    """A decoder is not used for a while."""
 
     until: float
     seconds: float
 
 
 class Failures:
-    """Which decoders failed in a run. Outlives the chain when the method is changed."""
+    """The decoders that failed in a run. Kept when a changed method replaces the chain."""
 
     def __init__(self) -> None:
         self._lasting: set[Hashable] = set()
@@ -48,11 +48,11 @@ class Failures:
         return pause is None or now >= pause.until
 
     def leave(self, source: Source) -> None:
-        """Do not use `source`: it is known to fail, and that was said before."""
+        """Do not use `source`: it is known to fail, which was logged before."""
         self._lasting.add(source.key)
 
     def note(self, source: Source, error: Exception, now: float) -> bool:
-        """`source` failed with `error`. Whether it is the first time that it did."""
+        """Note that `source` failed with `error`; returns whether it is the first time."""
         key = source.key
         first = key not in self._lasting and key not in self._pauses
         if is_lasting(error):
@@ -65,12 +65,12 @@ class Failures:
 
 
 def is_lasting(error: Exception) -> bool:
-    """Whether a decoder that failed so would fail again: its file is damaged, say."""
+    """Whether a decoder that failed with `error` would fail again, as if its file is damaged."""
     return isinstance(error, DecoderError) and error.lasting
 
 
 class FallbackChain:
-    """The decoders of a run. One that fails is left alone: for a while, or for good."""
+    """The decoders of a run. One that fails is not used for a while, or never again."""
 
     def __init__(self, sources: Sequence[Source], failures: Failures | None = None) -> None:
         self._sources = tuple(sources)
@@ -79,12 +79,12 @@ class FallbackChain:
 
     @property
     def wanted(self) -> bool:
-        """Whether previews are wanted at all: there was something to make them with."""
+        """Whether previews are wanted at all, and there is a decoder for them."""
         return bool(self._sources)
 
     def current(self, now: float) -> Source | None:
         """The best decoder that may be used at `now`, in seconds of a monotonic clock."""
-        if not self._failures:  # as nearly always, in the sampler's callback
+        if not self._failures:  # the usual case, kept fast for the sampler's callback
             return self._sources[0] if self._sources else None
         return next(self.allowed(now), None)
 
@@ -93,21 +93,21 @@ class FallbackChain:
         return (source for source in self._sources if self._failures.allow(source, now))
 
     def after(self, source: Source, now: float) -> Source | None:
-        """The last decoder of those below `source` that may be used: the quickest."""
+        """The last usable decoder below `source`, which is the quickest."""
         below = self._sources[self._sources.index(source) + 1 :]
         allowed = (each for each in reversed(below) if self._failures.allow(each, now))
         return next(allowed, None)
 
     def staging_dtype(self, source: Source, device: torch.device) -> torch.dtype:
-        """The type in which to stage latents for `source`, decoding on `device`."""
+        """The dtype in which to stage latents for `source`, decoding on `device`."""
         known = self._staging
         if known is None or known[0] is not source or known[1] != device:
-            # Kept, since to ask the host takes a third of the sampler's callback.
+            # Kept, since asking the host takes a third of the sampler's callback.
             known = self._staging = (source, device, source.dtype(device))
         return known[2]
 
     def failed(self, source: Source, error: Exception, now: float) -> None:
-        """`source` failed with `error` at `now`: the next one serves. Said once a run."""
+        """Note that `source` failed with `error`; the next one takes over. Logged once a run."""
         if not self._failures.note(source, error, now):
             return
         after = self.current(now)

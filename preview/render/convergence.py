@@ -1,7 +1,7 @@
-"""How x0 converges: how far it goes from one rendered frame to the next, and each step's sigma.
+"""How x0 converges: its change from one rendered frame to the next, and each step's sigma.
 
-Of what is staged anyway, on the decoding device, as a part of a frame's own work: one number that
-travels to the CPU beside the picture. The sampler's thread has no part in it.
+It uses the staged latents, on the decoding device, as part of a frame's work: one number goes to
+the CPU with the picture. The sampler's thread is not involved.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from . import protocols
 
 VALUES = 1 << 18
-"""Of a latent that are compared: of a larger one every n-th column, as evenly as can be."""
+"""The most values of a latent to compare: of a larger one, every n-th column."""
 DIGITS = 4
 
 
 class Earlier(NamedTuple):
-    """The frame that was rendered last."""
+    """The previously rendered frame."""
 
     sampling: int
     images: range
@@ -34,9 +34,9 @@ class Earlier(NamedTuple):
 
 
 class Convergence:
-    """Compares each frame with the one rendered before it, if both are of one sampling.
+    """Compares each frame with the one rendered before it, if both are of the same sampling.
 
-    All of it happens on the worker's thread, within the backend's `working`.
+    Only used on the worker's thread, within the backend's `working`.
     """
 
     def __init__(self) -> None:
@@ -44,13 +44,13 @@ class Convergence:
         self._since: int | None = None
 
     def beside(self, job: Job, label: Label) -> Job:
-        """`job`, then how far x0 went: a number, NaN where there is nothing to compare with."""
+        """`job`, followed by the change of x0: one number, NaN if there is nothing to compare."""
 
         def both(latent: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            made = job(latent)  # first: where it fails, the next decoder gets the same latent
+            made = job(latent)  # first: if it fails, the next decoder gets the same latent
             try:
                 went = self._compared(latent, label)
-            except Exception:  # for want of memory, say; the picture is there
+            except Exception:  # out of memory, for example; the picture is not affected
                 self._earlier = self._since = None
                 went = torch.tensor(math.nan)
             return (*made, went)
@@ -58,14 +58,14 @@ class Convergence:
         return both
 
     def change(self, label: Label, went: np.ndarray) -> Change | None:
-        """What `beside` found, on the CPU."""
+        """The result of `beside`, on the CPU."""
         rms = float(went)
         if self._since is None or not math.isfinite(rms):
             return None
         return Change(rounded(rms), self._since)
 
     def forget(self) -> None:
-        """Give up the memory of the last frame."""
+        """Free the memory of the last frame."""
         self._earlier = None
 
     def _compared(self, latent: torch.Tensor, label: Label) -> torch.Tensor:
@@ -89,14 +89,14 @@ class Convergence:
 
 
 def norm(values: torch.Tensor) -> torch.Tensor:
-    """In single precision, in which the squares of half-precision numbers have room."""
+    """The norm, in single precision: squares of half-precision numbers could overflow."""
     return torch.linalg.vector_norm(values, dtype=torch.float32)
 
 
 def readable(sigmas: torch.Tensor | None) -> torch.Tensor | None:
-    """`sigmas` where a worker may read them; for the sampler's thread, once a sampling.
+    """`sigmas` where a worker may read them; called once a sampling, on the sampler's thread.
 
-    Copied to the CPU from devices that no other thread may touch, as each latent is.
+    Copied to the CPU from devices that no other thread may touch, as latents are.
     """
     if sigmas is None or sigmas.device.type in KINDS:
         return sigmas
@@ -104,15 +104,15 @@ def readable(sigmas: torch.Tensor | None) -> torch.Tensor | None:
 
 
 def sigma_of(run: protocols.Run, label: Label, backend: Backend, slot: Slot) -> float | None:
-    """The sigma from which the x0 in `slot` was predicted; None where it is unknown.
+    """The sigma from which the x0 in `slot` was predicted; None if unknown.
 
-    Those of a sampling are read once, behind its first frame. Raises BackendError.
+    A sampling's sigmas are read once, after its first frame. Raises BackendError.
     """
     if isinstance(run.sigmas, torch.Tensor):
         run.sigmas = _read(run.sigmas, backend, slot)
     sigmas = run.sigmas
     if not sigmas or len(sigmas) != label.total_steps + 1 or label.step > label.total_steps:
-        return None  # its steps are not those of its sigmas
+        return None  # its steps do not correspond to its sigmas
     sigma = sigmas[label.step - 1]
     return rounded(sigma) if math.isfinite(sigma) else None
 
@@ -129,10 +129,10 @@ def _read(sigmas: torch.Tensor, backend: Backend, slot: Slot) -> list[float] | N
         return [float(value) for value in values.tolist()]
     except BackendError:
         raise
-    except Exception:  # of whatever a sampler was given for sigmas
+    except Exception:  # a sampler may be given anything for sigmas
         return None
 
 
 def rounded(number: float) -> float:
-    """As it is told."""
+    """`number` with `DIGITS` significant digits."""
     return float(f"{number:.{DIGITS}g}")

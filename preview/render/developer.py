@@ -1,4 +1,4 @@
-"""Makes the pictures of recordings, on the worker, one decode at a time."""
+"""Makes the pictures of recordings on the worker, one decode at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Developer:
-    """Makes pictures for whoever waits for them, at full speed: nothing samples meanwhile."""
+    """Makes pictures for whoever waits for them, at full speed, as nothing is sampling."""
 
     def __init__(self, backend: Backend, decoders: DecoderCache) -> None:
         self._backend = backend
@@ -29,15 +29,15 @@ class Developer:
 
     @property
     def busy(self) -> bool:
-        """Whether there is a recording whose pictures are wanted."""
+        """Whether a recording's pictures have been requested."""
         return bool(self._asked)
 
     def patience(self) -> float:
-        """How many seconds the worker may wait for a frame before it goes on here: none."""
+        """Seconds that the worker may wait for a frame before it continues here: none."""
         return 0.0
 
     def ask(self, recording: Recording) -> None:
-        """Make the pictures of a recording. From any thread."""
+        """Request the pictures of a recording. May be called on any thread."""
         if recording not in self._asked:
             self._asked.append(recording)
 
@@ -58,20 +58,20 @@ class Developer:
             raise
 
     def forget(self) -> None:
-        """Give up the recordings whose pictures are wanted; what was made of them stays."""
+        """Drop all requests; pictures that were made remain."""
         self._work = None
         while self._asked:
             self._asked.popleft().forget_shots()
 
     def _developed(self, recording: Recording) -> Iterator[None]:
-        """A step after each decode."""
+        """Makes a recording's pictures; yields after each decode."""
         while (shot := recording.take()) is not None:
             yield from self._pictures_of(recording, shot)
 
     def _pictures_of(self, recording: Recording, shot: Shot) -> Iterator[None]:
-        """The pictures by the first decoder of the run's fallback chain that does not fail.
+        """Pictures by the first decoder of the run's fallback chain that does not fail.
 
-        One that shows no video is the last resort where its frames are wanted.
+        If a video's frames are wanted, a decoder that gives only stills is the last resort.
         """
         run = shot.run
         pictures: list[Kept] = []
@@ -100,7 +100,7 @@ class Developer:
     def _decoded(
         self, recording: Recording, shot: Shot, decoder: Decoder, plays: bool
     ) -> Iterator[tuple[Kept, int]]:
-        """Each picture of a latent, and for how many milliseconds it plays."""
+        """Each picture of a latent, with its duration in milliseconds."""
         run, latent = shot.run, shot.slot.latent
         full = run.settings.detail == "full"
         if not plays:

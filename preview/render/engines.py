@@ -1,4 +1,4 @@
-"""The workers of all devices, each made when it is needed, and replaced where it hangs."""
+"""The workers of all devices, each made when needed and replaced if it hangs."""
 
 from __future__ import annotations
 
@@ -20,30 +20,29 @@ from .worker import Engine
 log = logging.getLogger(__name__)
 
 MOST_HUNG = 2
-"""Workers of one device that are given up before ComfyUI's own previewer serves there."""
+"""After this many hung workers, ComfyUI's own previewer takes over on that device."""
 
-
-Way = tuple[torch.device, torch.device]
-"""Where latents are sampled, and where they are decoded."""
+Pair = tuple[torch.device, torch.device]
+"""The device on which latents are sampled, and the one on which they are decoded."""
 
 
 class Engines:
-    """The engines, one for each way from a sampler's device to a decoder's, made when needed."""
+    """The engines, one for each pair of a sampler's and a decoder's device, made when needed."""
 
     def __init__(self, decoders: DecoderCache, sink: Sink) -> None:
         self._decoders = decoders
         self._sink = sink
-        self._engines: dict[Way, Engine] = {}
+        self._engines: dict[Pair, Engine] = {}
         self._courier: Engine | None = None
-        self._refused: dict[Way, str] = {}
-        self._hung: Counter[Way] = Counter()
+        self._refused: dict[Pair, str] = {}
+        self._hung: Counter[Pair] = Counter()
         self._closed = False
         self._lock = threading.Lock()
 
     def of(self, source: torch.device, wanted: str = "auto") -> Engine:
-        """The engine for what is sampled on `source`, decoding where the setting `device` says.
+        """The engine for latents on `source`, decoding where the setting `device` (`wanted`) says.
 
-        Raises BackendError where previews of that device cannot be decoded.
+        Raises BackendError if such latents cannot be decoded.
         """
         if source.type == "meta":
             raise BackendError("latents on the meta device hold no data")
@@ -57,7 +56,7 @@ class Engines:
         return engine
 
     def courier(self) -> Engine:
-        """The engine that encodes and sends pictures which others made."""
+        """The engine that encodes and sends pictures made elsewhere."""
         if self._courier is None or not self._serves(self._courier):
             with self._lock:
                 if self._courier is None or not self._serves(self._courier):
@@ -67,8 +66,8 @@ class Engines:
                         self._courier.shut()
         return self._courier
 
-    def _serving(self, key: Way) -> Engine:
-        """The engine of this way, which works or has said why it cannot. Raises BackendError."""
+    def _serving(self, key: Pair) -> Engine:
+        """The engine for this way, which works or has reported why not. Raises BackendError."""
         engine = self._engines.get(key)
         if engine is None or not self._serves(engine):
             with self._lock:
@@ -78,10 +77,10 @@ class Engines:
         return engine
 
     def _serves(self, engine: Engine) -> bool:
-        """Whether it works, or has said why it cannot."""
+        """Whether it works, or has reported why not."""
         return engine.problem is not None or (engine.alive and not engine.hangs(records.now()))
 
-    def _made(self, key: Way, before: Engine | None) -> Engine:
+    def _made(self, key: Pair, before: Engine | None) -> Engine:
         source, device = key
         if before is not None and before.alive and before.hangs(records.now()):
             before.give_up()
@@ -98,10 +97,10 @@ class Engines:
                 " used instead.",
                 source,
                 device,
-                str(error),  # a log that keeps the error would keep the sampler's frames
+                str(error),  # if the log kept the error, that would keep the sampler's frames
             )
             raise
-        if self._closed:  # a sampler that began before: its frames are dropped
+        if self._closed:  # for a sampler that began before: its frames are dropped
             engine.shut()
         return engine
 

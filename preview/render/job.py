@@ -1,4 +1,4 @@
-"""The work on a staged latent that a backend does: decoded, shrunk and rounded to a picture."""
+"""The work that a backend does on a staged latent: decode, shrink, and round it to a picture."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 
-from ..decoders.errors import DecoderError
 from ..decoders.picture import (
     contained,
     greyed,
@@ -18,7 +17,7 @@ from ..decoders.picture import (
     without_nans,
     without_non_finite,
 )
-from ..decoders.protocols import Chart, Decoder, DirectDecoder, VideoDecoder
+from ..decoders.protocols import Chart, Decoder, DecoderError, DirectDecoder, VideoDecoder
 
 EVERYTHING = 1 << 30  # more pixels than any picture has
 
@@ -27,9 +26,9 @@ EVERYTHING = 1 << 30  # more pixels than any picture has
 class RenderJob:
     """The work from a staged latent to a preview picture, as a backend's `Job`.
 
-    The picture's longer side is at most `max_size`; a decoder of few pixels gives a small one,
-    which is enlarged when it is encoded. `full` decodes all that the decoder can give before it
-    is shrunk; otherwise no more than is shown. Of a batch the first `images` are shown, side by
+    The picture's longer side is at most `max_size`; if a decoder gives fewer pixels, the picture is
+    enlarged when it is encoded. With `full`, the decoder gives all its pixels before the picture is
+    shrunk; otherwise, only as many as are shown. Of a batch, the first `images` are shown side by
     side.
     """
 
@@ -39,14 +38,14 @@ class RenderJob:
     images: int = 1
 
     def __call__(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The picture, uint8 [H, W, 3], and of how many positions or pixels nothing is known."""
+        """The picture, uint8 [H, W, 3], and the number of unknown positions or pixels."""
         shown = latent[: self.images]
         width, height = cell_size(self.decoder, shown.shape, self.max_size)
         min_side = EVERYTHING if self.full else max(width, height)
         if len(shown) == 1 and isinstance(self.decoder, DirectDecoder):
-            painted = self.decoder.to_picture(shown, min_side, width, height)
-            if painted is not None:
-                return painted
+            made = self.decoder.to_picture(shown, min_side, width, height)
+            if made is not None:
+                return made
         whole, non_finite = without_non_finite(shown)
         cells = []
         unknown = non_finite.sum()
@@ -61,7 +60,7 @@ class RenderJob:
 class StreamingRenderJob:
     """The work from the next frame of a video latent to pictures, as a backend's `Job`.
 
-    It goes on where its last call ended, so it compares by identity.
+    Each call continues where the last one ended, so jobs are compared by identity.
     """
 
     def __init__(self, decoder: VideoDecoder, max_size: int, full: bool) -> None:
@@ -75,7 +74,7 @@ class StreamingRenderJob:
         self._streaming.rewind()
 
     def __call__(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of a frame [1, C, 1, h, w] pictures, uint8 [n, H, W, 3], else as `RenderJob`."""
+        """The pictures of a frame [1, C, 1, h, w], uint8 [n, H, W, 3]; otherwise as `RenderJob`."""
         decoder = self._decoder
         whole, non_finite = without_non_finite(latent)
         width, height = cell_size(decoder, whole.shape, self._max_size)
@@ -86,7 +85,7 @@ class StreamingRenderJob:
 
 
 def checked(rgb: torch.Tensor, channels: tuple[int, ...]) -> torch.Tensor:
-    """What a decoder gave, [*channels, H, W]. Raises DecoderError where it is anything else."""
+    """What a decoder gave, [*channels, H, W]. Raises DecoderError if it is anything else."""
     if rgb.shape[:-2] != channels or not rgb.is_floating_point():
         shape = ", ".join(map(str, channels))
         raise DecoderError(
@@ -98,7 +97,7 @@ def checked(rgb: torch.Tensor, channels: tuple[int, ...]) -> torch.Tensor:
 def on_picture(decoder: Decoder, positions: torch.Tensor) -> torch.Tensor:
     """Where `positions` of a latent, bool [h, w], [T, h, w] or [T], are in its picture.
 
-    [h, w], of a video the first frame's; of a chart one row of columns [1, T].
+    Returns [h, w], of the first frame for a video; for a chart, one row of columns [1, T].
     """
     if isinstance(decoder, Chart):
         return positions.reshape(-1, positions.shape[-1]).any(dim=0, keepdim=True)
@@ -106,14 +105,14 @@ def on_picture(decoder: Decoder, positions: torch.Tensor) -> torch.Tensor:
 
 
 def full_size(decoder: Decoder, shape: Sequence[int]) -> tuple[int, int]:
-    """Width and height of the final picture of each latent, of several with `shape` [n, C, ...]."""
+    """Width and height of the final picture of each latent in a batch of `shape` [n, C, ...]."""
     if isinstance(decoder, Chart):
         return decoder.size(shape)
     return shape[-1] * decoder.scale, shape[-2] * decoder.scale
 
 
 def cell_size(decoder: Decoder, shape: Sequence[int], max_size: int) -> tuple[int, int]:
-    """Width and height of each picture where all latents, of `shape`, are shown together."""
+    """Width and height of each picture if all latents of a batch of `shape` are shown together."""
     columns, rows = near_square(shape[0])
     width, height = full_size(decoder, shape)
     cell_width, cell_height = contained(columns * width, rows * height, max_size)
@@ -121,7 +120,7 @@ def cell_size(decoder: Decoder, shape: Sequence[int], max_size: int) -> tuple[in
 
 
 def shown_size(decoder: Decoder, shape: Sequence[int], max_size: int) -> tuple[int, int]:
-    """Width and height of the preview of all latents, of `shape` [n, C, ...]."""
+    """Width and height of the preview of all latents of a batch of `shape` [n, C, ...]."""
     columns, rows = near_square(shape[0])
     width, height = cell_size(decoder, shape, max_size)
     return columns * width, rows * height

@@ -1,4 +1,4 @@
-"""Between the sampler's thread and the worker: room for the newest frame."""
+"""Between the sampler's thread and the worker: a place for the newest frame."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from .backends import BackendError
 from .slots import Snapshot, Station
 
 Frame = Snapshot | Picture
-"""What waits for the worker; a picture is one that another has made."""
+"""What waits for the worker; a `Picture` was made elsewhere."""
 
 HELD_SECONDS = 0.05
-"""How often it is looked whether the node of a frame that is held has ended."""
+"""How often to check whether the node of a held frame has ended."""
 
 
 class StationError(Exception):
-    """Staging failed at a station, which the worker may have left since."""
+    """Staging failed at a station, which the worker may have replaced since."""
 
     def __init__(self, station: Station, reason: BackendError) -> None:
         super().__init__(str(reason))
@@ -35,20 +35,20 @@ def labelled(frame: Frame, label: Label) -> Frame:
 
 
 def ends_well_before(waiting: Label, newer: Label) -> bool:
-    """Whether `waiting` is the last of its run, which ended well before that of `newer` began."""
+    """Whether `waiting` is the last frame of its run, which succeeded before `newer`'s began."""
     run = waiting.run
     if waiting.held and run.id == newer.run.id:
-        return False  # the node samples on
+        return False  # the node continues to sample
     over = run.ended or waiting.step >= waiting.total_steps
     return over and not run.aborted
 
 
 class Mailbox:
-    """Room for the newest frame, and for the last one of a run that has ended.
+    """Holds the newest frame, and the last one of a run that has ended.
 
-    A newer frame replaces the one that waits, unless that is the last of its run: nothing would
-    come after it in its place. So one of these waits beside a newer run's frame, and goes first;
-    so does what a sampling starts from.
+    A newer frame replaces the waiting one unless that is the last of its run, which nothing would
+    replace on screen. One such frame waits beside a newer run's frame and goes first, and so does
+    the noise that a sampling starts from.
     """
 
     def __init__(self) -> None:
@@ -58,11 +58,11 @@ class Mailbox:
         self._error: StationError | None = None
         self._closed = False
         self._has_other_work = False
-        # Wakes the taker up; to notify a Condition takes the sampler four times as long.
+        # Wakes the taker; notifying a Condition would take the sampler four times as long.
         self._changes: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def put(self, frame: Frame) -> Frame | None:
-        """Leave `frame`; returns the one that it replaces, or `frame` itself once closed."""
+        """Leave `frame`; returns the one that it replaces, or `frame` itself if closed."""
         with self._lock:
             if self._closed:
                 return frame
@@ -72,9 +72,9 @@ class Mailbox:
                 if before.run is not label.run and ends_well_before(before, label):
                     replaced, self._last = self._last, replaced
                 elif before.step == 0 and self._last is None:
-                    replaced, self._last = None, replaced  # nothing will show it again
+                    replaced, self._last = None, replaced  # there is no other chance to show it
                 elif label.held and not before.held and label.run.id == before.run.id:
-                    # It comes in the place of one that was to be shown.
+                    # It replaces one that was to be shown.
                     self._newest = labelled(frame, label._replace(held=False))
         self._wake()
         return replaced
@@ -82,7 +82,7 @@ class Mailbox:
     def take(self, wanted: Callable[[Frame], bool], timeout: float) -> Frame | None:
         """Wait up to `timeout` seconds, or until `interrupt`, for a frame for which `wanted` holds.
 
-        None too where there is other work. Raises what was left by `fail`.
+        Also None if there is other work. Raises the error that `fail` left.
         """
         end = time.monotonic() + timeout
         while not self._closed:
@@ -100,7 +100,7 @@ class Mailbox:
         return None
 
     def pause(self, seconds: float) -> bool:
-        """Wait for a change; False where there was none in so many seconds."""
+        """Wait for a change; False if there was none within that time."""
         try:
             self._changes.get(timeout=max(0.0, seconds))
         except queue.Empty:
@@ -108,7 +108,7 @@ class Mailbox:
         return True
 
     def remove(self, wanted: Callable[[Frame], bool]) -> Frame | None:
-        """Take out a waiting frame for which `wanted` holds: the older one first."""
+        """Take out a waiting frame for which `wanted` holds, the older one first."""
         for waiting in (self._last, self._newest):
             if waiting is None or not wanted(waiting):
                 continue
@@ -119,7 +119,7 @@ class Mailbox:
                 if waiting is self._newest:
                     self._newest = None
                     return waiting
-                # Replaced meanwhile, by a `put` that wakes the taker again.
+                # Replaced in the meantime, by a `put` that wakes the taker again.
         return None
 
     @property
@@ -128,17 +128,17 @@ class Mailbox:
         return any(frame is not None and frame.label.held for frame in (self._last, self._newest))
 
     def fail(self, error: StationError) -> None:
-        """Let the taker know that staging failed, so that it goes on with another backend."""
+        """Let the taker know that staging failed, so that it switches to another backend."""
         self._error = error
         self._wake()
 
     def interrupt(self) -> None:
-        """Let the taker not wait any longer: there is other work."""
+        """Stop the taker's wait: there is other work."""
         self._has_other_work = True
         self._wake()
 
     def notify(self) -> None:
-        """Make the taker look again at what waits, if anything does."""
+        """Make the taker check the waiting frames again, if there are any."""
         if self._newest is not None or self._last is not None:
             self._wake()
 
@@ -147,7 +147,7 @@ class Mailbox:
             self._changes.put(None)
 
     def close(self) -> list[Frame]:
-        """Take and give nothing more; returns the frames that were left."""
+        """Accept and return no more frames; returns those that were waiting."""
         with self._lock:
             self._closed = True
             left = [frame for frame in (self._last, self._newest) if frame is not None]

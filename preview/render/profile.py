@@ -1,4 +1,4 @@
-"""Named ranges for a profiler, off unless the environment variable SIDESTREAM_NVTX is set."""
+"""Named ranges for a profiler, if the environment variable SIDESTREAM_NVTX is set."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ENABLED = bool(os.environ.get("SIDESTREAM_NVTX"))
 
 
 def span(name: str) -> AbstractContextManager[object]:
-    """A range `sidestream <name>` around a block, seen by Nsight Systems and torch's profiler."""
+    """A range `sidestream <name>` around a block, for Nsight Systems and torch's profiler."""
     if not ENABLED:
         return nullcontext()
     return torch.cuda.nvtx.range(f"sidestream {name}")

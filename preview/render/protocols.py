@@ -1,4 +1,4 @@
-"""What the worker asks of a run, and of whoever sends its frames."""
+"""What the worker needs from a run, and from whatever sends its frames."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Run(records.Run, Protocol):
-    """What is asked of a run to capture and decode its latents; see `capture.runs.Run`."""
+    """What capturing and decoding needs from a run; see `capture.runs.Run`."""
 
     step: int
     chain: FallbackChain
@@ -48,34 +48,34 @@ class Sink(Protocol):
     """Where finished frames go."""
 
     def watched(self, run: records.Run) -> bool:
-        """Whether anybody is there to see this run."""
+        """Whether anybody is watching this run."""
 
     def ready(self, run: records.Run) -> bool:
-        """Whether a frame handed over now would be sent at once."""
+        """Whether a frame would be sent at once."""
 
     def live(self, run: records.Run) -> bool:
         """Whether frames of this run may still be shown."""
 
     def at_work(self, run: records.Run) -> bool:
-        """Whether the node of this run goes on, and may sample again."""
+        """Whether the node of this run is still running, and may sample again."""
 
     def animates(self, run: records.Run) -> bool:
-        """Whether anybody is there who can show animated frames of this run."""
+        """Whether anybody is watching who can show animated frames of this run."""
 
     def format(self, run: records.Run) -> str:
         """How to encode frames of this run: a key of `encode.TYPES`."""
 
     def quiet(self) -> bool:
-        """Whether nothing samples, so that memory may go back to the device."""
+        """Whether nothing samples, so that memory may be given back to the device."""
 
     def send(self, frame: Encoded) -> None:
-        """Take over a frame, and close its label in the end. Raises nothing."""
+        """Take over a frame, and close its label in the end. Never raises."""
 
     def may_sound(self, run: records.Run) -> bool:
         """Whether a sound of this run may still be sent."""
 
     def send_sound(self, sound: Sound) -> None:
-        """Take over a sound. Raises nothing."""
+        """Take over a sound. Never raises."""
 
     def send_no_sound(self, run: records.Run, why: str) -> None:
-        """Tell the run's client why it hears nothing. Raises nothing."""
+        """Tell the run's client why there is no sound. Never raises."""

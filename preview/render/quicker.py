@@ -1,4 +1,4 @@
-"""What serves between the pictures of a decoder that cannot keep up with the budget."""
+"""Quicker pictures in between those of a decoder that is too slow for the budget."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from .protocols import Run
 
 SHARE = 0.5
-"""Of the setting `budget`, once a decoder is too slow for it; the rest is the slow one's."""
+"""The share of the setting `budget` for them; the slow decoder gets the rest."""
 SMALLER = (2, 4)
-"""How many times smaller a picture of the same decoder may be."""
+"""The factors by which a picture of the same decoder may be smaller."""
 
 
 class Way(NamedTuple):
@@ -24,7 +24,7 @@ class Way(NamedTuple):
 
 
 class Quicker:
-    """Chooses the ways, and holds them to their share of the budget."""
+    """Chooses the ways, and limits them to their share of the budget."""
 
     def __init__(self) -> None:
         self.budget = Budget()
@@ -34,13 +34,13 @@ class Quicker:
     def way(
         self, run: Run, source: Source, slow: Budget, percent: float, now: float, pending: int
     ) -> Way | None:
-        """How to show a step for which `source` has no time; None where nothing has."""
+        """How to show a step for which `source` is too slow; None if nothing is quick enough."""
         if not slow.is_too_slow(percent) or not self.budget.allows(now, percent * SHARE, pending):
             return None
         run.note_slow(source.name, slow.cost, slow.seconds_between(percent * (1 - SHARE)))
         size = run.max_size
         for times in SMALLER:
-            # The work of a convolution grows with the picture's area.
+            # A convolution's work is proportional to the picture's area.
             expected = slow.cost / times**2
             known = (source.key, size // times) in self._too_slow
             if not known and self.budget.fits(expected, percent * SHARE):
@@ -49,12 +49,12 @@ class Quicker:
         return None if other is None else Way(other, size)
 
     def spend(self, way: Way, work: object, seconds: float, percent: float, now: float) -> None:
-        """A picture that came `way` took `seconds`; what was done is `work`."""
+        """Record that a picture by `way` took `seconds`; `work` is what was done."""
         if work != self._warm:
-            self._warm = work  # a first decode makes things ready, and tells nothing of the next
+            self._warm = work  # a first decode includes warm-up, so it is not typical
             self.budget.renew()
             return
         self.budget.spend(now, seconds)
         if not self.budget.fits(seconds, percent * SHARE):
             self._too_slow.add((way.source.key, way.max_size))
-            self.budget.renew()  # the next way need not wait as long as this one would
+            self.budget.renew()  # the next way does not have to wait as long as this one

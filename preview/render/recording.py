@@ -1,8 +1,8 @@
 """What is kept of a sampling for the node 'Side-Stream Frames': its latents, then their pictures.
 
-While it samples, the latent of each step that is wanted is copied into a slot of the recording's
-own, which costs what a preview's snapshot costs. The pictures are made when the node asks for them,
-or when nothing samples any more; the latents are let go then.
+During sampling, the latent of each wanted step is copied into one of the recording's own slots,
+which costs as much as a preview's snapshot. The pictures are made when the node requests them, or
+as soon as nothing samples; then the latents are freed.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from .backends import Backend, Slot
 from .protocols import Run
 
 STEPS_RATE = 8.0
-"""Steps a second, where each is a picture."""
+"""Steps per second, if each one is a picture."""
 UNKNOWN_STEPS = 64
-"""How many steps there is room for where a sampler does not say how many it will do."""
+"""The number of steps to make room for if a sampler does not announce how many it will do."""
 BYTES_A_PIXEL = 12
-"""Of ComfyUI's IMAGE: three numbers of 32 bits."""
+"""The size of a pixel of ComfyUI's IMAGE: three 32-bit numbers."""
 PATIENCE = 30.0
-"""Seconds without a further picture until what is there is taken."""
+"""How many seconds to wait for the next picture before giving up on the rest."""
 
 
 class Engine(Protocol):
-    """Who makes the pictures."""
+    """What makes the pictures."""
 
     problem: str | None
 
@@ -41,14 +41,14 @@ class Engine(Protocol):
 
 
 class Limit(NamedTuple):
-    """How much may be kept of one sampling."""
+    """How much of one sampling may be kept."""
 
     frames: int
     megabytes: int
-    """As IMAGE."""
+    """The size as an IMAGE."""
 
     def of(self, size: tuple[int, int]) -> int:
-        """How many pictures of that width and height: at least one."""
+        """The number of pictures of that width and height, at least one."""
         each = max(1, size[0] * size[1]) * BYTES_A_PIXEL
         return max(1, min(self.frames, self.megabytes * 2**20 // each))
 
@@ -57,7 +57,7 @@ class Kept(NamedTuple):
     """A picture of a step."""
 
     step: int
-    """Of all samplings of the node, one after the other; 0 for what the first one starts from."""
+    """Counted over all samplings of the node; 0 for what the first one starts from."""
     rgb: np.ndarray
     """uint8 [H, W, 3]"""
     size: tuple[int, int]
@@ -66,29 +66,29 @@ class Kept(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shot:
-    """The latent of a step, of which no picture was made yet."""
+    """The latent of a step, before a picture is made of it."""
 
     run: Run
     step: int
     images: range
     plays: bool
-    """Whether its frames are wanted, as those of a video."""
+    """Whether its frames are wanted, as for a video."""
     backend: Backend
     slot: Slot
 
 
 class Thinned:
-    """Keeps at most `capacity` of any number of things, evenly spread, and always the newest."""
+    """Keeps at most `capacity` of any number of items, evenly spread, and always the newest."""
 
     def __init__(self) -> None:
         self.items: list[Any] = []
         self._seen = 0
         self._stride = 1
         self._is_spare = False
-        """Whether the newest is kept as the newest alone."""
+        """Whether the newest item is only kept because it is the newest."""
 
     def make_room(self, capacity: int) -> list[Any]:
-        """Take out what has to go before one more is added."""
+        """Remove and return the items that make room for one more."""
         gone = [self.items.pop()] if self._is_spare and self.items else []
         self._is_spare = False
         while self.items and len(self.items) >= capacity:
@@ -101,37 +101,37 @@ class Thinned:
         return gone
 
     def add(self, item: Any) -> None:
-        """After `make_room`."""
+        """Add an item, after `make_room`."""
         self._is_spare = self._seen % self._stride != 0
         self._seen += 1
         self.items.append(item)
 
 
 class Recording:
-    """What is kept of one call of a node that samples, however often it does."""
+    """What is kept of one call of a node, however often it samples."""
 
     def __init__(self, limit: Limit) -> None:
         self.limit = limit
         self.engine: Engine | None = None
-        """Whose backend staged its latents."""
+        """The engine whose backend staged its latents."""
         self.is_incomplete = False
-        """Whether there are steps of which no picture was made."""
+        """Whether there are steps without a picture."""
         self.rate = STEPS_RATE
-        """Of its pictures, in pictures a second."""
+        """Pictures per second."""
         self._shots = Thinned()
         self._pictures: list[Kept] = []
         self._free: list[Slot] = []
         self._capacity = 1
         self._kind: object = None
-        """What there are slots for."""
+        """The run and the kind of latents that the slots are for."""
         self._run: Run | None = None
         self._steps_before = 0
         self._changed = threading.Condition()
 
-    # While it samples
+    # During sampling
 
     def reach(self, run: Run) -> int:
-        """The number of the run's current step among those of all samplings."""
+        """The number of the run's current step, counted over all samplings."""
         if run is not self._run:
             self._steps_before += 0 if self._run is None else self._run.step
             self._run = run
@@ -151,15 +151,15 @@ class Recording:
         *,
         plays: bool,
     ) -> Slot:
-        """A slot for one more latent of that shape and type, whose picture has that size.
+        """A slot for one more latent of that shape and dtype, whose picture has that size.
 
-        Slots are made at the first step of a sampling, for all of its steps.
+        All slots of a sampling are made at its first step.
         """
         self._make_slots(run, backend, shape, dtype, 1 if plays else self.limit.of(size))
         with self._changed:
             gone = self._shots.make_room(self._capacity)
         self._free += [shot.slot for shot in gone if _fits(shot.slot, shape, dtype)]
-        if not self._free:  # what had to go is of another size
+        if not self._free:  # what was removed has another size
             self._free.append(backend.slot(shape, dtype))
         return self._free[-1]
 
@@ -177,7 +177,7 @@ class Recording:
         self._free += [backend.slot(shape, dtype) for _ in range(lacking)]
 
     def add(self, shot: Shot) -> None:
-        """Keep a latent, that lies in the slot which `room` gave."""
+        """Keep a latent, in the slot that `room` returned."""
         assert self._free[-1] is shot.slot
         self._free.pop()
         with self._changed:
@@ -187,37 +187,37 @@ class Recording:
 
     @property
     def waits(self) -> bool:
-        """Whether there are latents of which no pictures were made."""
+        """Whether there are latents without pictures."""
         return bool(self._shots.items)
 
     def take(self) -> Shot | None:
-        """The first of the latents that wait, until `keep` has its pictures."""
+        """The first waiting latent; the same one until `keep` gets its pictures."""
         with self._changed:
             self._free, self._kind = [], None
             return self._shots.items[0] if self._shots.items else None
 
     def keep(self, shot: Shot | None, pictures: Sequence[Kept], rate: float) -> None:
-        """The pictures of a latent, which is let go; none where they could not be made."""
+        """Keep the pictures of a latent, if any could be made, and free the latent."""
         with self._changed:
             if shot is not None:
                 self._shots.items = [each for each in self._shots.items if each is not shot]
             self._pictures += pictures
-            while len(self._pictures) > self.limit.frames > 1:  # of those that were never latents
+            while len(self._pictures) > self.limit.frames > 1:  # pictures that had no latents here
                 self._pictures = [*self._pictures[:-1:2], self._pictures[-1]]
             self.rate = rate
             self._changed.notify_all()
 
     def forget_shots(self) -> None:
-        """Let the latents go, as nobody can make pictures of them in time."""
+        """Free the latents, if their pictures cannot be made in time."""
         with self._changed:
             self.is_incomplete |= bool(self._shots.items)
             self._shots.items, self._free, self._kind = [], [], None
             self._changed.notify_all()
 
     def made(self, poll: float = 0.2) -> Iterator[tuple[int, int]]:
-        """Wait until there are pictures of all latents, or none came for `PATIENCE` seconds.
+        """Wait until all latents have pictures, or none was made for `PATIENCE` seconds.
 
-        Gives, again and again, how many latents are done and how many there are.
+        Yields, repeatedly, how many latents are done and how many there are.
         """
         total = len(self._shots.items)
         left, end = total, time.monotonic() + PATIENCE
@@ -232,13 +232,13 @@ class Recording:
 
     @property
     def pictures(self) -> list[Kept]:
-        """In the order of steps."""
+        """The pictures in the order of steps."""
         with self._changed:
             return sorted(self._pictures, key=lambda kept: kept.step)
 
     @property
     def bytes(self) -> int:
-        """What the pictures take."""
+        """The size of the pictures."""
         with self._changed:
             return sum(kept.rgb.nbytes for kept in self._pictures)
 
@@ -248,7 +248,7 @@ def _fits(slot: Slot, shape: torch.Size, dtype: torch.dtype) -> bool:
 
 
 def evenly(items: Sequence[Kept], count: int) -> list[Kept]:
-    """At most `count` of `items`, evenly spread, with the first and the last; of one the last."""
+    """At most `count` of `items`, evenly spread: the first and the last among them, or the last."""
     if len(items) <= count:
         return list(items)
     if count == 1:
@@ -258,12 +258,12 @@ def evenly(items: Sequence[Kept], count: int) -> list[Kept]:
 
 
 def even_size(size: tuple[int, int]) -> tuple[int, int]:
-    """Width and height that video encoders take, which want even ones."""
+    """Even width and height, as video encoders need."""
     width, height = size
     return max(2, width - width % 2), max(2, height - height % 2)
 
 
 def expected_size(latent: torch.Tensor, scale: int, max_size: int) -> tuple[int, int]:
-    """Width and height of a preview of `latent`, as far as that is known before it is decoded."""
+    """Width and height of a preview of `latent`, as expected before it is decoded."""
     height, width = latent.shape[-2:]
     return contained(width * scale, height * scale, max_size)

@@ -1,4 +1,4 @@
-"""The staging slots of a device: who holds one, and what is staged in it."""
+"""The staging slots of a device: who holds them, and what is staged in them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from .backends import Backend, BackendError, Slot
 from .protocols import Run
 from .quicker import Way
 
-SLOTS = 5  # one being read, two waiting, one being written, one that an animation is made of
+SLOTS = 5  # one being read, two waiting, one being written, one used by an animation
 REFUSED_SECONDS = 1.0
-"""How long no memory for slots is asked for where there was none. To say no, a device's allocator
-first gives back what it keeps for the sampler, which would have to be fetched anew each time."""
+"""How long to wait after a failed allocation of slots. Before a device's allocator fails, it gives
+back the memory that it caches for the sampler, which would have to allocate it again."""
 
 
 class Lease:
-    """A slot in the hands of one holder, who closes it once nobody reads or writes the slot.
+    """A slot and its single holder, who closes the lease when nobody reads or writes the slot.
 
-    A context manager: the end of the block closes it, unless another holder took it over.
+    As a context manager it is closed at the end of the block, unless another holder took it over.
     """
 
     __slots__ = ("_holds", "slot", "slots")
@@ -33,13 +33,13 @@ class Lease:
         self._holds = True
 
     def take_over(self) -> Lease:
-        """The slot for another holder. This lease holds nothing any more."""
+        """A lease of the slot for another holder; this one no longer holds it."""
         assert self._holds
         self._holds = False
         return Lease(self.slots, self.slot)
 
     def close(self) -> None:
-        """Let the next frame have the slot. Does nothing where it is closed or was taken over."""
+        """Free the slot for another frame. Does nothing if closed or taken over."""
         if self._holds:
             self._holds = False
             self.slots.release(self.slot)
@@ -52,17 +52,17 @@ class Lease:
 
 
 class Snapshot(NamedTuple):
-    """A staged frame: the latent of a step lies in the slot that it holds."""
+    """A staged frame: the latent of a step, in a slot that it holds."""
 
     run: Run
     label: Label
     lease: Lease
     way: Way | None = None
-    """The quicker one that it comes, where its decoder is too slow for the budget."""
+    """The quicker way to decode it, if its decoder is too slow for the budget."""
 
 
 class Slots:
-    """The staging slots of a device, `SLOTS` for each kind of latent that came by."""
+    """The staging slots of a device, `SLOTS` for each kind of latent."""
 
     KINDS = 4
 
@@ -73,9 +73,9 @@ class Slots:
         self._lock = threading.Lock()
 
     def acquire(self, shape: torch.Size, dtype: torch.dtype) -> Lease | None:
-        """A free slot, or None where all are in use.
+        """A free slot, or None if all are in use.
 
-        Raises what the device says where it has no memory, for `REFUSED_SECONDS` without asking it.
+        Raises the device's error if it has no memory, and does not try again for `REFUSED_SECONDS`.
         """
         kind = (shape, dtype)
         with self._lock:
@@ -92,13 +92,13 @@ class Slots:
             self._refused_until = time.monotonic() + REFUSED_SECONDS
             raise
         with self._lock:
-            free = self._free.setdefault(kind, made)  # another sampler may have been first
+            free = self._free.setdefault(kind, made)  # another sampler may have been faster
             lease = Lease(self, free.pop()) if free else None
             self._trim(keep=self.KINDS)
         return lease
 
     def release(self, slot: Slot) -> None:
-        """Take back a slot: for its `Lease`."""
+        """Take back a slot; only called by its `Lease`."""
         with self._lock:
             self._free[slot.latent.shape, slot.latent.dtype].append(slot)
 
@@ -107,7 +107,7 @@ class Slots:
             self._trim(keep=0)
 
     def _trim(self, keep: int) -> None:
-        # Oldest first; memory that a copy is on its way to stays, and a kind that is in use.
+        # The oldest first, but not kinds that are in use or that a copy is still being written to.
         for kind in list(self._free)[: max(0, len(self._free) - keep)]:
             free = self._free[kind]
             if len(free) == SLOTS and all(self._backend.settled(slot) for slot in free):
@@ -115,10 +115,10 @@ class Slots:
 
 
 class Station:
-    """A backend with its staging slots, which belong together: both are replaced at once."""
+    """A backend with its staging slots, which are replaced together."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.slots = Slots(backend)
         self.proven = False
-        """Whether the backend was tried on a tiny latent."""
+        """Whether the backend was tested with a tiny latent."""

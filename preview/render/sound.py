@@ -1,6 +1,6 @@
-"""Sounds in the making: a part at a time, between the pictures.
+"""Makes sounds, a part at a time between the pictures.
 
-A sound is made rarely, within a share of the budget, and always of a sampling's last step.
+Sounds are made rarely, within a share of the budget, and always of a sampling's last step.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from .slots import Lease, Station
 log = logging.getLogger(__name__)
 
 BUDGET_SHARE = 0.2
-"""Of the setting `budget`, in a run with sound; the rest is for pictures."""
+"""The share of the setting `budget` for sounds, in runs that have them."""
 PATIENCE = 0.02
-"""Seconds until a sound that had to wait asks again."""
+"""Seconds until a waiting sound checks again whether it may continue."""
 PAUSE = 10.0
-"""Seconds without sounds after one that failed for want of memory."""
+"""Seconds without sounds after one failed because of a lack of memory."""
 
 
 class SoundSnapshot(NamedTuple):
-    """The latent of a step's sound, in the slot that it holds."""
+    """The latent of a step's sound, in a slot that it holds."""
 
     run: Run
     label: Label
@@ -46,7 +46,7 @@ class SoundSnapshot(NamedTuple):
 
     @property
     def is_last(self) -> bool:
-        """Whether it is of its sampling's last step, whose sound is made in any case."""
+        """Whether it is of its sampling's last step, whose sound is always made."""
         return self.run.ended or self.label.step == self.label.total_steps
 
 
@@ -63,8 +63,8 @@ class SoundJob:
 
 
 @dataclass(eq=False)
-class Making:
-    """A sound in the making."""
+class Unfinished:
+    """An unfinished sound."""
 
     snapshot: SoundSnapshot
     decoder: SoundDecoder
@@ -74,7 +74,7 @@ class Making:
 
 
 class Sounder:
-    """Makes one sound at a time. All but the first few methods is for the worker's thread."""
+    """Makes one sound at a time."""
 
     def __init__(self, station: Station, decoders: DecoderCache, sink: Sink) -> None:
         self.budget = Budget()
@@ -83,7 +83,7 @@ class Sounder:
         self._decoders = decoders
         self._sink = sink
         self._waiting: SoundSnapshot | None = None
-        self._making: Making | None = None
+        self._unfinished: Unfinished | None = None
         self._warm: object = None
         self._rests_until = float("-inf")
         self._lock = threading.Lock()
@@ -95,8 +95,8 @@ class Sounder:
         return run.may_be_last or (not self.busy and self._allows(run, now))
 
     def put(self, snapshot: SoundSnapshot) -> None:
-        """Leave a snapshot for the worker, in the place of an older one that it had not."""
-        if snapshot.lease.slots is not self._slots:  # staged for a backend that was left
+        """Leave a snapshot for the worker, replacing one that it has not taken."""
+        if snapshot.lease.slots is not self._slots:  # staged for a previous backend
             snapshot.lease.close()
             return
         snapshot.run.acquire()
@@ -106,7 +106,7 @@ class Sounder:
             drop(replaced)
 
     def drop_waiting(self) -> None:
-        """Nobody is there any more to take what waits."""
+        """Drop what waits, as nobody will take it."""
         with self._lock:
             waiting, self._waiting = self._waiting, None
         if waiting is not None:
@@ -114,38 +114,38 @@ class Sounder:
 
     @property
     def busy(self) -> bool:
-        """Whether a sound is in the making, or waits for it."""
-        return self._making is not None or self._waiting is not None
+        """Whether a sound is in progress or waiting."""
+        return self._unfinished is not None or self._waiting is not None
 
     # The worker's thread
 
     @property
     def run(self) -> Run | None:
-        """Whose sound is in the making."""
-        return None if self._making is None else self._making.snapshot.run
+        """The run whose sound is in progress."""
+        return None if self._unfinished is None else self._unfinished.snapshot.run
 
     def patience(self) -> float:
-        """Seconds to wait for a picture before the sound goes on; 0 to do so at once."""
-        making = self._making
-        return 0.0 if making and self._may_go_on(making.snapshot) else PATIENCE
+        """Seconds to wait for a picture before continuing with the sound; 0 for none."""
+        unfinished = self._unfinished
+        return 0.0 if unfinished and self._may_go_on(unfinished.snapshot) else PATIENCE
 
     def advance(self) -> bool:
-        """Decode the next part of a sound, or send it; False where there is nothing to do now."""
-        making = self._making
+        """Decode the next part of a sound, or send it; False if there is nothing to do yet."""
+        unfinished = self._unfinished
         waiting = self._waiting
-        if making is None or (waiting and waiting.is_last and not making.snapshot.is_last):
-            making = self._begun()
-        if making is None:
+        if unfinished is None or (waiting and waiting.is_last and not unfinished.snapshot.is_last):
+            unfinished = self._begun()
+        if unfinished is None:
             return False
-        run = making.snapshot.run
+        run = unfinished.snapshot.run
         try:
             if not (self._sink.may_sound(run) and self._sink.watched(run)):
                 self._stop()
-            elif not making.todo:
-                self._send(making)
+            elif not unfinished.todo:
+                self._send(unfinished)
                 self._stop()
-            elif self._may_go_on(making.snapshot):
-                self._decode(making, making.todo.popleft())
+            elif self._may_go_on(unfinished.snapshot):
+                self._decode(unfinished, unfinished.todo.popleft())
             else:
                 return False
         except BackendError:
@@ -155,7 +155,7 @@ class Sounder:
         return True
 
     def forget(self) -> None:
-        """Give up what is in the making and what waits."""
+        """Drop what is in progress and what waits."""
         self._stop()
         self.drop_waiting()
 
@@ -166,8 +166,8 @@ class Sounder:
     def _may_go_on(self, snapshot: SoundSnapshot) -> bool:
         return snapshot.is_last or self._allows(snapshot.run, records.now())
 
-    def _begun(self) -> Making | None:
-        """What waits, begun where that may be now; what was in the making is given up for it."""
+    def _begun(self) -> Unfinished | None:
+        """Start with what waits, if allowed at the moment, and drop what was in progress."""
         snapshot = self._waiting
         if snapshot is None or not self._backend.settled(snapshot.lease.slot):
             return None
@@ -186,36 +186,36 @@ class Sounder:
             drop(snapshot)
             self._fail(run, error)
             return None
-        self._making = Making(snapshot, decoder, todo)
-        return self._making
+        self._unfinished = Unfinished(snapshot, decoder, todo)
+        return self._unfinished
 
     def _decoder_of(self, run: Run) -> SoundDecoder:
         source = run.sound
         assert source is not None
         return self._decoders.get(source, self._backend.device)
 
-    def _decode(self, making: Making, part: slice) -> None:
-        job = SoundJob(making.decoder, part)
-        (samples,), seconds = self._backend.render(making.snapshot.lease.slot, job)
-        making.samples.append(samples.copy())  # the backend's memory is used again
-        making.decode_seconds += seconds
-        # A first decode makes things ready, and tells nothing of the next one.
-        if self._warm is making.decoder:
+    def _decode(self, unfinished: Unfinished, part: slice) -> None:
+        job = SoundJob(unfinished.decoder, part)
+        (samples,), seconds = self._backend.render(unfinished.snapshot.lease.slot, job)
+        unfinished.samples.append(samples.copy())  # the backend reuses its memory
+        unfinished.decode_seconds += seconds
+        # A first decode includes warm-up, so it is not typical.
+        if self._warm is unfinished.decoder:
             self.budget.spend(records.now(), seconds)
-        self._warm = making.decoder
+        self._warm = unfinished.decoder
 
-    def _send(self, making: Making) -> None:
-        samples = np.concatenate(making.samples, axis=1)
-        rate, latent = making.decoder.rate, making.snapshot.lease.slot.latent
+    def _send(self, unfinished: Unfinished) -> None:
+        samples = np.concatenate(unfinished.samples, axis=1)
+        rate, latent = unfinished.decoder.rate, unfinished.snapshot.lease.slot.latent
         self._sink.send_sound(
             Sound(
-                making.snapshot.label,
-                wav(samples, rate, comment_of(making.snapshot.label)),
+                unfinished.snapshot.label,
+                wav(samples, rate, comment_of(unfinished.snapshot.label)),
                 rate,
                 len(samples),
                 samples.shape[1] / rate,
-                max(making.decoder.seconds(latent), samples.shape[1] / rate),
-                making.decode_seconds * 1000,
+                max(unfinished.decoder.seconds(latent), samples.shape[1] / rate),
+                unfinished.decode_seconds * 1000,
             )
         )
 
@@ -233,13 +233,13 @@ class Sounder:
         self._stop()
 
     def _stop(self) -> None:
-        making, self._making = self._making, None
-        if making is not None:
-            drop(making.snapshot)
+        unfinished, self._unfinished = self._unfinished, None
+        if unfinished is not None:
+            drop(unfinished.snapshot)
 
 
 def comment_of(label: Label) -> str:
-    """What a saved sound says of itself, as pictures do."""
+    """The label inside a saved sound, as in pictures."""
     context = label.run.context
     told = {
         "prompt_id": context.prompt_id,
@@ -253,6 +253,6 @@ def comment_of(label: Label) -> str:
 
 
 def drop(snapshot: SoundSnapshot) -> None:
-    """Nothing comes of it, or all that will."""
+    """Release a snapshot, once it is done or no longer needed."""
     snapshot.lease.close()
     snapshot.run.release()

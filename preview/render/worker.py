@@ -1,25 +1,24 @@
-"""One worker for each device: takes the newest staged frame, decodes, encodes, hands it over.
+"""The worker: takes the newest staged frame, decodes it, encodes it and hands it over.
 
 Why nothing here can make the sampler wait: the sampler's thread and the worker share the mailbox,
-the free slots and the counts of a run. Each is guarded by a lock of its own that is held for a few
-assignments, in the slots' case also for asking the device which copies are done, and never across
-a copy, a wait, a decode, an encode, a send or a call to anybody else, so whoever asks for it gets
-it at once. The worker waits for work in a queue, holding none of them; that an empty queue is
-filled is all that it takes to wake it. Loading a decoder, which may take seconds, holds no lock
-either.
+the free slots and a run's counters. Each has its own lock, which is held for a few assignments (for
+the slots, also while asking the device which copies are done), and never across a copy, a wait, a
+decode, an encode, a send or a call to other code; so it is always available at once. The worker
+waits for work on a queue and holds no lock meanwhile; putting something into the empty queue wakes
+it. Loading a decoder, which may take seconds, holds no lock either.
 
-Why no slot is written while it is read: a slot is free, or has one holder, who has its `Lease`: the
-sampler's thread that acquired it, the `Snapshot` that it became, the worker, or the animator, which
-takes over the one that an animation is made from. A lease is closed by the sampler's thread or the
-mailbox's, where nobody has begun to read, or by the worker or its animator, who have then waited
-for the end of the reading or, where it failed, show nothing of what was read. The one write that
-may still be under way when a slot is acquired again is that of a frame that was dropped unread;
-`Backend.stage` orders the new write after it.
+Why no slot is written while it is read: a slot is free or has a single holder, who has its `Lease`:
+the sampler's thread that acquired it, the `Snapshot` made from it, the worker, or the animator,
+which takes over the one from which it makes an animation. The sampler's thread and the mailbox only
+close leases of slots that nobody has started to read. The worker and its animator close them after
+the reading has ended; if it failed, they show nothing of it. Only the write of a frame that was
+dropped unread may still be in progress when its slot is acquired again; `Backend.stage` orders the
+new write after it.
 
-Nothing that fails here may kill the worker. What the fallback chain, the encoder and the animator
-do not contain is caught in `Engine._work`, which drops what was in work and begins anew. Where the
-backend itself fails, the worker goes on with the next one; after the last, `Engine.problem` says
-why, and previews are left to ComfyUI's own previewer.
+No failure here may kill the worker. What the fallback chain, the encoder and the animator don't
+contain is caught in `Engine._work`, which drops the current work and starts over. If the backend
+itself fails, the worker switches to the next one; after the last, `Engine.problem` says why, and
+previews are left to ComfyUI's own previewer.
 """
 
 from __future__ import annotations
@@ -61,22 +60,22 @@ log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 8.0
 RECORDINGS = 16
-"""Whose latents are made pictures of when nothing samples, of the newest."""
+"""The newest recordings, whose pictures are made when nothing samples."""
 HANG_SECONDS = 60.0
-"""After so long in one piece of work a worker is given up. To load a large file may take long."""
+"""A worker is given up after this long on one task. Loading a large file may take a while."""
 
 
 class Engine:
-    """The worker of one way from a sampler's device to a decoder's."""
+    """The worker for one pair of a sampler's and a decoder's device."""
 
     def __init__(
         self, backends: Iterable[Callable[[], Backend]], decoders: DecoderCache, sink: Sink
     ) -> None:
-        """`backends` make the backends that can serve, best first. Raises BackendError."""
+        """`backends` make the possible backends, best first. Raises BackendError."""
         self.budget = Budget()
         self._quicker = quicker.Quicker()
         self.problem: str | None = None
-        """Why no backend works; None where one does."""
+        """Why no backend works; None if one does."""
         self._backends = iter(backends)
         self._decoders = decoders
         self._sink = sink
@@ -84,14 +83,12 @@ class Engine:
         self._mailbox = Mailbox()
         self._in_work = 0
         self._work_began: float | None = None
-        self._source: Source | None = None  # that the worker is at
-        self._frame: Frame | None = None  # in work, until it has found its end
+        self._source: Source | None = None  # in use by the worker
+        self._frame: Frame | None = None  # in work, until it is closed
         self._faltered = False
         self._warm: RenderJob | None = None
         self._convergence = Convergence()
-        self._sounder = self._new_sounder()
-        self._animator = self._new_animator()
-        self._developer = Developer(self.backend, decoders)
+        self._new_makers()
         self._recordings: deque[weakref.ref[Recording]] = deque(maxlen=RECORDINGS)
         name = f"SideStream {self._station.backend.device}"
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -99,7 +96,7 @@ class Engine:
 
     @property
     def backend(self) -> Backend:
-        """The backend that serves now."""
+        """The current backend."""
         return self._station.backend
 
     def capture(
@@ -107,10 +104,10 @@ class Engine:
     ) -> Snapshot | None:
         """Stage `latent` as the frame of the run's current step; None if it is not wanted.
 
-        `images` are the indices in the sampler's batch of those that are shown, which come first
-        in `latent`. Never waits. Called on the sampler's thread, under the stream that the sampler
-        uses; the frame must be given to `publish`, best when the sampler's callback has nothing
-        left to do, because the worker that it wakes competes with the sampler for the GIL.
+        `images` are the batch indices of the images to show, which are the first in `latent`. Never
+        waits. Called on the sampler's thread, on the sampler's stream. The frame must be passed to
+        `publish`, best at the end of the sampler's callback, because the worker that this wakes
+        competes with the sampler for the GIL.
 
         Raises StagingError.
         """
@@ -149,9 +146,9 @@ class Engine:
         return snapshot
 
     def capture_sound(self, run: Run, latent: torch.Tensor) -> SoundSnapshot | None:
-        """Stage `latent` as the sound of the run's current step; None if it is not wanted now.
+        """Stage `latent` as the sound of the run's current step; None if it is not wanted.
 
-        Else as `capture`, for `publish_sound`.
+        Otherwise as `capture`, for `publish_sound`.
         """
         now = records.now()
         if not self._sounder.wants(run, now):
@@ -160,14 +157,14 @@ class Engine:
         return None if lease is None else SoundSnapshot(run, run.capture_sound(now), lease)
 
     def publish_sound(self, snapshot: SoundSnapshot) -> None:
-        """Let the worker have a staged sound, in the place of an older one that it had not."""
+        """Give the worker a staged sound, replacing one that it has not taken."""
         self._sounder.put(snapshot)
         self._mailbox.interrupt()
         if self._mailbox.closed:
             self._sounder.drop_waiting()
 
     def _staged(self, latent: torch.Tensor, dtype: torch.dtype) -> Lease | None:
-        """The slot in which `latent` lies; None where it cannot now. Raises StagingError."""
+        """Copy `latent` into a slot; None if that is not possible now. Raises StagingError."""
         station = self._station
         try:
             lease = station.slots.acquire(latent.shape, dtype)
@@ -193,14 +190,14 @@ class Engine:
         images: range,
         size: tuple[int, int],
     ) -> bool:
-        """Keep `latent` as the run's current step for its recording; as `capture` otherwise.
+        """Keep `latent` as the run's current step for its recording; otherwise as `capture`.
 
-        `size` is that of its picture. False where nothing could be kept.
+        `size` is that of its picture. False if it could not be kept.
         """
         station, source = self._station, run.chain.current(records.now())
         if source is None or self.problem is not None:
             return False
-        if recording.engine is not self:  # or another device's, which nobody would ask
+        if recording.engine is not self:  # new, or another device's, which will not be asked again
             recording.forget_shots()
             recording.engine = self
             self._recordings.append(weakref.ref(recording))
@@ -213,12 +210,12 @@ class Engine:
         return True
 
     def develop(self, recording: Recording) -> None:
-        """Make the pictures of a recording soon. From any thread."""
+        """Make the pictures of a recording soon. May be called on any thread."""
         self._developer.ask(recording)
         self._mailbox.interrupt()
 
     def publish(self, frame: Frame) -> None:
-        """Let the worker have a captured frame, in the place of an older one that it had not."""
+        """Give the worker a captured frame, replacing one that it has not taken."""
         replaced = self._mailbox.put(frame)
         if replaced is not None:
             drop(replaced, records.REPLACED)
@@ -250,21 +247,21 @@ class Engine:
 
     @property
     def is_proven(self) -> bool:
-        """Whether the backend has been tried out."""
+        """Whether the backend has been tested."""
         return self._station.proven
 
     @property
     def alive(self) -> bool:
-        """Whether the worker is there."""
+        """Whether the worker's thread is running."""
         return self._thread.is_alive()
 
     def hangs(self, now: float) -> bool:
-        """Whether the worker has been at one piece of work for longer than any should take."""
+        """Whether the worker has spent more time on one task than any should take."""
         began = self._work_began
         return began is not None and now - began > HANG_SECONDS
 
     def give_up(self) -> None:
-        """Leave a worker that hangs to itself, and with it the decoder that it hangs in."""
+        """Abandon a worker that hangs, and the decoder in which it hangs."""
         source = self._source
         if source is not None:
             self._decoders.leave(source, f"it did not return within {HANG_SECONDS:.0f} s")
@@ -275,23 +272,23 @@ class Engine:
         )
         frame = self._frame
         if frame is not None:
-            frame.label.close(records.FAILED)  # who may still read its slot keeps the lease
+            frame.label.close(records.FAILED)  # not its lease: the worker may still read the slot
         self.shut()
 
     def close(self, timeout: float = 1.0) -> None:
-        """Stop the worker; waits at most `timeout` seconds for what it is doing."""
+        """Stop the worker; waits at most `timeout` seconds for its current task."""
         self.shut()
         self._thread.join(timeout)
 
     def shut(self) -> None:
-        """Let the worker stop when it has done what it is doing."""
+        """Let the worker stop after its current task."""
         for left in self._mailbox.close():
             drop(left, records.LATE)
 
     # The worker's thread
 
     def _work(self) -> None:
-        """Serves, and after a failure that nothing contained begins anew."""
+        """Serve, and start over after a failure that nothing contained."""
         try:
             while not self._mailbox.closed:
                 try:
@@ -299,23 +296,23 @@ class Engine:
                         self._serve()
                 except StationError as error:
                     if error.station is self._station and self.problem is None:
-                        self._leave_backend(error.reason)  # else it was left meanwhile
+                        self._leave_backend(error.reason)  # else it was already replaced
                 except BackendError as error:
                     self._leave_backend(error)
-                except BaseException as error:  # a SystemExit too: it is meant for no one else
+                except BaseException as error:  # even a SystemExit, which would end this thread
                     self._recover(error)
             self._animator.forget()
             self._developer.forget()
             self._sounder.forget()
         finally:
-            self.shut()  # a sampler that goes on leaves nothing where nobody takes it
+            self.shut()  # so that a running sampler leaves no frames that nobody takes
 
     def _working(self) -> AbstractContextManager[object]:
-        # Without a backend it still carries the pictures that others made.
+        # Without a backend, pictures made elsewhere are still sent.
         return self.backend.working() if self.problem is None else nullcontext()
 
     def _leave_backend(self, error: BackendError) -> None:
-        """Go on with the next backend; where there is none, `problem` says why."""
+        """Switch to the next backend; if there is none, `problem` says why."""
         self._struck()
         left = self.backend.name
         try:
@@ -324,9 +321,7 @@ class Engine:
             self.problem = str(last)
             serves = "ComfyUI's own previewer, on the sampler's thread"
         else:
-            self._sounder = self._new_sounder()
-            self._animator = self._new_animator()
-            self._developer = Developer(self.backend, self._decoders)
+            self._new_makers()
             serves = self.backend.name
         log.warning(
             "[SideStream] Previews via the %s do not work here: %s. Falling back to %s.",
@@ -336,7 +331,7 @@ class Engine:
         )
 
     def _next_station(self, error: BackendError | None) -> Station:
-        """The next backend that can be made. Raises BackendError: `error`, or why none can be."""
+        """The next backend that can be made. Raises BackendError: `error`, or why there is none."""
         for make in self._backends:
             try:
                 return Station(make())
@@ -344,18 +339,18 @@ class Engine:
                 error = error or reason
         raise error or BackendError("no backend can decode previews on this device")
 
-    def _new_animator(self) -> Animator:
-        stills = (self.budget, self._quicker.budget, self._sounder.budget)
-        return Animator(self.backend, self._sink, self._decoders, stills)
-
-    def _new_sounder(self) -> Sounder:
-        return Sounder(self._station, self._decoders, self._sink)
+    def _new_makers(self) -> None:
+        """Start afresh, with a new backend, what makes sounds, animations and recorded pictures."""
+        self._sounder = Sounder(self._station, self._decoders, self._sink)
+        budgets = (self.budget, self._quicker.budget, self._sounder.budget)
+        self._animator = Animator(self.backend, self._sink, self._decoders, budgets)
+        self._developer = Developer(self.backend, self._decoders)
 
     def _recover(self, error: BaseException) -> None:
-        """Clear up after `error`. A run that it strikes twice goes on without previews."""
+        """Clean up after `error`. A run affected twice continues without previews."""
         run = self._struck()
         if run is None:
-            if self._mailbox.closed:  # it failed at leaving its streams
+            if self._mailbox.closed:  # leaving its streams failed
                 return
             if not self._faltered:
                 self._faltered = True
@@ -376,7 +371,7 @@ class Engine:
         )
 
     def _struck(self) -> records.Run | None:
-        """Drop what the worker failed at, and say whose it was."""
+        """Drop the work that failed, and return its run."""
         self._convergence.forget()
         frame, self._frame = self._frame, None
         run = self._animator.run or self._sounder.run
@@ -385,7 +380,7 @@ class Engine:
         self._sounder.forget()
         self._developer.forget()
         if frame is None and run is None and not developed:
-            # Maybe it failed at asking whether the frame that waits may be taken.
+            # It may have failed while checking whether the waiting frame may be taken.
             frame = self._mailbox.remove(lambda frame: True)
         if frame is None:
             return run
@@ -412,7 +407,7 @@ class Engine:
                 self._in_work, self._work_began = 0, None
 
     def _is_due(self, frame: Frame) -> bool:
-        """Whether a frame that waits is to be taken now."""
+        """Whether to take a waiting frame now."""
         label, run = frame.label, frame.label.run
         if not label.held:
             return self._sink.ready(run)
@@ -424,7 +419,7 @@ class Engine:
         return (over or fits) and self._sink.ready(run)
 
     def _prove(self) -> None:
-        """Try the backend on a tiny latent before its first frame. Raises BackendError."""
+        """Test the backend with a tiny latent before its first frame. Raises BackendError."""
         if self._station.proven or self.problem is not None:
             return
         self._work_began = records.now()
@@ -440,7 +435,7 @@ class Engine:
             drop(stale, records.LATE)
         self._station.slots.clear()
         if self._sink.quiet():
-            # What nobody has asked for, but may in a later prompt, must not lie on the device.
+            # A later prompt may still ask for these pictures; their latents must leave the device.
             while self._recordings and self.problem is None:
                 recording = self._recordings.popleft()()
                 if recording is not None and recording.waits:
@@ -462,7 +457,7 @@ class Engine:
         if frame.label.held:
             frame = self._frame = labelled(frame, run.let_pass(frame.label, records.now()))
         try:
-            # The sampler's device may be a whole step behind its callbacks.
+            # The sampler's device may lag a whole step behind its callbacks.
             while not self._has_landed(frame) and self._animator.advance():
                 pass
             if not self._sink.live(run):
@@ -471,7 +466,7 @@ class Engine:
                 drop(frame, records.UNWATCHED)
             elif (picture := self._picture_of(frame)) is None:
                 drop(frame, records.FAILED)
-            elif run.is_open(picture.label):  # else the worker hung, and was given up
+            elif run.is_open(picture.label):  # else the worker hung and was given up
                 with span("encode"):
                     encoded = encode.encode(picture, self._sink.format(run))
                 self._sink.send(encoded)
@@ -485,16 +480,16 @@ class Engine:
         return isinstance(frame, Picture) or self.backend.settled(frame.lease.slot)
 
     def _picture_of(self, frame: Frame) -> Picture | None:
-        """What is to be shown; None where no decoder can make it."""
+        """The picture to show; None if no decoder can make it."""
         if isinstance(frame, Picture):
             return frame
         is_ours = self.problem is None and frame.lease.slots is self._station.slots
-        return self._decoded(frame) if is_ours else None  # else staged for a backend that was left
+        return self._decoded(frame) if is_ours else None  # else staged for a previous backend
 
     def _decoded(self, snapshot: Snapshot) -> Picture | None:
         """The picture by the first decoder of the fallback chain that does not fail.
 
-        The slot goes back to the free ones, or on to the animator that goes on reading it.
+        Afterwards the slot is free, or held by the animator, which continues to read it.
         """
         with snapshot.lease as slot:
             for source, way in self._decoders_for(snapshot):
@@ -514,7 +509,7 @@ class Engine:
         return None
 
     def _decoders_for(self, snapshot: Snapshot) -> Iterator[tuple[Source, Way | None]]:
-        """The quicker way of a snapshot, then its chain's best decoder as long as that fails."""
+        """A snapshot's quicker way, if any, then its chain's best decoders until one succeeds."""
         if snapshot.way is not None:
             yield snapshot.way.source, snapshot.way
         while (source := snapshot.run.chain.current(records.now())) is not None:
@@ -535,12 +530,12 @@ class Engine:
         now = records.now()
         if way is not None:
             self._quicker.spend(way, job, seconds, settings.budget, now)
-            run.spend(seconds)
+            run.spent += seconds
         else:
-            # A first decode makes things ready, and tells nothing of the next one.
+            # A first decode includes warm-up, so it is not typical.
             if job == self._warm:
                 self.budget.spend(now, seconds)
-                run.spend(self.budget.cost)
+                run.spent += self.budget.cost
             else:
                 self.budget.renew()
             self._warm = job
@@ -560,7 +555,7 @@ class Engine:
 
 
 def drop(frame: Frame, outcome: str) -> None:
-    """End the way of a frame, and the holding of its slot."""
+    """Close a frame, and the lease of its slot."""
     if isinstance(frame, Snapshot):
         frame.lease.close()
     label = frame.label
@@ -568,7 +563,7 @@ def drop(frame: Frame, outcome: str) -> None:
 
 
 def say_what_is_lost(run: records.Run, error: BaseException) -> None:
-    """A frame failed for something that no other decoder would do better; said once a run."""
+    """Log, once a run, that a frame failed for a reason other than its decoder."""
     if not run.warned_of_loss:
         run.warned_of_loss = True
         log.warning(

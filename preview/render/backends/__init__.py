@@ -27,15 +27,15 @@ CPU = torch.device("cpu")
 
 
 def has_streams(device: torch.device) -> bool:
-    """Whether another thread than the sampler's may use `device`, on streams of its own."""
+    """Whether threads other than the sampler's may use `device`, on their own streams."""
     return device.type in KINDS and hasattr(torch, device.type)
 
 
 def decoding_device(name: str, source: torch.device) -> torch.device:
-    """The device that the setting `device` means for latents that lie on `source`.
+    """The device that the setting `device` (`name`) means for latents on `source`.
 
-    auto and same: this one, the sampler's own, unless only the sampler's thread may touch it.
-    cpu: the CPU. A number: that CUDA device.
+    auto and same: `source`, unless only the sampler's thread may touch it. cpu: the CPU. A number:
+    that CUDA device.
     """
     if name in ("auto", "same"):
         return source if has_streams(source) else CPU
@@ -43,10 +43,10 @@ def decoding_device(name: str, source: torch.device) -> torch.device:
 
 
 def backends_for(device: torch.device, source: torch.device) -> Iterator[Callable[[], Backend]]:
-    """How to decode on `device` what is sampled on `source`, best first.
+    """Ways to decode on `device` what is sampled on `source`, best first.
 
-    Each raises BackendError where it cannot work. After the last one there is ComfyUI's own
-    previewer, on the sampler's thread.
+    Each raises BackendError if it cannot work. After the last one comes ComfyUI's own previewer, on
+    the sampler's thread.
     """
     streams = StreamDevice(source) if has_streams(source) else None
     if device.type != "cpu":

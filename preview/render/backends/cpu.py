@@ -1,4 +1,4 @@
-"""Decoding on the CPU: of the CPU's own latents, or of copies that the sampler's thread made."""
+"""Decoding on the CPU: latents that are there anyway, or copies made by the sampler's thread."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .staging import CopyStaging
 
 
 class CpuBackend(CopyStaging):
-    """The worker touches the CPU only, whatever device the sampler uses."""
+    """The worker only uses the CPU, whatever device the sampler uses."""
 
     def __init__(self, source: torch.device) -> None:
         self.source = source
@@ -23,7 +23,7 @@ class CpuBackend(CopyStaging):
         return nullcontext()
 
     def render(self, slot: Slot, job: Job) -> tuple[Arrays, float]:
-        # What the thread worked, not what the machine kept it waiting.
+        # The thread's CPU time, without what it spent waiting on a busy machine.
         start = time.thread_time()
         results = tuple(each.numpy() for each in job(slot.latent))
         return results, time.thread_time() - start

@@ -1,6 +1,6 @@
-"""Streams, events and pinned memory of one device, as `torch.cuda` and `torch.xpu` both have them.
+"""Streams, events and pinned memory of one device, which `torch.cuda` and `torch.xpu` both have.
 
-All that the pack asks of a device's streams is here, so that a test can put another in its place.
+Everything that the pack does with a device's streams is here, so that a test can replace it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 KINDS = ("cuda", "xpu")
-"""Devices whose streams a second thread may use. (On MPS two threads abort the process.)"""
+"""Devices whose streams a second thread may use. (On MPS a second thread aborts the process.)"""
 
 THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
 
@@ -29,7 +29,7 @@ class StreamDevice:
         self._streams: dict[int, Any] = {}
 
     def stream(self, priority: int = 0) -> Any:
-        """A new stream; a negative `priority` goes before others."""
+        """A new stream; one with a negative `priority` precedes others."""
         return self._module.Stream(self.device, priority=priority)
 
     def event(self) -> Any:
@@ -37,20 +37,20 @@ class StreamDevice:
         return self._module.Event()
 
     def timer(self) -> Any:
-        """An event that also tells the time, and for which a thread waits without spinning."""
+        """An event with a timestamp, for which a thread waits without spinning."""
         if self.device.type == "cuda":
             return self._module.Event(enable_timing=True, blocking=True)
         return self._module.Event(enable_timing=True)
 
     def pinned(self, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
-        """CPU memory into which the device copies by itself."""
+        """CPU memory into which the device can copy directly."""
         return torch.empty(shape, dtype=dtype, pin_memory=True)
 
     def current_stream(self) -> Any:
         """The stream that is current on this thread."""
         if self._raw_stream is None:
             return self._module.current_stream(self.device)
-        # torch's own function makes a new object each time, a third of the callback's cost.
+        # torch's function makes a new object each time, which is a third of the callback's cost.
         handle = self._raw_stream(self.device.index)
         stream = self._streams.get(handle)
         if stream is None:
@@ -64,7 +64,7 @@ class StreamDevice:
 
     @contextmanager
     def on(self, *streams: Any) -> Iterator[None]:
-        """The current thread on `streams`, one a device; the device of the last is current."""
+        """Make `streams`, one per device, current on this thread, and the last one's device."""
         keep_out_of_others_recordings()
         with ExitStack() as entered:
             for stream in streams:
@@ -73,13 +73,13 @@ class StreamDevice:
 
 
 def keep_out_of_others_recordings() -> None:
-    """Let this thread work while another thread records a graph in CUDA's global mode.
+    """Let this thread work while another one records a graph in CUDA's global mode.
 
-    Without it a call here, a wait for an event for one, could break the sampler's recording.
+    Otherwise a call here, such as waiting for an event, could break the sampler's recording.
     """
     if torch.version.cuda is None:
         return
     mode = ctypes.c_int(THREAD_LOCAL)
-    with suppress(OSError, AttributeError):  # no such driver: no such recording
+    with suppress(OSError, AttributeError):  # without that driver, nothing is recorded
         driver = ctypes.PyDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
         driver.cuThreadExchangeStreamCaptureMode(ctypes.byref(mode))

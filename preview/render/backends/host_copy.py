@@ -1,4 +1,4 @@
-"""A GPU's latents, decoded on the CPU: only the latent crosses over, on a side stream."""
+"""A GPU's latents, decoded on the CPU: a side stream copies only the latent."""
 
 from __future__ import annotations
 

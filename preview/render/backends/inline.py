@@ -1,4 +1,4 @@
-"""A picture that ComfyUI's own previewer made, on the sampler's thread, as a frame like any."""
+"""Frames from pictures that ComfyUI's own previewer made on the sampler's thread."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ...records import FIRST_IMAGE, Info, Picture
 from ..protocols import Run
 
 NAME = "comfyui"
-"""What such frames say of their decoder."""
+"""The decoder's name in such frames."""
 
 
 def frame(
     run: Run, picture: Image.Image | None, latent_shape: Sequence[int], scale: int
 ) -> Picture:
-    """The frame of the run's current step, of a picture of latents [B, C, ..., h, w].
+    """The frame of the run's current step, from the picture of a latent of `latent_shape`.
 
-    `scale` is the pixels of the final picture for each latent pixel. Raises ValueError where there
-    is no picture.
+    That is [B, C, ..., h, w]; `scale` is the final picture's pixels per latent pixel. Raises
+    ValueError if there is no picture.
     """
     if picture is None:
         raise ValueError("it returned no picture")

@@ -1,4 +1,4 @@
-"""Pinned CPU memory, into which a GPU copies by itself, kept from one frame to the next."""
+"""Pinned CPU memory, into which a GPU can copy directly, reused from frame to frame."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ log = logging.getLogger(__name__)
 
 
 class PinnedMemory:
-    """A few buffers by shape and type. What is in one is valid until it is asked for again."""
+    """A few buffers by shape and dtype. A buffer's content is valid until it is requested again."""
 
     KEPT = 8
 
     def __init__(self, streams: StreamDevice, *used_by: Any) -> None:
-        """`used_by` are the streams that copy into it."""
+        """`used_by` are the streams that copy into the buffers."""
         self._streams = streams
         self._used_by = used_by
         self._buffers: OrderedDict[Hashable, torch.Tensor] = OrderedDict()
@@ -31,7 +31,7 @@ class PinnedMemory:
         never_free_of_a_lost_device(self, self._buffers, *used_by)
 
     def get(self, shape: torch.Size, dtype: torch.dtype, nth: int = 0) -> torch.Tensor | None:
-        """The `nth` buffer of this kind; None where no memory can be pinned, which is said once."""
+        """The `nth` buffer of this kind; None if no memory can be pinned, which is logged once."""
         if self._refused:
             return None
         key = (shape, dtype, nth)
@@ -53,13 +53,13 @@ class PinnedMemory:
         return buffer
 
     def release(self) -> None:
-        """Give the memory back."""
+        """Free the buffers."""
         if not is_lost(*self._used_by):
             self._buffers.clear()
 
 
 def is_lost(*streams: Any) -> bool:
-    """Whether a device has failed for good, as after a kernel's failed assertion. Never waits."""
+    """Whether a device has failed for good, for example by a kernel's assertion. Never waits."""
     try:
         for stream in streams:
             stream.query()
@@ -69,10 +69,10 @@ def is_lost(*streams: Any) -> bool:
 
 
 def never_free_of_a_lost_device(owner: object, memory: object, *streams: Any) -> None:
-    """Let `memory` outlive `owner`, and Python itself, where the device of a stream is lost.
+    """Let `memory` outlive `owner`, and Python itself, if the device of a stream is lost.
 
-    Torch ends the whole process when pinned memory is freed whose device is lost. The error is
-    then the sampler's to tell, and ComfyUI goes on to answer.
+    torch aborts the whole process when pinned memory of a lost device is freed. This way, the
+    sampler can report the error, and ComfyUI continues to respond.
     """
 
     def keep() -> None:

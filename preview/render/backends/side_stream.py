@@ -1,13 +1,13 @@
-"""Decoding on a GPU, on a stream of its own beside the sampler's.
+"""Decoding on a GPU, on a side stream next to the sampler's.
 
 The order of work: the sampler's current stream copies into the slot and records `written`; the
 side stream waits for that event, decodes, and copies to pinned memory; the worker waits for the
 side stream's own event and blocks nobody else.
 
-Nothing here records a CUDA graph. While any stream of a device is being recorded, in whatever
-mode, another thread's `torch.cuda.synchronize()` raises and ruins the recording; and where torch
-allocates by cudaMallocAsync, freeing the memory of a ruined recording ends the process. Memory
-comes from the allocator that the sampler uses, so what is idle is the sampler's to take.
+No CUDA graph is recorded here. While any stream of a device is being recorded, in any mode, another
+thread's `torch.cuda.synchronize()` raises and ruins the recording; and if torch allocates with
+cudaMallocAsync, freeing the memory of a ruined recording aborts the process. Memory comes from the
+sampler's allocator, so the sampler can use whatever is idle.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from .pinned import PinnedMemory
 from .staging import CopyStaging, StreamStaging
 
 PRIORITY = -1
-"""Above the sampler's: a decoder's kernels are short, and each would wait for a long one."""
+"""Above the sampler's: a decoder's kernels are short, and each would wait for a longer one."""
 
 
 class SideStreamBackend:
     """A GPU with a side stream for previews; the sampler may be on another device."""
 
     def __init__(self, streams: StreamDevice, source: StreamDevice | torch.device) -> None:
-        """`source` is a device without streams where it is given as such. Raises BackendError."""
+        """`source` is a plain device if it has no streams. Raises BackendError."""
         self.device = streams.device
         self.name = f"side stream of {streams.device}"
         self._streams = streams
         self._fetching = None
-        """A stream of another source: a copy between devices runs on streams of both."""
+        """A stream on another source device: copies between devices use streams of both."""
         try:
             self._stream = streams.stream(PRIORITY)
             self._start, self._end = streams.timer(), streams.timer()
@@ -78,7 +78,7 @@ class SideStreamBackend:
         self._pinned.release()
 
     def _begin(self, slot: Slot) -> None:
-        """Put the side streams behind the snapshot, and start the clock there."""
+        """Let the side streams wait for the snapshot, and start the clock after it."""
         try:
             if slot.written is not None:
                 if self._fetching is not None:
@@ -94,7 +94,7 @@ class SideStreamBackend:
         return made.cpu() if pinned is None else pinned.copy_(made, non_blocking=True)
 
     def _finish(self) -> float:
-        """Wait for the side stream; the seconds since its clock was started."""
+        """Wait for the side stream; returns the seconds since its clock was started."""
         try:
             self._end.record(self._stream)
             self._end.synchronize()

@@ -1,4 +1,4 @@
-"""The snapshot: how a latent is copied on the sampler's thread, for each kind of device."""
+"""How a latent is copied on the sampler's thread, for each kind of device."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class StreamStaging:
         with span("snapshot"):
             stream = self._streams.current_stream()
             if slot.writer is not None and slot.writer is not stream:
-                # The frame dropped from this slot may still be on its way on another stream.
+                # A dropped frame may still be being copied into this slot on another stream.
                 stream.wait_event(slot.written)
             slot.latent.copy_(latent, non_blocking=True)
             try:
@@ -44,9 +44,9 @@ class StreamStaging:
 
 
 class CopyStaging:
-    """A copy into the CPU's memory that is done when it returns, as ComfyUI's own previews copy.
+    """A synchronous copy into the CPU's memory, as for ComfyUI's own previews.
 
-    For latents on the CPU, and for devices that only the sampler's thread may touch.
+    For latents on the CPU, and on devices that only the sampler's thread may touch.
     """
 
     def slot(self, shape: torch.Size, dtype: torch.dtype) -> Slot:
