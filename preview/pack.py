@@ -162,7 +162,8 @@ class Pack:
         self._sharing.switch(user, on)
         if not on:
             self._watchers.disconnect(user)
-        log.info("[SideStream] Previews are %s.", "shared by a key" if on else "no longer shared")
+        state = "shared with whoever has the watch page's address" if on else "no longer shared"
+        log.info("[SideStream] Previews are %s.", state)
 
     def renew(self, request: Any) -> None:
         """For `POST /sidestream/sharing`: a new key, which all watchers need."""

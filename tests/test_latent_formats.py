@@ -371,7 +371,8 @@ def previewed(stage: Any, pack: Any, client: Any, format: Any, latent: Any) -> t
     """The last of two frames that a client gets of `latent`, and its picture [H, W, 3]."""
     with stage.node():
         previewer = stage.comfy.latent_preview.get_previewer(CPU, format)
-        pack.change("c", {"throttle_ms": 0, "budget": 0, "format": "png"})
+        stills = {"format": "png", "video_frames": 1}
+        pack.change("c", {"throttle_ms": 0, "budget": 0, **stills})
         for _ in range(2):
             previewer.decode_latent_to_preview_image("JPEG", latent)
             stage.wait_for_frames()

@@ -280,8 +280,8 @@ class ComfyClient:
                 flags = {"supports_preview_metadata": True}
                 await socket.send_json({"type": "feature_flags", "data": flags})
                 awaited = "feature_flags"
-            while (await socket.receive_json())["type"] != awaited:
-                pass
+            while not _is_of_type(await socket.receive(), awaited):
+                pass  # the pictures of a run that goes on may come first
         except BaseException:
             await session.close()
             raise

@@ -102,9 +102,10 @@ def test_it_is_not_for_previews_that_are_seen_or_not_ours(fresh: Callable[..., P
 
 
 def test_it_stands_within_the_window_wherever_the_sidebar_is(fresh: Callable[..., PanelPage]) -> None:
-    panel = fresh(**{"Comfy.Sidebar.Location": "right"})
+    panel = fresh(**{"Comfy.Sidebar.Location": "right", "Comfy.Locale": "ar"})
     deliver(panel, 1)
     panel.page.locator(HINT).wait_for()
+    expect(panel.page.locator(HINT)).to_have_attribute("dir", "rtl")
     assert is_beside_the_eye(panel)
     for size in ({"width": 390, "height": 844}, {"width": 1280, "height": 800}):
         panel.page.set_viewport_size(size)

@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import expect
 from sidestream.tests.web.conftest import ALL_KINDS, Opened
 from sidestream.tests.web.streams import deliver
+from sidestream.tests.web.test_curves import labels
 from sidestream.tests.web.test_locales import LANGUAGES, RIGHT_TO_LEFT, texts
 from sidestream.tests.web.test_templates import SELECT_NEW
 from sidestream.tests.web.views import OVERFLOWING, PANEL, part
@@ -17,6 +18,15 @@ pytestmark = pytest.mark.browser
 
 OFFERED = "() => app.extensionManager.setting.settings['Comfy.Locale'].options.map((option) => option.value)"
 SPEAK = "language => app.extensionManager.setting.set('Comfy.Locale', language)"
+
+ARE_BESIDE_EACH_OTHER = """
+(panel, selectors) => {
+  panel.style.width = "220px";
+  const tops = selectors.map((selector) => panel.querySelector(selector).getBoundingClientRect().top);
+  panel.style.width = "";
+  return tops[0] === tops[1];
+}
+"""
 
 NOT_YET_OFFERED = {"de"}
 """The newest page has all of its texts in this language, and does not let it be chosen."""
@@ -62,7 +72,9 @@ def test_the_panel_the_node_and_the_settings_speak_it(
     for name, value in (("<step>", "4"), ("<total>", "20")):
         step = step.replace(name, isolated(value, direction))
     expect(part(panel, ".ss-stat-step dd")).to_have_text(step)
-    assert page.evaluate(OVERFLOWING) == []
+    for width in (320, 220):
+        assert page.evaluate(OVERFLOWING, width) == []
+    assert shown.evaluate(ARE_BESIDE_EACH_OTHER, [".ss-menu-button", ".ss-transport-end > button"])
 
     panel.command("Comfy.ShowSettingsDialog")
     page.get_by_text("SideStream", exact=True).last.click()
@@ -93,6 +105,11 @@ def test_help_pages_from_right_to_left_run_so(opened: Opened, open_kind: Callabl
     page.context.close()
 
 
+def isolated_unit(value: str) -> str:
+    """A number that stands before its unit from right to left, too."""
+    return f"\u2066{value}\u2069" if " " in value else value
+
+
 def isolated(value: str, direction: str) -> str:
     """A value within a text: from right to left it has a direction of its own."""
     return f"\u2068{value}\u2069" if direction == "rtl" else value
@@ -103,8 +120,11 @@ def test_from_right_to_left_time_and_pictures_keep_their_sides(page_in_english_a
     page = panel.page
     page.evaluate(SPEAK, "fa")
     panel.open_panel()
-    deliver(panel, 10)
+    deliver(panel, 10, told=labels(10))
     page.evaluate("() => sidestream.watching.scrub(4)")
+    part(panel, ".ss-curves summary").click()
+    values = [isolated_unit(value) for value in ("7.8 %", "8.76", "200 ms")]
+    expect(page.locator(f"{PANEL} .ss-curve-value:not(:empty)")).to_have_text(values)
 
     def left(selector: str) -> float:
         box = part(panel, selector).bounding_box()

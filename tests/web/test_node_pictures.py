@@ -12,7 +12,7 @@ from sidestream.tests.web.streams import end_run, tell, tell_progress, tell_succ
 from sidestream.tests.web.views import SEEDS
 from sidestream.tools.page import PanelPage, demo_prompt
 
-# 1.32.9 with Nodes 2.0 draws no preview on these nodes, so nothing could be looked at there.
+# 1.32.9 with Nodes 2.0 draws no preview on a sampler's node, with or without the pack.
 DRAWING_KINDS = [kind for kind in ALL_KINDS if kind != "1.32.9 vue"]
 
 pytestmark = [pytest.mark.browser, pytest.mark.kinds(*DRAWING_KINDS)]
@@ -81,6 +81,8 @@ def load_in_subgraph(panel: PanelPage) -> tuple[str, str]:
 def begin(panel: PanelPage, prompt: str, node: str) -> None:
     tell(panel, "execution_start", prompt_id=prompt)
     tell_progress(panel, node=node, prompt=prompt)
+    # 1.58.1 reads it in its next animation frame, and soon puts away what came until then.
+    panel.page.evaluate("() => new Promise((read) => requestAnimationFrame(() => requestAnimationFrame(read)))")
 
 
 def serve_green_output(panel: PanelPage) -> None:
@@ -174,10 +176,7 @@ def test_a_late_frame_of_an_older_prompt_does_not_come_between_those_of_a_newer_
     wait_node_shows(panel, GREEN, node)
     still(panel, BLUE, step=20, prompt="old", node=node)
     settle(panel)
-    # The page may have put GREEN away with the old prompt; BLUE must not have come instead.
-    assert not panel.page.evaluate(SHOWS, {"path": node, "colour": BLUE})
-    still(panel, GREEN, step=2, prompt="new", node=node)
-    wait_node_shows(panel, GREEN, node)
+    assert panel.page.evaluate(SHOWS, {"path": node, "colour": GREEN})
     assert panel.page.evaluate("() => sidestream.watching.run.promptId") == "new"
     tell_success(panel, prompt="new")
 

@@ -176,8 +176,9 @@ def test_what_is_waited_for_is_said_and_then_how_long_it_takes(panel: PanelPage)
     tell(panel, "sidestream.run", run="r", state="start", total_steps=20, **about)
     for place in (".ss-waiting", ".ss-empty"):
         panel.wait(f"() => document.querySelector('{place}').textContent === 'Waiting for the first step …'")
-    loading = {"10": {"state": "running", "value": 0, "max": 1, "activity": "loading"}}
-    tell(panel, "progress_state", prompt_id="p", nodes=loading)
+    ids = {**about, "parent_node_id": None, "real_node_id": "10"}
+    loading = {"value": 0, "max": 1, "state": "running", **ids, "activity": "loading"}
+    tell(panel, "progress_state", prompt_id="p", nodes={"10": loading})
     for place in (".ss-waiting", ".ss-empty"):
         panel.wait(f"() => document.querySelector('{place}').textContent === 'Loading a model …'")
     tell(panel, "progress_state", prompt_id="p", nodes={})

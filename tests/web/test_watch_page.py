@@ -119,6 +119,7 @@ def test_from_the_settings_to_the_phone(panel: PanelPage, watch: Watch, tmp_path
         assert page.locator(f"{SETTING} :is(button, input, a)").evaluate_all(NAMELESS) == []
         phone = watch(address, **PHONE)
         expect(idle_text(phone)).to_be_visible()
+        expect(page.get_by_text("Watching now: 1")).to_be_visible()
         # What is asked first, and does nothing by itself.
         page.get_by_role("button", name="New address").click()
         page.get_by_role("button", name="Replace the address?").click()
@@ -253,10 +254,18 @@ def test_the_screen_stays_on_while_something_runs(panel: PanelPage, watch: Watch
     assert page.evaluate("() => locks.length") == 1
 
 
-def test_it_speaks_the_browsers_language(panel: PanelPage, watch: Watch, shared: str) -> None:
-    page = watch(shared, locale="ja-JP")
-    expect(page).to_have_title("ライブプレビュー")
-    assert page.evaluate("() => document.documentElement.lang") == "ja"
+@pytest.mark.parametrize(
+    ("locale", "title", "direction"),
+    [("ja-JP", "ライブプレビュー", "ltr"), ("he-IL", "תצוגה מקדימה חיה", "rtl")],
+)
+def test_it_speaks_the_browsers_language(
+    panel: PanelPage, watch: Watch, shared: str, locale: str, title: str, direction: str
+) -> None:
+    page = watch(shared, locale=locale)
+    expect(page).to_have_title(title)
+    expect(page.locator("html")).to_have_attribute("lang", locale[:2])
+    expect(page.locator("p")).to_have_css("direction", direction)
+    expect(page.locator("progress")).to_have_css("direction", "ltr")  # time runs so in every language
 
 
 def test_its_policy_forbids_scripts_of_others(panel: PanelPage, browser: Browser) -> None:

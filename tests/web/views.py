@@ -31,11 +31,11 @@ async () => {
 """
 
 
-# What sticks out of a panel of 320 pixels.
+# What sticks out of a panel of so many pixels.
 OVERFLOWING = """
-() => {
+(width) => {
   const panel = document.querySelector(".side-bar-panel .sidestream");
-  panel.style.cssText = "width: 320px; max-width: 320px";
+  panel.style.cssText = `width: ${width ?? 320}px; max-width: ${width ?? 320}px`;
   const room = panel.getBoundingClientRect().right + 0.5;
   const parts = [...panel.querySelectorAll("*")].filter((e) => !e.closest(".ss-viewer, .ss-menu-list, svg"));
   const left = panel.getBoundingClientRect().left - 0.5;

@@ -190,16 +190,21 @@ test("a run's time ends with it, on the store's clock", () => {
 
 test("whether a model is being loaded is known where ComfyUI tells it", () => {
   const { store } = opened();
-  const say = (...states) => tell("progress_state", { prompt_id: "p", nodes: { ...states } });
-  say({ state: "running", value: 0, max: 1 }); // an older version
+  const nodeAt = (id, more) => {
+    const ids = { node_id: id, prompt_id: "p", display_node_id: id, parent_node_id: null, real_node_id: id };
+    return { value: 0, max: 1, state: "running", ...ids, ...more };
+  };
+  const say = (own, before = { state: "finished" }) =>
+    tell("progress_state", { prompt_id: "p", nodes: { 4: nodeAt("4", before), 10: nodeAt("10", own) } });
+  say({}); // as all versions before 0.38 do
   assert.ok(!store.loading);
-  say({ state: "finished", activity: "loading" }, { state: "running", activity: "loading" });
+  say({ activity: "loading" });
   assert.ok(store.loading);
-  say({ state: "running" });
+  say({}, { state: "finished", activity: "loading" }); // which a node keeps that ends while it loads
   assert.ok(!store.loading);
-  say({ state: "running", activity: "something newer" });
+  say({ activity: "something newer" });
   assert.ok(!store.loading);
-  say({ state: "running", activity: "loading" });
+  say({ activity: "loading" });
   tell("executing", { node: null });
   assert.ok(!store.loading);
 });

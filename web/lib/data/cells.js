@@ -10,7 +10,7 @@
 /** @typedef {{ x: number, y: number, width: number, height: number }} Part in pixels */
 
 /**
- * The part of a picture that shows one image of the batch: all of it where there is no such part.
+ * The part of a picture that shows one image of the batch: all of it if there is no such part.
  *
  * @param {Cells | null} cells
  * @param {number | null} image its place in the batch

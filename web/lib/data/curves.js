@@ -1,5 +1,5 @@
 /**
- * What the labels of a run's frames tell of its steps: how much x0 still changed, from which sigma, and
+ * What the labels of a run's frames say about its steps: how much x0 still changed, from which sigma, and
  * how long each took. Where steps were not shown, a frame speaks for all since the one before.
  */
 
@@ -20,7 +20,7 @@ export const NAMES = /** @type {const} */ (["change", "sigma", "time"]);
 
 /** @typedef {Record<typeof NAMES[number], Point[]>} Curves */
 
-/** The picture may be taken for finished when no more of x0 than this changes in all the steps to come. */
+/** A picture counts as finished once all later steps change no more than this share of x0. */
 export const SETTLED = 0.05;
 
 /**
@@ -54,7 +54,7 @@ export function curvesOf(run) {
  * changes of the steps behind it, added up, are the most by which the last picture can differ from it.
  *
  * @param {Point[]} changes of a run that has ended
- * @returns {number | null} null where it is unknown
+ * @returns {number | null} null if it is unknown
  */
 export function settledAfter(changes) {
   const stage = changes.at(-1)?.stage;
@@ -71,7 +71,7 @@ export function settledAfter(changes) {
 
 /**
  * The top of a chart's scale. The first step of a sampling often takes far longer than all others, which
- * it would press to the ground.
+ * it would flatten.
  *
  * @param {Point[]} points
  * @param {typeof NAMES[number]} name

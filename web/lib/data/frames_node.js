@@ -1,11 +1,11 @@
-/** What the node 'Side-Stream Frames' has to say where it found no previews. */
+/** What the node 'Side-Stream Frames' says when it found no previews. */
 
 import { listen, toast } from "../host/comfy.js";
 import { t } from "../host/strings.js";
 
 const REASONS = ["unknown", "empty", "late"];
 
-/** Say each time why there are none, also where the node's output came from ComfyUI's cache. */
+/** Say why there are none, each time, even if the node's output came from ComfyUI's cache. */
 export function tellOfMissingFrames() {
   listen("executed", ({ output }) => {
     const why = REASONS.find((reason) => output?.sidestream_frames?.includes(reason));

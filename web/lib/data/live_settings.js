@@ -1,6 +1,6 @@
 /** What the user does to running samplers: change settings, pause previews, interrupt. */
 
-import { ENDINGS, api, app, clientId, getJson, listen, toast } from "../host/comfy.js";
+import { ENDINGS, app, clientId, getJson, listen, postJson, toast } from "../host/comfy.js";
 import { t } from "../host/strings.js";
 
 /** @typedef {import("./store.js").FrameStore} FrameStore */
@@ -17,8 +17,8 @@ import { t } from "../host/strings.js";
 const SETTLE_MS = 120;
 
 /**
- * A change holds for what runs and what waits in the queue; where nothing does it is stored as the
- * user's setting. Tells of changes by the event `change`.
+ * A change holds for what runs and what waits in the queue; if nothing does, it is stored as the
+ * user's setting. Dispatches `change`.
  */
 export class LiveSettings extends EventTarget {
   /**
@@ -178,15 +178,11 @@ export class LiveSettings extends EventTarget {
    * @param {string} route
    * @param {Record<string, any>} what
    * @param {string} failed what to say where the server does not answer
-   * @returns {Promise<State | null>} null where it was refused, or the server did not answer
+   * @returns {Promise<State | null>} null if it was refused, or the server did not answer
    */
   async _post(route, what, failed) {
     try {
-      const response = await api.fetchApi(route, {
-        method: "POST",
-        headers: { "Content-Type": "application/json" },
-        body: JSON.stringify({ client_id: clientId(), ...what }),
-      });
+      const response = await postJson(route, { client_id: clientId(), ...what });
       const answer = await response.json();
       if (response.ok) return answer;
       toast("error", answer.error);

@@ -4,8 +4,8 @@
  * The page puts every preview on its node, whenever it comes, and before the node's own output. Held
  * back are those of a node that has shown its output, or is at work on a newer prompt; those of a
  * prompt from another workflow than the one on the canvas; and, once a node plays an animation, the
- * stills that would take its place. All listeners hear of all previews as before, only the page's
- * own store of pictures does not take these.
+ * stills that would replace it. Other listeners still receive every preview; only the page's own
+ * store of pictures skips these.
  */
 
 import { listen, promptOf, usesVueNodes } from "../host/comfy.js";

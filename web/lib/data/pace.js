@@ -1,8 +1,8 @@
-/** How long a sampler's step takes, and how long the rest will: from when its last steps came. */
+/** How long a sampler's step takes, and how long the rest will take, from when its last steps came. */
 
 const KEPT = 12;
 
-/** Steps that the page hears of in one go say nothing about how long each took. */
+/** Steps that arrive together say nothing about how long each took. */
 const AT_ONCE_MS = 15;
 
 /** All times in milliseconds of one clock, which the caller reads. */

@@ -4,7 +4,7 @@ const ZIPPED = "application/gzip";
 
 /**
  * @param {object} object
- * @returns {Promise<Blob | null>} null where the browser could not do it
+ * @returns {Promise<Blob | null>} null if the browser could not do it
  */
 export async function packed(object) {
   const plain = new Blob([JSON.stringify(object)], { type: "application/json" });

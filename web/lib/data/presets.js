@@ -2,10 +2,10 @@
 
 /** @typedef {Record<string, Record<string, any>>} Presets by name, of the same settings each */
 
-/** The name of all values that are none of a preset. */
+/** The name for values that match no preset. */
 export const OWN = "own";
 
-/** Keeps the values that are the user's own, to which one can go back. */
+/** Remembers the user's own values, so that one can go back to them. */
 export class PresetChoice {
   /** @param {Presets} presets */
   constructor(presets) {

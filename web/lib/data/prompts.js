@@ -1,6 +1,6 @@
 /**
  * What the queued prompts look like: names of nodes, and which 'Side-Stream Preview' each sampler
- * hangs on. Read from the request that queues a prompt, so that it stays right when another workflow is
+ * uses. Read from the request that queues a prompt, so that it stays right when another workflow is
  * opened meanwhile; after a reload of the page, from the server's queue.
  */
 
@@ -163,8 +163,8 @@ export class Prompts {
    * @param {string} promptId
    * @param {string} from a node's execution id
    * @param {string} to
-   * @returns {boolean | null} whether what the one node makes goes into the other, by whatever ways;
-   *   null where the prompt does not say
+   * @returns {boolean | null} whether what the one node makes goes into the other, by any path;
+   *   null if the prompt does not say
    */
   leadsTo(promptId, from, to) {
     const prompt = this._known.get(promptId)?.nodes ?? {};
@@ -209,7 +209,7 @@ export class Prompts {
 /** Where a sampler has its seed, or takes its noise from. */
 const SEEDED = ["seed", "noise_seed", "noise"];
 
-/** Inputs of samplers that say something, or lead to the node that says it. */
+/** The inputs that hold each fact, or lead to the node that holds it. */
 const INPUTS = {
   seed: [...SEEDED, "value"],
   sampler: ["sampler_name", "sampler", "value"],
@@ -223,7 +223,7 @@ const INPUTS = {
  * @param {string[]} names of inputs
  * @param {string} type of the value
  * @param {number} [depth]
- * @returns {any} null where none says it
+ * @returns {any} null if none holds it
  */
 function valueOf(nodes, id, names, type, depth = 4) {
   const inputs = nodes[id]?.inputs ?? {};

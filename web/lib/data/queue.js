@@ -1,6 +1,6 @@
-/** The prompts of this page of which no sampler has begun: those that wait, and the one that is getting there. */
+/** This page's prompts whose samplers have not begun: those that wait, and one that has just started. */
 
-import { ENDINGS, api, clientId, getJson, listen } from "../host/comfy.js";
+import { ENDINGS, clientId, getJson, listen, postJson } from "../host/comfy.js";
 
 /** @typedef {import("./prompts.js").Origin} Origin */
 /**
@@ -9,7 +9,7 @@ import { ENDINGS, api, clientId, getJson, listen } from "../host/comfy.js";
  * @property {boolean} running whether it is its turn
  */
 
-/** Tells of changes by the event `change`. */
+/** Dispatches `change`. */
 export class Queue extends EventTarget {
   /**
    * @param {import("./store.js").FrameStore} store
@@ -32,7 +32,7 @@ export class Queue extends EventTarget {
       this._tell();
     });
     for (const name of ENDINGS) listen(name, (told) => this._keep(({ promptId }) => promptId !== told?.prompt_id));
-    // Somebody may take prompts out of the queue elsewhere. Of those of others nothing is known here.
+    // Prompts may be removed from the queue elsewhere. Nothing is known here of other clients' prompts.
     listen("status", (told) => {
       const begun = store.live && !this.waiting.some(({ running }) => running) ? 1 : 0;
       if (told?.exec_info?.queue_remaining < this.waiting.length + begun && this.waiting.length) void this.ask();
@@ -55,8 +55,7 @@ export class Queue extends EventTarget {
   async skip(promptId) {
     const waits = this.waiting.some((one) => one.promptId === promptId && !one.running);
     const [route, what] = waits ? ["/queue", { delete: [promptId] }] : ["/interrupt", { prompt_id: promptId }];
-    const headers = { "Content-Type": "application/json" };
-    await api.fetchApi(route, { method: "POST", headers, body: JSON.stringify(what) });
+    await postJson(route, what);
     if (waits) this._keep((one) => one.promptId !== promptId);
   }
 

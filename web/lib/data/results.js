@@ -73,7 +73,7 @@ export class Results {
   /**
    * @param {string} promptId
    * @param {string} node
-   * @returns {Run[]} those whose sampler leads to the node; the last one where that is not known
+   * @returns {Run[]} those whose sampler leads to the node; the last one if that is not known
    */
   _madeFrom(promptId, node) {
     const runs = this.store.runs.filter((run) => run.promptId === promptId);

@@ -1,5 +1,5 @@
 /**
- * Keeps the runs that are over for the time after a reload: what each was made of, its last step and its
+ * Keeps the runs that are over across a reload: what each was made of, its last step and its
  * result as small copies. What the store forgets is forgotten here, too.
  */
 
@@ -89,7 +89,7 @@ export class RunArchive {
 /**
  * @template T
  * @param {Promise<T>} promise
- * @returns {Promise<T | null>} null where it fails: the browser may refuse at any time
+ * @returns {Promise<T | null>} null if it fails: the browser may refuse at any time
  */
 function attempt(promise) {
   return promise.catch(() => null);
@@ -97,7 +97,7 @@ function attempt(promise) {
 
 /**
  * @param {Run} run
- * @returns {string} differs where a run has to be written again
+ * @returns {string} differs when a run has to be written again
  */
 function versionOf(run) {
   const end = endOf(run);

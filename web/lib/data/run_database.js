@@ -1,4 +1,4 @@
-/** Records of runs in this browser's own database. Nothing of it leaves the browser. */
+/** Records of runs in this browser's own database. Nothing leaves the browser. */
 
 const NAME = "sidestream";
 const RUNS = "runs";
@@ -11,7 +11,7 @@ const RUNS = "runs";
  * @property {() => Promise<unknown>} clear
  */
 
-/** @returns {Promise<Database>} rejected where the browser refuses one */
+/** @returns {Promise<Database>} rejects if the browser refuses one */
 export async function openDatabase() {
   const opening = indexedDB.open(NAME, 1);
   opening.onupgradeneeded = () => opening.result.createObjectStore(RUNS, { keyPath: "id" });

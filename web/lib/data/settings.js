@@ -50,10 +50,10 @@ const PAGE_FIELDS = {
   },
 };
 
-/** Units that a label speaks of already, and that each language has a word for. */
+/** Units that a label already names, and that each language has a word for. */
 const COUNTS = ["steps", "frames", "images"];
 
-/** Tells by the event `change` that a value was changed, wherever. */
+/** Dispatches `change` when a value was changed, in the panel or elsewhere. */
 export class Settings extends EventTarget {
   constructor() {
     super();
@@ -88,7 +88,7 @@ export class Settings extends EventTarget {
       ...Object.entries(this.fields).map(([name, field]) => entry(name, field, "Previews")),
       ...Object.entries(own).map(([name, field]) => entry(name, field, "Panel")),
     ];
-    // The page tells before the value is there.
+    // The page notifies before the value is there.
     const onChange = () => queueMicrotask(() => this.dispatchEvent(new CustomEvent("change")));
     // The dialog shows a group's last entry first.
     return all.map((made, index) => ({ ...made, onChange, sortOrder: all.length - index }));
@@ -96,8 +96,8 @@ export class Settings extends EventTarget {
 
   /**
    * @param {string} name
-   * @returns {any} the stored value, or the default where that is none that the field allows; undefined
-   *   where the server did not say what there is
+   * @returns {any} the stored value, or the default if the field does not allow that; undefined if the
+   *   server did not say what there is
    */
   get(name) {
     const field = this.fields[name] ?? PAGE_FIELDS[name];

@@ -1,12 +1,12 @@
 /** Whether this user shares previews on the watch page, and its address. */
 
-import { api, getJson } from "../host/comfy.js";
+import { getJson, postJson } from "../host/comfy.js";
 
 const ROUTE = "/sidestream/sharing";
 const LOOPBACK = /^(localhost|127(\.\d+){3}|\[::1\])$/;
 
 /**
- * @typedef {object} Shared What the server says of it.
+ * @typedef {object} Shared The server's answer.
  * @property {string} user which of ComfyUI's users this is
  * @property {boolean} on
  * @property {string} key empty until it is first switched on
@@ -16,11 +16,11 @@ const LOOPBACK = /^(localhost|127(\.\d+){3}|\[::1\])$/;
 
 export class Sharing {
   constructor() {
-    /** @type {Shared | null} null where the server does not say */
+    /** @type {Shared | null} null if the server did not answer */
     this.told = null;
   }
 
-  /** What each prompt says of itself, so that the server knows whose switch holds for it. */
+  /** Sent with each prompt, so that the server knows whose switch applies to it. */
   get mark() {
     return this.told ? { user: this.told.user } : {};
   }
@@ -35,16 +35,12 @@ export class Sharing {
   }
 
   /**
-   * Throws where the server does not do it.
+   * Throws if the server refuses.
    *
    * @param {{ on: boolean } | { renew: true }} what
    */
   async change(what) {
-    const response = await api.fetchApi(ROUTE, {
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify(what),
-    });
+    const response = await postJson(ROUTE, what);
     const answer = await response.json();
     if (!response.ok) throw new Error(answer.error);
     this.told = answer;

@@ -8,7 +8,7 @@
 
 /**
  * @param {Run} run
- * @returns {number} 1 where its first picture is what the sampler started from: step 0
+ * @returns {number} 1 if its first picture is what the sampler started from: step 0
  */
 function startSlots({ frames: [first], foreign }) {
   return first?.step === 0 && first.totalSteps && !foreign ? 1 : 0;
@@ -50,7 +50,7 @@ export function slotsReached(run) {
 /**
  * @param {Frame[]} pictures
  * @param {number} slot
- * @returns {number} the index of the one that is the nearest to it; -1 where there is none
+ * @returns {number} the index of the one that is the nearest to it; -1 if there is none
  */
 export function nearest(pictures, slot) {
   let best = -1;

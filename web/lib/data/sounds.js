@@ -1,15 +1,15 @@
-/** Sounds of runs: told of by the server, and fetched when somebody wants to hear them. */
+/** Sounds of runs: announced by the server, and fetched when the user wants to hear them. */
 
 import { get } from "../host/comfy.js";
 
 /** @typedef {import("./store.js").Sound} Sound */
 /** @typedef {import("./store.js").FrameStore} FrameStore */
 
-/** @type {WeakMap<Sound, Promise<Blob | null>>} those on their way */
+/** @type {WeakMap<Sound, Promise<Blob | null>>} requests in flight */
 const asked = new WeakMap();
 
 /**
- * A sound's file; null where the server has it no more.
+ * A sound's file; null if the server no longer has it.
  *
  * @param {FrameStore} store
  * @param {Sound} sound

@@ -12,7 +12,7 @@ const INTERVAL_MS = 2000;
 /** Notices about a choice of the user's, or about something good enough. */
 const MILD = new Set(["paused", "off", "missing", "slow", "noSound"]);
 
-/** Asks `GET /sidestream/status` while a panel is open and something runs. Tells by `change`. */
+/** Asks `GET /sidestream/status` while a panel is open and something runs. Dispatches `change`. */
 export class ServerStatus extends EventTarget {
   /** @param {FrameStore} store */
   constructor(store) {
@@ -112,7 +112,7 @@ export function notice(status, liveSettings, run) {
 }
 
 /**
- * That a decoder file is missing, and where it is to be had.
+ * That a decoder file is missing, and where to download it.
  *
  * @param {string} key
  * @param {import("./store.js").MissingFile} missing

@@ -59,7 +59,7 @@ import { Thumbnails } from "./thumbnails.js";
 /**
  * @typedef {object} MissingFile A decoder that is not there.
  * @property {string} file its name
- * @property {string} url where it is to be had
+ * @property {string} url where to download it
  * @property {number} megabytes 0 where that is not known
  * @property {string} folder where to put it
  * @property {string} models that it is for
@@ -86,9 +86,9 @@ import { Thumbnails } from "./thumbnails.js";
  * @property {boolean} foreign whether the previews are ComfyUI's or another pack's
  * @property {Frame[]} frames by age
  * @property {import("./results.js").Output[]} outputs those that nobody has asked for yet
- * @property {Frame[]} results what came of it, as far as it was asked for
+ * @property {Frame[]} results what came of it, as far as it was fetched
  * @property {Sound[]} sounds by age; but for the newest, those that were fetched
- * @property {string} noSound why it has none though that was asked for: see the server's transport.py
+ * @property {string} noSound why it has none although one was asked for: see the server's transport.py
  * @property {number} bytes
  * @property {number} stage from 1: which sampling of its node
  * @property {number} step within the stage
@@ -116,9 +116,9 @@ const MAX_ENDED = 100;
 const THUMBNAILS_SHARE = 1 / 4;
 
 /**
- * Tells of changes by the events `frame` (detail: the Frame), `animation` (detail: the Frame that it
- * belongs to), `progress` (a sampler went on), `runs` (a run came, ended or was forgotten) and
- * `finished` (detail: the Run that was finished early).
+ * Dispatches `frame` (detail: the Frame), `animation` (detail: the Frame that it belongs to), `progress` (a
+ * sampler advanced), `runs` (a run came, ended or was forgotten) and `finished` (detail: the Run that was
+ * finished early).
  */
 export class FrameStore extends EventTarget {
   /**
@@ -293,7 +293,7 @@ export class FrameStore extends EventTarget {
     this.dispatchEvent(new CustomEvent("animation", { detail: frame }));
   }
 
-  /** @param {Sound} sound a newer one; those before it that nobody fetched are gone */
+  /** @param {Sound} sound a newer one; earlier ones that were not fetched are gone */
   addSound(sound) {
     const { run } = sound;
     run.noSound = "";
@@ -321,7 +321,7 @@ export class FrameStore extends EventTarget {
     this._tell("runs");
   }
 
-  /** @param {Sound} sound the server has it no more */
+  /** @param {Sound} sound which the server no longer has */
   dropSound(sound) {
     const { run } = sound;
     run.sounds = run.sounds.filter((one) => one !== sound);
@@ -339,7 +339,7 @@ export class FrameStore extends EventTarget {
     if (ended.length) this._dropSpent();
   }
 
-  /** @param {string} promptId of a prompt that is over, and so are its runs, also those that are told of late */
+  /** @param {string} promptId of a prompt that is over, with its runs, even those announced later */
   endPrompt(promptId) {
     this._ended.add(promptId);
     const [oldest] = this._ended;
@@ -437,8 +437,8 @@ export class FrameStore extends EventTarget {
   }
 
   /**
-   * Forget what is missed the least: of runs before those of the newest prompt all but their end; then
-   * some of these runs where they take more than half of the room.
+   * Discard what matters least: of runs before those of the newest prompt all but their end; then some of
+   * these runs, if they take more than half of the memory.
    */
   _giveWay() {
     const { current } = this;

@@ -24,7 +24,7 @@ export class Thumbnails {
   /**
    * @param {Frame} frame
    * @param {number} side in pixels, of the square that it covers
-   * @returns {Promise<ImageBitmap | null>} null where it could not be decoded; closed, and so without
+   * @returns {Promise<ImageBitmap | null>} null if it could not be decoded; closed, and so without
    *   a width, if it was dropped meanwhile
    */
   of(frame, side) {

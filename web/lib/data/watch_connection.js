@@ -11,8 +11,8 @@ const SILENCE_MS = 40_000; // the server says something every 15 s
 /** @typedef {{ run: string | null, stage: number, step: number, total_steps: number }} Told */
 
 /**
- * Tells of pictures by `picture` (a Blob), of what runs by `progress` (`Told`), and of itself by `state`:
- * "open", "lost", "refused" or "full".
+ * Dispatches `picture` (detail: a Blob), `progress` (detail: `Told`) and `state` (detail: "open", "lost",
+ * "refused" or "full").
  */
 export class WatchConnection extends EventTarget {
   /**
@@ -34,7 +34,7 @@ export class WatchConnection extends EventTarget {
     if (this._socket) return;
     clearTimeout(this._timer);
     const socket = (this._socket = new WebSocket(this.address));
-    socket.onopen = () => socket.send(this.key); // in no address, which somebody might log
+    socket.onopen = () => socket.send(this.key); // not in the address, which may be logged
     socket.onmessage = ({ data }) => this._hear(data);
     socket.onclose = ({ code }) => this._end(code);
     this._expect(SILENCE_MS, () => this._end(0));

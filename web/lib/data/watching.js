@@ -11,7 +11,7 @@ import { endOf, newestAnimation, picturesOf, soundAt } from "./store.js";
 /** @typedef {import("./store.js").Run} Run */
 /** @typedef {import("./store.js").FrameStore} FrameStore */
 
-/** Tells of every change by the event `change`. */
+/** Dispatches `change` on every change. */
 export class Watching extends EventTarget {
   /** @param {FrameStore} store */
   constructor(store) {

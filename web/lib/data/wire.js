@@ -49,7 +49,7 @@ export function receive(store) {
       store.dispatchEvent(new CustomEvent("runs"));
     },
 
-    /** @param {any} told of a newer sound of a run, or why there is none */
+    /** @param {any} told a newer sound of a run, or why there is none */
     "sidestream.sound": (told) => {
       const run = store.runOf(told);
       if (told.why) store.haveNoSound(run, told.why);

@@ -7,7 +7,7 @@ export const app = pageApp;
 export const api = pageApi;
 
 /**
- * Hear the server's messages and the page's own events about it.
+ * Listen to the server's messages, and to the page's own events about the server.
  *
  * @param {string} event
  * @param {(detail: any) => void} hear
@@ -51,6 +51,15 @@ export async function getJson(route) {
 
 /**
  * @param {string} route below /api
+ * @param {object} what
+ */
+export function postJson(route, what) {
+  const headers = { "Content-Type": "application/json" };
+  return api.fetchApi(route, { method: "POST", headers, body: JSON.stringify(what) });
+}
+
+/**
+ * @param {string} route below /api
  * @returns {string} where the browser itself finds it
  */
 export function addressOf(route) {
@@ -75,7 +84,7 @@ export function nodeByExecutionId(executionId) {
   return node;
 }
 
-/** The workflow that is open on the canvas; null where the page does not say. */
+/** The workflow that is open on the canvas; null if the page does not say. */
 export function openWorkflow() {
   const workflows = /** @type {any} */ (app.extensionManager).workflow;
   const opened = workflows?.activeWorkflow ?? null;

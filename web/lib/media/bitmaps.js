@@ -14,7 +14,7 @@ const decoded = new Map();
  *
  * @param {Frame} frame
  * @param {(bitmap: ImageBitmap) => void} draw
- * @returns {Promise<boolean>} false where the picture could not be decoded
+ * @returns {Promise<boolean>} false if the picture could not be decoded
  */
 export async function withBitmap(frame, draw) {
   let pending = decoded.get(frame);

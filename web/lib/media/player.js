@@ -9,10 +9,10 @@ import { AnimationDecoder } from "./animation_decoder.js";
 const LOOK_AGAIN_MS = 500;
 
 /**
- * Tells of each picture drawn, and of playing and pausing, by the event `change`.
+ * Dispatches `change` for each picture drawn, and when it plays or pauses.
  *
- * A newer animation goes on where the last one was, and until its first picture is there the last
- * one is shown. Nothing is decoded where nobody can see it.
+ * A newer animation continues where the last one was, which is shown until the newer one's first picture
+ * is ready. Nothing is decoded while it is out of sight.
  */
 export class Player extends EventTarget {
   /**
@@ -107,13 +107,13 @@ export class Player extends EventTarget {
   async _open(animation) {
     const decoder = await AnimationDecoder.of(animation.blob).catch(complain);
     if (!decoder || this.animation !== animation) return;
-    // From the beginning, unless it takes the place of another one.
+    // From the beginning, unless it replaces another one.
     this._goTo(this._decoder ? this._now() : 0);
     this._decoder = decoder;
     this._draw();
   }
 
-  /** Draw the frame of now, and the others in their time. */
+  /** Draw the current frame, and the others when they are due. */
   _draw() {
     this._next(undefined);
   }

@@ -44,7 +44,7 @@ export function qrPath(code) {
 }
 
 /**
- * Mode, length, data and padding; null where they do not fit.
+ * Mode, length, data and padding; null if they do not fit.
  *
  * @param {Uint8Array} data
  * @param {number} version
@@ -236,7 +236,7 @@ function freePlaces(frame) {
 }
 
 /**
- * How much a code has of what readers stumble over: long runs, blocks, what looks like a finder.
+ * How hard a code is to read: long runs, blocks, what looks like a finder, more dark than light.
  *
  * @param {boolean[][]} code
  */

@@ -22,7 +22,7 @@ let lastId = 0;
  *
  * @param {HTMLCanvasElement} canvas takes the size of the picture
  * @param {Drawn} drawn
- * @param {(canvas: HTMLCanvasElement) => void} replaced told of a canvas that has taken its place
+ * @param {(canvas: HTMLCanvasElement) => void} replaced called with a canvas that replaces it
  * @returns {Renderer}
  */
 export function rendererOf(canvas, drawn, replaced) {

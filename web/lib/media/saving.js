@@ -233,7 +233,7 @@ function labelOf(picture, wishes, { width, height }) {
  */
 function originOf({ run, label }) {
   const seed = run.origin.seed ?? label?.seed;
-  // Numbers above 2 ** 53 are not read exactly: rather none than another.
+  // Numbers above 2 ** 53 are not read exactly: better none than a wrong one.
   const exact = Number.isSafeInteger(seed) ? seed : undefined;
   return { prompt_id: run.promptId, node_id: run.nodeId, run: run.foreign ? undefined : run.id, seed: exact };
 }

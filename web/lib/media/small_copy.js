@@ -6,7 +6,7 @@ const BYTES = 64 * 1024;
 
 /**
  * @param {import("../data/store.js").Frame} picture
- * @returns {Promise<import("../data/store.js").SmallCopy>} the picture itself where a copy would not be smaller
+ * @returns {Promise<import("../data/store.js").SmallCopy>} the picture itself if a copy would not be smaller
  */
 export async function smallCopy({ blob, width, height }) {
   if (blob.size <= BYTES) return { blob, width, height };

@@ -1,8 +1,8 @@
 /**
- * Plays a run's sound: in step with the animation that is played, or by itself where there is none.
+ * Plays a run's sound: in step with the animation that is played, or by itself if there is none.
  *
- * Silent until somebody asks, and until then nothing is fetched. By the Web Audio API: servers may
- * forbid the page to give an <audio> element what it has fetched.
+ * Silent until the user asks; until then nothing is fetched. It uses the Web Audio API, because a server's
+ * policy may keep an <audio> element from playing what the page has fetched.
  */
 
 /** @typedef {import("../data/store.js").Sound} Sound */
@@ -11,12 +11,12 @@
 /** Seconds that the sound may be away from the picture. */
 const DRIFT = 0.12;
 
-/** How far the sound's own pace may be from the video's, so that it is not changed. */
+/** Up to this difference from the video's pace, the sound keeps its own. */
 const SAME_PACE = 0.05;
 
 const TELL_MS = 100;
 
-/** Tells of each change by the event `change`, and while it plays by itself as time goes on. */
+/** Dispatches `change` on each change, and regularly while it plays by itself. */
 export class SoundPlayer extends EventTarget {
   /**
    * @param {Window & typeof globalThis} window
@@ -28,7 +28,7 @@ export class SoundPlayer extends EventTarget {
     this.window = window;
     this.player = player;
     this.fileOf = fileOf;
-    /** Whether somebody asked to hear it. */
+    /** Whether the user asked to hear it. */
     this.on = false;
     this.volume = 1;
     /** @type {Sound | null} what is to be heard */
@@ -37,7 +37,7 @@ export class SoundPlayer extends EventTarget {
     this._loaded = null;
     /** @type {AudioBuffer | null} */
     this._buffer = null;
-    /** @type {AudioContext | null} made when somebody asks: browsers allow it only then */
+    /** @type {AudioContext | null} made when the user asks: browsers allow it only then */
     this._context = null;
     /** @type {GainNode | null} */
     this._gain = null;
@@ -109,7 +109,7 @@ export class SoundPlayer extends EventTarget {
     this._tell();
   }
 
-  /** @param {Sound} sound goes on where the one before was */
+  /** @param {Sound} sound continues where the one before was */
   async _load(sound) {
     const context = (this._context ??= this._opened());
     void context.resume();

@@ -24,7 +24,7 @@ const REPLACE = 0x02;
  * @property {number} width
  * @property {number} height
  * @property {number} duration in milliseconds
- * @property {boolean} blend whether what was there before shines through
+ * @property {boolean} blend whether what was there before shows through
  * @property {boolean} dispose whether its place is cleared before the next frame
  * @property {boolean} whole whether nothing of the frames before it can be seen
  */

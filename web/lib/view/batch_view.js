@@ -66,7 +66,7 @@ export class BatchView {
   }
 
   /**
-   * Lie over the picture, wherever that is.
+   * Cover the picture, wherever it is.
    *
    * @param {HTMLElement} picture
    */

@@ -28,11 +28,11 @@ export class ContactSheet {
     this.pictures = new OneAFrame(window, SIDE);
     /** @type {Map<string, RunTile>} by run; by prompt before there is one */
     this.tiles = new Map();
-    /** @type {RunTile | null} the one that the Tab key comes by */
+    /** @type {RunTile | null} the one that the Tab key reaches */
     this.reachable = null;
     this.isOpen = false;
     this.starredOnly = false;
-    /** @type {Run | null} which can be put back */
+    /** @type {Run | null} which can be restored */
     this._removed = null;
     this._timer = 0;
 
@@ -195,7 +195,7 @@ export class ContactSheet {
     if (run) this.shared.store.restore(run);
   }
 
-  /** What was deleted cannot be put back any more. */
+  /** What was deleted can no longer be restored. */
   _settle() {
     clearTimeout(this._timer);
     this._removed = null;

@@ -188,7 +188,7 @@ export class Controls {
       min,
       ...reach,
       "aria-label": label,
-      // While it is dragged only its own number moves; what it comes to is told once, at the end.
+      // While it is dragged only its own number moves; the server is told once, at the end.
       oninput: () => {
         isDragged = true;
         write(fit(slider.valueAsNumber));

@@ -3,22 +3,17 @@
  * sigma, and the time of each step. A step has the same place as on the bar above.
  */
 
-import { elementsOf, keepFromPage, setText } from "./dom.js";
+import { elementsOf, fold, setAttribute, setText, svg } from "./dom.js";
 import { NOTHING } from "./progress.js";
 import { NAMES, SETTLED, curvesOf, pointAt, settledAfter, topOf } from "../data/curves.js";
 import { slotCount, slotOf } from "../data/slots.js";
-import { t } from "../host/strings.js";
+import { leftToRight, t } from "../host/strings.js";
 
 /** @typedef {import("../data/curves.js").Point} Point */
 /** @typedef {import("../data/store.js").Frame} Frame */
 /** @typedef {import("../data/store.js").Run} Run */
 /** @typedef {typeof NAMES[number]} Name */
 /** @typedef {ReturnType<Curves["_row"]>} Row */
-
-const SVG = "http://www.w3.org/2000/svg";
-
-/** Where the browser remembers that the curves are open. */
-const OPEN = "SideStream.curves";
 
 /** What is drawn, from below: the compared run and its step, then the watched one and its step. */
 const LINES = /** @type {const} */ (["there", "other", "here", "own"]);
@@ -34,12 +29,9 @@ export class Curves {
     this.watching = watching;
     this.rows = NAMES.map((name) => this._row(document, name));
     this.answer = element("span", { class: "ss-answer", title: t("curves.answerTooltip", { percent: percent(SETTLED) }) });
-    this.element = element(
-      "details",
-      { class: "ss-curves", open: localStorage.getItem(OPEN) !== null, hidden: true, ontoggle: () => this._onToggle() },
-      element("summary", { onkeydown: keepFromPage }, t("curves.label"), " ", this.answer),
-      ...this.rows.map((row) => row.element),
-    );
+    const summary = [t("curves.label"), " ", this.answer];
+    this.element = fold(element, "curves", () => this.update(), summary, ...this.rows.map((row) => row.element));
+    this.element.hidden = true;
   }
 
   /**
@@ -50,24 +42,11 @@ export class Curves {
     const element = this.make;
     const own = element("span", { class: "ss-curve-value" });
     const other = element("span", { class: "ss-curve-value ss-curve-other" });
-    const chart = document.createElementNS(SVG, "svg");
-    chart.setAttribute("preserveAspectRatio", "none");
-    const paths = LINES.map((line) => {
-      const path = document.createElementNS(SVG, "path");
-      path.setAttribute("class", `ss-curve-${line}`);
-      chart.append(path);
-      return path;
-    });
+    const paths = LINES.map((line) => svg(document, "path", { class: `ss-curve-${line}` }));
+    const chart = svg(document, "svg", { preserveAspectRatio: "none" }, ...paths);
     const caption = element("div", { class: "ss-curve-caption" }, element("span", {}, t(`curves.${name}`)), own, other);
-    const row = element("div", { class: "ss-curve", role: "img", title: t(`curves.${name}Tooltip`) }, caption);
-    row.append(chart);
+    const row = element("div", { class: "ss-curve", role: "img", title: t(`curves.${name}Tooltip`) }, caption, chart);
     return { name, element: row, own, other, chart, paths };
-  }
-
-  _onToggle() {
-    if (this.element.open) localStorage.setItem(OPEN, "open");
-    else localStorage.removeItem(OPEN);
-    this.update();
   }
 
   /** Show the curves of the watched run, if there are any. */
@@ -89,7 +68,7 @@ export class Curves {
    * @param {Row} row
    * @param {number} count of the places on the bar
    * @param {{ points: Point[], frame: Frame | null }} own
-   * @param {{ points: Point[], frame: Frame | null }} other nothing where none is compared
+   * @param {{ points: Point[], frame: Frame | null }} other nothing if none is compared
    */
   _draw({ name, element, chart, paths, ...values }, count, own, other) {
     const all = [...own.points, ...other.points];
@@ -110,17 +89,6 @@ export class Curves {
     ].join(" ").trim();
     setAttribute(element, "aria-label", label);
   }
-}
-
-/**
- * Only if it changed, so that an idle panel touches nothing.
- *
- * @param {Element} element
- * @param {string} name
- * @param {string} value
- */
-function setAttribute(element, name, value) {
-  if (element.getAttribute(name) !== value) element.setAttribute(name, value);
 }
 
 /**
@@ -171,10 +139,10 @@ function textOf(name, value) {
   if (!isFinite(value)) return NOTHING;
   if (name === "change") return percent(value);
   if (name === "sigma") return String(Number(value.toPrecision(3)));
-  return value < 1000 ? `${Math.round(value)} ms` : `${(value / 1000).toFixed(1)} s`;
+  return leftToRight(value < 1000 ? `${Math.round(value)} ms` : `${(value / 1000).toFixed(1)} s`);
 }
 
 /** @param {number} share */
 function percent(share) {
-  return `${Number((share * 100).toPrecision(2))} %`;
+  return leftToRight(`${Number((share * 100).toPrecision(2))}\u00a0%`);
 }

@@ -3,7 +3,7 @@
 import { elementsOf } from "./dom.js";
 import { t } from "../host/strings.js";
 
-/** @typedef {{ device: string, path: string, problem: string | null }} Device as the server tells of it */
+/** @typedef {{ device: string, path: string, problem: string | null }} Device as the server describes it */
 
 /** The server's names of its paths; a device in one becomes a value of the text. */
 const PATHS = /** @type {[RegExp, string][]} */ ([

@@ -33,6 +33,21 @@ export function elementsOf(document) {
 /** @typedef {ReturnType<typeof elementsOf>} ElementMaker */
 
 /**
+ * @template {keyof SVGElementTagNameMap} K
+ * @param {Document} document
+ * @param {K} tag
+ * @param {Record<string, string>} [attributes]
+ * @param {...Node} children
+ * @returns {SVGElementTagNameMap[K]}
+ */
+export function svg(document, tag, attributes = {}, ...children) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
+
+/**
  * A button that shows an icon; its label is its tooltip and its name for screen readers.
  *
  * @param {ElementMaker} element
@@ -65,6 +80,31 @@ export function setIcon(button, icon, label) {
 }
 
 /**
+ * A part that is closed until it is opened; the browser remembers that.
+ *
+ * @param {ElementMaker} element
+ * @param {string} name by which it is remembered; its class is `ss-` and that
+ * @param {() => void} toggled
+ * @param {(Node | string)[]} summary
+ * @param {...Node} children
+ */
+export function fold(element, name, toggled, summary, ...children) {
+  const key = `SideStream.${name}`;
+  const ontoggle = () => {
+    if (details.open) localStorage.setItem(key, "open");
+    else localStorage.removeItem(key);
+    toggled();
+  };
+  const details = element(
+    "details",
+    { class: `ss-${name}`, open: localStorage.getItem(key) !== null, ontoggle },
+    element("summary", { onkeydown: keepFromPage }, ...summary),
+    ...children,
+  );
+  return details;
+}
+
+/**
  * Write text only if it changed, so that an idle panel touches nothing.
  *
  * @param {Element} element
@@ -72,6 +112,17 @@ export function setIcon(button, icon, label) {
  */
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
+}
+
+/**
+ * The same for an attribute.
+ *
+ * @param {Element} element
+ * @param {string} name
+ * @param {string} value
+ */
+export function setAttribute(element, name, value) {
+  if (element.getAttribute(name) !== value) element.setAttribute(name, value);
 }
 
 /**

@@ -1,12 +1,12 @@
 /**
- * Once, where previews stream and nobody has ever opened a panel: a note beside the eye that opens it.
- * It stays until it is dismissed or a panel is opened, and never comes again.
+ * Shown once, when previews stream and no panel has ever been opened: a note beside the eye that opens it.
+ * It stays until it is dismissed or a panel is opened, and never returns.
  */
 
 import { elementsOf, keepFromPage, setText } from "./dom.js";
-import { t } from "../host/strings.js";
+import { t, writing } from "../host/strings.js";
 
-/** Where the browser remembers that it is known. */
+/** The key under which the browser remembers that it is known. */
 const KNOWN = "SideStream.hint";
 const GAP = 12; // for the arrow
 const MARGIN = 8;
@@ -24,7 +24,7 @@ export class EyeHint {
     this.text = element("span");
     this.element = element(
       "div",
-      { class: "ss-eye-hint", role: "status" },
+      { class: "ss-eye-hint", role: "status", ...writing() },
       this.text,
       element("button", { type: "button", onclick: () => this.dismiss(), onkeydown: keepFromPage }, t("hint.dismiss")),
     );
@@ -32,13 +32,13 @@ export class EyeHint {
     const { signal } = this._ending;
     if (localStorage.getItem(KNOWN) !== null) return;
     store.addEventListener("frame", (/** @type {any} */ { detail }) => !detail.run.foreign && this._show(), { signal });
-    // The page's own size is observed, so that no listener lies on what all packs share.
+    // Observes the page's size instead of listening on the window that all packs share.
     const resized = new ResizeObserver(() => this.element.isConnected && this._place());
     resized.observe(document.documentElement);
     signal.addEventListener("abort", () => resized.disconnect());
   }
 
-  /** It is known now where previews are. */
+  /** The user knows now where previews are. */
   dismiss() {
     this._ending.abort();
     this.element.remove();

@@ -1,6 +1,6 @@
 /** What a run is made of, in words. */
 
-import { t } from "../host/strings.js";
+import { leftToRight, t } from "../host/strings.js";
 
 /** @typedef {import("../data/store.js").Run} Run */
 
@@ -13,7 +13,7 @@ export function originTexts(origin, steps = origin.steps) {
     seed: origin.seed === null ? "" : t("sheet.seed", { seed: origin.seed }),
     sampler: origin.sampler,
     steps: steps ? t("sheet.steps", { steps }) : "",
-    cfg: origin.cfg === null ? "" : t("sheet.cfg", { cfg: origin.cfg }),
+    cfg: origin.cfg === null ? "" : leftToRight(t("sheet.cfg", { cfg: origin.cfg })),
   };
 }
 

@@ -60,7 +60,7 @@ const dismissed = new Set();
  * @param {HTMLElement} container
  * @param {Shared} shared
  * @param {{ canPopOut?: boolean }} [options]
- * @returns {() => void} takes it down again
+ * @returns {() => void} removes it again
  */
 export function openPanel(container, shared, { canPopOut = true } = {}) {
   const closing = new AbortController();

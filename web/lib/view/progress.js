@@ -1,6 +1,6 @@
 /** How far and how long: the step, the time so far, the pace, the time left. */
 
-import { elementsOf, setText, whenEnded } from "./dom.js";
+import { elementsOf, setAttribute, setText, whenEnded } from "./dom.js";
 import { clockText } from "../data/pace.js";
 import { stepText, t } from "../host/strings.js";
 
@@ -37,7 +37,7 @@ export class Progress {
     whenEnded(signal, () => clearInterval(timer));
   }
 
-  /** The run that is told of: the watched one, or the one that begins while its last one is still shown. */
+  /** The run shown here: the watched one, or one that begins while the picture is still of the last one. */
   get run() {
     const { watching, store } = this.shared;
     if (!watching.isLive || watching.pinnedNode !== null) return watching.run;
@@ -68,8 +68,7 @@ export class Progress {
     if (count === 0) return;
     const label = t("stats.notFinite", { count });
     setText(this.notFinite, `⚠ ${count}`);
-    this.notFinite.title = label;
-    if (this.notFinite.ariaLabel !== label) this.notFinite.setAttribute("aria-label", label);
+    for (const name of ["title", "aria-label"]) setAttribute(this.notFinite, name, label);
   }
 }
 

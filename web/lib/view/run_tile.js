@@ -2,7 +2,7 @@
 
 import { showWorkflow, toast } from "../host/comfy.js";
 import { copied } from "./clipboard.js";
-import { elementsOf, iconButton, setIcon, setText } from "./dom.js";
+import { elementsOf, iconButton, setAttribute, setIcon, setText } from "./dom.js";
 import { FinishButton, finishedText } from "./finish_button.js";
 import { originTexts } from "./origin_text.js";
 import { clockText } from "../data/pace.js";
@@ -32,7 +32,7 @@ export class RunTile {
     /** @type {Waiting | null} */
     this.waiting = null;
     this.promptId = "";
-    /** Whether it is where it can be seen. */
+    /** Whether it is in sight. */
     this.inView = false;
     /** @type {import("../data/store.js").Frame | null} */
     this._shown = null;
@@ -127,7 +127,7 @@ export class RunTile {
     this._draw();
   }
 
-  /** @param {boolean} on whether the Tab key comes by */
+  /** @param {boolean} on whether the Tab key reaches it */
   setReachable(on) {
     for (const button of this.buttons) button.tabIndex = on ? 0 : -1;
   }
@@ -160,11 +160,9 @@ export class RunTile {
     setText(this.state, state);
     const name = t("sheet.name", { title, seed: texts.seed || "–" });
     const about = [name, this.made.textContent, state, took, finishedText(run), run && clock.format(run.startedAt)];
-    const tooltip = about.filter(Boolean).join("\n");
-    if (this.picture.title !== tooltip) this.picture.title = tooltip;
-    if (this.element.ariaLabel !== name) this.element.setAttribute("aria-label", name);
-    const label = `${name}, ${state}`;
-    if (this.picture.ariaLabel !== label) this.picture.setAttribute("aria-label", label);
+    setAttribute(this.picture, "title", about.filter(Boolean).join("\n"));
+    setAttribute(this.element, "aria-label", name);
+    setAttribute(this.picture, "aria-label", `${name}, ${state}`);
     const done = run?.live && run.totalSteps ? run.step / run.totalSteps : 0;
     this.picture.style.setProperty("--progress", String(done));
   }

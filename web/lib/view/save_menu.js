@@ -49,7 +49,7 @@ export class SaveMenu {
       element("i", { class: "pi pi-download", "aria-hidden": "true" }),
       this.label,
     );
-    // The browser closes it by a press anywhere else, also by one that the page keeps to itself.
+    // The browser closes it on a press anywhere else, even one that the page handles itself.
     this.list = element(
       "div",
       { class: "ss-menu-list", popover: true },

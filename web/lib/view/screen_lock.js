@@ -11,7 +11,7 @@ export class ScreenLock {
     this._held = null;
     this._until = 0;
     this._timer = 0;
-    // The browser takes it back whenever the page is hidden.
+    // The browser releases it whenever the page is hidden.
     view.addEventListener("visibilitychange", () => void this._request());
   }
 

@@ -4,11 +4,11 @@ import { watchAddress } from "../data/sharing.js";
 import { toast } from "../host/comfy.js";
 import { t, writing } from "../host/strings.js";
 import { qrCode, qrPath } from "../media/qr_code.js";
-import { elementsOf, keepFromPage } from "./dom.js";
+import { elementsOf, keepFromPage, setText, svg } from "./dom.js";
 import { copied } from "./clipboard.js";
 
 const ASKING_MS = 3000;
-const SVG = "http://www.w3.org/2000/svg";
+const LOOK_AGAIN_MS = 3000;
 
 /** @typedef {import("../data/sharing.js").Sharing} Sharing */
 
@@ -45,9 +45,20 @@ class SharingSetting {
       onchange: () => void this._change({ on: this.toggle.checked }),
     });
     this.shown = element("div", { class: "ss-shared", ...writing() });
+    this.watchers = element("p", { role: "status" });
+    this._address = "";
     this.element = element("div", { class: "ss-sharing", onkeydown: keepFromPage }, this.toggle, this.shown);
     this._update();
-    void sharing.load().then(() => this._update()); // another page may have changed it
+    void this._ask(); // another page may have changed it
+    const timer = setInterval(() => {
+      if (!this.element.isConnected) clearInterval(timer);
+      else if (this.sharing.told?.on) void this._ask(); // watchers come and go
+    }, LOOK_AGAIN_MS);
+  }
+
+  async _ask() {
+    await this.sharing.load();
+    this._update();
   }
 
   /** @param {Parameters<Sharing["change"]>[0]} what */
@@ -64,6 +75,10 @@ class SharingSetting {
     const { told } = this.sharing;
     this.toggle.disabled = !told;
     this.toggle.checked = told?.on ?? false;
+    setText(this.watchers, t("sharing.watchers", { count: told?.watchers ?? 0 }));
+    const address = told?.on ? watchAddress(told).address : "";
+    if (address === this._address) return;
+    this._address = address;
     this.shown.replaceChildren(...(told?.on ? this._details(told) : []));
   }
 
@@ -93,7 +108,7 @@ class SharingSetting {
       qrElement(document, address),
       field,
       element("div", { class: "ss-shared-buttons" }, copy, open, this._renewButton()),
-      element("p", { role: "status" }, t("sharing.watchers", { count: told.watchers })),
+      this.watchers,
       ...notes.filter(Boolean).map((note) => element("p", {}, note)),
     ];
   }
@@ -129,17 +144,12 @@ class SharingSetting {
 /**
  * @param {Document} document
  * @param {string} address
- * @returns {Element} empty where the address is too long
+ * @returns {Element} empty if the address is too long
  */
 function qrElement(document, address) {
   const code = qrCode(address);
   if (!code) return document.createElement("span");
-  const svg = document.createElementNS(SVG, "svg");
   const size = code.length + 8;
   const attributes = { viewBox: `0 0 ${size} ${size}`, class: "ss-qr", role: "img", "aria-label": t("sharing.qr") };
-  for (const [name, value] of Object.entries(attributes)) svg.setAttribute(name, value);
-  const path = document.createElementNS(SVG, "path");
-  path.setAttribute("d", qrPath(code));
-  svg.append(path);
-  return svg;
+  return svg(document, "svg", attributes, svg(document, "path", { d: qrPath(code) }));
 }

@@ -1,4 +1,4 @@
-/** The controls of a run's sound: hear it or not, how loud, and by itself also from where. */
+/** The controls of a run's sound: on or off, volume and, while it plays by itself, its position. */
 
 import { elementsOf, iconButton, keepFromPage, setIcon, setText } from "./dom.js";
 import { stepText, t } from "../host/strings.js";

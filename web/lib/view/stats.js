@@ -1,7 +1,7 @@
 /** The details: rate, latency, drops, share of the device, decoder and size, where previews are decoded. */
 
 import { Devices } from "./devices.js";
-import { elementsOf, keepFromPage, setText, whenEnded } from "./dom.js";
+import { elementsOf, fold, setAttribute, setText, svg, whenEnded } from "./dom.js";
 import { NOTHING, statTiles } from "./progress.js";
 import { SECONDS } from "../data/rates.js";
 import { leftToRight, t } from "../host/strings.js";
@@ -9,11 +9,7 @@ import { leftToRight, t } from "../host/strings.js";
 /** @typedef {import("./panel.js").Shared} Shared */
 /** @typedef {import("../data/store.js").Run} Run */
 
-const SVG = "http://www.w3.org/2000/svg";
 const NAMES = /** @type {const} */ (["rate", "latency", "dropped", "share", "picture"]);
-
-/** Where the browser remembers that the details are open. */
-const OPEN = "SideStream.details";
 
 /** @type {Record<string, string>} */
 const DECODERS = { taesd: "TAESD", latent2rgb: "Latent2RGB", taehv: "TAEHV", vae: "VAE" };
@@ -30,30 +26,16 @@ export class Stats {
     const { values, tiles } = statTiles(element, NAMES);
     this.values = values;
     this.tiles = tiles;
-    this.line = document.createElementNS(SVG, "polyline");
-    const chart = document.createElementNS(SVG, "svg");
-    chart.setAttribute("viewBox", `0 0 ${SECONDS - 1} 10`);
-    chart.setAttribute("preserveAspectRatio", "none");
-    chart.setAttribute("aria-hidden", "true");
-    chart.append(this.line);
-    this.chart = element("div", { class: "ss-spark", role: "img", title: t("stats.sparkTooltip") });
-    this.chart.append(chart);
+    this.line = svg(document, "polyline");
+    const box = { viewBox: `0 0 ${SECONDS - 1} 10`, preserveAspectRatio: "none", "aria-hidden": "true" };
+    const spark = svg(document, "svg", box, this.line);
+    this.chart = element("div", { class: "ss-spark", role: "img", title: t("stats.sparkTooltip") }, spark);
     this.devices = new Devices(document, shared.status);
     const numbers = element("dl", { "aria-label": t("stats.label") }, ...Object.values(this.tiles));
-    this.element = element(
-      "details",
-      { class: "ss-details", open: localStorage.getItem(OPEN) !== null, ontoggle: () => this._onToggle() },
-      element("summary", { onkeydown: keepFromPage }, t("stats.details")),
-      element("div", { class: "ss-stats" }, numbers, this.chart, this.devices.element),
-    );
+    const content = element("div", { class: "ss-stats" }, numbers, this.chart, this.devices.element);
+    this.element = fold(element, "details", () => this.update(), [t("stats.details")], content);
     const timer = setInterval(() => this.update(), 1000);
     whenEnded(signal, () => clearInterval(timer));
-  }
-
-  _onToggle() {
-    if (this.element.open) localStorage.setItem(OPEN, "open");
-    else localStorage.removeItem(OPEN);
-    this.update();
   }
 
   /** Show the current numbers, if they are open. */
@@ -80,8 +62,7 @@ export class Stats {
     const top = Math.max(4, ...counts);
     const points = counts.map((count, second) => `${second},${(9.5 - (count / top) * 9).toFixed(2)}`);
     this.line.setAttribute("points", points.join(" "));
-    const label = t("stats.sparkLabel", { most: Math.max(...counts) });
-    if (this.chart.getAttribute("aria-label") !== label) this.chart.setAttribute("aria-label", label);
+    setAttribute(this.chart, "aria-label", t("stats.sparkLabel", { most: Math.max(...counts) }));
   }
 }
 

@@ -4,7 +4,7 @@
  * the picture that a click would show.
  */
 
-import { elementsOf, keepFromPage, setText, whenEnded } from "./dom.js";
+import { elementsOf, keepFromPage, setAttribute, setText, svg, whenEnded } from "./dom.js";
 import { PageRenderer } from "../media/renderer.js";
 import { inPlaces, nearest, slotCount, slotOf, slotsReached, stepSlots } from "../data/slots.js";
 import { stepText, t } from "../host/strings.js";
@@ -12,7 +12,6 @@ import { stepText, t } from "../host/strings.js";
 /** @typedef {import("../data/store.js").Frame} Frame */
 /** @typedef {import("../data/store.js").Run} Run */
 
-const SVG = "http://www.w3.org/2000/svg";
 const LEAST_SIDE = 40; // of a small square, in CSS pixels
 const TRACK = 8; // the height of the marks of the steps below them
 const LEAST_THUMB = 4;
@@ -36,16 +35,9 @@ export class StepBar {
     this.watching = watching;
     this.window = /** @type {Window & typeof globalThis} */ (document.defaultView);
     this.canvas = element("canvas", { class: "ss-thumbnails", "aria-hidden": "true" });
-    this.track = document.createElementNS(SVG, "svg");
-    this.track.setAttribute("class", "ss-track");
-    this.track.setAttribute("preserveAspectRatio", "none");
-    this.track.setAttribute("aria-hidden", "true");
-    this.marks = MARKS.map((name) => {
-      const path = document.createElementNS(SVG, "path");
-      path.setAttribute("class", `ss-mark-${name}`);
-      this.track.append(path);
-      return path;
-    });
+    this.marks = MARKS.map((name) => svg(document, "path", { class: `ss-mark-${name}` }));
+    const look = { class: "ss-track", preserveAspectRatio: "none", "aria-hidden": "true" };
+    this.track = svg(document, "svg", look, ...this.marks);
     this.compared = element("div", { class: "ss-compared", hidden: true });
     this.slider = element("input", {
       type: "range",
@@ -129,9 +121,7 @@ export class StepBar {
       if (picture?.animation) drawn[MARKS.indexOf("animated")] += `M${slot + 0.3} .25h.4v.5h-.4z`;
     }
     this.track.setAttribute("viewBox", `0 0 ${count} 1`);
-    drawn.forEach((path, i) => {
-      if (this.marks[i].getAttribute("d") !== path) this.marks[i].setAttribute("d", path);
-    });
+    drawn.forEach((path, i) => setAttribute(this.marks[i], "d", path));
   }
 
   _drawSoon() {

@@ -42,14 +42,12 @@ export class Timeline {
       this.progress.element,
       element(
         "div",
-        { class: "ss-row ss-transport" },
+        { class: "ss-transport" },
         this.live,
         this.back,
         this.forth,
         this.compare,
-        element("span", { class: "ss-space" }),
-        this.save.element,
-        this.sheet,
+        element("div", { class: "ss-transport-end" }, this.save.element, this.sheet),
       ),
     );
   }

@@ -3,7 +3,7 @@
  * While an animation plays, the still of a newer step is small in the corner.
  */
 
-import { elementsOf, setText, whenEnded } from "./dom.js";
+import { elementsOf, setAttribute, setText, whenEnded } from "./dom.js";
 import { differences } from "./origin_text.js";
 import { BatchView } from "./batch_view.js";
 import { Player } from "../media/player.js";
@@ -53,7 +53,7 @@ export class Viewer {
 
     this.canvas = element("canvas", { class: "ss-canvas", width: 1, height: 1 });
     this.animation = element("canvas", { class: "ss-canvas ss-animation", width: 1, height: 1 });
-    // A video that came of the prompt; it covers its own still.
+    // A video that the prompt made; it covers its own still.
     this.video = element("video", { class: "ss-canvas ss-video", controls: true, loop: true, playsinline: true, hidden: true });
     this.video.muted = true;
     this.leftCanvas = element("canvas", { class: "ss-canvas ss-canvas-left", width: 1, height: 1 });
@@ -275,8 +275,7 @@ export class Viewer {
     const shown = this.played ?? this.drawn;
     const values = shown && { title: shown.run.title, step: stepText(shown) };
     const key = shown?.outputNode ? "viewer.result" : this.played ? "viewer.plays" : "viewer.shows";
-    const label = values ? t(key, values) : t("viewer.empty");
-    if (this.element.ariaLabel !== label) this.element.setAttribute("aria-label", label);
+    setAttribute(this.element, "aria-label", values ? t(key, values) : t("viewer.empty"));
   }
 
   /** Place the canvases, on whole device pixels. */

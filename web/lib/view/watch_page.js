@@ -138,7 +138,7 @@ class WatchPage {
 }
 
 /**
- * A colour to stand on, or none: for a page that is laid over others.
+ * A background colour, or none, for a page that is laid over others.
  *
  * @param {Document} document
  * @param {string} color as in CSS; also six hexadecimal digits alone
@@ -167,7 +167,7 @@ function addFullScreen(view, t) {
   };
   const toggle = () => {
     const done = document.fullscreenElement ? document.exitFullscreen() : document.documentElement.requestFullscreen();
-    done.catch(() => {}); // the browser did not want to; it stays as it is
+    done.catch(() => {}); // the browser refused; it stays as it is
   };
   name();
   button.addEventListener("click", toggle);
