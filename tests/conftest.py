@@ -5,6 +5,7 @@ The unit tests need none of them: they run without ComfyUI.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.util
 import os
@@ -77,28 +78,28 @@ def missing(what: str) -> NoReturn:
 
 LONGEST = ("test_host_suite", "test_benchmarks", "test_soak", "test_clients")
 """Modules with tests that take a minute: they begin early, and the others run beside them."""
-ONE_SERVER = ("test_end_to_end", "test_last_step", "test_video_end_to_end")
+ONE_SERVER = (
+    *("test_end_to_end", "test_last_step", "test_video_end_to_end", "test_sound_end_to_end"),
+    *("test_example_workflows", "test_frames_node", "test_help", "test_inert"),
+)
 """Modules that use the same server."""
-WITH_BROWSER = ("test_browser", "test_example_workflows", "test_help", "test_inert")
-"""Modules beside tests/web that open the page."""
+USUAL_PAGE = "[1.58.1 vue"
+"""In the names of most tests of the page, which take as long as those of all its other kinds."""
 
 
 def _group(nodeid: str) -> str:
-    """Which tests belong together: those of a module, or of all modules with one server.
-
-    One browser at a time: it draws by the CPU, and two would stop each other.
-    """
-    file = nodeid.partition("::")[0]
+    """Which tests belong together: those of a module, of modules with one server, of a page."""
+    file, _, test = nodeid.partition("::")
     module = Path(file).stem
-    if "web" in Path(file).parts or module in WITH_BROWSER:
-        return "page"
+    if "web" in Path(file).parts or module == "test_browser":
+        return "page" if USUAL_PAGE in test else "other pages"
     return "helpers" if module in ONE_SERVER else module
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where tests run side by side, begin with those that take longest."""
     if hasattr(config, "workerinput"):
-        first = ("page", *LONGEST)
+        first = ("page", "other pages", *LONGEST)
         order = {group: at for at, group in enumerate(first)}
         items.sort(key=lambda item: order.get(_group(item.nodeid), len(first)))
 
@@ -129,7 +130,7 @@ def _cuda_is_there() -> bool:
 
 # ComfyUI beside the tests: a process of its own
 
-HELPERS = ("clock", "probe", "samplers", "video")
+HELPERS = ("clock", "probe", "samplers", "sound", "video")
 """Entries of tests/hostpack that do not disturb each other: one server serves all who need any."""
 
 
@@ -152,7 +153,7 @@ class HostFactory:
         self,
         *arguments: str,
         pack: bool = True,
-        hostpack: tuple[str, ...] = (),
+        hostpack: tuple[str, ...] = HELPERS,
         early: tuple[str, ...] = (),
         fresh: bool = False,
     ) -> RunningHost:
@@ -270,6 +271,9 @@ def stage(comfy: HostModules) -> Iterator[Stage]:
     from sidestream.tests.stage import Stage
 
     made = Stage(comfy)
+    # Tests collect garbage hundreds of times: not among all that ComfyUI and torch keep for good.
+    gc.collect()
+    gc.freeze()
     yield made
     made.close()
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from sidestream.tests.conftest import HELPERS
 from sidestream.tests.graphs import demo_graph
 from sidestream.tests.pictures import decoded, psnr
 from sidestream.tools.comfy_client import parse_frame
@@ -33,7 +32,7 @@ SHOWN = """() => {
 def test_the_page_shows_on_the_sampler_node_a_preview_that_sidestream_sent(
     comfy_host, browser_page
 ):
-    running, page = comfy_host(hostpack=HELPERS), browser_page.page
+    running, page = comfy_host(), browser_page.page
     frames: list[Any] = []
 
     def receive(payload: str | bytes) -> None:

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from sidestream.tests.conftest import HELPERS
 from sidestream.tests.graphs import demo_graph
 from sidestream.tests.helpers import wait_until
 from sidestream.tests.sockets import RawSocket
@@ -36,7 +35,7 @@ STEP = 0.01  # seconds, of prompts whose frames are counted
 
 @pytest.fixture(scope="module")
 def running(comfy_host: Any) -> RunningHost:
-    return comfy_host(hostpack=HELPERS)
+    return comfy_host()
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from sidestream.preview.settings import FIELDS, Choice
-from sidestream.tests.conftest import HELPERS
 from sidestream.tests.graphs import (
     MODEL,
     NODE,
@@ -54,14 +53,13 @@ def reference(comfy_host: Any) -> Reference:
     from sidestream.tools.comfy_client import ComfyClient
 
     running = comfy_host(
-        "--preview-method", "latent2rgb", pack=False, hostpack=("demo_model_only",), fresh=True
+        "--preview-method", "latent2rgb", pack=False, hostpack=("demo_model_only",)
     )
     runs = {}
     with ComfyClient(running.url) as client:
         for sampler in ("euler", "euler_ancestral"):
             runs[sampler] = client.run(demo_graph(seed=SEED, sampler=sampler))
         latents = {name: client.saved_latent(run.prompt_id, SAVE) for name, run in runs.items()}
-    running.stop()
     assert not any(frame.sidestream for frame in runs["euler"].frames)
     return Reference(runs["euler"].frames, latents)
 
@@ -69,7 +67,7 @@ def reference(comfy_host: Any) -> Reference:
 @pytest.fixture(scope="module")
 def running(reference: Reference, comfy_host: Any) -> RunningHost:
     """ComfyUI with SideStream, started without any word about previews."""
-    return comfy_host(hostpack=HELPERS)
+    return comfy_host()
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from PIL import Image
-from sidestream.tests.conftest import HELPERS
 from sidestream.tests.graphs import MODEL, SAMPLER, demo_graph, new_seed
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ FULL = EVERY_STEP | {"budget": 0, "format": "png"}
 
 @pytest.fixture(scope="module")
 def running(comfy_host: Any) -> RunningHost:
-    return comfy_host(hostpack=HELPERS)
+    return comfy_host()
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sidestream.tests.conftest import HELPERS
 from sidestream.tests.graphs import SAMPLER, demo_graph, insert
 from sidestream.tools.comfy_client import Event, Frame
 
@@ -21,7 +20,7 @@ EVERY_STEP = {"sidestream": {"throttle_ms": 0, "budget": 0}}
 
 @pytest.fixture(scope="module")
 def running(comfy_host: Any) -> RunningHost:
-    return comfy_host(hostpack=HELPERS)
+    return comfy_host()
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ LISTENS = {"sidestream": {"accepts": ["sound"], "budget": 20, "throttle_ms": 0}}
 
 @pytest.fixture(scope="module")
 def running(comfy_host: Any) -> RunningHost:
-    return comfy_host(hostpack=("sound",))
+    return comfy_host()
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 from sidestream.benchmarks.weights import WAN, video_decoder
-from sidestream.tests.conftest import HELPERS
 from sidestream.tests.pictures import label_of
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ seeds = itertools.count()
 
 @pytest.fixture(scope="module")
 def running(comfy_host: Any) -> RunningHost:
-    return comfy_host(hostpack=HELPERS)
+    return comfy_host()
 
 
 @pytest.fixture

@@ -22,7 +22,6 @@ import numpy as np
 import psutil
 import pytest
 from sidestream.preview.deliver.watchers import FULL, MOST, REFUSED, UNKNOWN
-from sidestream.tests.conftest import HELPERS
 from sidestream.tests.graphs import demo_graph
 from sidestream.tests.helpers import wait_until
 from sidestream.tests.pictures import decoded
@@ -102,7 +101,7 @@ class Watch:
 
 @pytest.fixture(scope="module")
 def running(comfy_host: Any) -> RunningHost:
-    return comfy_host(hostpack=HELPERS)
+    return comfy_host()
 
 
 @pytest.fixture
@@ -148,7 +147,7 @@ def counted(client: ComfyClient) -> int:
 
 
 def test_i8_nothing_is_shared_by_default(comfy_host, connect):
-    running = comfy_host(hostpack=HELPERS, fresh=True)
+    running = comfy_host(fresh=True)
     client = connect(running)
     told = client.get("/sidestream/sharing")
     assert (told["on"], told["key"], told["watchers"]) == (False, "", 0)
@@ -282,7 +281,7 @@ def test_i8_another_sites_page_is_turned_away(running, client, watch, key):
 
 
 def test_i8_with_several_users_each_shares_their_own(comfy_host, connect):
-    running = comfy_host("--multi-user", hostpack=HELPERS, fresh=True)
+    running = comfy_host("--multi-user", fresh=True)
 
     def ask(path: str, body: Any, user: str = "") -> Any:
         headers = {"Content-Type": "application/json", **({"comfy-user": user} if user else {})}

@@ -83,11 +83,15 @@ class PanelPage:
 
     def open(self, settings: Mapping[str, Any] | None = None, path: str = "/") -> None:
         """Store `settings` for the user, on top of `QUIET_PAGE`, and load the page."""
-        stored = json.loads(self._get("/settings"))
-        own = {name: None for name in stored if name.startswith("SideStream.")}
-        self._post("/settings", {**own, **QUIET_PAGE, **(settings or {})})
+        self.store(settings or {})
         self.page.goto(self.url + path)
         self.wait_until_ready()
+
+    def store(self, settings: Mapping[str, Any]) -> None:
+        """Store `settings` on top of `QUIET_PAGE`, for pages that are loaded from now on."""
+        stored = json.loads(self._get("/settings"))
+        own = {name: None for name in stored if name.startswith("SideStream.")}
+        self._post("/settings", {**own, **QUIET_PAGE, **settings})
 
     def wait_until_ready(self) -> None:
         """Return once the page has set up the pack."""

@@ -1,7 +1,7 @@
 """The panel in the real page: two versions of it, each with classic nodes and with Nodes 2.0.
 
 What does not depend on the page is tested on its newest kind alone. One browser and one page for
-each kind serve all tests of a module; `panel` hands it out tidied up, and fails the test where the
+each kind serve all tests; `panel` hands it out tidied up, and fails the test where the
 pack wrote an error or a warning to the console.
 """
 
@@ -11,6 +11,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
@@ -18,10 +19,11 @@ from playwright.sync_api import expect
 from sidestream.tools.page import PanelPage
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page
+    from playwright.sync_api import Browser, ConsoleMessage, Page
 
     from ..conftest import HostFactory
 
+FOLDER = Path(__file__).parent
 OLDEST, NEWEST = "1.32.9", "1.58.1"
 ALL_KINDS = tuple(f"{version} {nodes}" for version in (OLDEST, NEWEST) for nodes in ("classic", "vue"))
 FAR_APART = (ALL_KINDS[0], ALL_KINDS[-1])
@@ -31,6 +33,8 @@ on_the_oldest_and_the_newest = pytest.mark.kinds(*FAR_APART)
 
 # What a page has drawn is waited for as long as a busy machine may take.
 expect.set_options(timeout=20_000)
+
+SIZE: Any = {"width": 1400, "height": 900}
 
 # What the page says by itself about the pack's nodes when it finds no internet.
 NOT_OURS = ("api.comfy.org", "comfyregistry", "Failed to load resource")
@@ -51,6 +55,8 @@ COUNT_ADDRESSES = """
   };
 })();
 """
+
+DIALOGS = ":is([role=dialog][data-state=open], .p-dialog)"
 
 TIDY = """
 async () => {
@@ -75,7 +81,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "opened" in metafunc.fixturenames:
         marked = metafunc.definition.get_closest_marker("kinds")
         kinds = marked.args if marked else ALL_KINDS[-1:]
-        metafunc.parametrize("opened", kinds, indirect=True, scope="module")
+        metafunc.parametrize("opened", kinds, indirect=True, scope="package")
 
 
 @dataclass
@@ -85,6 +91,11 @@ class Opened:
     kind: str
     panel: PanelPage
     problems: list[str] = field(default_factory=list)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What makes a page one of that kind."""
+        return {"Comfy.VueNodes.Enabled": self.kind.endswith("vue")}
 
     def listen(self, page: Page) -> None:
         page.on("console", self._on_console)
@@ -136,51 +147,68 @@ def address_of(comfy_host: HostFactory) -> Callable[[str], str]:
     return start
 
 
-@pytest.fixture(scope="module")
+def open_page(browser: Browser, url: str, kind: str, path: str = "/", **settings: Any) -> Opened:
+    """A page of that kind in a context of its own."""
+    context = browser.new_context(viewport=SIZE, accept_downloads=True)
+    context.add_init_script(COUNT_ADDRESSES)
+    context.add_init_script("localStorage.setItem('SideStream.hint', 'known')")
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    opened = Opened(kind, PanelPage(page, url))
+    opened.listen(page)
+    opened.panel.open({**opened.settings, **settings}, path)
+    return opened
+
+
+@pytest.fixture
 def open_kind(
-    browser: Browser, address_of: Callable[[str], str]
+    request: pytest.FixtureRequest, browser: Browser, address_of: Callable[[str], str]
 ) -> Iterator[Callable[..., Opened]]:
-    """Call it with a kind (and settings, or a server's address) for a page of its own."""
-    contexts: list[BrowserContext] = []
+    """Call it with a kind (and settings, or a server's address) for a page of the test's own."""
+    pages: list[Opened] = []
 
     def start(
         kind: str, settings: dict[str, Any] | None = None, path: str = "/", url: str | None = None
     ) -> Opened:
-        version, nodes = kind.split()
-        context = browser.new_context(
-            viewport={"width": 1400, "height": 900}, accept_downloads=True
-        )
-        contexts.append(context)
-        context.add_init_script(COUNT_ADDRESSES)
-        context.add_init_script("localStorage.setItem('SideStream.hint', 'known')")
-        page = context.new_page()
-        page.set_default_timeout(20_000)
-        opened = Opened(kind, PanelPage(page, url or address_of(version)))
-        opened.listen(page)
-        opened.panel.open({"Comfy.VueNodes.Enabled": nodes == "vue", **(settings or {})}, path)
-        return opened
+        address = url or address_of(kind.split()[0])
+        pages.append(open_page(browser, address, kind, path, **(settings or {})))
+        return pages[-1]
 
     yield start
-    for context in contexts:
-        context.close()
+    for one in pages:
+        one.panel.page.context.close()
+    if "opened" in request.fixturenames:
+        shared: Opened = request.getfixturevalue("opened")
+        shared.panel.store(shared.settings)  # as a reload of the shared page expects them
 
 
-@pytest.fixture(scope="module")
-def opened(request: pytest.FixtureRequest, open_kind: Callable[..., Opened]) -> Iterator[Opened]:
-    """One page of each kind."""
-    one = open_kind(request.param)
+@pytest.fixture(scope="package")
+def opened(
+    request: pytest.FixtureRequest, browser: Browser, address_of: Callable[[str], str]
+) -> Iterator[Opened]:
+    """One page of each kind, for all tests in a row that need it."""
+    version = request.param.split()[0]
+    one = open_page(browser, address_of(version), request.param)
     yield one
     one.panel.page.context.close()
 
 
 @pytest.fixture
-def panel(opened: Opened) -> Iterator[PanelPage]:
-    """The page, idle, with the panel closed and nothing kept."""
+def panel(
+    request: pytest.FixtureRequest, opened: Opened, browser: Browser
+) -> Iterator[PanelPage]:
+    """The page, idle, with the panel closed and nothing kept; a new one after a test that failed."""
+    failed = request.session.testsfailed
     page = opened.panel
     _tidy(page)
     opened.problems.clear()
     yield page
-    assert opened.problems == []
+    problems = [*opened.problems]
+    if problems or request.session.testsfailed > failed:
+        page.page.context.close()
+        again = open_page(browser, page.url, opened.kind)
+        opened.panel, opened.problems = again.panel, again.problems
+    assert problems == []
 
 
 def _missing(what: str) -> NoReturn:
@@ -190,6 +218,9 @@ def _missing(what: str) -> NoReturn:
 
 
 def _tidy(panel: PanelPage) -> None:
+    if panel.page.locator(DIALOGS).count():  # it may have come after the test's end
+        panel.page.reload()
+        panel.wait_until_ready()
     panel.page.evaluate(TIDY)
     panel.wait_idle()
     panel.close_panel()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -12,15 +11,14 @@ from playwright.sync_api import expect
 from sidestream.benchmarks.weights import video_decoder
 from sidestream.preview import decoder_files
 from sidestream.preview.decoders.taehv import Layout
-from sidestream.tests.conftest import HELPERS
+from sidestream.tests.web.conftest import ALL_KINDS
 from sidestream.tests.web.views import PANEL
 from sidestream.tools.page import PanelPage, demo_prompt
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
     from sidestream.tests.conftest import HostFactory
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.kinds(ALL_KINDS[0])]
 
 NOTICE = f"{PANEL} .ss-notice"
 WAN = next(kind for kind in decoder_files.KINDS if "Wan21" in kind.formats)
@@ -28,21 +26,8 @@ WAN = next(kind for kind in decoder_files.KINDS if "Wan21" in kind.formats)
 SEEDS = itertools.count()
 
 
-@pytest.fixture(scope="module")
-def helped(browser: Browser, comfy_host: HostFactory) -> Iterator[tuple[PanelPage, Any]]:
-    """A page of a server that can sample a video without a model, and that server."""
-    running = comfy_host(hostpack=HELPERS)
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    panel = PanelPage(page, running.url)
-    panel.open()
-    panel.open_panel()
-    yield panel, running
-    page.close()
-
-
 def sample_a_video(panel: PanelPage) -> None:
     """One whose seed the server has not cached; returns once it is over."""
-    panel.page.evaluate("() => sidestream.store.clear()")
     inputs = {"steps": 4, "frames": 3, "seconds": 0.3, "seed": next(SEEDS)}
     panel.load({"1": {"class_type": "ProbeVideo", "inputs": inputs}})
     panel.queue()
@@ -54,8 +39,10 @@ def decoder(panel: PanelPage) -> str:
     return str(panel.page.evaluate("() => sidestream.watching.run.frames.at(-1).decoder"))
 
 
-def test_a_missing_decoder_is_offered_and_once_it_is_there_the_next_run_uses_it(helped) -> None:
-    panel, running = helped
+def test_a_missing_decoder_is_offered_and_once_it_is_there_the_next_run_uses_it(
+    panel: PanelPage, comfy_host: HostFactory
+) -> None:
+    panel.open_panel()
     sample_a_video(panel)
     assert decoder(panel) == "latent2rgb"
     notice, link = panel.page.locator(NOTICE), panel.page.locator(f"{NOTICE} a")
@@ -63,7 +50,7 @@ def test_a_missing_decoder_is_offered_and_once_it_is_there_the_next_run_uses_it(
         expect(notice).to_contain_text(told)
     expect(link).to_have_text("Download (45 MB)")
     assert link.get_attribute("href") == WAN.url
-    path = running.base_dir / "models" / "vae_approx" / f"{WAN.names[0]}.pth"
+    path = comfy_host().base_dir / "models" / "vae_approx" / f"{WAN.names[0]}.pth"
     try:
         torch.save(video_decoder(Layout(16, (8, 8, 8, 8), (1, 2, 2), 1)), path)
         sample_a_video(panel)
@@ -77,9 +64,8 @@ def test_a_missing_decoder_is_offered_and_once_it_is_there_the_next_run_uses_it(
     expect(notice).to_be_hidden()
 
 
-def test_the_demo_whose_latents_need_no_file_says_nothing(helped) -> None:
-    panel, _ = helped
-    panel.page.evaluate("() => sidestream.store.clear()")
+def test_the_demo_whose_latents_need_no_file_says_nothing(panel: PanelPage) -> None:
+    panel.open_panel()
     panel.load(demo_prompt(seed=90_000, steps=6))
     panel.queue()
     panel.wait_frames(2, 60)

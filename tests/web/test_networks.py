@@ -17,7 +17,7 @@ pytestmark = pytest.mark.browser
 FOLDER = "/some/folder"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def behind(
     request: pytest.FixtureRequest, browser: Browser, address_of: Callable[[str], str]
 ) -> Iterator[tuple[PanelPage, Proxy]]:
@@ -108,6 +108,7 @@ def test_a_run_that_ends_and_another_that_begins_without_a_network(behind: tuple
     panel, one = behind
     page = panel.page
     panel.open_panel()
+    page.evaluate("() => sidestream.store.clear()")
     start_run(panel, steps=25, seconds=0.08)
     panel.wait_frames(3)
     panel.load(demo_prompt(seed=next(SEEDS) * 10, steps=80, seconds=0.08))

@@ -189,7 +189,14 @@ def test_the_bottom_panel_full_screen_and_a_window_show_it_too(panel: PanelPage)
     page.evaluate(f"() => {on_top}.close()")
     panel.wait(f"() => !{on_top}")
     # And where the browser has no such windows.
-    page.evaluate("() => Object.defineProperty(window, 'documentPictureInPicture', { value: undefined })")
+    page.evaluate(
+        """() => {
+          const name = "documentPictureInPicture";
+          const { [name]: there } = Object.getOwnPropertyDescriptors(window);
+          Object.defineProperty(window, name, { value: undefined, configurable: true });
+          globalThis.restore = () => Object.defineProperty(window, name, there);
+        }"""
+    )
     with page.context.expect_page() as opening:
         page.locator(".sidestream [aria-label^='Open in a separate']").click()
     window = opening.value
@@ -200,6 +207,7 @@ def test_the_bottom_panel_full_screen_and_a_window_show_it_too(panel: PanelPage)
     deliver(panel, 1, first=3)
     window.wait_for_function("() => document.querySelector('.ss-viewer').ariaLabel.endsWith('3 / 20')")
     window.close()
+    page.evaluate("() => restore()")
     panel.command("Workspace.ToggleBottomPanelTab.sidestream")
     page.locator(".sidestream").wait_for(state="detached")
 

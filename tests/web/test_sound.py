@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -272,13 +272,8 @@ def test_its_controls_have_names_and_room(panel: PanelPage, sounds: Sounds) -> N
     assert part(panel, ".ss-volume").input_value() == "0"
 
 
-def test_a_real_run_is_heard(comfy_host: Any, open_kind: Callable[..., Any]) -> None:
-    from sidestream.tools.frontends import get_frontend
-
-    folder = get_frontend(comfy_host.host.environment(), NEWEST)
-    running = comfy_host("--front-end-root", str(folder), hostpack=("sound",))
-    opened = open_kind(f"{NEWEST} classic", url=running.url)
-    panel = opened.panel
+@pytest.mark.kinds(f"{NEWEST} classic")
+def test_a_real_run_is_heard(panel: PanelPage) -> None:
     panel.page.evaluate(LISTEN)
     panel.open_panel()
     panel.load(sound_graph(seed=next(seeds), steps=20))
@@ -291,4 +286,3 @@ def test_a_real_run_is_heard(comfy_host: Any, open_kind: Callable[..., Any]) -> 
     samples, rate = read(saved(panel, "sound", "_step020.wav"))
     assert (rate, len(samples)) == (44100, 2)
     assert samples.std() > 0.01
-    assert opened.problems == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +81,11 @@ def test_a_template_opens_as_it_is_meant(panel: PanelPage, file: Path) -> None:
 
 @pytest.mark.browser
 @pytest.mark.kinds(f"{OLDEST} classic")
-def test_the_page_offers_the_decoder_among_the_missing_models(opened: Opened) -> None:
+def test_the_page_offers_the_decoder_among_the_missing_models(
+    opened: Opened, open_kind: Callable[..., Opened]
+) -> None:
     """Newer pages offer only what a widget names, and call it required; there the note has it."""
-    panel = opened.panel
-    panel.open({"Comfy.Workflow.ShowMissingModelsWarning": True})
+    panel = open_kind(opened.kind, {"Comfy.Workflow.ShowMissingModelsWarning": True}).panel
     workflow = json.loads((FILES[0].parent / "sidestream_text_to_image.json").read_text("utf-8"))
     panel.page.evaluate("(workflow) => app.loadGraphData(workflow)", workflow)
     (model,) = workflow["models"]
