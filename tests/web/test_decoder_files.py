@@ -30,8 +30,13 @@ def sample_a_video(panel: PanelPage) -> None:
     """One whose seed the server has not cached; returns once it is over."""
     inputs = {"steps": 4, "frames": 3, "seconds": 0.3, "seed": next(SEEDS)}
     panel.load({"1": {"class_type": "ProbeVideo", "inputs": inputs}})
+    before = panel.page.evaluate("() => sidestream.store.runs.at(-1)?.id")
     panel.queue()
-    panel.wait_frames(2, 60)
+    panel.wait(
+        "before => sidestream.store.runs.at(-1)?.id !== before && sidestream.store.runs.at(-1).frames.length > 1",
+        60,
+        before,
+    )
     panel.wait_idle()
 
 

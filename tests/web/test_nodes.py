@@ -86,7 +86,7 @@ NODE = "app.graph._nodes.find(node => node.type === 'SideStreamPreview')"
 @on_all_kinds
 def test_the_node_shows_its_samplers_and_folds_its_settings(panel: PanelPage) -> None:
     page = panel.page
-    start_run(panel, seconds=0.06, samplers=2)
+    start_run(panel, seconds=0.15, samplers=2)
     caption = page.locator(".ss-node-caption").first
     caption.wait_for()
     panel.wait(

@@ -89,7 +89,7 @@ def test_names_of_files_say_what_it_is_and_never_collide(panel: PanelPage) -> No
         seed += 1
         panel.load(demo_prompt(seed=seed, steps=4, seconds=0.05))
         panel.queue()
-        panel.wait_frames(len(names) + 3)
+        panel.wait("seed => sidestream.store.current.some((run) => run.origin.seed === seed)", 30, seed)
         panel.wait_idle()
         panel.page.evaluate("() => sidestream.watching.scrub(1)")
         name, file = save(panel, "png")
