@@ -80,26 +80,29 @@ LONGEST = ("test_host_suite", "test_benchmarks", "test_soak", "test_clients")
 """Modules with tests that take a minute: they begin early, and the others run beside them."""
 ONE_SERVER = (
     *("test_end_to_end", "test_last_step", "test_video_end_to_end", "test_sound_end_to_end"),
-    *("test_example_workflows", "test_frames_node", "test_help", "test_inert"),
+    "test_frames_node",
 )
 """Modules that use the same server."""
-USUAL_PAGE = "[1.58.1 vue"
-"""In the names of most tests of the page, which take as long as those of all its other kinds."""
+WITH_BROWSER = ("test_browser", "test_example_workflows", "test_help", "test_inert")
+"""Modules beside tests/web that open the page."""
 
 
 def _group(nodeid: str) -> str:
-    """Which tests belong together: those of a module, of modules with one server, of a page."""
-    file, _, test = nodeid.partition("::")
+    """Which tests belong together: those of a module, or of all modules with one server.
+
+    One browser at a time: it draws by the CPU, and two would stop each other.
+    """
+    file = nodeid.partition("::")[0]
     module = Path(file).stem
-    if "web" in Path(file).parts or module == "test_browser":
-        return "page" if USUAL_PAGE in test else "other pages"
+    if "web" in Path(file).parts or module in WITH_BROWSER:
+        return "page"
     return "helpers" if module in ONE_SERVER else module
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where tests run side by side, begin with those that take longest."""
     if hasattr(config, "workerinput"):
-        first = ("page", "other pages", *LONGEST)
+        first = ("page", *LONGEST)
         order = {group: at for at, group in enumerate(first)}
         items.sort(key=lambda item: order.get(_group(item.nodeid), len(first)))
 

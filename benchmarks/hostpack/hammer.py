@@ -43,7 +43,7 @@ class Hammer(Output):
     def run(
         self, model: Any, steps: int, sampler: str, way: str, absent: bool, **inputs: Any
     ) -> Any:
-        blows = Blows(model.load_device, graphs=way != "thread")
+        blows = Blows(model.load_device, graphs=way != "thread", beside=way != "callback")
         sizes = itertools.cycle(SIZES)
         client = PromptServer.instance.client_id
         with contextlib.ExitStack() as stack:
@@ -72,14 +72,16 @@ class Hammer(Output):
 class Blows:
     """Calls that affect the whole device, or shared random numbers, and what they raise."""
 
-    def __init__(self, device: torch.device, graphs: bool) -> None:
+    def __init__(self, device: torch.device, graphs: bool, beside: bool) -> None:
         self._device = device
         self.calls: Counter[str] = Counter()
         self.raised: Counter[str] = Counter()
         self._on_cuda = device.type == "cuda"
+        # From another thread, the CPU's shared generator would change the sampler's first noise.
+        own = torch.Generator() if beside and not self._on_cuda else None
         self._kinds: dict[str, Callable[[], object]] = {
             "allocate": lambda: torch.empty(1 << 20, device=device).fill_(1),
-            "noise": lambda: torch.randn(1 << 14, device=device),
+            "noise": lambda: torch.randn(1 << 14, device=device, generator=own),
         }
         if self._on_cuda:
             self._kinds["synchronize"] = lambda: torch.cuda.synchronize(device)

@@ -482,7 +482,7 @@ def test_thirty_queued_prompts_leave_memory_and_the_canvas_as_they_were(
     panel: PanelPage, record_property: Callable[[str, object], None]
 ) -> None:
     page = panel.page
-    panel.load(demo_prompt(steps=10, seconds=0.05))
+    panel.load(demo_prompt(steps=20, seconds=0.05))
     open_sheet(panel)
     page.evaluate("() => sidestream.archive.forgetAll()")
     before = heap(panel)
