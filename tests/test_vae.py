@@ -565,7 +565,8 @@ def test_i12_the_copy_decodes_as_comfyui_does(comfy, seam, make):
     picture = source.load(CPU)(latent, EVERYTHING)
     assert expected.std() > 0.01
     assert picture.shape == expected.shape
-    assert torch.allclose(picture, expected, atol=ATOL * max(1.0, float(expected.abs().max())))
+    scale = 1.0 if SAMPLES_ON == "cpu" else max(1.0, float(expected.abs().max()))
+    assert torch.allclose(picture, expected, atol=ATOL * scale)
 
 
 def test_half_precision_is_the_same_picture_to_the_eye(comfy, seam):

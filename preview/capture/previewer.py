@@ -181,7 +181,7 @@ class Previewer:
 
     def _end_step(self) -> None:
         """The callback is about to return: pass what was captured to the worker."""
-        self._in_step, self._whole = False, None
+        self._in_step, self._whole, self._is_latent = False, None, True
         self._hand_over()
 
     def begun(self, shapes: Sequence[Sequence[int]], hidden: host.sampling.Hidden) -> None:

@@ -58,6 +58,8 @@ COUNT_ADDRESSES = """
 
 DIALOGS = ":is([role=dialog][data-state=open], .p-dialog)"
 
+IN_SUBGRAPH = "() => app.canvas.graph !== (app.rootGraph ?? app.graph)"
+"""There 1.32.9 stays when another workflow is loaded, and shows nothing of it."""
 TIDY = """
 async () => {
   const { liveSettings, watching, store, settings } = sidestream;
@@ -218,7 +220,8 @@ def _missing(what: str) -> NoReturn:
 
 
 def _tidy(panel: PanelPage) -> None:
-    if panel.page.locator(DIALOGS).count():  # it may have come after the test's end
+    dialog = panel.page.locator(DIALOGS).count()  # it may have come after the test's end
+    if dialog or panel.page.evaluate(IN_SUBGRAPH):
         panel.page.reload()
         panel.wait_until_ready()
     panel.page.evaluate(TIDY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -472,7 +473,7 @@ RATE = """
 async () => {
   const begun = performance.now();
   let frames = 0;
-  while (performance.now() < begun + 600) { await new Promise(requestAnimationFrame); frames += 1; }
+  while (performance.now() < begun + 800) { await new Promise(requestAnimationFrame); frames += 1; }
   return (frames * 1000) / (performance.now() - begun);
 }
 """
@@ -490,10 +491,10 @@ def test_thirty_queued_prompts_leave_memory_and_the_canvas_as_they_were(
     expect(page.locator(TILE)).to_have_count(30)
     usual: list[float] = []
     with_sheet: list[float] = []
-    for _ in range(5):  # one beside the other, since a busy machine changes
+    for _ in range(7):  # one beside the other, since a busy machine changes
         for is_sheet, rates in ((False, usual), (True, with_sheet)):
             page.evaluate("(on) => sidestream.watching.showSheet(on)", is_sheet)
-            page.wait_for_timeout(300)
+            page.wait_for_timeout(400)
             rates.append(page.evaluate(RATE))
     assert page.evaluate("() => sidestream.queue.waiting.length && sidestream.watching.sheet")
     panel.wait("() => sidestream.queue.waiting.length === 0 && !sidestream.store.live", 200)
@@ -507,7 +508,7 @@ def test_thirty_queued_prompts_leave_memory_and_the_canvas_as_they_were(
     record_property("frames_a_second", [[round(rate) for rate in rates] for rates in (usual, with_sheet)])
     print(f"\nheap {before:.1f}, {full:.1f} with 30 runs, {after:.1f} MB; frames a second: {usual}, {with_sheet}")
     assert after - before < 20
-    assert max(with_sheet) > 0.6 * max(usual)  # others may take the machine in all rounds but one
+    assert statistics.median(with_sheet) > 0.6 * statistics.median(usual)
 
 
 @on_the_oldest_and_the_newest
