@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ from sidestream.tests.helpers import (
     wait_until,
 )
 from sidestream.tests.pictures import decoded
-from sidestream.tools.comfy_client import Event, Frame
+from sidestream.tools.comfy_client import Event, Frame, Run
 
 if TYPE_CHECKING:
     from sidestream.tools.comfy_client import ComfyClient
@@ -65,20 +66,35 @@ def threads(running: RunningHost) -> int:
 # Interrupted
 
 
+def interrupted_after(client: ComfyClient, step: int) -> Run:
+    """All of a run of 8 steps that was interrupted as soon as that step's progress came.
+
+    A busy machine may deliver that so late that the run is over: then with slower steps.
+    """
+    for seconds in (0.03, 0.1, 0.3):
+        prompt_id, earlier = client.queue(graph(seconds=seconds)), list[Event | Frame]()
+        for message in client.messages(prompt_id):
+            earlier.append(message)
+            if isinstance(message, Event) and message.type == "progress":
+                if message.data["value"] == step:
+                    client.interrupt()
+                    break
+        rest = client.collect(prompt_id)
+        if rest.outcome == "interrupted" or step == 8:
+            break
+    frames = [message for message in earlier if isinstance(message, Frame)]
+    events = [message for message in earlier if isinstance(message, Event)]
+    return replace(rest, frames=frames + rest.frames, events=events + rest.events)
+
+
 @pytest.mark.parametrize("step", range(1, 9))
 def test_i7_an_interrupt_at_any_step_ends_the_run_and_its_frames(client, step):
-    prompt_id, shown = client.queue(graph()), 0
-    for message in client.messages(prompt_id):
-        if isinstance(message, Frame):
-            shown = message.sidestream["step"]
-        elif message.type == "progress" and message.data["value"] == step:
-            client.interrupt()
-            break
-    rest = client.collect(prompt_id)
-    assert rest.outcome in ("interrupted", "success" if step >= 7 else "interrupted")
+    run = interrupted_after(client, step)
+    assert run.outcome in ("interrupted", "success" if step == 8 else "interrupted")
     late = client.listen(0.2).frames
-    assert late == [] or rest.outcome == "success"  # it came too late, and the last step is shown
-    assert max([shown, *(frame.sidestream["step"] for frame in rest.frames)]) <= step + 2
+    assert late == [] or run.outcome == "success"  # it came too late, and the last step is shown
+    taken = [event.data["value"] for event in run.events if event.type == "progress"]
+    assert max([0, *(frame.sidestream["step"] for frame in run.frames)]) <= max(taken)
     assert wait_until(lambda: runs_under_way(client) == 0)
     again = client.run(graph(steps=4))
     assert again.outcome == "success"
