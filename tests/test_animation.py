@@ -16,6 +16,7 @@ from sidestream.preview import records
 from sidestream.preview.decoders.taehv import TaehvSource
 from sidestream.preview.render import animation as animation_module
 from sidestream.preview.render import worker as engine_module
+from sidestream.preview.render.chain import FallbackChain
 from sidestream.preview.render.job import StreamingRenderJob
 from sidestream.preview.render.slots import SLOTS
 from sidestream.tests.helpers import (
@@ -315,6 +316,23 @@ def test_i6_an_animation_that_fails_costs_the_animations_and_one_line(caplog):
     acquire = engine._station.slots.acquire
     slots = [acquire(a_video(1).shape, torch.float32) for _ in range(SLOTS + 1)]
     assert sum(lease is not None for lease in slots) == SLOTS
+    engine.close()
+
+
+def test_a_method_that_changes_during_a_still_costs_no_animations(caplog):
+    sink = FakeSink()
+    engine = an_engine(sink)
+    video, other = FakeSource(FlatVideoDecoder()), FakeSource(name="other")
+    run = start_run(a_book(), video)
+
+    def change():
+        run.chain = FallbackChain([other])  # as the sampler's thread does
+
+    video.decoder.before = AtCall(1, change)
+    capture(engine, run, 3)
+    assert wait_until(lambda: len(animations(sink)) == 1)
+    assert not run.animation_failed
+    assert caplog.records == []
     engine.close()
 
 
