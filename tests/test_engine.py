@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import logging
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -457,6 +459,28 @@ def test_between_the_pictures_of_a_slow_decoder_a_quicker_one_serves(seconds, se
     assert facts["decode_ms"] == pytest.approx(seconds * 1000, rel=0.2)
     assert facts["seconds_between"] == pytest.approx(seconds / 0.025, rel=0.2)
     assert len({frame.info.size for frame in sink.frames}) == 1
+    engine.close()
+
+
+class LoadedAnew(FakeSource):
+    """Loads a slow decoder that is too large to stay on a device."""
+
+    def load(self, device):
+        decoder = Convolutional(0.3)
+        decoder.scale, decoder.light = 8, False
+        self.loaded = weakref.ref(decoder)
+        return decoder
+
+
+def test_i11_smaller_pictures_of_a_slow_decoder_do_not_keep_it_in_memory():
+    engine = an_engine(FakeSink())
+    large = LoadedAnew(name="large")
+    run = start_run(a_book(), large, budget=5)
+    sample(engine, run)
+    assert run.slow is not None
+    engine._decoders.release(CPU)
+    capture(engine, start_run(a_book(), FakeSource(name="light")), 1)
+    assert wait_until(lambda: gc.collect() >= 0 and large.loaded() is None)
     engine.close()
 
 

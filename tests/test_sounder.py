@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import threading
 import wave
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +21,7 @@ from sidestream.preview.deliver.shelf import RUNS, Shelf
 from sidestream.preview.deliver.wav import wav
 from sidestream.preview.render.worker import Engine
 from sidestream.tests.helpers import (
+    CPU,
     FakeSink,
     FakeSource,
     FlatDecoder,
@@ -99,6 +102,22 @@ def test_i3_a_sound_is_of_its_step_and_in_the_order_of_its_parts(engine, sink):
     assert (rate, samples.shape) == (RATE, (2, PARTS * RATE))
     assert np.allclose(samples, 0.07, atol=1e-4)
     assert (sound.seconds, sound.of_seconds, sound.channels) == (PARTS, 10.0, 2)
+
+
+def test_i11_a_sound_that_is_made_keeps_no_decoder_in_memory(engine, sink):
+    loaded = []
+
+    class LoadedAnew(FakeSoundSource):
+        def load(self, device: torch.device) -> Any:
+            decoder = FakeSound()
+            loaded.append(weakref.ref(decoder))
+            return decoder
+
+    run = start_run(a_book(), sound=LoadedAnew())
+    hear(engine, run, 20)
+    assert wait_until(lambda: steps(sink) == [20])
+    engine._decoders.release(CPU)
+    assert wait_until(lambda: gc.collect() >= 0 and [each() for each in loaded] == [None])
 
 
 def test_i7_that_of_the_last_step_is_made_whatever_the_budget_says(engine, sink):

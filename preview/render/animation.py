@@ -361,7 +361,8 @@ class Animator:
 
     def _count(self, animation: Animation, seconds: float) -> None:
         """Account for a part. The first one of a kind includes warm-up, so it is not typical."""
-        is_first, self._warm = animation.job != self._warm, animation.job
+        kind = animation.job.kind
+        is_first, self._warm = kind != self._warm, kind
         if is_first:
             self.budget.renew()
             return

@@ -49,7 +49,7 @@ class Quicker:
         return None if other is None else Way(other, size)
 
     def spend(self, way: Way, work: object, seconds: float, percent: float, now: float) -> None:
-        """Record that a picture by `way` took `seconds`; `work` is what was done."""
+        """Record that a picture by `way` took `seconds`; `work` is its job's kind."""
         if work != self._warm:
             self._warm = work  # a first decode includes warm-up, so it is not typical
             self.budget.renew()

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import weakref
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -84,7 +86,8 @@ class Sounder:
         self._sink = sink
         self._waiting: SoundSnapshot | None = None
         self._unfinished: Unfinished | None = None
-        self._warm: object = None
+        self._warm: Callable[[], SoundDecoder | None] = lambda: None
+        """The decoder of the last part, not kept in memory."""
         self._rests_until = float("-inf")
         self._lock = threading.Lock()
 
@@ -200,9 +203,9 @@ class Sounder:
         unfinished.samples.append(samples.copy())  # the backend reuses its memory
         unfinished.decode_seconds += seconds
         # A first decode includes warm-up, so it is not typical.
-        if self._warm is unfinished.decoder:
+        if self._warm() is unfinished.decoder:
             self.budget.spend(records.now(), seconds)
-        self._warm = unfinished.decoder
+        self._warm = weakref.ref(unfinished.decoder)
 
     def _send(self, unfinished: Unfinished) -> None:
         samples = np.concatenate(unfinished.samples, axis=1)
