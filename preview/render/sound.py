@@ -89,6 +89,8 @@ class Sounder:
         self._warm: Callable[[], SoundDecoder | None] = lambda: None
         """The decoder of the last part, not kept in memory."""
         self._rests_until = float("-inf")
+        self._complained_of = 0
+        """The number of the run whose failure was logged last."""
         self._lock = threading.Lock()
 
     # The sampler's thread
@@ -224,12 +226,13 @@ class Sounder:
 
     def _fail(self, run: Run, error: Exception) -> None:
         passes = isinstance(error, (NotEnoughMemory, torch.cuda.OutOfMemoryError))
-        if not run.sound_failed:
+        if not (run.sound_failed or (passes and run.number == self._complained_of)):
             log.warning(
                 "[SideStream] Sound previews failed (%s); this run continues %s.",
                 in_a_line(error),
                 "and retries them later" if passes else "without sound",
             )
+        self._complained_of = run.number
         run.sound_failed = not passes
         self._rests_until = records.now() + PAUSE
         self._sink.send_no_sound(run, "memory" if passes else "failed")
