@@ -22,7 +22,9 @@ from sidestream.preview.deliver.messages import told_of
 from sidestream.preview.records import Encoded
 from sidestream.preview.render import worker as engine_module
 from sidestream.preview.render.backends.cpu import CpuBackend
+from sidestream.preview.render.budget import Budget
 from sidestream.preview.render.mailbox import Mailbox
+from sidestream.preview.render.quicker import Quicker, Way
 from sidestream.preview.render.slots import SLOTS, Slots
 from sidestream.tests.helpers import (
     CPU,
@@ -482,6 +484,19 @@ def test_i11_smaller_pictures_of_a_slow_decoder_do_not_keep_it_in_memory():
     capture(engine, start_run(a_book(), FakeSource(name="light")), 1)
     assert wait_until(lambda: gc.collect() >= 0 and large.loaded() is None)
     engine.close()
+
+
+def test_what_is_too_slow_for_a_budget_is_used_with_a_larger_one():
+    quicker, slow = Quicker(), Budget()
+    tiny, factors = FakeSource(name="tiny"), FakeSource(name="factors")
+    run = start_run(a_book(), tiny, factors, max_size=512)
+    slow.spend(0, 0.4)
+    smaller, other = Way(tiny, 128), Way(factors, 512)
+    assert quicker.way(run, tiny, slow, 5, 10, 0) == smaller
+    for _ in range(2):  # the first one is not typical
+        quicker.spend(smaller, "its kind", 0.08, 5, 10)
+    assert quicker.way(run, tiny, slow, 5, 20, 0) == other
+    assert quicker.way(run, tiny, slow, 9, 20, 0) == smaller
 
 
 def test_a_decoder_that_keeps_up_has_nothing_between_its_pictures():
