@@ -711,6 +711,7 @@ def test_i10_packs_find_what_comfyuis_previewers_have(
         assert isinstance(previewer, latent_preview.LatentPreviewer)
         assert hasattr(animated_previews_wrapper(previewer), expected)
         assert not hasattr(previewer, "no_such_attribute")
+        previewer.decode_latent_to_preview = previewer.decode_latent_to_preview  # can be wrapped
 
 
 def test_i6_a_damaged_decoder_under_anothers_wrapper_breaks_no_generation(

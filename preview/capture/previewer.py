@@ -118,7 +118,7 @@ class Previewer:
         """
         return self._is_latent
 
-    @property
+    @functools.cached_property
     def decode_latent_to_preview(self) -> Callable[[torch.Tensor], Any]:
         """For packs that decode themselves: ComfyUI's picture of a latent, made immediately.
 
