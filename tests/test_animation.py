@@ -353,8 +353,11 @@ def test_a_finished_animation_waits_for_its_socket():
     engine.close()
 
 
-def test_i11_an_idle_worker_keeps_nothing_of_an_animation(monkeypatch):
-    monkeypatch.setattr(engine_module, "IDLE_SECONDS", 0.05)
+@pytest.mark.parametrize("idle", [True, False])
+def test_i11_a_worker_that_is_idle_or_shows_pictures_keeps_nothing_of_an_animation(
+    monkeypatch, idle
+):
+    monkeypatch.setattr(engine_module, "IDLE_SECONDS", 0.05 if idle else 60)
     sink, book = FakeSink(), a_book()
     engine = an_engine(sink)
     decoders = []
@@ -369,8 +372,10 @@ def test_i11_an_idle_worker_keeps_nothing_of_an_animation(monkeypatch):
     capture(engine, run, 1)
     assert wait_until(lambda: len(animations(sink)) == 1)
     run.end()
+    if not idle:
+        capture(engine, start_run(book, FakeSource()), 1, torch.rand(1, 4, 8, 8))
     assert wait_until(lambda: gc.collect() >= 0 and decoders[0]() is None)
-    assert not engine._station.slots._free
+    assert not idle or not engine._station.slots._free
     engine.close()
 
 

@@ -193,6 +193,8 @@ class Animator:
         If so, the slot of `snapshot` is taken over.
         """
         run, latent = snapshot.run, snapshot.lease.slot.latent
+        if latent.ndim != 5:
+            self._streaming = self._streaming_for = None  # `forget` comes only when idle
         if not moves(still, decoder, latent) or run.animation_failed:
             return
         if not (self._may_begin(run, still.label.is_last) and self._sink.animates(run)):
