@@ -12,7 +12,7 @@ from sidestream.tests.web.streams import deliver, end_run
 from sidestream.tests.web.test_curves import labels
 from sidestream.tests.web.test_locales import LANGUAGES, RIGHT_TO_LEFT, texts
 from sidestream.tests.web.test_templates import SELECT_NEW
-from sidestream.tests.web.views import OVERFLOWING, PANEL, part, wait_shown
+from sidestream.tests.web.views import OVERFLOWING, PANEL, SEEDS, part, wait_shown
 from sidestream.tools.page import PanelPage, demo_prompt
 
 pytestmark = pytest.mark.browser
@@ -28,6 +28,17 @@ WORDS = """
 """
 
 IN_WINDOW = "documentPictureInPicture.window?.document"
+
+# Where words of a text are drawn.
+BOXES = """
+({ firstChild: text }, words) => words.map((word) => {
+  const range = document.createRange();
+  const start = text.data.indexOf(word);
+  range.setStart(text, start);
+  range.setEnd(text, start + word.length);
+  return range.getBoundingClientRect().toJSON();
+})
+"""
 
 ARE_BESIDE_EACH_OTHER = """
 (panel, selectors) => {
@@ -201,3 +212,27 @@ def test_from_right_to_left_time_and_pictures_keep_their_sides(page_in_english_a
     panel.wait("() => sidestream.watching.frame.step === 4")
     page.evaluate("() => sidestream.watching.compare(true)")
     assert left(".ss-label-left") < left(".ss-label-right")
+
+
+@pytest.mark.parametrize("language", RIGHT_TO_LEFT)
+def test_from_right_to_left_a_caption_with_latin_words_and_numbers_is_read_in_order(
+    page_in_english_again: PanelPage, language: str
+) -> None:
+    panel = page_in_english_again
+    panel.page.evaluate(SPEAK, language)
+    panel.open_panel()
+    prompt = demo_prompt(steps=3, seed=next(SEEDS))
+    prompt["10"]["inputs"]["cfg"] = 7.5
+    panel.load(prompt)
+    panel.queue()
+    panel.wait("() => sidestream.store.runs.length && !sidestream.store.live")
+    panel.page.evaluate("() => sidestream.watching.showSheet(true)")
+    caption = part(panel, ".ss-shot-seed + span")
+    expect(caption).to_contain_text("7.5")
+    sampler, steps, cfg, scale = caption.evaluate(BOXES, ["euler", "3", "CFG", "7.5"])
+    # Each part is further left than the one before, or on a later line …
+    assert sampler["y"] < steps["y"] or steps["right"] <= sampler["left"]
+    assert steps["y"] < cfg["y"] or scale["right"] <= steps["left"]
+    # … but 'CFG 7.5' is one part, which runs from left to right.
+    assert cfg["y"] == scale["y"]
+    assert cfg["right"] <= scale["left"]
