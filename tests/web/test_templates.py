@@ -76,6 +76,9 @@ def test_a_template_opens_as_it_is_meant(panel: PanelPage, file: Path) -> None:
         # What a saved list does not reach, the page fills with defaults.
         there = {name: opened[number]["inputs"].get(name) for name in node["inputs"]}
         assert there == node["inputs"]
+    # What the node says while it waits is there in full.
+    captions = panel.page.locator(".ss-node-caption")
+    assert captions.evaluate_all("all => all.filter((e) => e.scrollWidth > e.clientWidth).map((e) => e.textContent)") == []
     panel.page.keyboard.press("Escape")  # it may tell which models are missing
 
 
