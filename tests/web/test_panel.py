@@ -30,9 +30,9 @@ pytestmark = pytest.mark.browser
 TILES_FILL_IT = """
 (panel) => {
   panel.style.width = "600px";
-  const [all, last] = [".ss-grid", ".ss-tile:last-child"].map((one) => panel.querySelector(one).getBoundingClientRect());
+  const boxes = [".ss-grid", ".ss-tile:last-child"].map((one) => panel.querySelector(one).getBoundingClientRect());
   panel.style.width = "";
-  return Math.abs(all.right - last.right) < 1;
+  return Math.abs(boxes[0].right - boxes[1].right) < 1;
 }
 """
 

@@ -33,6 +33,7 @@ PICTURES_ARE_THERE = """
   return pictures.length > 0 && pictures.every((picture) => picture.naturalWidth > 100);
 }
 """
+CLIPPED = "all => all.filter((e) => e.scrollWidth > e.clientWidth).map((e) => e.textContent)"
 PROMPT = """
 async (workflow) => {
   await app.loadGraphData(workflow);
@@ -77,8 +78,7 @@ def test_a_template_opens_as_it_is_meant(panel: PanelPage, file: Path) -> None:
         there = {name: opened[number]["inputs"].get(name) for name in node["inputs"]}
         assert there == node["inputs"]
     # What the node says while it waits is there in full.
-    captions = panel.page.locator(".ss-node-caption")
-    assert captions.evaluate_all("all => all.filter((e) => e.scrollWidth > e.clientWidth).map((e) => e.textContent)") == []
+    assert panel.page.locator(".ss-node-caption").evaluate_all(CLIPPED) == []
     panel.page.keyboard.press("Escape")  # it may tell which models are missing
 
 
