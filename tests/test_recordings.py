@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import types
+import weakref
 
 import numpy as np
 import pytest
@@ -110,6 +111,21 @@ def test_every_step_is_there_and_of_its_step_whatever_the_budget_says():
     assert [kept.step for kept in found.kept] == list(range(1, 21))
     levels = [round(float(kept.rgb.mean())) for kept in found.kept]
     assert levels == [round(step / 100 * 255) for step in range(1, 21)]
+    engine.close()
+
+
+def test_i11_pictures_keep_no_run_and_so_no_vae_in_memory():
+    engine = an_engine(FakeSink())
+    run = recorded_run()
+    recording, alive = run.recording, weakref.ref(run)
+    record(engine, run, 3)
+    run.end()
+    assert len(frames_of(recording, MANY, nobody).kept) == 1
+    del run
+    assert wait_until(lambda: gc.collect() >= 0 and alive() is None)
+    again = start_run(a_book(), FakeSource())  # the node's next sampling
+    again.at(1, 20)
+    assert recording.reach(again) == 4
     engine.close()
 
 

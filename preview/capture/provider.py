@@ -138,7 +138,7 @@ class Provider:
         finally:
             _sampling.reset(token)
         previewer = sampling.previewer
-        if previewer is None:
+        if previewer is None or callback is None:  # as another pack's wrapper may give
             if not sampling.asked:
                 self._theirs = self.around() or host.installation.author(original)
             return callback
