@@ -296,19 +296,31 @@ RECORDS = """(() => new Promise((resolve) => {
 }))"""
 
 
-def test_where_the_browser_keeps_nothing_the_sheet_says_so_and_works(panel: PanelPage) -> None:
+REFUSED = "indexedDB.open = () => { throw new DOMException('no', 'SecurityError'); }"
+CLOSED = "() => new Promise((done) => { indexedDB.deleteDatabase('sidestream').onsuccess = done; })"
+
+
+@pytest.mark.parametrize("closes", [False, True], ids=["from the beginning", "from some moment on"])
+def test_where_the_browser_keeps_nothing_the_sheet_says_so_and_works(panel: PanelPage, closes: bool) -> None:
     page = panel.page.context.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
     other = PanelPage(page, panel.url)
-    page.add_init_script("indexedDB.open = () => { throw new DOMException('no', 'SecurityError'); }")
+    if not closes:
+        page.add_init_script(REFUSED)
     page.goto(panel.url)
     other.wait_until_ready()
-    deliver_run(other, "a")
+    if closes:
+        page.evaluate(CLOSED)
+    for name in "ab":
+        deliver_run(other, name)
     open_sheet(other)
-    wait_drawn(other, 1)
+    wait_drawn(other, 2)
     expect(part(other, ".ss-sheet .ss-hint:visible")).to_contain_text("does not allow runs to be kept")
     part(other, ".ss-sheet [aria-label='Forget all runs']").click()
     part(other, ".ss-sheet [aria-label^='Forget all, starred']").click()
     expect(page.locator(TILE)).to_have_count(0)
+    assert errors == []
     page.close()
 
 

@@ -95,6 +95,29 @@ test("a run is written once, and again where something has changed", async () =>
   assert.equal(count, 2);
 });
 
+test("all is forgotten also while a run is being written, and later runs are kept", async () => {
+  const kept = database();
+  const { store, archive } = opened(async () => kept);
+  for (const id of ["a", "b"]) {
+    previews(1, { run: id, prompt: id });
+    endRun(id);
+  }
+  const forgotten = new Promise((resolve) => {
+    archive.copyOf = async () => {
+      resolve(archive.forgetAll());
+      archive.copyOf = small;
+      return small();
+    };
+  });
+  await settled(archive);
+  await forgotten;
+  assert.deepEqual([kept.records.size, store.runs.length], [0, 0]);
+  previews(1, { run: "c", prompt: "c" });
+  endRun("c");
+  await settled(archive);
+  assert.deepEqual([...kept.records.keys()], ["c"]);
+});
+
 const refusals = {
   "no database": async () => { throw new Error("private"); },
   "nothing read": async () => ({ ...database(), all: async () => { throw new Error("broken"); } }),

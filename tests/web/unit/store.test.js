@@ -91,6 +91,21 @@ test("a run that was taken out is put back in its place, with all that it weighs
   assert.deepEqual([store.bytes, store.frameCount], before);
 });
 
+test("what is fetched for a run that was taken out meanwhile weighs once, when it is put back", () => {
+  const { store } = opened();
+  const run = pastRun(store, "a");
+  tell("sidestream.sound", { run: "a", prompt_id: "a", node_id: "10", id: "s", step: 1, total_steps: 20, seconds: 1, of_seconds: 1 });
+  const [sound] = run.sounds;
+  store.remove(run);
+  store.addResult(run, { seq: 1, stage: 1, step: 1, totalSteps: 20, outputNode: "9", animation: null, blob: new Blob(["four"]) });
+  store.keepSound(sound, new Blob(["sound"]));
+  assert.deepEqual([store.bytes, store.frameCount], [0, 0]);
+  store.restore(run);
+  assert.deepEqual([store.bytes, store.frameCount, run.results.length], [19, 2, 1]);
+  store.remove(run);
+  assert.deepEqual([store.bytes, store.frameCount, run.bytes], [0, 0, 0]);
+});
+
 test("of two runs the same steps are compared, or their results", () => {
   const { store, watching } = opened();
   previews(8, { run: "a", prompt: "pa" });

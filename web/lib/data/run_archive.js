@@ -25,10 +25,9 @@ export class RunArchive {
     /** @type {Map<string, string>} by run, what of it was written */
     this._written = new Map();
     this._timer = 0;
-    this._work = open().then(
-      (database) => this._restore(database),
-      () => this._refuse(),
-    );
+    this._work = open()
+      .then((database) => this._restore(database))
+      .catch(() => this._refuse());
     store.addEventListener("runs", () => {
       this._timer ||= setTimeout(() => this._soon(), SETTLE_MS);
     });
@@ -69,6 +68,7 @@ export class RunArchive {
       for (const picture of [run.frames.at(-1), endOf(run)]) {
         if (picture) picture.small ??= await this.copyOf(picture).catch(() => undefined);
       }
+      if (run.frames.length === 0) continue; // forgotten meanwhile
       if (database && !(await attempt(database.put(await recordOf(run)).then(() => true)))) this._refuse();
     }
     const kept = new Set(this.store.runs.map(({ id }) => id));
@@ -112,9 +112,9 @@ async function recordOf(run) {
   return {
     ...{ id, promptId, nodeId, displayNodeId, title, origin, starred, foreign },
     ...{ stage, step, totalSteps, begins, finishedAt, startedAt, took: (endedAt ?? begunAt) - begunAt },
-    graph: await run.graph,
-    frame: pictureOf(/** @type {Frame} */ (run.frames.at(-1))),
+    frame: pictureOf(/** @type {Frame} */ (run.frames.at(-1))), // before waiting: it may be forgotten then
     result: end?.outputNode ? pictureOf(end) : null,
+    graph: await run.graph,
   };
 }
 

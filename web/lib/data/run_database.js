@@ -19,11 +19,12 @@ export async function openDatabase() {
   database.onversionchange = () => database.close();
   /** @param {IDBTransactionMode} mode */
   const runs = (mode) => database.transaction(RUNS, mode).objectStore(RUNS);
+  // Async, since a database that the browser has closed throws.
   return {
-    all: () => done(runs("readonly").getAll()),
-    put: (record) => done(runs("readwrite").put(record)),
-    delete: (id) => done(runs("readwrite").delete(id)),
-    clear: () => done(runs("readwrite").clear()),
+    all: async () => done(runs("readonly").getAll()),
+    put: async (record) => done(runs("readwrite").put(record)),
+    delete: async (id) => done(runs("readwrite").delete(id)),
+    clear: async () => done(runs("readwrite").clear()),
   };
 }
 

@@ -262,6 +262,7 @@ export class FrameStore extends EventTarget {
     const frame = { run, ...picture };
     run.results.push(frame);
     run.results.sort((a, b) => a.seq - b.seq);
+    if (!this.runs.includes(run)) return; // taken out meanwhile: it counts once it is put back
     this.frameCount += 1;
     this._weigh(run, weightOf(frame));
     this._trim();
@@ -316,7 +317,8 @@ export class FrameStore extends EventTarget {
    */
   keepSound(sound, blob) {
     sound.blob = blob;
-    if (sound.run.sounds.includes(sound)) this._weigh(sound.run, blob.size);
+    const { run } = sound;
+    if (this.runs.includes(run) && run.sounds.includes(sound)) this._weigh(run, blob.size);
     this._trim();
     this._tell("runs");
   }
