@@ -50,6 +50,27 @@ LOCKS = """
 }
 """
 
+# A connection whose messages a test makes up, and pictures that are counted until they are freed.
+SOCKETS = """
+() => {
+  globalThis.WebSocket = class { constructor() { globalThis.socket = this; } send() {} close() {} };
+  globalThis.kept = new Set();
+  const { createObjectURL, revokeObjectURL } = URL;
+  URL.createObjectURL = (blob) => { const made = createObjectURL(blob); kept.add(made); return made; };
+  URL.revokeObjectURL = (address) => { kept.delete(address); revokeObjectURL(address); };
+}
+"""
+TELL = """
+async (code) => {
+  const canvas = new OffscreenCanvas(8, 8);
+  canvas.getContext("2d");
+  const data = await canvas.convertToBlob();
+  socket.onmessage({ data: '{"run": "r", "stage": 1, "step": 1, "total_steps": 2}' });
+  socket.onmessage({ data });
+  if (code) socket.onclose({ code });
+}
+"""
+
 
 def ask(url: str, body: dict[str, Any]) -> Any:
     data, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
@@ -228,6 +249,19 @@ def test_it_comes_back_by_itself(panel: PanelPage, watch: Watch, shared: str) ->
         start(panel, steps=5)
         page.wait_for_selector(PICTURE)
         assert one.outside == []
+
+
+def test_a_refusal_while_a_picture_loads_costs_no_later_one(panel: PanelPage, watch: Watch, shared: str) -> None:
+    page = watch(shared, SOCKETS)
+    page.wait_for_function("() => globalThis.socket?.onmessage")
+    page.evaluate(TELL, 4401)
+    expect(page.get_by_text("Nothing is shared at this address.")).to_be_visible()
+    expect(page.locator("img[src]")).to_have_count(0)
+    assert page.evaluate("() => kept.size") == 0
+    page.evaluate("() => dispatchEvent(new Event('online'))")  # it connects again
+    page.evaluate(TELL, 0)
+    page.wait_for_selector(PICTURE)
+    assert page.evaluate("() => kept.size") == 1
 
 
 def test_without_a_key_or_with_another_it_shows_nothing(panel: PanelPage, watch: Watch, shared: str) -> None:

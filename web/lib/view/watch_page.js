@@ -132,8 +132,11 @@ class WatchPage {
   }
 
   _clear() {
-    this.picture.hidden = true;
-    this.picture.removeAttribute("src");
+    const { picture } = this;
+    picture.hidden = true;
+    URL.revokeObjectURL(picture.src);
+    picture.removeAttribute("src");
+    picture.dispatchEvent(new Event("error")); // browsers send none for what is still being loaded
   }
 }
 
