@@ -90,6 +90,30 @@ def test_who_opens_the_panel_knows_it(fresh: Callable[..., PanelPage]) -> None:
     expect(panel.page.locator(HINT)).to_have_count(0)
 
 
+FILL = """
+() => {
+  for (let size = 2 ** 22, full = ""; size >= 1; size /= 2) {
+    try { localStorage.setItem("full", full + "x".repeat(size)); full += "x".repeat(size); } catch {}
+  }
+}
+"""
+
+
+def test_the_panel_opens_though_the_browser_can_remember_nothing_more(fresh: Callable[..., PanelPage]) -> None:
+    panel = fresh()
+    errors: list[str] = []
+    panel.page.on("pageerror", lambda error: errors.append(str(error)))
+    panel.page.evaluate(FILL)
+    deliver(panel, 1)
+    panel.page.locator(HINT).wait_for()
+    panel.open_panel()
+    expect(panel.page.locator(HINT)).to_have_count(0)
+    panel.page.locator(f"{PANEL} .ss-details summary").click()
+    expect(panel.page.locator(f"{PANEL} .ss-details")).to_have_attribute("open", "")
+    panel.page.wait_for_timeout(100)
+    assert errors == []
+
+
 def test_it_is_not_for_previews_that_are_seen_or_not_ours(fresh: Callable[..., PanelPage]) -> None:
     panel = fresh()
     add = "() => sidestream.store.add(sidestream.store.run('x', {{ promptId: 'p', nodeId: '1', foreign: {} }}),"

@@ -30,3 +30,19 @@ export function markPage(name, on) {
 export function setStyleText(property, text) {
   document.documentElement.style.setProperty(property, JSON.stringify(text));
 }
+
+/**
+ * Let the browser remember a text, or forget it. Its storage may be full, as workflows are kept there, too:
+ * then it is forgotten with the page.
+ *
+ * @param {string} key
+ * @param {string | null} text
+ */
+export function remember(key, text) {
+  try {
+    if (text === null) localStorage.removeItem(key);
+    else localStorage.setItem(key, text);
+  } catch (error) {
+    console.info(`[SideStream] The browser could not remember ${key}.`, error);
+  }
+}

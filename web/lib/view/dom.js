@@ -1,5 +1,7 @@
 /** Creates elements in one expression, in any document: panels also live in pop-out windows. */
 
+import { remember } from "../host/page.js";
+
 /**
  * @typedef {Record<string, string | number | boolean | ((event: any) => void) | null | undefined>} Props
  *   Attributes by name; `onclick` and the like take a listener; true is an empty attribute; false,
@@ -91,8 +93,7 @@ export function setIcon(button, icon, label) {
 export function fold(element, name, toggled, summary, ...children) {
   const key = `SideStream.${name}`;
   const ontoggle = () => {
-    if (details.open) localStorage.setItem(key, "open");
-    else localStorage.removeItem(key);
+    remember(key, details.open ? "open" : null);
     toggled();
   };
   const details = element(

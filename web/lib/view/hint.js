@@ -4,6 +4,7 @@
  */
 
 import { elementsOf, keepFromPage, setText } from "./dom.js";
+import { remember } from "../host/page.js";
 import { onLanguage, t, writing } from "../host/strings.js";
 
 /** The key under which the browser remembers that it is known. */
@@ -39,7 +40,7 @@ export class EyeHint {
   dismiss() {
     this._ending.abort();
     this.element.remove();
-    localStorage.setItem(KNOWN, "known");
+    remember(KNOWN, "known");
   }
 
   _show() {
