@@ -5,6 +5,8 @@ import { partOf } from "../data/cells.js";
 /** @typedef {import("../data/store.js").Frame} Frame */
 
 const KEPT = 6;
+/** In pixels. No preview has more; what came of a prompt may. */
+const LARGEST_KEPT = 2048 ** 2;
 
 /** @type {Map<Frame, Promise<ImageBitmap>>} by last use */
 const decoded = new Map();
@@ -22,15 +24,15 @@ export async function withBitmap(frame, draw) {
   pending ??= createImageBitmap(frame.blob);
   decoded.set(frame, pending);
   if (decoded.size > KEPT) {
-    const [[oldest, bitmap]] = decoded;
-    decoded.delete(oldest);
-    close(bitmap);
+    const [oldest] = decoded.keys();
+    forget(oldest);
   }
   try {
     const bitmap = await pending;
     // Evicted and closed meanwhile: decode it for this call alone.
     if (bitmap.width === 0) return await drawApart(frame, draw);
     draw(bitmap);
+    if (bitmap.width * bitmap.height > LARGEST_KEPT) forget(frame);
     return true;
   } catch {
     decoded.delete(frame);
@@ -49,9 +51,11 @@ async function drawApart(frame, draw) {
   return true;
 }
 
-/** @param {Promise<ImageBitmap>} bitmap */
-function close(bitmap) {
-  bitmap.then(
+/** @param {Frame} frame whose bitmap is kept no longer */
+function forget(frame) {
+  const bitmap = decoded.get(frame);
+  decoded.delete(frame);
+  bitmap?.then(
     (done) => done.close(),
     () => {},
   );
