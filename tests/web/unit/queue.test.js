@@ -80,3 +80,23 @@ test("to skip a prompt takes it out of the queue, or interrupts it alone", async
   ]);
   assert.deepEqual(ids(), ["a!"]); // until the server says that it is over
 });
+
+test("prompts that wait or run are known however many there are, later ones go as they are over", async () => {
+  const { queue, prompts, ids } = opened();
+  const queued = Array.from({ length: 150 }, (_, i) => `p${i}`);
+  const known = () => queued.filter((id, seed) => prompts.originOf(id, "5").seed === seed);
+  const remember = (seed, id) => prompts.remember(id, item(seed, id)[2], { opened: null, name: "", id: null });
+  for (const [seed, id] of queued.entries()) {
+    remember(seed, id);
+    queue.add(id);
+    if (seed === 0) preview(1, { run: "r0", prompt: id });
+  }
+  assert.deepEqual([ids().length, known().length], [149, 150]);
+  for (const id of queued) tell("execution_success", { prompt_id: id });
+  remember(0, "another");
+  assert.deepEqual(known(), queued.slice(51));
+  const reloaded = opened();
+  answers["/queue"] = { queue_running: [], queue_pending: queued.map((id, seed) => item(seed, id)) };
+  await reloaded.queue.ask();
+  assert.deepEqual([reloaded.ids().length, reloaded.prompts.originOf("p0", "5").seed], [150, 0]);
+});

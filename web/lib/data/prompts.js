@@ -23,6 +23,7 @@ import { packed } from "./packed.js";
  * @property {number | null} cfg
  */
 
+/** Beyond these only prompts that are not over are known. */
 const KEPT = 100;
 const PREVIEW_NODE = "SideStreamPreview";
 
@@ -41,6 +42,8 @@ export class Prompts {
     this._asking = false;
     /** Called when a prompt became known later than its runs. */
     this.learnt = (/** @type {string} */ _promptId) => {};
+    /** The prompts that are not over. */
+    this.needed = () => /** @type {Set<string>} */ (new Set());
   }
 
   /** @param {Record<string, any>} definitions ComfyUI's node definitions by class */
@@ -56,8 +59,11 @@ export class Prompts {
    */
   remember(promptId, nodes, workflow, graph = null) {
     this._known.set(promptId, { nodes, workflow, graph: graph && packed(graph) });
-    const [oldest] = this._known.keys();
-    if (this._known.size > KEPT) this._known.delete(oldest);
+    if (this._known.size <= KEPT) return;
+    const needed = this.needed().add(promptId);
+    for (const known of this._known.keys()) {
+      if (this._known.size > KEPT && !needed.has(known)) this._known.delete(known);
+    }
   }
 
   /** @param {any[]} item of the server's queue, which this page may not have put there */

@@ -22,6 +22,7 @@ export class Queue extends EventTarget {
     /** @type {Waiting[]} in the order of the queue */
     this.waiting = [];
     this._asking = false;
+    prompts.needed = () => new Set([...this.waiting, ...store.runs.filter(({ live }) => live)].map(({ promptId }) => promptId));
     store.addEventListener("runs", () => {
       if (this.waiting.length) this._keep(({ promptId }) => !store.runs.some((run) => run.promptId === promptId));
     });
@@ -67,13 +68,13 @@ export class Queue extends EventTarget {
     try {
       const { queue_running: running, queue_pending: pending } = await getJson("/queue");
       const own = [...running, ...inOrder(pending)].filter(([, , , extra]) => extra?.client_id === clientId());
-      for (const item of own) this.prompts.learn(item);
       const ids = own.map(([, promptId]) => promptId);
       const begun = new Set(running.map((/** @type {any[]} */ [, promptId]) => promptId));
       const seen = new Set(this.store.runs.map((run) => run.promptId));
       const queued = ids.filter((promptId) => !seen.has(promptId)).map((promptId) => ({ promptId, running: begun.has(promptId) }));
       const newer = this.waiting.filter((one) => !asked.has(one) && !ids.includes(one.promptId));
       this.waiting = [...queued, ...newer];
+      for (const item of own) this.prompts.learn(item);
       this._tell();
     } catch {
       // What is known stays until the server answers.
