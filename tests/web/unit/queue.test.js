@@ -5,7 +5,7 @@ import { Prompts } from "../../../web/lib/data/prompts.js";
 import { Queue } from "../../../web/lib/data/queue.js";
 import { FrameStore } from "../../../web/lib/data/store.js";
 import { receive } from "../../../web/lib/data/wire.js";
-import { answers, api, preview, tell } from "./comfy.js";
+import { answers, api, app, preview, tell } from "./comfy.js";
 
 api.clientId = "me";
 
@@ -68,7 +68,7 @@ test("to skip a prompt takes it out of the queue, or interrupts it alone", async
   tell("execution_start", { prompt_id: "a" });
   const before = api.fetchApi;
   const posted = [];
-  api.fetchApi = async (route, { body }) => posted.push([route, JSON.parse(body)]);
+  api.fetchApi = async (route, { body }) => (posted.push([route, JSON.parse(body)]), new Response());
   await queue.skip("b");
   await queue.skip("a");
   await queue.skip("one with a run");
@@ -80,6 +80,24 @@ test("to skip a prompt takes it out of the queue, or interrupts it alone", async
   ]);
   assert.deepEqual(ids(), ["a!"]); // until the server says that it is over
 });
+
+const silences = {
+  "does not answer": async () => { throw new TypeError("Failed to fetch"); },
+  refuses: async () => new Response("", { status: 403 }),
+};
+for (const [what, fetchApi] of Object.entries(silences)) {
+  test(`a prompt that the server ${what} to skip still waits, and the user is told`, async () => {
+    const { queue, ids } = opened();
+    queue.add("a");
+    const before = api.fetchApi;
+    const said = [];
+    app.extensionManager.toast = { add: ({ severity }) => said.push(severity) };
+    api.fetchApi = fetchApi;
+    await queue.skip("a");
+    api.fetchApi = before;
+    assert.deepEqual([ids(), said], [["a"], ["error"]]);
+  });
+}
 
 test("prompts that wait or run are known however many there are, later ones go as they are over", async () => {
   const { queue, prompts, ids } = opened();

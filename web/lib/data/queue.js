@@ -1,6 +1,7 @@
 /** This page's prompts whose samplers have not begun: those that wait, and one that has just started. */
 
-import { ENDINGS, clientId, getJson, listen, postJson } from "../host/comfy.js";
+import { ENDINGS, clientId, getJson, listen, postJson, toast } from "../host/comfy.js";
+import { t } from "../host/strings.js";
 
 /** @typedef {import("./prompts.js").Origin} Origin */
 /**
@@ -56,7 +57,8 @@ export class Queue extends EventTarget {
   async skip(promptId) {
     const waits = this.waiting.some((one) => one.promptId === promptId && !one.running);
     const [route, what] = waits ? ["/queue", { delete: [promptId] }] : ["/interrupt", { prompt_id: promptId }];
-    await postJson(route, what);
+    const answer = await postJson(route, what).catch(() => null);
+    if (!answer?.ok) return toast("error", t("liveSettings.notPaused"));
     if (waits) this._keep((one) => one.promptId !== promptId);
   }
 
