@@ -296,21 +296,32 @@ RECORDS = """(() => new Promise((resolve) => {
 }))"""
 
 
-REFUSED = "indexedDB.open = () => { throw new DOMException('no', 'SecurityError'); }"
+SCRIPTS = {
+    "at once": "indexedDB.open = () => { throw new DOMException('no', 'SecurityError'); }",
+    # As where there is no room: the request succeeds, and then its transaction is aborted.
+    "where it is full": """
+      const { put } = IDBObjectStore.prototype;
+      IDBObjectStore.prototype.put = function (record) {
+        const request = put.call(this, record);
+        request.addEventListener("success", () => this.transaction.abort());
+        return request;
+      };
+    """,
+}
 CLOSED = "() => new Promise((done) => { indexedDB.deleteDatabase('sidestream').onsuccess = done; })"
 
 
-@pytest.mark.parametrize("closes", [False, True], ids=["from the beginning", "from some moment on"])
-def test_where_the_browser_keeps_nothing_the_sheet_says_so_and_works(panel: PanelPage, closes: bool) -> None:
+@pytest.mark.parametrize("refuses", ["at once", "later", "where it is full"])
+def test_where_the_browser_keeps_nothing_the_sheet_says_so_and_works(panel: PanelPage, refuses: str) -> None:
     page = panel.page.context.new_page()
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     other = PanelPage(page, panel.url)
-    if not closes:
-        page.add_init_script(REFUSED)
+    if refuses in SCRIPTS:
+        page.add_init_script(SCRIPTS[refuses])
     page.goto(panel.url)
     other.wait_until_ready()
-    if closes:
+    if refuses == "later":
         page.evaluate(CLOSED)
     for name in "ab":
         deliver_run(other, name)

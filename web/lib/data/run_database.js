@@ -22,9 +22,9 @@ export async function openDatabase() {
   // Async, since a database that the browser has closed throws.
   return {
     all: async () => done(runs("readonly").getAll()),
-    put: async (record) => done(runs("readwrite").put(record)),
-    delete: async (id) => done(runs("readwrite").delete(id)),
-    clear: async () => done(runs("readwrite").clear()),
+    put: async (record) => written(runs("readwrite").put(record)),
+    delete: async (id) => written(runs("readwrite").delete(id)),
+    clear: async () => written(runs("readwrite").clear()),
   };
 }
 
@@ -37,5 +37,18 @@ function done(request) {
   return new Promise((resolve, reject) => {
     request.onsuccess = () => resolve(request.result);
     request.onerror = () => reject(request.error);
+  });
+}
+
+/**
+ * Where there is no room the request succeeds, but its transaction is aborted.
+ *
+ * @param {IDBRequest} request
+ */
+function written(request) {
+  const transaction = /** @type {IDBTransaction} */ (request.transaction);
+  return new Promise((resolve, reject) => {
+    transaction.oncomplete = resolve;
+    transaction.onabort = () => reject(transaction.error);
   });
 }
