@@ -186,6 +186,7 @@ def test_a_run_is_starred_deleted_and_put_back_and_all_are_forgotten_after_a_que
     part(panel, ".ss-undo-bar button").click()
     expect(page.locator(TILE)).to_have_count(3)
     assert runs(panel) == ["a", "b", "c"]
+    expect(tile(panel, 1).locator(".ss-shot-picture")).to_be_focused()  # else the page has the next key
     assert page.evaluate("() => sidestream.store.runs.map(({ frames }) => frames.length)") == [4, 4, 4]
     expect(page.locator(f"{SHEET} .ss-undo-bar")).to_be_hidden()
     wait_drawn(panel, 3)

@@ -192,7 +192,10 @@ export class ContactSheet {
   _undo() {
     const run = this._removed;
     this._settle();
-    if (run) this.shared.store.restore(run);
+    if (!run) return;
+    this.shared.store.restore(run);
+    this.update();
+    this.tiles.get(run.id)?.picture.focus();
   }
 
   /** What was deleted can no longer be restored. */
