@@ -92,7 +92,7 @@ FAMILIES = {
     "ltx_2": Family(
         "comfy.ldm.lightricks.vae.audio_vae.AudioVAE",
         lambda n: (1, 8, n, 16), 24000, 960, 720,
-        metadata={"audio_vae": LTX, "vocoder": BASE}, loudness=0.3,
+        metadata={"audio_vae": LTX, "vocoder": BASE}, loudness=2,
     ),
     "ltx_2_wider": Family(
         "comfy.ldm.lightricks.vae.audio_vae.AudioVAE",
@@ -142,14 +142,18 @@ def make_vae(comfy: Import, family: Family, folder: Path) -> Any:
         patched.enter_context(mock.patch.object(kind, "__init__", smaller))
         if name == "MusicDCAE":  # for its encoder it wants torchaudio, which need not be there
             mel = comfy("comfy.ldm.ace.vae.music_log_mel")
-            none = mock.patch.object(mel, "MelScale", lambda *_: torch.nn.Identity(), create=True)
-            patched.enter_context(none)
+            patched.enter_context(mock.patch.object(mel, "MelScale", NoMelScale, create=True))
         model = kind(**extra)
         weights = random_weights(model, family.loudness)
         comfy("safetensors.torch").save_file(weights, str(file), metadata)
         loaded, metadata = comfy("comfy.utils").load_torch_file(str(file), return_metadata=True)
         wanted = {} if metadata is None else {"metadata": metadata}
         return comfy("comfy.sd").VAE(sd=loaded, **wanted)
+
+
+class NoMelScale(torch.nn.Module):
+    def __init__(self, *sizes: Any) -> None:
+        super().__init__()
 
 
 def random_weights(model: Any, loudness: float) -> dict[str, torch.Tensor]:

@@ -14,6 +14,35 @@ if TYPE_CHECKING:
     from sidestream.tests.conftest import HostModules
 
 
+STEPS = 4
+"""Of what `sampled_graph` samples."""
+
+WITH_VIDEO = ("ltx_2", "minimax_h3")
+
+LATENTS: dict[str, dict[str, Any]] = {
+    "ltx_2": {
+        "pictures": (
+            "EmptyLTXVLatentVideo",
+            {"width": 128, "height": 64, "length": 17, "batch_size": 1},
+        ),
+        "sound": (
+            "LTXVEmptyLatentAudio",
+            {"frames_number": 17, "frame_rate": 25, "batch_size": 1, "audio_vae": ["vae", 0]},
+        ),
+        "latent": (
+            "LTXVConcatAVLatent",
+            {"video_latent": ["pictures", 0], "audio_latent": ["sound", 0]},
+        ),
+    },
+    "minimax_h3": {
+        "latent": ("EmptyMiniMaxH3LatentAV", {"width": 64, "height": 32, "length": 22}),
+    },
+    "stable_audio": {"latent": ("EmptyLatentAudio", {"seconds": 1.0, "batch_size": 1})},
+    "ace_step": {"latent": ("EmptyAceStepLatentAudio", {"seconds": 1.0, "batch_size": 1})},
+}
+"""The nodes that make each family's empty latents."""
+
+
 def read(file: bytes) -> tuple[np.ndarray, int]:
     """The samples of a WAV file, [channels, n] from -1 to 1, and their rate."""
     with wave.open(io.BytesIO(file)) as opened:
@@ -48,3 +77,52 @@ def as_comfyui_decodes(comfy: HostModules, vae: Any, latent: torch.Tensor) -> to
         audio /= (audio.std(dim=[1, 2], keepdim=True) * 5).clamp(min=1)
         return audio[0]
     return decode(vae, {"samples": latent})["waveform"][0]
+
+
+def sampled_graph(
+    family: str, *, again: int, packed: bool, has_node: bool, decoder: str
+) -> dict[str, Any]:
+    """A prompt in which ComfyUI's own nodes sample a family's latents.
+
+    With `packed` callbacks get several latents as one. What was sampled, and what ComfyUI's node
+    `decoder` makes of its sound, is saved as `sampled-AGAIN.pt`; with another number it is computed
+    again, not taken from ComfyUI's cache.
+    """
+    vae, model = ["vae", 0], ["node" if has_node else "model", 0]
+    conditioning, latent = ["conditioning", 0], ["latent", 0]
+    of_vae = "audio_vae" if decoder.startswith("LTXV") else "vae"
+    steps = {"steps": STEPS, "scheduler": "simple", "denoise": 1.0, "model": model}
+    graph: dict[str, Any] = {
+        "vae": ("ProbeSoundVAE", {"family": family}),
+        "model": ("ProbeAudioModel", {"family": family}),
+        "conditioning": ("ProbeConditioning", {"family": family, "again": again}),
+        **LATENTS[family],
+        "sampler": (
+            "KSampler",
+            steps
+            | {"seed": 5, "cfg": 1.0, "sampler_name": "euler", "latent_image": latent}
+            | {"positive": conditioning, "negative": conditioning},
+        ),
+    }
+    if has_node:
+        graph["node"] = ("SideStreamPreview", {"model": ["model", 0], "audio_vae": vae})
+    if packed:
+        graph |= {
+            "guider": ("ProbePackedGuider", {"model": model, "positive": conditioning}),
+            "noise": ("RandomNoise", {"noise_seed": 5}),
+            "euler": ("KSamplerSelect", {"sampler_name": "euler"}),
+            "sigmas": ("BasicScheduler", steps),
+            "sampler": (
+                "SamplerCustomAdvanced",
+                {name: [name, 0] for name in ("noise", "guider", "sigmas")}
+                | {"sampler": ["euler", 0], "latent_image": latent},
+            ),
+        }
+    sound, pictures = ["sampler", 0], {}
+    if family in WITH_VIDEO:
+        graph["parts"] = ("LTXVSeparateAVLatent", {"av_latent": ["sampler", 0]})
+        sound, pictures = ["parts", 1], {"video": ["parts", 0]}
+    graph["audio"] = (decoder, {"samples": sound, of_vae: vae})
+    kept = {"model": ["model", 0], "sound": sound, "audio": ["audio", 0], **pictures}
+    graph["save"] = ("ProbeSaveSampled", kept | {"name": f"sampled-{again}"})
+    return {key: {"class_type": kind, "inputs": inputs} for key, (kind, inputs) in graph.items()}
