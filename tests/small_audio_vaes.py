@@ -92,7 +92,7 @@ FAMILIES = {
     "ltx_2": Family(
         "comfy.ldm.lightricks.vae.audio_vae.AudioVAE",
         lambda n: (1, 8, n, 16), 24000, 960, 720,
-        metadata={"audio_vae": LTX, "vocoder": BASE}, loudness=2,
+        metadata={"audio_vae": LTX, "vocoder": BASE}, loudness=10,
     ),
     "ltx_2_wider": Family(
         "comfy.ldm.lightricks.vae.audio_vae.AudioVAE",

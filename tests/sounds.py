@@ -70,6 +70,9 @@ def sound_graph(
 
 def as_comfyui_decodes(comfy: HostModules, vae: Any, latent: torch.Tensor) -> torch.Tensor:
     """The waveform [channels, n] by ComfyUI's node; by what it does where it cannot be imported."""
+    if type(vae.first_stage_model).__name__ == "AudioVAE":
+        decode = comfy("comfy_extras.nodes_lt_audio").LTXVAudioVAEDecode.execute
+        return decode({"samples": latent}, vae).args[0]["waveform"][0]
     try:
         decode = comfy("comfy_extras.nodes_audio").vae_decode_audio
     except (ImportError, AttributeError):  # an older one, or it wants torchaudio
@@ -88,7 +91,11 @@ def sampled_graph(
     `decoder` makes of its sound, is saved as `sampled-AGAIN.pt`; with another number it is computed
     again, not taken from ComfyUI's cache.
     """
-    vae, model = ["vae", 0], ["node" if has_node else "model", 0]
+    vae, bare = ["vae", 0], ["model", 0]
+    shifted = packed and family == "minimax_h3"  # the shift decides how sound is scaled
+    if shifted:
+        bare = ["shift", 0]
+    model = ["node", 0] if has_node else bare
     conditioning, latent = ["conditioning", 0], ["latent", 0]
     of_vae = "audio_vae" if decoder.startswith("LTXV") else "vae"
     steps = {"steps": STEPS, "scheduler": "simple", "denoise": 1.0, "model": model}
@@ -104,8 +111,11 @@ def sampled_graph(
             | {"positive": conditioning, "negative": conditioning},
         ),
     }
+    if shifted:
+        shifts = {"shift_video": 6.0, "shift_audio": 4.0}
+        graph["shift"] = ("MiniMaxH3SigmaShift", {"model": ["model", 0], **shifts})
     if has_node:
-        graph["node"] = ("SideStreamPreview", {"model": ["model", 0], "audio_vae": vae})
+        graph["node"] = ("SideStreamPreview", {"model": bare, "audio_vae": vae})
     if packed:
         graph |= {
             "guider": ("ProbePackedGuider", {"model": model, "positive": conditioning}),

@@ -43,6 +43,7 @@ class FakeSound:
     before: Callable[[], None] = lambda: None
     rate: int = RATE
     light: bool = False
+    levelled: bool = True
     calls: int = 0
 
     def parts(self, latent: torch.Tensor) -> list[slice]:
@@ -212,6 +213,8 @@ def test_a_file_says_what_it_is_and_is_as_loud_as_comfyuis():
     assert rate == 44100
     # As VAE Decode Audio does: five standard deviations are full scale.
     assert np.abs(samples - (loud / (loud.std(ddof=1) * 5)).clip(-1, 1)).max() < 1e-4
+    as_it_is, _ = read(wav(loud, 44100, levelled=False))
+    assert np.abs(as_it_is - loud.clip(-1, 1)).max() < 1e-4
     assert b'ICMT' in file
     assert json.loads(file[file.index(b"{") : file.index(b"}") + 1]) == {"step": 1}
     assert int.from_bytes(file[4:8], "little") == len(file) - 8

@@ -206,15 +206,16 @@ class Sounder:
 
     def _send(self, unfinished: Unfinished) -> None:
         samples = np.concatenate(unfinished.samples, axis=1)
-        rate, latent = unfinished.decoder.rate, unfinished.snapshot.lease.slot.latent
+        decoder, label = unfinished.decoder, unfinished.snapshot.label
+        rate, latent = decoder.rate, unfinished.snapshot.lease.slot.latent
         self._sink.send_sound(
             Sound(
-                unfinished.snapshot.label,
-                wav(samples, rate, comment_of(unfinished.snapshot.label)),
+                label,
+                wav(samples, rate, comment_of(label), levelled=decoder.levelled),
                 rate,
                 len(samples),
                 samples.shape[1] / rate,
-                max(unfinished.decoder.seconds(latent), samples.shape[1] / rate),
+                max(decoder.seconds(latent), samples.shape[1] / rate),
                 unfinished.decode_seconds * 1000,
             )
         )
