@@ -23,11 +23,11 @@ LATENTS: dict[str, dict[str, Any]] = {
     "ltx_2": {
         "pictures": (
             "EmptyLTXVLatentVideo",
-            {"width": 128, "height": 64, "length": 17, "batch_size": 1},
+            {"width": 128, "height": 64, "length": 9, "batch_size": 1},
         ),
         "sound": (
             "LTXVEmptyLatentAudio",
-            {"frames_number": 17, "frame_rate": 25, "batch_size": 1, "audio_vae": ["vae", 0]},
+            {"frames_number": 9, "frame_rate": 25, "batch_size": 1, "audio_vae": ["vae", 0]},
         ),
         "latent": (
             "LTXVConcatAVLatent",
@@ -35,7 +35,7 @@ LATENTS: dict[str, dict[str, Any]] = {
         ),
     },
     "minimax_h3": {
-        "latent": ("EmptyMiniMaxH3LatentAV", {"width": 64, "height": 32, "length": 22}),
+        "latent": ("EmptyMiniMaxH3LatentAV", {"width": 64, "height": 32, "length": 5}),
     },
     "stable_audio": {"latent": ("EmptyLatentAudio", {"seconds": 1.0, "batch_size": 1})},
     "ace_step": {"latent": ("EmptyAceStepLatentAudio", {"seconds": 1.0, "batch_size": 1})},
