@@ -17,6 +17,7 @@ from sidestream.preview.decoders.protocols import DecoderError
 from sidestream.preview.decoders.vae import NotEnoughMemory
 from sidestream.preview.deliver.shelf import RUNS, Shelf
 from sidestream.preview.deliver.wav import wav
+from sidestream.preview.render.slots import SLOTS
 from sidestream.preview.render.worker import Engine
 from sidestream.tests.helpers import (
     FakeSink,
@@ -109,6 +110,16 @@ def test_i7_that_of_the_last_step_is_made_whatever_the_budget_says(engine, sink)
     for step in range(1, 21):
         hear(engine, run, step)
     assert wait_until(lambda: steps(sink) == [20])
+
+
+def test_i7_that_of_the_last_step_has_a_slot_whatever_pictures_hold(engine, sink):
+    run = start_run(a_book(), sound=FakeSoundSource())
+    slots = engine._station.slots
+    held = [slots.acquire(torch.Size((1, 4, 8)), torch.float32) for _ in range(SLOTS)]
+    hear(engine, run, 20)
+    assert wait_until(lambda: steps(sink) == [20])
+    for lease in held:
+        lease.close()
 
 
 def test_i7_what_may_be_the_last_step_is_heard_once_the_sampling_is_over(engine, sink):

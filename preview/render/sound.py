@@ -79,7 +79,7 @@ class Sounder:
     def __init__(self, station: Station, decoders: DecoderCache, sink: Sink) -> None:
         self.budget = Budget()
         self._backend = station.backend
-        self._slots = station.slots
+        self._slots = station.sound_slots
         self._decoders = decoders
         self._sink = sink
         self._waiting: SoundSnapshot | None = None
