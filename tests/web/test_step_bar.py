@@ -42,6 +42,7 @@ MARKED = """
 DRAWN = """
 () => {
   const canvas = document.querySelector(".ss-thumbnails");
+  if (!canvas.width) return { runs: [], height: 0 }; // not laid out yet
   const { data } = canvas.getContext("2d").getImageData(0, 20, canvas.width, 1);
   const runs = [];
   for (let x = 0; x < canvas.width; x++) {
