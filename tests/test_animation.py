@@ -16,6 +16,7 @@ from sidestream.preview import records
 from sidestream.preview.decoders.taehv import TaehvSource
 from sidestream.preview.render import animation as animation_module
 from sidestream.preview.render import worker as engine_module
+from sidestream.preview.render.chain import FallbackChain
 from sidestream.preview.render.job import StreamingRenderJob
 from sidestream.preview.render.slots import SLOTS
 from sidestream.tests.helpers import (
@@ -318,6 +319,23 @@ def test_i6_an_animation_that_fails_costs_the_animations_and_one_line(caplog):
     engine.close()
 
 
+def test_a_method_that_changes_during_a_still_costs_no_animations(caplog):
+    sink = FakeSink()
+    engine = an_engine(sink)
+    video, other = FakeSource(FlatVideoDecoder()), FakeSource(name="other")
+    run = start_run(a_book(), video)
+
+    def change():
+        run.chain = FallbackChain([other])  # as the sampler's thread does
+
+    video.decoder.before = AtCall(1, change)
+    capture(engine, run, 3)
+    assert wait_until(lambda: len(animations(sink)) == 1)
+    assert not run.animation_failed
+    assert caplog.records == []
+    engine.close()
+
+
 def test_a_finished_animation_waits_for_its_socket():
     sink, book = FakeSink(), a_book()
     engine = an_engine(sink)
@@ -335,8 +353,11 @@ def test_a_finished_animation_waits_for_its_socket():
     engine.close()
 
 
-def test_i11_an_idle_worker_keeps_nothing_of_an_animation(monkeypatch):
-    monkeypatch.setattr(engine_module, "IDLE_SECONDS", 0.05)
+@pytest.mark.parametrize("idle", [True, False])
+def test_i11_a_worker_that_is_idle_or_shows_pictures_keeps_nothing_of_an_animation(
+    monkeypatch, idle
+):
+    monkeypatch.setattr(engine_module, "IDLE_SECONDS", 0.05 if idle else 60)
     sink, book = FakeSink(), a_book()
     engine = an_engine(sink)
     decoders = []
@@ -351,8 +372,10 @@ def test_i11_an_idle_worker_keeps_nothing_of_an_animation(monkeypatch):
     capture(engine, run, 1)
     assert wait_until(lambda: len(animations(sink)) == 1)
     run.end()
+    if not idle:
+        capture(engine, start_run(book, FakeSource()), 1, torch.rand(1, 4, 8, 8))
     assert wait_until(lambda: gc.collect() >= 0 and decoders[0]() is None)
-    assert not engine._station.slots._free
+    assert not idle or not engine._station.slots._free
     engine.close()
 
 

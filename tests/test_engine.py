@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import logging
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -20,7 +22,9 @@ from sidestream.preview.deliver.messages import told_of
 from sidestream.preview.records import Encoded
 from sidestream.preview.render import worker as engine_module
 from sidestream.preview.render.backends.cpu import CpuBackend
+from sidestream.preview.render.budget import Budget
 from sidestream.preview.render.mailbox import Mailbox
+from sidestream.preview.render.quicker import Quicker, Way
 from sidestream.preview.render.slots import SLOTS, Slots
 from sidestream.tests.helpers import (
     CPU,
@@ -458,6 +462,41 @@ def test_between_the_pictures_of_a_slow_decoder_a_quicker_one_serves(seconds, se
     assert facts["seconds_between"] == pytest.approx(seconds / 0.025, rel=0.2)
     assert len({frame.info.size for frame in sink.frames}) == 1
     engine.close()
+
+
+class LoadedAnew(FakeSource):
+    """Loads a slow decoder that is too large to stay on a device."""
+
+    def load(self, device):
+        decoder = Convolutional(0.3)
+        decoder.scale, decoder.light = 8, False
+        self.loaded = weakref.ref(decoder)
+        return decoder
+
+
+def test_i11_smaller_pictures_of_a_slow_decoder_do_not_keep_it_in_memory():
+    engine = an_engine(FakeSink())
+    large = LoadedAnew(name="large")
+    run = start_run(a_book(), large, budget=5)
+    sample(engine, run)
+    assert run.slow is not None
+    engine._decoders.release(CPU)
+    capture(engine, start_run(a_book(), FakeSource(name="light")), 1)
+    assert wait_until(lambda: gc.collect() >= 0 and large.loaded() is None)
+    engine.close()
+
+
+def test_what_is_too_slow_for_a_budget_is_used_with_a_larger_one():
+    quicker, slow = Quicker(), Budget()
+    tiny, factors = FakeSource(name="tiny"), FakeSource(name="factors")
+    run = start_run(a_book(), tiny, factors, max_size=512)
+    slow.spend(0, 0.4)
+    smaller, other = Way(tiny, 128), Way(factors, 512)
+    assert quicker.way(run, tiny, slow, 5, 10, 0) == smaller
+    for _ in range(2):  # the first one is not typical
+        quicker.spend(smaller, "its kind", 0.08, 5, 10)
+    assert quicker.way(run, tiny, slow, 5, 20, 0) == other
+    assert quicker.way(run, tiny, slow, 9, 20, 0) == smaller
 
 
 def test_a_decoder_that_keeps_up_has_nothing_between_its_pictures():

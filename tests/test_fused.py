@@ -8,6 +8,7 @@ import time
 import pytest
 import torch
 from sidestream.preview.decoders import fused, nvrtc
+from sidestream.preview.decoders.convolution import can_fuse
 from sidestream.preview.decoders.fused import FusedTaesd, UnsuitableError
 from sidestream.preview.decoders.nvrtc import KernelError
 from sidestream.preview.decoders.taesd import Taesd, TaesdSource, decoder_layers
@@ -170,3 +171,9 @@ def test_nvrtc_is_looked_for_in_nvidias_packages(monkeypatch, tmp_path):
     folders = list(nvrtc.library_folders())
     for folder in ("cuda_nvrtc/lib", "cu13/lib", "cu13/bin/x86_64"):
         assert tmp_path / "nvidia" / folder in folders
+
+
+def test_without_cudnn_its_fused_convolutions_are_not_tried(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(torch.backends.cudnn, "enabled", False)
+    assert not can_fuse.__wrapped__(torch.device("cuda"), torch.float16)

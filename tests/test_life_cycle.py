@@ -75,10 +75,10 @@ def interrupted_after(client: ComfyClient, step: int) -> Run:
         prompt_id, earlier = client.queue(graph(seconds=seconds)), list[Event | Frame]()
         for message in client.messages(prompt_id):
             earlier.append(message)
-            if isinstance(message, Event) and message.type == "progress":
-                if message.data["value"] == step:
-                    client.interrupt()
-                    break
+            progress = isinstance(message, Event) and message.type == "progress"
+            if progress and message.data["value"] == step:
+                client.interrupt()
+                break
         rest = client.collect(prompt_id)
         if rest.outcome == "interrupted" or step == 8:
             break

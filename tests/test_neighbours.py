@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 from sidestream.tests import neighbours
 from sidestream.tests.helpers import wait_until
 from sidestream.tests.neighbours import Neighbour
@@ -180,6 +181,21 @@ def test_i10_who_suppresses_previews_is_said_with_the_switch(
     sampled(stage, pack)
     assert got(client) == OURS
     assert pack.status()["provider"]["in_charge"] == OWN
+
+
+def test_i10_who_takes_previewers_apart_leaves_those_that_comfyui_has_not(
+    stage, client, told, meet, latent_preview
+):
+    pack = meet.make_pack()
+    neighbour = meet.load(neighbours.Hooks)
+    sound = stage.comfy("comfy.latent_formats").StableAudio1()
+    with node(stage):
+        previewer = latent_preview.get_previewer(torch.device("cpu"), sound)
+        previewer.decode_latent_to_preview_image("JPEG", torch.randn(1, 64, 40))
+        del previewer
+        assert all_told(pack)
+    assert [frame.sidestream["decoder"] for frame in client.frames] == ["spectrogram"]
+    assert neighbour.asked == 0
 
 
 # Each row: what the command line says, then nodes in one prompt, None for an ordinary sampler and

@@ -586,6 +586,19 @@ def test_without_a_server_the_pack_says_why_and_raises_nothing(
         started.close()
 
 
+def test_i6_extra_data_of_one_prompt_that_are_none_change_nothing_for_others(stage, pack, client):
+    # Older versions of ComfyUI queue it.
+    with stage.node() as prompt:
+        running = stage.server.prompt_queue.currently_running
+        running["odd"] = (0, "odd", {}, [], [], {})
+        try:
+            [item] = [each for each in running.values() if each[1] == prompt]
+            item[3]["client_id"] = "c"
+            assert pack.client("c")["prompts"] == 1
+        finally:
+            del running["odd"]
+
+
 def test_a_vae_is_copied_where_it_is_wanted_and_on_the_samplers_thread(
     stage, pack, client, told, latent_preview, monkeypatch
 ):

@@ -358,6 +358,15 @@ def test_i9_what_somebody_chose_is_followed_unless_the_node_says_otherwise(
         assert wait_until(lambda: client.run_states == ["none"])
 
 
+@pytest.mark.parametrize("argv", ["--fp16", "--port x", "--preview-method", "--preview-method x"])
+def test_i4_a_command_line_that_a_pack_has_replaced_ends_nothing(
+    stage, pack, client, told, latent_preview, argv
+):
+    told(argv)
+    with stage.node():
+        assert latent_preview.get_previewer(CPU, sd15(stage)) is not None
+
+
 def test_i9_a_clients_wish_does_not_undo_that_somebody_chose_none(
     stage, pack, client, told, latent_preview
 ):
@@ -530,6 +539,18 @@ def test_i10_wrappers_of_prepare_callback_are_kept(
     assert client.steps == [1, 2, 3, 4]
 
 
+def test_i4_a_wrapper_that_gives_no_callback_breaks_no_generation(
+    stage, make_pack, client, told, latent_preview, monkeypatch
+):
+    original = latent_preview.prepare_callback
+    monkeypatch.setattr(latent_preview, "prepare_callback", lambda *args: original(*args) and None)
+    pack = make_pack()
+    with stage.node():
+        stage.sample(with_settings(stage.demo_model()), steps=3)
+        assert all_told(pack)
+    assert client.frames == []
+
+
 def test_i10_removing_the_pack_restores_comfyuis_own_functions(make_pack, latent_preview):
     own = (latent_preview.get_previewer, latent_preview.prepare_callback)
     pack = make_pack()
@@ -690,6 +711,7 @@ def test_i10_packs_find_what_comfyuis_previewers_have(
         assert isinstance(previewer, latent_preview.LatentPreviewer)
         assert hasattr(animated_previews_wrapper(previewer), expected)
         assert not hasattr(previewer, "no_such_attribute")
+        previewer.decode_latent_to_preview = previewer.decode_latent_to_preview  # can be wrapped
 
 
 def test_i6_a_damaged_decoder_under_anothers_wrapper_breaks_no_generation(

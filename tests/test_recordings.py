@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import types
+import weakref
 
 import numpy as np
 import pytest
@@ -110,6 +111,21 @@ def test_every_step_is_there_and_of_its_step_whatever_the_budget_says():
     assert [kept.step for kept in found.kept] == list(range(1, 21))
     levels = [round(float(kept.rgb.mean())) for kept in found.kept]
     assert levels == [round(step / 100 * 255) for step in range(1, 21)]
+    engine.close()
+
+
+def test_i11_pictures_keep_no_run_and_so_no_vae_in_memory():
+    engine = an_engine(FakeSink())
+    run = recorded_run()
+    recording, alive = run.recording, weakref.ref(run)
+    record(engine, run, 3)
+    run.end()
+    assert len(frames_of(recording, MANY, nobody).kept) == 1
+    del run
+    assert wait_until(lambda: gc.collect() >= 0 and alive() is None)
+    again = start_run(a_book(), FakeSource())  # the node's next sampling
+    again.at(1, 20)
+    assert recording.reach(again) == 4
     engine.close()
 
 
@@ -283,6 +299,8 @@ def test_equal_nodes_have_equal_signatures_whatever_their_ids(comfy):
     graph = a_graph(comfy, prompt)
     found = list(prompts.upstream_signatures(graph, one.after, "latent"))
     assert found == [prompts.signature(graph, node_id) for node_id in ("2", "1")]
+    alike = list(prompts.upstream_signatures(graph, one.after, "latent", like=[one.sampler]))
+    assert alike == found[:1]
 
 
 def test_a_node_made_at_run_time_has_the_signature_of_its_maker_too(comfy):
@@ -293,8 +311,9 @@ def test_a_node_made_at_run_time_has_the_signature_of_its_maker_too(comfy):
     inner = {"class_type": "KSampler", "inputs": {"model": [one.model, 0], "odd": object()}}
     made.add_ephemeral_node("2.0.1", inner, one.sampler, one.sampler)
     found = prompts.signatures(made, "2.0.1")
-    assert found[1:] == [prompts.signature(made, one.sampler)]
-    assert found[0] != found[1]
+    assert list(found) == ["2.0.1", one.sampler]
+    assert found[one.sampler] == prompts.signature(made, one.sampler)
+    assert found["2.0.1"] != found[one.sampler]
 
 
 def test_a_circle_or_a_link_to_nothing_ends(comfy):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -123,6 +126,22 @@ def test_i11_a_copy_shares_nothing_and_draws_no_random_numbers(comfy, family, va
     thread.join()
     assert failures == []
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_i11_a_copy_goes_with_its_vae(comfy, family, vae):
+    from sidestream.preview import host
+
+    other = copy.copy(vae)
+    needed = vae.memory_used_decode
+    # As MiniMax H3's: its function refers to its VAE.
+    other.memory_used_decode = lambda shape, dtype, vae=other: needed(shape, dtype)
+    made = host.models.sound_copy(other)
+    assert made.memory(family.shape(8)) == host.models.sound_copy(vae).memory(family.shape(8)) > 0
+    copied, kept = weakref.ref(made), made.memory
+    del other, made
+    gc.collect()
+    assert copied() is None
+    assert kept(family.shape(8)) == 0
 
 
 def test_a_latent_of_another_kind_is_refused_in_one_line(comfy, family, vae):

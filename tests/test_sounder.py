@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import threading
 import wave
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +22,7 @@ from sidestream.preview.deliver.wav import wav
 from sidestream.preview.render.slots import SLOTS
 from sidestream.preview.render.worker import Engine
 from sidestream.tests.helpers import (
+    CPU,
     FakeSink,
     FakeSource,
     FlatDecoder,
@@ -103,6 +106,22 @@ def test_i3_a_sound_is_of_its_step_and_in_the_order_of_its_parts(engine, sink):
     assert (sound.seconds, sound.of_seconds, sound.channels) == (PARTS, 10.0, 2)
 
 
+def test_i11_a_sound_that_is_made_keeps_no_decoder_in_memory(engine, sink):
+    loaded = []
+
+    class LoadedAnew(FakeSoundSource):
+        def load(self, device: torch.device) -> Any:
+            decoder = FakeSound()
+            loaded.append(weakref.ref(decoder))
+            return decoder
+
+    run = start_run(a_book(), sound=LoadedAnew())
+    hear(engine, run, 20)
+    assert wait_until(lambda: steps(sink) == [20])
+    engine._decoders.release(CPU)
+    assert wait_until(lambda: gc.collect() >= 0 and [each() for each in loaded] == [None])
+
+
 def test_i7_that_of_the_last_step_is_made_whatever_the_budget_says(engine, sink):
     run = start_run(a_book(), sound=FakeSoundSource(), budget=1)
     engine._sounder.budget.spend(0, 1000)  # for a day
@@ -182,8 +201,12 @@ def test_i6_a_sound_that_fails_costs_sounds_alone(engine, sink, caplog, error, w
     assert wait_until(lambda: sink.no_sound == [why])
     assert run.sound_failed == lasts
     assert run.wants_sound != lasts
+    engine._sounder._rests_until = float("-inf")
+    if not lasts:
+        hear(engine, run, 2)
+        assert wait_until(lambda: sink.no_sound == [why] * 2)
     assert len([r for r in caplog.records if "Sound previews failed" in r.message]) == 1
-    capture(engine, run, 2)
+    capture(engine, run, 3)
     assert wait_until(lambda: sink.frames)
     run.end()
     assert wait_until(lambda: run.open_frames == 0)

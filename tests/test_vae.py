@@ -7,6 +7,7 @@ import gc
 import itertools
 import logging
 import threading
+import types
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -706,6 +707,9 @@ def test_i6_a_vae_that_cannot_be_copied_is_told_once(comfy, seam, caplog, what):
         assert seam.models.vae_copy(vae) is None
         assert seam.models.vae_copy(vae) is None
     assert [what in record.message for record in caplog.records] == [True]
+    model = types.SimpleNamespace(model_options={})
+    seam.models.attach_vae(model, vae)  # nor does the node fail
+    assert len(model.model_options) == 1
 
 
 def test_i11_a_vae_is_copied_once_and_its_copy_goes_with_it(comfy, seam):

@@ -118,9 +118,15 @@ class Previewer:
         """
         return self._is_latent
 
-    def decode_latent_to_preview(self, x0: torch.Tensor) -> Any:
-        """For packs that decode themselves: ComfyUI's picture of `x0`, made immediately."""
-        return self._own.decode_latent_to_preview(x0)
+    @functools.cached_property
+    def decode_latent_to_preview(self) -> Callable[[torch.Tensor], Any]:
+        """For packs that decode themselves: ComfyUI's picture of a latent, made immediately.
+
+        Absent if ComfyUI has no previewer for such latents: VideoHelperSuite takes apart previewers
+        that have this method, and fails if it finds nothing that it knows.
+        """
+        decode: Callable[[torch.Tensor], Any] = self._own.decode_latent_to_preview
+        return decode
 
     def with_step_tracking(
         self, callback: Callable[..., Any], asks: Callable[[Run, bool], None]

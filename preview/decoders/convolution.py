@@ -37,6 +37,8 @@ def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether cuDNN's fused convolutions work, tried once on a small input."""
     if device.type != "cuda" or torch.version.cuda is None or dtype == torch.float32:
         return False
+    if not torch.backends.cudnn.enabled:  # switched off, as where it does not work
+        return False
     x = torch.zeros(1, TRIED, 8, 8, device=device, dtype=dtype)
     weight, bias = x.new_zeros(TRIED, TRIED, 3, 3), x.new_zeros(TRIED)
     try:

@@ -42,16 +42,18 @@ def jpeg_encoder() -> JpegEncoder:
     """The available encoder that takes least from other threads."""
     try:
         import torch  # only here: of this package, only torchvision's encoder needs torch
-        from torchvision.io import encode_jpeg
+        import torchvision.io  # noqa: F401  brings the operator, which Pillow stands in for if gone
 
-        encode_jpeg(torch.zeros(3, 8, 8, dtype=torch.uint8))
+        # Not by torchvision's function, which since 0.29 warns at each call that it will go.
+        encode_jpeg = torch.ops.image.encode_jpeg
+        encode_jpeg(torch.zeros(3, 8, 8, dtype=torch.uint8), 90)
     except Exception:  # absent, or built for another torch; it can fail in many ways
         return pillow_jpeg
 
     def torchvision_jpeg(picture: np.ndarray, quality: int) -> bytes:
         # Transposed by numpy, which holds the GIL: switching to the sampler and back costs more.
         channels_first = torch.from_numpy(picture.transpose(2, 0, 1))
-        return encode_jpeg(channels_first, quality=quality).numpy().tobytes()
+        return encode_jpeg(channels_first, quality).numpy().tobytes()
 
     return torchvision_jpeg
 

@@ -308,7 +308,11 @@ def method_of_prompt(extra_data: Mapping[str, Any]) -> str | None:
 
     None if none was sent, or one that ComfyUI does not know.
     """
-    method = extra_data.get("preview_method")
+    return _known(extra_data.get("preview_method"))
+
+
+def _known(method: Any) -> str | None:
+    """`method`, if ComfyUI knows it; otherwise None."""
     known = [each.value for each in type(comfy.cli_args.args.preview_method)]
     return method if method in known else None
 
@@ -317,8 +321,8 @@ def _of_command_line() -> str | None:
     """The method that was given on the command line."""
     if not comfy.options.args_parsing:
         return None
-    absent = object()
-    # argparse fills in a default only if the namespace has no value yet.
-    namespace = argparse.Namespace(preview_method=absent)
-    comfy.cli_args.parser.parse_known_args(sys.argv[1:], namespace)
-    return None if namespace.preview_method is absent else _name(namespace.preview_method)
+    # Packs that run scripts replace the command line. ComfyUI's parser would end this thread if it
+    # does not understand theirs.
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--preview-method", nargs="?")
+    return _known(parser.parse_known_args(sys.argv[1:])[0].preview_method)

@@ -7,7 +7,7 @@ import functools
 import logging
 import sys
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import comfy.latent_formats
@@ -344,7 +344,8 @@ def is_for_sound(vae: Any) -> bool:
         return hasattr(vae, "vocoder")
     if type(model).__name__ in FAMILIES or getattr(vae, "extra_1d_channel", None) is not None:
         return True
-    return vae.latent_dim == 1 and vae.output_channels <= 2
+    dimensions, channels = getattr(vae, "latent_dim", 2), getattr(vae, "output_channels", 3)
+    return bool(dimensions == 1 and channels <= 2)
 
 
 def sound_scale(model: Any) -> float:
@@ -411,8 +412,17 @@ def _copy_of_sound_vae(vae: Any, model: Any) -> SoundCopy:
         grain=family.grain,
         axis=family.axis,
         levelled=family.levelled,
-        memory=functools.partial(_numbers_held, vae.memory_used_decode),
+        memory=functools.partial(_numbers_held_by, weakref.ref(vae)),
     )
+
+
+def _numbers_held_by(vae: Callable[[], Any], shape: Sequence[int]) -> float:
+    """As `_numbers_held`, for a weakly referenced VAE; 0 if it no longer exists.
+
+    MiniMax H3's function refers to its VAE, which with its copy would stay in memory for good.
+    """
+    alive = vae()
+    return 0.0 if alive is None else _numbers_held(alive.memory_used_decode, shape)
 
 
 def _timing(vae: Any, model: Any) -> tuple[int, int, int]:

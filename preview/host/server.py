@@ -44,7 +44,8 @@ def prompts_of(client_id: str) -> set[str]:
     queue = server.prompt_queue
     with queue.mutex:  # or a prompt that is about to run might be in neither list
         items = [*queue.currently_running.values(), *queue.queue]
-    return {item[1] for item in items if item[3].get("client_id") == client_id}
+    by_data = ((item[1], item[3]) for item in items if isinstance(item[3], Mapping))
+    return {prompt_id for prompt_id, data in by_data if data.get("client_id") == client_id}
 
 
 def user_of(request: Any) -> str:

@@ -193,6 +193,8 @@ class Animator:
         If so, the slot of `snapshot` is taken over.
         """
         run, latent = snapshot.run, snapshot.lease.slot.latent
+        if latent.ndim != 5:
+            self._streaming = self._streaming_for = None  # `forget` comes only when idle
         if not moves(still, decoder, latent) or run.animation_failed:
             return
         if not (self._may_begin(run, still.label.is_last) and self._sink.animates(run)):
@@ -361,7 +363,8 @@ class Animator:
 
     def _count(self, animation: Animation, seconds: float) -> None:
         """Account for a part. The first one of a kind includes warm-up, so it is not typical."""
-        is_first, self._warm = animation.job != self._warm, animation.job
+        kind = animation.job.kind
+        is_first, self._warm = kind != self._warm, kind
         if is_first:
             self.budget.renew()
             return

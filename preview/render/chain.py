@@ -93,7 +93,12 @@ class FallbackChain:
         return (source for source in self._sources if self._failures.allow(source, now))
 
     def after(self, source: Source, now: float) -> Source | None:
-        """The last usable decoder below `source`, which is the quickest."""
+        """The last usable decoder below `source`, which is the quickest.
+
+        None if `source` is not in this chain, as after a change of the method.
+        """
+        if source not in self._sources:
+            return None
         below = self._sources[self._sources.index(source) + 1 :]
         allowed = (each for each in reversed(below) if self._failures.allow(each, now))
         return next(allowed, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,6 +38,11 @@ class RenderJob:
     full: bool = False
     images: int = 1
 
+    @property
+    def kind(self) -> object:
+        """Equal for jobs that do the same work. It does not keep their decoder in memory."""
+        return weakref.ref(self.decoder), self.max_size, self.full, self.images
+
     def __call__(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The picture, uint8 [H, W, 3], and the number of unknown positions or pixels."""
         shown = latent[: self.images]
@@ -68,6 +74,11 @@ class StreamingRenderJob:
         self._max_size = max_size
         self._full = full
         self._streaming = decoder.streaming()
+
+    @property
+    def kind(self) -> object:
+        """As `RenderJob.kind`."""
+        return weakref.ref(self)
 
     def rewind(self) -> None:
         """The next call is for a first frame."""

@@ -28,7 +28,8 @@ class Quicker:
 
     def __init__(self) -> None:
         self.budget = Budget()
-        self._too_slow: set[tuple[object, int]] = set()
+        self._took: dict[tuple[object, int], float] = {}
+        """Seconds that ways took which were expected to be quick enough, and were not."""
         self._warm: object = None
 
     def way(
@@ -41,20 +42,19 @@ class Quicker:
         size = run.max_size
         for times in SMALLER:
             # A convolution's work is proportional to the picture's area.
-            expected = slow.cost / times**2
-            known = (source.key, size // times) in self._too_slow
-            if not known and self.budget.fits(expected, percent * SHARE):
+            expected = self._took.get((source.key, size // times), slow.cost / times**2)
+            if self.budget.fits(expected, percent * SHARE):
                 return Way(source, size // times)
         other = run.chain.after(source, now)
         return None if other is None else Way(other, size)
 
     def spend(self, way: Way, work: object, seconds: float, percent: float, now: float) -> None:
-        """Record that a picture by `way` took `seconds`; `work` is what was done."""
+        """Record that a picture by `way` took `seconds`; `work` is its job's kind."""
         if work != self._warm:
             self._warm = work  # a first decode includes warm-up, so it is not typical
             self.budget.renew()
             return
         self.budget.spend(now, seconds)
         if not self.budget.fits(seconds, percent * SHARE):
-            self._too_slow.add((way.source.key, way.max_size))
+            self._took[way.source.key, way.max_size] = seconds
             self.budget.renew()  # the next way does not have to wait as long as this one

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -124,18 +125,21 @@ class Recording:
         self._capacity = 1
         self._kind: object = None
         """The run and the kind of latents that the slots are for."""
-        self._run: Run | None = None
+        self._run: Callable[[], Run | None] = lambda: None
+        """The sampling in progress, not kept in memory: it has decoders."""
         self._steps_before = 0
+        self._reached = 0
         self._changed = threading.Condition()
 
     # During sampling
 
     def reach(self, run: Run) -> int:
         """The number of the run's current step, counted over all samplings."""
-        if run is not self._run:
-            self._steps_before += 0 if self._run is None else self._run.step
-            self._run = run
-        return self._steps_before + run.step
+        if run is not self._run():
+            self._steps_before = self._reached
+            self._run = weakref.ref(run)
+        self._reached = self._steps_before + run.step
+        return self._reached
 
     @property
     def is_empty(self) -> bool:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import weakref
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -84,8 +86,11 @@ class Sounder:
         self._sink = sink
         self._waiting: SoundSnapshot | None = None
         self._unfinished: Unfinished | None = None
-        self._warm: object = None
+        self._warm: Callable[[], SoundDecoder | None] = lambda: None
+        """The decoder of the last part, not kept in memory."""
         self._rests_until = float("-inf")
+        self._complained_of = 0
+        """The number of the run whose failure was logged last."""
         self._lock = threading.Lock()
 
     # The sampler's thread
@@ -200,9 +205,9 @@ class Sounder:
         unfinished.samples.append(samples.copy())  # the backend reuses its memory
         unfinished.decode_seconds += seconds
         # A first decode includes warm-up, so it is not typical.
-        if self._warm is unfinished.decoder:
+        if self._warm() is unfinished.decoder:
             self.budget.spend(records.now(), seconds)
-        self._warm = unfinished.decoder
+        self._warm = weakref.ref(unfinished.decoder)
 
     def _send(self, unfinished: Unfinished) -> None:
         samples = np.concatenate(unfinished.samples, axis=1)
@@ -222,12 +227,13 @@ class Sounder:
 
     def _fail(self, run: Run, error: Exception) -> None:
         passes = isinstance(error, (NotEnoughMemory, torch.cuda.OutOfMemoryError))
-        if not run.sound_failed:
+        if not (run.sound_failed or (passes and run.number == self._complained_of)):
             log.warning(
                 "[SideStream] Sound previews failed (%s); this run continues %s.",
                 in_a_line(error),
                 "and retries them later" if passes else "without sound",
             )
+        self._complained_of = run.number
         run.sound_failed = not passes
         self._rests_until = records.now() + PAUSE
         self._sink.send_no_sound(run, "memory" if passes else "failed")

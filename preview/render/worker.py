@@ -86,7 +86,7 @@ class Engine:
         self._source: Source | None = None  # in use by the worker
         self._frame: Frame | None = None  # in work, until it is closed
         self._faltered = False
-        self._warm: RenderJob | None = None
+        self._warm: object = None
         self._convergence = Convergence()
         self._new_makers()
         self._recordings: deque[weakref.ref[Recording]] = deque(maxlen=RECORDINGS)
@@ -533,16 +533,16 @@ class Engine:
         change = self._convergence.change(label, went)
         now = records.now()
         if way is not None:
-            self._quicker.spend(way, job, seconds, settings.budget, now)
+            self._quicker.spend(way, job.kind, seconds, settings.budget, now)
             run.spent += seconds
         else:
             # A first decode includes warm-up, so it is not typical.
-            if job == self._warm:
+            if job.kind == self._warm:
                 self.budget.spend(now, seconds)
                 run.spent += self.budget.cost
             else:
                 self.budget.renew()
-            self._warm = job
+            self._warm = job.kind
         run.frames_not_finite += int(not_finite) > 0
         info = Info(
             shown_size(decoder, (images, *slot.latent.shape[1:]), run.max_size),

@@ -179,6 +179,25 @@ def test_i1_a_call_never_waits(cuda, fused_taesd):
         stream.synchronize()
 
 
+def test_i1_to_load_the_kernels_beside_a_busy_device_stops_no_other_thread(cuda):
+    major, minor = torch.cuda.get_device_capability(cuda)
+    image, index = fused.compiling(10 * major + minor).result(), torch.cuda.current_device()
+    context = nvrtc.Context(index)
+
+    def load() -> None:
+        with context:
+            fused.Loaded(image, index)
+
+    torch.cuda._sleep(2 * 10**9)  # cycles: more than a second
+    thread = threading.Thread(target=load)
+    longest, before = 0.0, time.perf_counter()
+    thread.start()
+    while thread.is_alive():
+        now = time.perf_counter()
+        longest, before = max(longest, now - before), now
+    assert longest < 0.1  # as long as the GIL was held
+
+
 def test_a_picture_takes_no_more_memory_than_three_layers(cuda, fused_taesd):
     for size, skipped in ((64, 0), (128, 1)):
         latent = noise(4, size, size).to(cuda)
