@@ -259,9 +259,20 @@ class Engine:
         return self._thread.is_alive()
 
     def hangs(self, now: float) -> bool:
-        """Whether the worker has spent more time on one task than any should take."""
-        began = self._work_began
-        return began is not None and now - began > HANG_SECONDS
+        """Whether the worker has spent more time on one task than any should take.
+
+        It also waits for the sampler's device, which may be a step behind: on a small GPU, minutes.
+        Once that is there, all that the run has taken counts as time that it may have waited.
+        """
+        began, frame = self._work_began, self._frame
+        if began is None:
+            return False
+        lag = 0.0
+        if frame is not None:
+            if not self._has_landed(frame):
+                return False
+            lag = frame.label.captured_at - (frame.label.run.began_at or frame.label.captured_at)
+        return now - began > HANG_SECONDS + lag
 
     def give_up(self) -> None:
         """Abandon a worker that hangs, and the decoder in which it hangs."""
@@ -403,7 +414,7 @@ class Engine:
             try:
                 if frame is not None:
                     self._process(frame)
-                    self._frame = None
+                    self._frame, self._work_began = None, records.now()
                 for maker in makers:
                     maker.advance()
             finally:
