@@ -167,6 +167,14 @@ def test_where_there_is_time_the_best_decoder_makes_them(monkeypatch):
     assert "rough" in {decoder for _, _, decoder in course(8, 1.0)}
 
 
+def test_i6_a_quicker_decoder_that_is_broken_costs_the_animations_and_no_still(monkeypatch, caplog):
+    course = Course(monkeypatch, [100.0], 0.5)
+    course.sources[1].broken = True
+    assert course(20, 6.0) == []
+    [line] = [record.getMessage() for record in caplog.records]
+    assert "Animated previews failed (rough.pth is damaged)" in line
+
+
 def test_no_window_has_more_than_the_budget_but_for_the_last_step(monkeypatch):
     clock = [100.0]
     course = Course(monkeypatch, clock, 0.01)

@@ -299,6 +299,8 @@ def test_equal_nodes_have_equal_signatures_whatever_their_ids(comfy):
     graph = a_graph(comfy, prompt)
     found = list(prompts.upstream_signatures(graph, one.after, "latent"))
     assert found == [prompts.signature(graph, node_id) for node_id in ("2", "1")]
+    alike = list(prompts.upstream_signatures(graph, one.after, "latent", like=[one.sampler]))
+    assert alike == found[:1]
 
 
 def test_a_node_made_at_run_time_has_the_signature_of_its_maker_too(comfy):
@@ -309,8 +311,9 @@ def test_a_node_made_at_run_time_has_the_signature_of_its_maker_too(comfy):
     inner = {"class_type": "KSampler", "inputs": {"model": [one.model, 0], "odd": object()}}
     made.add_ephemeral_node("2.0.1", inner, one.sampler, one.sampler)
     found = prompts.signatures(made, "2.0.1")
-    assert found[1:] == [prompts.signature(made, one.sampler)]
-    assert found[0] != found[1]
+    assert list(found) == ["2.0.1", one.sampler]
+    assert found[one.sampler] == prompts.signature(made, one.sampler)
+    assert found["2.0.1"] != found[one.sampler]
 
 
 def test_a_circle_or_a_link_to_nothing_ends(comfy):

@@ -299,16 +299,19 @@ class Provider:
                 self._recordings.clear()
                 return None
             own = host.prompts.signatures(graph, context.node_id)
+            signatures = list(own.values())
             limits = [
                 limit_of(host.prompts.inputs_of(graph, taker))
                 for taker in takers
-                if not set(own).isdisjoint(host.prompts.upstream_signatures(graph, taker, "latent"))
+                if not set(signatures).isdisjoint(
+                    host.prompts.upstream_signatures(graph, taker, "latent", like=own)
+                )
             ]
             if not limits:
                 return None
             place = (context.prompt_id, context.node_id, host.prompts.list_index())
             frames, megabytes = (max(each) for each in zip(*limits, strict=True))
-            return self._recordings.begin(place, own, Limit(frames, megabytes), model)
+            return self._recordings.begin(place, signatures, Limit(frames, megabytes), model)
         except Exception as error:  # an incompatible graph
             reason = in_a_line(error)
             self._say_once(logging.WARNING, f"Side-Stream Frames cannot read the graph ({reason}).")

@@ -62,10 +62,11 @@ def nvrtc() -> ctypes.CDLL:
 
 
 @functools.cache
-def driver() -> ctypes.PyDLL:
-    """The CUDA driver, called while holding the GIL. Raises KernelError if there is none."""
+def driver(holding: bool = True) -> ctypes.CDLL:
+    """The CUDA driver, called while holding the GIL or not. Raises KernelError if there is none."""
+    kind = ctypes.PyDLL if holding else ctypes.CDLL
     try:
-        return ctypes.PyDLL("nvcuda.dll" if WINDOWS else "libcuda.so.1")
+        return kind("nvcuda.dll" if WINDOWS else "libcuda.so.1")
     except OSError as error:
         raise KernelError(f"the CUDA driver cannot be loaded: {error}") from error
 
@@ -131,9 +132,9 @@ def error_name(code: int) -> str:
     return name.value.decode() if name.value else f"CUDA error {code}"
 
 
-def call(name: str, *arguments: object) -> None:
-    """Call the driver's function `name`. Raises KernelError."""
-    code = getattr(driver(), name)(*arguments)
+def call(name: str, *arguments: object, holding: bool = True) -> None:
+    """Call the driver's function `name`, holding the GIL or not. Raises KernelError."""
+    code = getattr(driver(holding), name)(*arguments)
     if code != 0:
         raise KernelError(f"{name} failed with {error_name(code)}")
 
@@ -202,9 +203,12 @@ class Context:
 
 
 def load(image: bytes) -> ctypes.c_void_p:
-    """A module with the compiled code, in the current context, until the process ends."""
+    """A module with the compiled code, in the current context, until the process ends.
+
+    Other threads can run meanwhile: the driver may compile PTX, or wait for the device.
+    """
     module = ctypes.c_void_p()
-    call("cuModuleLoadData", ctypes.byref(module), image)
+    call("cuModuleLoadData", ctypes.byref(module), image, holding=False)
     return module
 
 

@@ -200,25 +200,33 @@ def inputs_of(graph: Any, node_id: str) -> dict[str, Any]:
     return dict(graph.get_node(node_id).get("inputs") or {})
 
 
-def upstream_signatures(graph: Any, node_id: str, name: str) -> Iterator[str]:
-    """The signatures of the nodes that an input depends on, the nearest first."""
+def upstream_signatures(
+    graph: Any, node_id: str, name: str, like: Iterable[str] | None = None
+) -> Iterator[str]:
+    """The signatures of the nodes that an input depends on, the nearest first.
+
+    Only of those whose classes are among those of the nodes `like`, if these are given: each
+    signature takes a walk through all nodes before it.
+    """
     link = inputs_of(graph, node_id).get(name)
     found = dict.fromkeys([str(link[0])] if link is not None and _is_link(link) else [])
+    kinds = None if like is None else {graph.get_node(each)["class_type"] for each in like}
     for each in _growing(found):
         if graph.has_node(each) and len(found) < MOST_NODES:
-            yield signature(graph, each)
+            if kinds is None or graph.get_node(each)["class_type"] in kinds:
+                yield signature(graph, each)
             found |= dict.fromkeys(_sources(graph, each))
 
 
-def signatures(graph: Any, node_id: str) -> list[str]:
+def signatures(graph: Any, node_id: str) -> dict[str, str]:
     """What a node's output depends on, as texts that are equal if ComfyUI's cache would serve it.
 
-    The first is the node's own, the next that of the node that created it at run time, and so on.
+    By node: the first is the node itself, the next the one that created it at run time, and so on.
     """
-    found: list[str] = []
+    found: dict[str, str] = {}
     at: str | None = node_id
     while at is not None and len(found) < MOST_NODES:
-        found.append(signature(graph, at))
+        found[at] = signature(graph, at)
         at = graph.get_parent_node_id(at)
     return found
 

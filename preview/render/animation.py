@@ -204,15 +204,14 @@ class Animator:
             recipes = self._recipes(run, source, latent)
             size = shown_size(decoder, (1, *latent.shape[1:]), recipes[0].max_size)
             job, plan = self._planned(run, still, latent, recipes[0])
+            lease = snapshot.lease.take_over()
+            self._animation = animation = Animation(
+                run, still, lease, latent, recipes, job, size, deque(plan)
+            )
+            run.acquire()
+            self._hurry(animation)
         except Exception as error:
             self._give_up(run, error)
-            return
-        lease = snapshot.lease.take_over()
-        self._animation = animation = Animation(
-            run, still, lease, latent, recipes, job, size, deque(plan)
-        )
-        run.acquire()
-        self._hurry(animation)
 
     def _may_begin(self, run: Run, is_last: bool) -> bool:
         """Whether there is time for another one; always for a run's last one, and for its first."""
