@@ -240,7 +240,7 @@ def test_two_presses_or_a_command_finish_the_running_sampler(panel: PanelPage) -
         }"""
     )
     assert run == {"at": run["last"], "last": run["last"], "status": "success"}
-    said = f"inished at step {run['last']} of 1000"
+    said = f"inished at step {run['last']} of 4000"
     expect(part(panel, ".ss-finished")).to_contain_text(said)
     panel.wait("said => document.body.innerText.includes(`was f${said}`)", 5, said)
     assert button.is_disabled()
