@@ -262,17 +262,15 @@ class Engine:
         """Whether the worker has spent more time on one task than any should take.
 
         It also waits for the sampler's device, which may be a step behind: on a small GPU, minutes.
-        Once that is there, all that the run has taken counts as time that it may have waited.
+        (To ask the device here, on any thread, could break another one's recording of a graph.) So
+        all that the run had taken before is time that it may have waited.
         """
         began, frame = self._work_began, self._frame
         if began is None:
             return False
-        lag = 0.0
-        if frame is not None:
-            if not self._has_landed(frame):
-                return False
-            lag = frame.label.captured_at - (frame.label.run.began_at or frame.label.captured_at)
-        return now - began > HANG_SECONDS + lag
+        captured = began if frame is None else frame.label.captured_at
+        started = captured if frame is None else frame.label.run.began_at or captured
+        return now - began > HANG_SECONDS + captured - started
 
     def give_up(self) -> None:
         """Abandon a worker that hangs, and the decoder in which it hangs."""
