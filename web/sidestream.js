@@ -130,9 +130,14 @@ function tab() {
   let close;
   return {
     id: TAB,
-    title: t("panel.title"),
     icon: "pi pi-eye",
-    tooltip: t("panel.tooltip"),
+    // Read whenever the page draws them, so in the language that it has then.
+    get title() {
+      return t("panel.title");
+    },
+    get tooltip() {
+      return t("panel.tooltip");
+    },
     type: /** @type {const} */ ("custom"),
     render: (/** @type {HTMLElement} */ container) => {
       close?.();

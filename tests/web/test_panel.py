@@ -27,6 +27,15 @@ from sidestream.tools.page import PanelPage
 
 pytestmark = pytest.mark.browser
 
+TILES_FILL_IT = """
+(panel) => {
+  panel.style.width = "600px";
+  const boxes = [".ss-grid", ".ss-tile:last-child"].map((one) => panel.querySelector(one).getBoundingClientRect());
+  panel.style.width = "";
+  return Math.abs(boxes[0].right - boxes[1].right) < 1;
+}
+"""
+
 # 1: a large live picture, several samplers
 
 
@@ -164,6 +173,7 @@ def test_samplers_are_followed_pinned_or_all_shown(panel: PanelPage) -> None:
     tiles = panel.page.locator(f"{PANEL} .ss-tile")
     tiles.nth(1).wait_for()
     expect(tiles).to_have_count(2)
+    assert part(panel, "").evaluate(TILES_FILL_IT)
     panel.wait("() => [...document.querySelectorAll('.ss-tile canvas')].every(c => c.width === 512)")
     tiles.nth(1).click()
     assert panel.page.evaluate("() => sidestream.watching.run.title") == names[1]

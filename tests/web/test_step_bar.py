@@ -64,6 +64,7 @@ def wait_marked(panel: PanelPage, kind: str, slots: list[int], count: int) -> No
 
 def test_each_step_has_its_place_from_the_first_and_gaps_where_nothing_was_shown(panel: PanelPage) -> None:
     panel.open_panel()
+    wait_marked(panel, "ahead", [], 1)
     deliver(panel, 3)
     wait_shown(panel, 3)
     panel.wait("() => document.querySelector('.ss-scrubber').max === '19'")

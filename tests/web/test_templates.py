@@ -33,6 +33,7 @@ PICTURES_ARE_THERE = """
   return pictures.length > 0 && pictures.every((picture) => picture.naturalWidth > 100);
 }
 """
+CLIPPED = "all => all.filter((e) => e.scrollWidth > e.clientWidth).map((e) => e.textContent)"
 PROMPT = """
 async (workflow) => {
   await app.loadGraphData(workflow);
@@ -76,6 +77,8 @@ def test_a_template_opens_as_it_is_meant(panel: PanelPage, file: Path) -> None:
         # What a saved list does not reach, the page fills with defaults.
         there = {name: opened[number]["inputs"].get(name) for name in node["inputs"]}
         assert there == node["inputs"]
+    # What the node says while it waits is there in full.
+    assert panel.page.locator(".ss-node-caption").evaluate_all(CLIPPED) == []
     panel.page.keyboard.press("Escape")  # it may tell which models are missing
 
 

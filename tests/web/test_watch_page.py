@@ -130,9 +130,10 @@ def test_from_the_settings_to_the_phone(panel: PanelPage, watch: Watch, tmp_path
         switch.uncheck()
         expect(again.get_by_text("Nothing is shared at this address.")).to_be_visible()
         expect(page.locator(".ss-shared > *")).to_have_count(0)
+        switch.press("Escape")
+        expect(page.get_by_role("dialog")).to_have_count(0)
     finally:
         ask(panel.url, {"on": False})
-        page.keyboard.press("Escape")
 
 
 def test_picture_bar_and_time_left_while_it_runs_and_nothing_moves_after(

@@ -208,7 +208,15 @@ function entry(name, field, group) {
     category: ["SideStream", group, field.label],
     defaultValue: field.default,
   };
+  /** @param {string} value */
+  const option = (value) => ({
+    value,
+    // Read whenever the dialog is drawn, so in the language that the page has then.
+    get text() {
+      return optionText(name, field, value);
+    },
+  });
   return field.type === "choice"
-    ? { ...common, type: "combo", options: field.options?.map((option) => ({ text: optionText(name, field, option), value: option })) }
+    ? { ...common, type: "combo", options: field.options?.map(option) }
     : { ...common, type: "number", attrs: { min: field.min, max: field.max, step: 1, showButtons: true } };
 }

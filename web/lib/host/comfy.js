@@ -150,6 +150,17 @@ export function settingValue(id) {
 
 /**
  * @param {string} id
+ * @param {() => void} act called when the setting has another value, until `signal` aborts
+ * @param {AbortSignal} signal
+ */
+export function onSetting(id, act, signal) {
+  // The page notifies before the value is there.
+  const actSoon = () => queueMicrotask(() => signal.aborted || act());
+  app.ui.settings.addEventListener(`${id}.change`, actSoon, { signal });
+}
+
+/**
+ * @param {string} id
  * @param {unknown} value
  */
 export function storeSetting(id, value) {

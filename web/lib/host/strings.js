@@ -1,7 +1,9 @@
 /** The pack's own words, in the language of the page, from `locales/` through ComfyUI's /i18n. */
 
-import { api, settingValue } from "./comfy.js";
+import { api, onSetting, settingValue } from "./comfy.js";
 import { directionOf, filled, textAt } from "./texts.js";
+
+const LANGUAGE = "Comfy.Locale";
 
 /** @type {Record<string, any>} */
 let byLanguage = {};
@@ -22,6 +24,14 @@ export async function loadStrings() {
 export function writing() {
   const lang = languages().find((language) => byLanguage[language]?.sideStream) ?? "en";
   return { lang, dir: directionOf(lang) };
+}
+
+/**
+ * @param {() => void} act called when the page has taken another language, until `signal` aborts
+ * @param {AbortSignal} signal
+ */
+export function onLanguage(act, signal) {
+  onSetting(LANGUAGE, act, signal);
 }
 
 /**
@@ -78,6 +88,6 @@ function lookUp(path) {
 
 /** The page's language, then its base, then English. */
 function languages() {
-  const language = String(settingValue("Comfy.Locale") ?? "en");
+  const language = String(settingValue(LANGUAGE) ?? "en");
   return [language, language.split("-")[0], "en"];
 }

@@ -17,14 +17,15 @@ export function textAt(byLanguage, languages, path) {
 
 /**
  * The text with each `<name>` in it replaced. Within one from right to left a name or a number has its
- * own direction.
+ * own direction; spaces around it belong to the text.
  *
  * @param {string} text
  * @param {Record<string, string | number>} values
  * @param {"ltr" | "rtl"} direction
  */
 export function filled(text, values, direction) {
-  const isolated = (/** @type {string | number} */ value) => (direction === "rtl" ? `\u2068${value}\u2069` : String(value));
+  const isolated = (/** @type {string | number} */ value) =>
+    direction === "rtl" ? String(value).replace(/\S(.*\S)?/s, "\u2068$&\u2069") : String(value);
   return text.replace(/<(\w+)>/g, (whole, name) => (name in values ? isolated(values[name]) : whole));
 }
 

@@ -99,6 +99,15 @@ export class Player extends EventTarget {
     this.seek((this._decoder?.indexAt(this._now() * this._decoder.duration) ?? 0) + by);
   }
 
+  /**
+   * @param {boolean} playing
+   * @param {number} place of a player that this one replaces, from 0 to 1
+   */
+  continueFrom(playing, place) {
+    this.playing = playing;
+    this._goTo(place);
+  }
+
   close() {
     this.show(null);
   }
@@ -107,8 +116,7 @@ export class Player extends EventTarget {
   async _open(animation) {
     const decoder = await AnimationDecoder.of(animation.blob).catch(complain);
     if (!decoder || this.animation !== animation) return;
-    // From the beginning, unless it replaces another one.
-    this._goTo(this._decoder ? this._now() : 0);
+    this._goTo(this._now());
     this._decoder = decoder;
     this._draw();
   }
@@ -146,6 +154,7 @@ export class Player extends EventTarget {
   _empty() {
     this.window.clearTimeout(this._timer);
     this._decoder = this.shown = null;
+    this._place = 0;
     this.index = this.canvas.width = this.canvas.height = 0;
     this.canvas.hidden = true;
   }

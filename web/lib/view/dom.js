@@ -126,12 +126,13 @@ export function setAttribute(element, name, value) {
 }
 
 /**
- * Keep a control's keys from the page's key bindings.
+ * Keep a control's keys from the page's key bindings, but for the one that closes a dialog which it is in.
  *
  * @param {KeyboardEvent} event
  */
 export function keepFromPage(event) {
-  event.stopPropagation();
+  const { key, target } = event;
+  if (key !== "Escape" || !(/** @type {Element} */ (target).closest("[role=dialog]"))) event.stopPropagation();
 }
 
 /**

@@ -19,7 +19,8 @@ export class Grid {
     this.make = elementsOf(document);
     this.watching = watching;
     const hint = this.make("p", { class: "ss-hint ss-grid-hint" }, t("tabs.notInAll"));
-    this.element = this.make("div", { class: "ss-grid", hidden: true }, hint);
+    this.list = this.make("div", { class: "ss-tiles" });
+    this.element = this.make("div", { class: "ss-grid", hidden: true }, hint, this.list);
     /** @type {Map<import("../data/store.js").Run, Tile>} */
     this.tiles = new Map();
   }
@@ -56,7 +57,7 @@ export class Grid {
       caption,
     );
     const tile = { element, caption, renderer: new PageRenderer(canvas, undefined, TILE_SIDE) };
-    this.element.append(element);
+    this.list.append(element);
     this.tiles.set(run, tile);
     return tile;
   }

@@ -4,7 +4,7 @@
  */
 
 import { elementsOf, keepFromPage, setText } from "./dom.js";
-import { t, writing } from "../host/strings.js";
+import { onLanguage, t, writing } from "../host/strings.js";
 
 /** The key under which the browser remembers that it is known. */
 const KNOWN = "SideStream.hint";
@@ -22,12 +22,8 @@ export class EyeHint {
     this.document = document;
     this.find = find;
     this.text = element("span");
-    this.element = element(
-      "div",
-      { class: "ss-eye-hint", role: "status", ...writing() },
-      this.text,
-      element("button", { type: "button", onclick: () => this.dismiss(), onkeydown: keepFromPage }, t("hint.dismiss")),
-    );
+    this.button = element("button", { type: "button", onclick: () => this.dismiss(), onkeydown: keepFromPage });
+    this.element = element("div", { class: "ss-eye-hint", role: "status" }, this.text, this.button);
     this._ending = new AbortController();
     const { signal } = this._ending;
     if (localStorage.getItem(KNOWN) !== null) return;
@@ -36,6 +32,7 @@ export class EyeHint {
     const resized = new ResizeObserver(() => this.element.isConnected && this._place());
     resized.observe(document.documentElement);
     signal.addEventListener("abort", () => resized.disconnect());
+    onLanguage(() => this.element.isConnected && this._place(), signal);
   }
 
   /** The user knows now where previews are. */
@@ -55,7 +52,9 @@ export class EyeHint {
     const { eye, shortcut } = this.find();
     this.element.hidden = !eye?.checkVisibility();
     if (!eye || this.element.hidden) return;
+    Object.assign(this.element, writing());
     setText(this.text, t("hint.text", { shortcut: shortcut && ` (${shortcut})` }));
+    setText(this.button, t("hint.dismiss"));
     const { left, right, top, bottom } = eye.getBoundingClientRect();
     const { innerWidth, innerHeight } = /** @type {Window} */ (this.document.defaultView);
     const isLeft = left + right < innerWidth;

@@ -3,7 +3,7 @@
 import { ContactSheet } from "./contact_sheet.js";
 import { Controls } from "./controls.js";
 import { Curves } from "./curves.js";
-import { elementsOf, iconButton, setIcon, setText } from "./dom.js";
+import { elementsOf, iconButton, setAttribute, setIcon, setText } from "./dom.js";
 import { FinishButton, finishedText } from "./finish_button.js";
 import { Grid } from "./grid.js";
 import { PlayerBar } from "./player_bar.js";
@@ -17,7 +17,7 @@ import { notice } from "../data/status.js";
 import { SoundPlayer } from "../media/sound_player.js";
 import { SamplerTabs } from "./sampler_tabs.js";
 import { Timeline } from "./timeline.js";
-import { leftToRight, t, writing } from "../host/strings.js";
+import { leftToRight, onLanguage, t, writing } from "../host/strings.js";
 
 /**
  * @typedef {object} Shared What all panels share.
@@ -55,7 +55,8 @@ function momentOf({ sound, follows, on, seconds }) {
 const dismissed = new Set();
 
 /**
- * Fill `container` with a panel.
+ * Fill `container` with a panel. When the page takes another language the panel is filled anew, but stays
+ * in full screen.
  *
  * @param {HTMLElement} container
  * @param {Shared} shared
@@ -64,8 +65,36 @@ const dismissed = new Set();
  */
 export function openPanel(container, shared, { canPopOut = true } = {}) {
   const closing = new AbortController();
+  const root = elementsOf(container.ownerDocument)("section", { class: "sidestream", onkeydown: keepDeletionFromPage });
+  container.classList.add("ss-host");
+  container.append(root);
+  let filled = fillPanel(root, shared, canPopOut);
+  onLanguage(
+    () => {
+      const { state } = filled.viewer;
+      filled.close();
+      filled = fillPanel(root, shared, canPopOut);
+      filled.viewer.continueFrom(state);
+    },
+    closing.signal,
+  );
+  return () => {
+    closing.abort();
+    filled.close();
+    root.remove();
+    container.classList.remove("ss-host");
+  };
+}
+
+/**
+ * @param {HTMLElement} root of a panel
+ * @param {Shared} shared
+ * @param {boolean} canPopOut
+ */
+function fillPanel(root, shared, canPopOut) {
+  const closing = new AbortController();
   const { signal } = closing;
-  const document = container.ownerDocument;
+  const document = root.ownerDocument;
   const element = elementsOf(document);
   const window = /** @type {Window & typeof globalThis} */ (document.defaultView);
 
@@ -139,9 +168,8 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
     t("timeline.newRun"),
   );
   viewer.element.append(newRun);
-  const root = element(
-    "section",
-    { class: "sidestream", ...writing(), "aria-label": t("panel.title"), onkeydown: keepDeletionFromPage },
+  for (const [name, value] of Object.entries({ ...writing(), "aria-label": t("panel.title") })) setAttribute(root, name, value);
+  root.replaceChildren(
     element("div", { class: "ss-view" }, toolbar, tabs.element, viewer.element, playerBar.element, soundBar.element, grid.element, sheet.element),
     element("div", { class: "ss-side" }, noticeBar, timeline.element, curves.element, stats.element, controls.element, reportButton(document)),
   );
@@ -210,21 +238,20 @@ export function openPanel(container, shared, { canPopOut = true } = {}) {
   shared.queue.addEventListener("change", onChange, { signal });
   shared.status.addEventListener("change", onChange, { signal });
   shared.settings.addEventListener("change", onChange, { signal });
-  root.addEventListener("fullscreenchange", () => {
+  function showFullScreen() {
     const inside = document.fullscreenElement === root;
     setIcon(fullScreen, inside ? "window-minimize" : "window-maximize", t(inside ? "viewer.leaveFullScreen" : "viewer.fullScreen"));
-  });
+  }
+  root.addEventListener("fullscreenchange", showFullScreen, { signal });
   shared.status.watch(signal);
-  container.classList.add("ss-host");
-  container.append(root);
   viewer.update();
+  showFullScreen();
   update();
 
-  return () => {
+  function close() {
     closing.abort();
     soundPlayer.close();
     window.cancelAnimationFrame(asked);
-    root.remove();
-    container.classList.remove("ss-host");
-  };
+  }
+  return { viewer, close };
 }

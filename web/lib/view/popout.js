@@ -1,7 +1,7 @@
 /** The panel in a window that stays on top, or in a plain one if the browser has no such windows. */
 
 import { toast } from "../host/comfy.js";
-import { t } from "../host/strings.js";
+import { onLanguage, t } from "../host/strings.js";
 
 const SIZE = { width: 480, height: 720 };
 
@@ -27,6 +27,7 @@ export function popOutOf(fill) {
     for (const part of [document.documentElement, document.body]) theme.observe(part, { attributes: true });
     const leave = () => made.close();
     const gone = new AbortController();
+    onLanguage(() => (made.document.title = t("panel.title")), gone.signal);
     window.addEventListener("pagehide", leave, { signal: gone.signal });
     made.addEventListener("pagehide", () => {
       gone.abort();

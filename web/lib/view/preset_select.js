@@ -57,8 +57,7 @@ export function presetInDialog(document, settings) {
   settings.addEventListener("change", () => made?.update());
   return () => {
     const change = (/** @type {string} */ name, /** @type {any} */ value) => void settings.set(name, value);
-    made ??= new PresetSelect(document, settings.presets, (name) => settings.get(name), change);
-    made.update();
+    made = new PresetSelect(document, settings.presets, (name) => settings.get(name), change);
     return made.select;
   };
 }

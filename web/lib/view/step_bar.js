@@ -114,7 +114,7 @@ export class StepBar {
     const steps = run ? stepSlots(run) : 0;
     const reached = run ? slotsReached(run) : 0;
     const drawn = this.marks.map(() => "");
-    for (let slot = 0; slot < count; slot++) {
+    for (let slot = 0; run && slot < count; slot++) {
       const picture = seen.get(slot);
       const kind = slot >= steps && picture ? "result" : picture ? "seen" : slot < reached ? "unseen" : "ahead";
       drawn[MARKS.indexOf(kind)] += `M${slot + 0.04} 0h.92v1h-.92z`;

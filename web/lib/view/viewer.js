@@ -148,6 +148,19 @@ export class Viewer {
     });
   }
 
+  /** What `continueFrom` of a viewer takes that replaces this one. */
+  get state() {
+    const { zoom, pan, split, viewport, still, animationSize, player } = this;
+    return { zoom, playing: player.playing, place: player.place, own: { pan, split, viewport, still, animationSize } };
+  }
+
+  /** @param {Viewer["state"]} before */
+  continueFrom({ zoom, playing, place, own }) {
+    Object.assign(this, own);
+    this.player.continueFrom(playing, place);
+    this.setZoom(zoom);
+  }
+
   /** Show what is watched. */
   update() {
     const { frame, against, image, playing } = this.watching.sheet ? NOTHING : this.watching;
@@ -251,7 +264,7 @@ export class Viewer {
 
   /** @type {import("../media/renderer.js").Drawn} */
   _onDrawn(frame, { width, height, at }) {
-    const isOtherSize = width !== this.still.width || height !== this.still.height;
+    const isOtherSize = !this.drawn || width !== this.still.width || height !== this.still.height;
     this.still = { width, height };
     this.drawn = frame;
     this._sayWhatIsShown();
