@@ -153,7 +153,7 @@ class Engine:
         now = records.now()
         if not self._sounder.wants(run, now):
             return None
-        lease = self._staged(latent, torch.float32)
+        lease = self._staged(latent, torch.float32, is_sound=True)
         return None if lease is None else SoundSnapshot(run, run.capture_sound(now), lease)
 
     def publish_sound(self, snapshot: SoundSnapshot) -> None:
@@ -163,11 +163,14 @@ class Engine:
         if self._mailbox.closed:
             self._sounder.drop_waiting()
 
-    def _staged(self, latent: torch.Tensor, dtype: torch.dtype) -> Lease | None:
+    def _staged(
+        self, latent: torch.Tensor, dtype: torch.dtype, *, is_sound: bool = False
+    ) -> Lease | None:
         """Copy `latent` into a slot; None if that is not possible now. Raises StagingError."""
         station = self._station
         try:
-            lease = station.slots.acquire(latent.shape, dtype)
+            slots = station.sound_slots if is_sound else station.slots
+            lease = slots.acquire(latent.shape, dtype)
             if lease is None:
                 return None
             staged = False
@@ -445,6 +448,7 @@ class Engine:
         if stale is not None:
             drop(stale, records.LATE)
         self._station.slots.clear()
+        self._station.sound_slots.clear()
         if self._sink.quiet():
             # A later prompt may still ask for these pictures; their latents must leave the device.
             while self._recordings and self.problem is None:
