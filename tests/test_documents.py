@@ -464,7 +464,6 @@ def unnamed(text: str) -> set[str]:
     messages, routes = (text_of(REPO / f"preview/deliver/{n}.py") for n in ("messages", "routes"))
     addresses = {f"/sidestream/{name}" for name in offered_routes(routes)}
     keys = sent_keys(messages) - {"image/jpeg", "image/png"}
-    assert len(addresses) > 9 and len(keys) > 40
     lacking = {key for key in keys if not re.search(rf"`{key}`", text)}
     return lacking | {route for route in addresses if f" {route}" not in text}
 
@@ -472,6 +471,7 @@ def unnamed(text: str) -> set[str]:
 def test_the_apis_page_names_all_routes_and_all_that_messages_hold():
     text = text_of(REPO / "docs" / "api.md")
     assert unnamed(text) == set()
+    assert len(unnamed("")) > 50
     changed = text.replace("`sigma`", "").replace("POST /sidestream/pause", "")
     assert unnamed(changed) == {"sigma", "/sidestream/pause"}
 
