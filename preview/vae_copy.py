@@ -85,6 +85,9 @@ class SoundCopy(Copy):
     axis: int
     """The latents' dimension of time, counted from the last."""
 
+    levelled: bool
+    """Whether ComfyUI's node for decoding it makes loud sounds quieter."""
+
     memory: Callable[[Sequence[int]], float]
     """How many numbers decoding a latent of a shape holds at a time."""
 

@@ -442,6 +442,40 @@ def test_every_promise_names_a_test_and_every_module_is_described():
     assert {name for name in inner if f"`{name}`" not in text} == set()
 
 
+# The API
+
+
+def sent_keys(source: str) -> set[str]:
+    """The keys of all dictionaries that a module makes."""
+    nodes = [*ast.walk(ast.parse(source))]
+    keys = [key for node in nodes if isinstance(node, ast.Dict) for key in node.keys]
+    keys += [node.slice for node in nodes if isinstance(node, ast.Subscript)]
+    return {k.value for k in keys if isinstance(k, ast.Constant) and isinstance(k.value, str)}
+
+
+def offered_routes(source: str) -> set[str]:
+    """The addresses that `routes.py` answers."""
+    found = re.findall(r'"/sidestream/(\w+)', source)
+    return {*found, *re.findall(r'add_change\(\s*"(\w+)"', source)}
+
+
+def unnamed(text: str) -> set[str]:
+    """Routes, and keys of messages, that the API's page does not name."""
+    messages, routes = (text_of(REPO / f"preview/deliver/{n}.py") for n in ("messages", "routes"))
+    addresses = {f"/sidestream/{name}" for name in offered_routes(routes)}
+    keys = sent_keys(messages) - {"image/jpeg", "image/png"}
+    lacking = {key for key in keys if not re.search(rf"`{key}`", text)}
+    return lacking | {route for route in addresses if f" {route}" not in text}
+
+
+def test_the_apis_page_names_all_routes_and_all_that_messages_hold():
+    text = text_of(REPO / "docs" / "api.md")
+    assert unnamed(text) == set()
+    assert len(unnamed("")) > 50
+    changed = text.replace("`sigma`", "").replace("POST /sidestream/pause", "")
+    assert unnamed(changed) == {"sigma", "/sidestream/pause"}
+
+
 # Numbers
 
 

@@ -17,7 +17,8 @@ from sidestream.preview.decoders.sound import SoundDecoder, SoundSource
 from sidestream.preview.deliver.wav import wav
 from sidestream.preview.vae_copy import weights
 from sidestream.tests.helpers import CPU, HALF, SAMPLES_ON
-from sidestream.tests.sounds import FAMILIES, Family, as_comfyui_decodes, class_of, make_vae, read
+from sidestream.tests.small_audio_vaes import FAMILIES, Family, class_of, make_vae
+from sidestream.tests.sounds import as_comfyui_decodes, read
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,11 +46,17 @@ def family(request: pytest.FixtureRequest) -> Family:
 def vae(
     comfy: HostModules, family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Any:
-    if "vae_sa3" in family.path and class_of(comfy, family):
+    try:
+        class_of(comfy, family)
+    except ModuleNotFoundError as error:
+        if not family.path.startswith(str(error.name)):
+            raise
+        pytest.skip(f"this ComfyUI has no {family.path}")
+    if "vae_sa3" in family.path:
         # On the CPU ComfyUI has another one, with which that family is refused.
         attention = comfy("comfy.ldm.modules.attention").attention_pytorch
         monkeypatch.setattr(comfy("comfy.ldm.audio.vae_sa3"), "optimized_attention", attention)
-    made = make_vae(comfy, family, tmp_path, monkeypatch)
+    made = make_vae(comfy, family, tmp_path)
     if family.small.get("strides") and made.upscale_ratio != family.hop:
         pytest.skip("this ComfyUI does not know ACE-Step 1.5's")
     return made
@@ -78,7 +85,7 @@ def test_i12_a_sound_in_parts_is_what_comfyui_decodes(comfy, family, vae, monkey
     assert decoder.rate == family.rate
     assert made.shape[1] == POSITIONS * family.hop - family.lead
     assert made.shape[1] <= expected.shape[1]
-    given, _ = read(wav(made.numpy(), family.rate))
+    given, _ = read(wav(made.numpy(), family.rate, levelled=decoder.levelled))
     tolerance = family.tolerance if SAMPLES_ON == "cpu" else HALF
     assert np.abs(given - expected[:, : made.shape[1]].numpy()).max() < tolerance
 

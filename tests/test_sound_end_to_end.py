@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -9,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sidestream.tests.helpers import HALF, SAMPLES_ON
-from sidestream.tests.sounds import read, sound_graph
+from sidestream.tests.pictures import decoded, psnr
+from sidestream.tests.small_audio_vaes import FAMILIES
+from sidestream.tests.sounds import STEPS, read, sampled_graph, sound_graph
 from sidestream.tools.comfy_client import RequestRefused
 
 if TYPE_CHECKING:
@@ -90,3 +94,93 @@ def test_without_a_vae_there_is_the_spectrogram_alone(client):
     run = client.run(sound_graph(seed=next(seeds), vae=False), extra_data=LISTENS)
     assert {frame.sidestream["decoder"] for frame in run.frames} == {"spectrogram"}
     assert sounds(run) == []
+
+
+def has_node(client: ComfyClient, kind: str) -> bool:
+    return kind in client.get(f"/object_info/{kind}")
+
+
+def sampled(
+    running: RunningHost, client: ComfyClient, graph: dict[str, Any], **settings: Any
+) -> tuple[Any, dict[str, Any]]:
+    """The run of a `sampled_graph`, and what it saved."""
+    asked = {"sidestream": LISTENS["sidestream"] | {"format": "png"} | settings}
+    run = client.run(graph, extra_data=asked)
+    assert run.outcome == "success"
+    name = graph["save"]["inputs"]["name"]
+    return run, torch.load(running.base_dir / "output" / f"{name}.pt")
+
+
+def middles(picture: np.ndarray, scale: int) -> np.ndarray:
+    """The levels in the middle of each latent pixel of a picture [H, W, 3], enlarged smoothly."""
+    height, width, _ = picture.shape
+    blocks = picture.reshape(height // scale, scale, width // scale, scale, 3).astype(float)
+    middle = slice(scale // 2 - 1, scale // 2 + 1)
+    return blocks[:, middle, :, middle].mean(axis=(1, 3))
+
+
+def check_pictures(run: Any, expected: np.ndarray) -> None:
+    """The last ones show the video `expected`: uint8 [T, h, w, 3], in latent pixels."""
+    stills = [frame for frame in run.frames if "animation" not in frame.sidestream]
+    [animation] = [frame for frame in run.frames if "animation" in frame.sidestream][-1:]
+    for frame in (stills[-1], animation):
+        assert frame.sidestream["step"] == STEPS
+        assert frame.sidestream["decoder"] == "latent2rgb"
+    scale = stills[-1].sidestream["height"] // expected.shape[1]
+    assert psnr(middles(decoded(stills[-1].image), scale), expected[0]) > 30
+    played = Image.open(io.BytesIO(animation.image))
+    assert played.n_frames == len(expected)
+    for at, picture in enumerate(expected):
+        played.seek(at)
+        shown = middles(np.asarray(played.convert("RGB")), scale)
+        assert psnr(shown, picture) > 25  # WebP's colours have half the resolution
+
+
+@pytest.mark.parametrize(
+    ("family", "packed"),
+    [
+        *(("ltx_2", False), ("ltx_2", True), ("minimax_h3", False), ("minimax_h3", True)),
+        *(("stable_audio", False), ("ace_step", False)),
+    ],
+)
+def test_what_comfyui_samples_sounds_and_looks_as_it_decodes_it(running, client, family, packed):
+    decoder = "LTXVAudioVAEDecode" if family == "ltx_2" else "VAEDecodeAudio"
+    if family == "ace_step" and not has_node(client, decoder):
+        decoder = "ProbeDecodeAudio"
+
+    def graph(has_node: bool = True) -> dict[str, Any]:
+        how: Any = {"packed": packed, "has_node": has_node, "decoder": decoder}
+        return sampled_graph(family, again=next(seeds), **how)
+
+    for node in graph().values():
+        if not has_node(client, node["class_type"]):
+            pytest.skip(f"this ComfyUI has no {node['class_type']}")
+    since = len(running.log_text)
+    unseen, without = sampled(running, client, graph(has_node=False), method="off")
+    assert not unseen.frames
+    for step_zero in ("off", "noise"):
+        run, kept = sampled(running, client, graph(), step_zero=step_zero)
+        for name in {"sound", "video"} & set(kept):
+            assert torch.equal(kept[name], without[name]), name
+        told = sounds(run)[-1]
+        assert told["step"] == told["total_steps"] == STEPS
+        made, rate = read(client.get_bytes(f"/sidestream/sound/{told['id']}"))
+        assert rate == told["rate"] == kept["rate"]
+        seconds = pytest.approx(made.shape[1] / rate, abs=1e-3)
+        assert told["seconds"] == told["of_seconds"] == seconds
+        expected = kept["audio"].numpy()[:, : made.shape[1]]
+        assert made.shape == expected.shape
+        assert expected.std() > 0.01
+        tolerance = FAMILIES[family].tolerance if SAMPLES_ON == "cpu" else HALF
+        assert np.abs(made - expected).max() < tolerance
+        first = run.frames[0].sidestream
+        assert (first["step"] == 0) == (step_zero == "noise")
+        last = run.frames[-1].sidestream
+        assert [first[side] for side in ("width", "height")] == [last["width"], last["height"]]
+        if "pictures" in kept:
+            check_pictures(run, kept["pictures"].numpy())
+        else:
+            assert {frame.sidestream["decoder"] for frame in run.frames} == {"spectrogram"}
+    log = running.log_text[since:]
+    assert "SideStream" not in log
+    assert "Traceback" not in log

@@ -19,6 +19,7 @@ from sidestream.preview.decoders.protocols import DecoderError
 from sidestream.preview.decoders.vae import NotEnoughMemory
 from sidestream.preview.deliver.shelf import RUNS, Shelf
 from sidestream.preview.deliver.wav import wav
+from sidestream.preview.render.slots import SLOTS
 from sidestream.preview.render.worker import Engine
 from sidestream.tests.helpers import (
     CPU,
@@ -46,6 +47,7 @@ class FakeSound:
     before: Callable[[], None] = lambda: None
     rate: int = RATE
     light: bool = False
+    levelled: bool = True
     calls: int = 0
 
     def parts(self, latent: torch.Tensor) -> list[slice]:
@@ -127,6 +129,16 @@ def test_i7_that_of_the_last_step_is_made_whatever_the_budget_says(engine, sink)
     for step in range(1, 21):
         hear(engine, run, step)
     assert wait_until(lambda: steps(sink) == [20])
+
+
+def test_i7_that_of_the_last_step_has_a_slot_whatever_pictures_hold(engine, sink):
+    run = start_run(a_book(), sound=FakeSoundSource())
+    slots = engine._station.slots
+    held = [slots.acquire(torch.Size((1, 4, 8)), torch.float32) for _ in range(SLOTS)]
+    hear(engine, run, 20)
+    assert wait_until(lambda: steps(sink) == [20])
+    for lease in held:
+        lease.close()
 
 
 def test_i7_what_may_be_the_last_step_is_heard_once_the_sampling_is_over(engine, sink):
@@ -235,6 +247,8 @@ def test_a_file_says_what_it_is_and_is_as_loud_as_comfyuis():
     assert rate == 44100
     # As VAE Decode Audio does: five standard deviations are full scale.
     assert np.abs(samples - (loud / (loud.std(ddof=1) * 5)).clip(-1, 1)).max() < 1e-4
+    as_it_is, _ = read(wav(loud, 44100, levelled=False))
+    assert np.abs(as_it_is - loud.clip(-1, 1)).max() < 1e-4
     assert b'ICMT' in file
     assert json.loads(file[file.index(b"{") : file.index(b"}") + 1]) == {"step": 1}
     assert int.from_bytes(file[4:8], "little") == len(file) - 8

@@ -30,6 +30,11 @@ class SoundDecoder(CopiedDecoder[SoundCopy]):
         """Samples per second."""
         return self._source.rate
 
+    @property
+    def levelled(self) -> bool:
+        """Whether loud sounds are made quieter, as ComfyUI does with this family's."""
+        return self._source.levelled
+
     def length(self, latent: torch.Tensor) -> int:
         """The number of a latent's positions in time."""
         return latent.shape[self._source.axis]

@@ -11,17 +11,17 @@ from .webp import riff_chunk
 FULL = 32767
 
 DEVIATIONS = 5.0
-"""A sound for which this many standard deviations exceed 1 is scaled down, as in ComfyUI's node
-VAE Decode Audio."""
+"""A levelled sound for which this many standard deviations exceed 1 is scaled down, as in ComfyUI's
+node VAE Decode Audio."""
 
 
-def wav(samples: np.ndarray, rate: int, comment: str = "") -> bytes:
+def wav(samples: np.ndarray, rate: int, comment: str = "", *, levelled: bool = True) -> bytes:
     """The file of `samples`, float32 [channels, n], about -1 to 1, with `rate` per second.
 
     `comment`, in ASCII, is shown by tools. Samples that are not finite become silence.
     """
     samples = np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
-    if samples.size > 1:
+    if levelled and samples.size > 1:
         samples = samples / max(1.0, DEVIATIONS * float(samples.std(ddof=1, dtype=np.float64)))
     whole = np.rint(samples.clip(-1, 1) * FULL).astype("<i2")
     data = whole.T.tobytes()

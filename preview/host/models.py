@@ -310,13 +310,14 @@ class Family(NamedTuple):
     reach: tuple[int, int]
     axis: int = -1
     grain: int = 1
+    levelled: bool = True
 
 
 FAMILIES = {
     "AudioOobleckVAE": Family((11, 11)),  # Stable Audio, ACE-Step 1.5
     "SA3AudioVAE": Family((16, 16), grain=8),  # Stable Audio 3: attends within 8 positions
     "MusicDCAE": Family((24, 24)),  # ACE-Step
-    "AudioVAE": Family((40, 8), axis=-2),  # LTX-2: causal
+    "AudioVAE": Family((40, 8), axis=-2, levelled=False),  # LTX-2: causal
     "MiniMaxH3AudioVAE": Family((28, 28)),
     "MiniMaxMusic3DAV": Family((14, 14)),
 }
@@ -410,6 +411,7 @@ def _copy_of_sound_vae(vae: Any, model: Any) -> SoundCopy:
         reach=family.reach,
         grain=family.grain,
         axis=family.axis,
+        levelled=family.levelled,
         memory=functools.partial(_numbers_held_by, weakref.ref(vae)),
     )
 

@@ -120,5 +120,7 @@ class Station:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.slots = Slots(backend)
+        self.sound_slots = Slots(backend)
+        """For sounds: pictures must not use them up where both are made from the same latent."""
         self.proven = False
         """Whether the backend was tested with a tiny latent."""

@@ -81,7 +81,7 @@ class Sounder:
     def __init__(self, station: Station, decoders: DecoderCache, sink: Sink) -> None:
         self.budget = Budget()
         self._backend = station.backend
-        self._slots = station.slots
+        self._slots = station.sound_slots
         self._decoders = decoders
         self._sink = sink
         self._waiting: SoundSnapshot | None = None
@@ -211,15 +211,16 @@ class Sounder:
 
     def _send(self, unfinished: Unfinished) -> None:
         samples = np.concatenate(unfinished.samples, axis=1)
-        rate, latent = unfinished.decoder.rate, unfinished.snapshot.lease.slot.latent
+        decoder, label = unfinished.decoder, unfinished.snapshot.label
+        rate, latent = decoder.rate, unfinished.snapshot.lease.slot.latent
         self._sink.send_sound(
             Sound(
-                unfinished.snapshot.label,
-                wav(samples, rate, comment_of(unfinished.snapshot.label)),
+                label,
+                wav(samples, rate, comment_of(label), levelled=decoder.levelled),
                 rate,
                 len(samples),
                 samples.shape[1] / rate,
-                max(unfinished.decoder.seconds(latent), samples.shape[1] / rate),
+                max(decoder.seconds(latent), samples.shape[1] / rate),
                 unfinished.decode_seconds * 1000,
             )
         )

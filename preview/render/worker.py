@@ -153,7 +153,7 @@ class Engine:
         now = records.now()
         if not self._sounder.wants(run, now):
             return None
-        lease = self._staged(latent, torch.float32)
+        lease = self._staged(latent, torch.float32, is_sound=True)
         return None if lease is None else SoundSnapshot(run, run.capture_sound(now), lease)
 
     def publish_sound(self, snapshot: SoundSnapshot) -> None:
@@ -163,11 +163,14 @@ class Engine:
         if self._mailbox.closed:
             self._sounder.drop_waiting()
 
-    def _staged(self, latent: torch.Tensor, dtype: torch.dtype) -> Lease | None:
+    def _staged(
+        self, latent: torch.Tensor, dtype: torch.dtype, *, is_sound: bool = False
+    ) -> Lease | None:
         """Copy `latent` into a slot; None if that is not possible now. Raises StagingError."""
         station = self._station
         try:
-            lease = station.slots.acquire(latent.shape, dtype)
+            slots = station.sound_slots if is_sound else station.slots
+            lease = slots.acquire(latent.shape, dtype)
             if lease is None:
                 return None
             staged = False
@@ -259,17 +262,15 @@ class Engine:
         """Whether the worker has spent more time on one task than any should take.
 
         It also waits for the sampler's device, which may be a step behind: on a small GPU, minutes.
-        Once that is there, all that the run has taken counts as time that it may have waited.
+        (To ask the device here, on any thread, could break another one's recording of a graph.) So
+        all that the run had taken before is time that it may have waited.
         """
         began, frame = self._work_began, self._frame
         if began is None:
             return False
-        lag = 0.0
-        if frame is not None:
-            if not self._has_landed(frame):
-                return False
-            lag = frame.label.captured_at - (frame.label.run.began_at or frame.label.captured_at)
-        return now - began > HANG_SECONDS + lag
+        captured = began if frame is None else frame.label.captured_at
+        started = captured if frame is None else frame.label.run.began_at or captured
+        return now - began > HANG_SECONDS + captured - started
 
     def give_up(self) -> None:
         """Abandon a worker that hangs, and the decoder in which it hangs."""
@@ -445,6 +446,7 @@ class Engine:
         if stale is not None:
             drop(stale, records.LATE)
         self._station.slots.clear()
+        self._station.sound_slots.clear()
         if self._sink.quiet():
             # A later prompt may still ask for these pictures; their latents must leave the device.
             while self._recordings and self.problem is None:

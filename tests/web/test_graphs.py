@@ -156,15 +156,15 @@ def test_the_panel_and_comfyui_count_one_step_alike(panel: PanelPage) -> None:
     panel.open_panel()
     page.evaluate(
         """() => {
-          globalThis.counted = [];
-          app.api.addEventListener("progress", ({ detail: { value, max } }) => counted.push([value, max]));
+          globalThis.progressed = [];
+          app.api.addEventListener("progress", ({ detail: { value, max } }) => progressed.push([value, max]));
         }"""
     )
     load(panel, demo_prompt(seed=next(SEEDS) * 10, steps=1, seconds=0.2))
     panel.queue()
     panel.wait("() => sidestream.store.runs.some((run) => run.closed && run.frames.length)", 20)
     panel.wait("() => document.querySelector('.ss-stat-step dd').textContent === '1 / 1'")
-    assert page.evaluate("() => counted") == [[1, 1]]
+    assert page.evaluate("() => progressed") == [[1, 1]]
     run = page.evaluate("() => { const { step, totalSteps } = sidestream.watching.run; return [step, totalSteps]; }")
     assert run == [1, 1]
     assert page.evaluate("() => sidestream.store.frameCount") == 1

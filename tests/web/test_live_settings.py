@@ -71,7 +71,7 @@ def wait_for_silence(panel: PanelPage) -> int:
 def test_a_change_holds_for_this_run_and_is_not_stored(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()
-    start_run(panel, steps=1000, seconds=0.03)
+    start_run(panel, steps=4000, seconds=0.03)
     panel.wait_frames(5)
     throttle = page.locator(f"{PANEL} input[name=throttle_ms]")
     expect(throttle).to_have_value("0")  # what the node asked for
@@ -102,7 +102,7 @@ def test_a_change_holds_for_this_run_and_is_not_stored(panel: PanelPage) -> None
 def test_always_stores_the_change(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()
-    start_run(panel, steps=1000, seconds=0.03)
+    start_run(panel, steps=4000, seconds=0.03)
     panel.wait_frames(3)
     change(panel, "every_n_steps", 3)
     page.locator(f"{BAR} >> text=Always").click()
@@ -147,7 +147,7 @@ def test_where_nothing_runs_a_change_is_stored(panel: PanelPage) -> None:
 def test_a_slider_that_is_dragged_tells_the_server_once(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()
-    start_run(panel, steps=1000, seconds=0.05)
+    start_run(panel, steps=4000, seconds=0.05)
     panel.wait_frames(3)
     told: list[Any] = []
     page.on("request", lambda one: told.append(one.url) if one.method == "POST" else None)
@@ -219,7 +219,7 @@ def test_two_presses_or_a_command_finish_the_running_sampler(panel: PanelPage) -
     panel.open_panel()
     button = page.locator(f"{PANEL} .ss-toolbar .pi-check-circle").locator("xpath=..")
     assert button.is_disabled()
-    start_run(panel, steps=1000, seconds=0.03)
+    start_run(panel, steps=4000, seconds=0.03)
     panel.wait_frames(3)
     # The first press asks, and for 3 s.
     button.click()
@@ -240,12 +240,12 @@ def test_two_presses_or_a_command_finish_the_running_sampler(panel: PanelPage) -
         }"""
     )
     assert run == {"at": run["last"], "last": run["last"], "status": "success"}
-    said = f"inished at step {run['last']} of 1000"
+    said = f"inished at step {run['last']} of 4000"
     expect(part(panel, ".ss-finished")).to_contain_text(said)
     panel.wait("said => document.body.innerText.includes(`was f${said}`)", 5, said)
     assert button.is_disabled()
     # The same by a key of one's own.
-    start_run(panel, steps=1000, seconds=0.03)
+    start_run(panel, steps=4000, seconds=0.03)
     panel.wait("() => sidestream.watching.run.live && sidestream.watching.run.canFinish")
     expect(part(panel, ".ss-finished")).to_be_empty()
     page.evaluate("() => app.extensionManager.command.execute('SideStream.FinishHere')")
@@ -261,7 +261,7 @@ def test_previews_are_paused_and_resumed_and_off_is_never_sent(panel: PanelPage)
     sent: list[str] = []
     page.on("request", lambda one: sent.append(one.post_data or "") if one.method == "POST" else None)
     panel.open_panel()
-    start_run(panel, steps=1000, seconds=0.03)
+    start_run(panel, steps=4000, seconds=0.03)
     panel.wait_frames(4)
     page.locator(f"{PANEL} [aria-label='Pause previews']").click()
     expect(part(panel, ".ss-notice")).to_contain_text("paused")
@@ -285,7 +285,7 @@ def test_a_run_that_was_queued_while_paused_comes_alive_with_resume(panel: Panel
     with page.expect_response("**/sidestream/pause"):
         page.locator(f"{PANEL} [aria-label='Pause previews']").click()
     with page.expect_request("**/prompt") as posted:
-        start_run(panel, steps=1000, seconds=0.03)
+        start_run(panel, steps=4000, seconds=0.03)
     assert methods(posted.value.post_data or "") == {"host"}
     panel.wait("() => sidestream.store.live")
     assert wait_for_silence(panel) == 0
@@ -298,7 +298,7 @@ def test_a_run_that_was_queued_while_paused_comes_alive_with_resume(panel: Panel
 def test_a_pause_and_the_runs_settings_are_there_again_after_a_reload(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()
-    start_run(panel, steps=1000, seconds=0.03, every_n_steps=2)
+    start_run(panel, steps=4000, seconds=0.03, every_n_steps=2)
     panel.wait_frames(2)
     change(panel, "budget", 44)
     with page.expect_response("**/sidestream/pause"):
