@@ -224,6 +224,15 @@ test("whether a model is being loaded is known where ComfyUI tells it", () => {
   assert.ok(!store.loading);
 });
 
+test("another previewer's picture that comes when its prompt is over counts once, and goes with its run", () => {
+  const { store, watching } = opened();
+  tell("execution_success", { prompt_id: "q" });
+  for (let i = 0; i < 2; i++) arrive(message(null), { node: "10", prompt: "q" });
+  assert.deepEqual([store.frameCount, store.bytes, watching.run?.frames.length], [2, 20, 2]);
+  store.clear();
+  assert.deepEqual([store.frameCount, store.bytes], [0, 0]);
+});
+
 test("late events do no harm", () => {
   const { store } = opened();
   previews(4);

@@ -435,7 +435,7 @@ export class FrameStore extends EventTarget {
     const isFull = () => this.frameCount > frames || this.bytes + this.thumbnails.bytes > bytes;
     while (isFull() && this.frameCount > 1) this._giveWay();
     while (this.runs.length > MAX_RUNS) this._drop(leastWanted(this.runs));
-    while (this.runs[0] && isSpent(this.runs[0])) this._drop(this.runs[0]);
+    while (this.runs.length > 1 && isSpent(this.runs[0])) this._drop(this.runs[0]); // the newest may have just begun
   }
 
   /**
