@@ -151,3 +151,35 @@ def test_the_wheel_zooms_by_how_far_it_is_turned(panel: PanelPage) -> None:
     for _ in range(30):
         page.mouse.wheel(0, -100)
     assert zoom(panel) == 1600
+
+
+TRANSFORM = "() => new DOMMatrix(getComputedStyle(document.querySelector('.ss-canvas')).transform).e"
+
+
+def test_a_finger_moves_the_picture_all_the_way_and_two_no_further(panel: PanelPage) -> None:
+    page = panel.page
+    panel.open_panel()
+    deliver(panel, 3, side=600)
+    wait_shown(panel, 3)
+    page.locator(VIEWER).focus()
+    page.keyboard.press("1")
+    box = page.locator(VIEWER).bounding_box()
+    assert box
+    browser = page.context.new_cdp_session(page)
+    browser.send("Emulation.setTouchEmulationEnabled", {"enabled": True, "maxTouchPoints": 2})
+    x, y = box["x"] + 40, box["y"] + 40
+
+    def touch(kind: str, *fingers: tuple[float, float]) -> None:
+        points = [{"x": at, "y": down, "id": i} for i, (at, down) in enumerate(fingers)]
+        browser.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    def moved(*fingers: float) -> float:
+        before = page.evaluate(TRANSFORM)
+        touch("touchStart", *((at, y) for at in fingers))
+        for by in range(10, 70, 10):
+            touch("touchMove", *((at + by, y) for at in fingers))
+            page.wait_for_timeout(40)
+        touch("touchEnd")
+        return float(page.evaluate(TRANSFORM)) - float(before)
+
+    assert [moved(x), moved(x, x + 80)] == pytest.approx([60, 60], abs=5)

@@ -410,7 +410,7 @@ export class Viewer {
 
   /** @param {PointerEvent} event */
   _drag(event) {
-    if (event.button !== 0 || event.target === this.divider) return;
+    if (event.button !== 0 || !event.isPrimary || event.target === this.divider) return;
     if (/** @type {Element} */ (event.target).closest("button")) this._pressedButtonAt = event.timeStamp;
     track(this.element, event, (moved) => this._panBy(moved.movementX, moved.movementY), STILLNESS);
   }
@@ -458,6 +458,7 @@ function track(element, begin, moved, stillness = 0) {
   element.addEventListener(
     "pointermove",
     (event) => {
+      if (event.pointerId !== pointerId) return; // another finger
       if (!event.buttons) return held.abort(); // released elsewhere
       const far = Math.hypot(event.clientX - clientX, event.clientY - clientY) > stillness;
       if (far && !element.hasPointerCapture(pointerId)) element.setPointerCapture(pointerId);
@@ -466,7 +467,15 @@ function track(element, begin, moved, stillness = 0) {
     { signal: held.signal },
   );
   for (const name of /** @type {const} */ (["pointerup", "pointercancel", "lostpointercapture"])) {
-    element.addEventListener(name, () => held.abort(), { signal: held.signal });
+    element.addEventListener(
+      name,
+      (event) => {
+        // The part that a finger touched first has it until then, and loses it to the element.
+        const isPassedOn = name === "lostpointercapture" && event.target !== element;
+        if (event.pointerId === pointerId && !isPassedOn) held.abort();
+      },
+      { signal: held.signal },
+    );
   }
 }
 
