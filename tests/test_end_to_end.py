@@ -5,6 +5,7 @@ One server serves most tests. Others are started, asked and stopped.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -196,13 +197,16 @@ def slow_graph(decoder_seconds: float, **changes: Any) -> dict[str, Any]:
 
 
 def test_i7_frames_that_are_late_for_an_output_node_are_dropped_and_counted(client):
-    before = client.get("/sidestream/status")["counters"]["frames"].get("late", 0)
+    before = Counter(client.get("/sidestream/status")["counters"]["frames"])
     prompt = slow_graph(2.0, steps=5, seconds=0.0)
     prompt[SAMPLER]["class_type"] = "SampleAsOutput"
     run = client.run(prompt)
     assert run.frames == []
     assert wait_until(lambda: frames_under_way(client) == 0, 30)
-    assert client.get("/sidestream/status")["counters"]["frames"]["late"] == before + 2
+    frames = Counter(client.get("/sidestream/status")["counters"]["frames"]) - before
+    # The first and the last; on a busy machine a newer one may replace the first before it is taken.
+    assert frames["late"] in (1, 2)
+    assert frames == {"late": frames["late"], "replaced": 5 - frames["late"]}
 
 
 def test_i7_after_an_interrupt_nothing_more_is_sent(client):
@@ -409,9 +413,7 @@ def test_settings_sent_with_the_prompt_are_honoured(client):
     assert {decoded(frame.image).shape for frame in run.frames} == {(64, 64, 3)}
 
 
-def test_bad_settings_sent_with_a_prompt_are_warned_of_once_and_the_good_ones_kept(
-    running, client
-):
+def test_bad_settings_sent_with_a_prompt_are_warned_of_once_and_the_good_ones_kept(running, client):
     since = len(running.log_text)
     sent = {"sidestream": {"every_n_steps": 5, **FREE, "quality": 500, "colour": 1}}
     for _ in range(2):

@@ -179,8 +179,9 @@ class ComfyClient:
             except queue.Empty:
                 silent += 1
                 # A prompt that was queued without a client id has no last event. A busy server may
-                # also be silent for a while, before and after it has sent that.
-                if silent > 2 and (ended or known):
+                # also be silent for a while, before and after it has sent that; all the more while
+                # it makes the last pictures or sounds of a run.
+                if silent > (15 if open_runs else 2) and (ended or known):
                     ended = True
                     break
                 if silent > 2 and self.history(prompt_id):
