@@ -127,9 +127,13 @@ class PanelPage:
         self.page.locator(".side-bar-panel .sidestream").wait_for(state="detached")
 
     def wait(self, condition: str, seconds: float = 30.0, argument: object = None) -> None:
-        """Wait for a JavaScript condition, in which `sidestream` has the panel's parts."""
+        """Wait for a JavaScript condition, in which `sidestream` has the panel's parts.
+
+        One that raises, since what it looks at is not there yet, is not met.
+        """
         if not condition.lstrip().startswith("async"):
-            self.page.wait_for_function(condition, arg=argument, timeout=seconds * 1000)
+            calm = f"one => {{ try {{ return ({condition})(one); }} catch {{ return false; }} }}"
+            self.page.wait_for_function(calm, arg=argument, timeout=seconds * 1000)
             return
         # Playwright would consider the promise itself true.
         deadline = time.monotonic() + seconds

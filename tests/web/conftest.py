@@ -232,6 +232,7 @@ def _missing(what: str) -> NoReturn:
 
 
 def _tidy(panel: PanelPage) -> None:
+    panel.page.unroute_all()  # while one is left, windows that the page opens load nothing
     dialog = panel.page.locator(DIALOGS).count()  # it may have come after the test's end
     if dialog or panel.page.evaluate(IN_SUBGRAPH):
         panel.page.reload()

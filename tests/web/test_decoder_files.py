@@ -33,7 +33,7 @@ def sample_a_video(panel: PanelPage) -> None:
     before = panel.page.evaluate("() => sidestream.store.runs.at(-1)?.id")
     panel.queue()
     panel.wait(
-        "before => sidestream.store.runs.at(-1)?.id !== before && sidestream.store.runs.at(-1).frames.length > 1",
+        "before => sidestream.store.runs.at(-1).id !== before && sidestream.store.runs.at(-1).frames.length > 1",
         60,
         before,
     )
