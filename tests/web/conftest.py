@@ -240,4 +240,4 @@ def _tidy(panel: PanelPage) -> None:
     panel.page.evaluate(TIDY)
     panel.wait_idle()
     panel.close_panel()
-    panel.page.evaluate("() => sidestream.store.clear()")
+    panel.page.evaluate("() => sidestream.archive.forgetAll()")  # and what a reload would bring back
