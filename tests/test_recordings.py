@@ -240,7 +240,10 @@ def test_a_sampling_is_found_by_what_its_output_depends_on_the_nearest_first():
     # Again in the same call, in another call of the same node, and in a later prompt.
     assert kept.begin(("p", "2", 0), ["near"], MANY) is near
     second = kept.begin(("p", "2", 1), ["near"], MANY)
-    assert [kept.find(["near"], index) for index in (0, 1)] == [near, second]
+    # A node that is called more often gets the last one; one that is gone is not replaced.
+    assert [kept.find(["near"], index) for index in (0, 1, 2)] == [near, second, second]
+    kept.begin(("p", "3", 5), ["rest"], MANY)
+    assert kept.find(["rest"], 4) is None
     later = kept.begin(("q", "2", 0), ["near"], MANY)
     assert kept.find(["near"], 0) is later
     kept.clear()
@@ -249,9 +252,12 @@ def test_a_sampling_is_found_by_what_its_output_depends_on_the_nearest_first():
 
 def test_i5_recordings_are_bounded_by_count_and_memory(monkeypatch):
     kept = Recordings()
-    made = [kept.begin(("p", str(n), 0), [str(n)], MANY) for n in range(12)]
+    for n in range(12):
+        kept.begin(("p", str(n), 0), [str(n)], MANY)
     assert [kept.find([str(n)], 0) is not None for n in range(12)] == [False] * 4 + [True] * 8
-    made[-1].keep(None, [Kept(1, np.zeros((8, 8, 3), np.uint8), (8, 8))], 8.0)
+    calls = [kept.begin(("p", "11", n), ["11"], MANY) for n in range(20)]  # of one node
+    assert [kept.find(["11"], n) for n in range(20)] == calls
+    calls[-1].keep(None, [Kept(1, np.zeros((8, 8, 3), np.uint8), (8, 8))], 8.0)
     monkeypatch.setattr(recordings_module.Recordings, "MOST_BYTES", 100)
     newest = kept.begin(("p", "new", 0), ["new"], MANY)
     assert len(kept._samplings) == 1
