@@ -332,3 +332,13 @@ def test_a_circle_or_a_link_to_nothing_ends(comfy):
     made = a_graph(comfy, prompt)
     found = list(prompts.upstream_signatures(made, "1", "x"))
     assert found == [prompts.signature(made, node_id) for node_id in ("2", "1")]
+
+
+def test_i6_a_graph_that_cannot_be_read_costs_the_frames_not_the_prompt(comfy, pack, monkeypatch):
+    from sidestream.preview.host import prompts
+
+    one, prompt = a_prompt()
+    prompt[one.model]["inputs"]["odd"] = {1: "a graph made at run time may", "hold": "anything"}
+    pack._recordings.begin(("p", one.sampler, 0), ["known"], MANY)
+    monkeypatch.setattr(prompts, "running_graph", lambda: a_graph(comfy, prompt))
+    assert pack.frames(one.after, {}, None, nobody).why == UNKNOWN
