@@ -242,6 +242,8 @@ def test_a_sampling_is_found_by_what_its_output_depends_on_the_nearest_first():
     second = kept.begin(("p", "2", 1), ["near"], MANY)
     # A node that is called more often gets the last one; one that is gone is not replaced.
     assert [kept.find(["near"], index) for index in (0, 1, 2)] == [near, second, second]
+    newest = kept.begin(("p", "2.1", 0), ["newest", "the node that made it"], MANY)
+    assert kept.find(["the node that made it"], 0) is newest
     kept.begin(("p", "3", 5), ["rest"], MANY)
     assert kept.find(["rest"], 4) is None
     later = kept.begin(("q", "2", 0), ["near"], MANY)

@@ -108,7 +108,7 @@ class Recordings:
         with self._lock:
             known = [each for each in self._samplings.values() if each.list_index <= list_index]
         # The newest of the same call; or the last, if the sampler was called less often.
-        known = sorted(reversed(known), key=lambda each: -each.list_index)
+        known = sorted(known, key=lambda each: each.list_index)[::-1]
         nearest = None
         for signature in upstream if known else ():
             for each in known:
