@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import signal
 import subprocess
@@ -38,6 +39,9 @@ def main(arguments: Sequence[str]) -> int:
     options, rest = _parse(arguments)
     signal.signal(signal.SIGTERM, _end)
     keep_bytecode_in_cache()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a console, or a file, may be narrow
     try:
         if options.command == "demo":
             return _demo(options)
