@@ -55,6 +55,15 @@ def test_a_narrow_console_costs_a_character_not_the_report(monkeypatch):
     assert console.buffer.getvalue().split() == [b"report\\u2026"]
 
 
+def test_the_contact_sheet_may_go_into_a_new_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("SIDESTREAM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cli, "get_host", lambda: None)
+    monkeypatch.setattr(cli, "_run_demo", lambda *arguments: Path(arguments[-1]).write_bytes(b"it"))
+    monkeypatch.setattr(cli, "keep_bytecode_in_cache", lambda: None)
+    assert cli.main(["demo", "--headless", "--sheet", str(tmp_path / "a" / "b.png")]) == 2
+    assert (tmp_path / "a" / "b.png").exists()
+
+
 def test_npms_packages_are_installed_until_that_is_complete_and_when_they_change(
     tmp_path, monkeypatch
 ):

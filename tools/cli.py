@@ -112,6 +112,7 @@ def _demo(options: argparse.Namespace) -> int:
         return _run_demo(host, _lasting_base(host), port, *screen)
     checkout_folder().mkdir(parents=True, exist_ok=True)
     sheet = Path(options.sheet or checkout_folder() / "contact-sheet.png").absolute()
+    sheet.parent.mkdir(parents=True, exist_ok=True)
     # A new base each time, so that headless runs can run in parallel.
     base = Path(tempfile.mkdtemp(prefix="headless-", dir=checkout_folder()))
     try:
