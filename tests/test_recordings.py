@@ -94,7 +94,8 @@ def test_fewer_are_taken_evenly_with_both_ends(count, most):
 def test_the_limits_are_those_of_the_fields_and_of_a_batch_of_images():
     assert limit_of({}) == Limit(128, 1024)
     assert limit_of({"max_frames": ["7", 0], "max_megabytes": 10**9}) == Limit(128, 65536)
-    assert limit_of({"max_frames": True, "max_megabytes": -1}) == Limit(128, 16)
+    assert limit_of({"max_frames": 20.0, "max_megabytes": np.int64(-1)}) == Limit(20, 16)  # linked
+    assert limit_of({"max_frames": float("inf"), "max_megabytes": None}) == Limit(128, 1024)
     assert Limit(1000, 30).of((512, 512)) == 10
     assert Limit(1000, 1).of((4096, 4096)) == 1
     assert [even_size(size) for size in ((5, 3), (1, 4))] == [(4, 2), (2, 4)]

@@ -128,8 +128,10 @@ def limit_of(fields: Mapping[str, Any]) -> Limit:
     """The limit in a node's fields in a prompt; the default for linked ones."""
 
     def whole(name: str, default: int, least: int, most: int) -> int:
-        value = fields.get(name, default)
-        return max(least, min(value, most)) if type(value) is int else default
+        value = default
+        with contextlib.suppress(TypeError, ValueError, OverflowError):  # a link, or what it brought
+            value = int(fields.get(name, default))
+        return max(least, min(value, most))
 
     return Limit(whole("max_frames", *FRAMES), whole("max_megabytes", *MEGABYTES))
 
