@@ -129,7 +129,7 @@ def limit_of(fields: Mapping[str, Any]) -> Limit:
 
     def whole(name: str, default: int, least: int, most: int) -> int:
         value = default
-        with contextlib.suppress(TypeError, ValueError, OverflowError):  # a link, or what it brought
+        with contextlib.suppress(TypeError, ValueError, OverflowError):  # a link, or its value
             value = int(fields.get(name, default))
         return max(least, min(value, most))
 
