@@ -143,7 +143,7 @@ class Stage:
     def wait_for_frames(self) -> None:
         """Let the frames captured so far find their end, so that none takes another's place."""
         if self.waits_for is not None:
-            wait_until(partial(no_frame_is_open, self.waits_for), 2)
+            wait_until(partial(no_frame_is_open, self.waits_for))
 
     def _progress(self, value: int, total: int, preview: Any, node_id: str | None = None) -> None:
         self.comfy("comfy.model_management").throw_exception_if_processing_interrupted()

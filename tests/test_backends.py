@@ -286,7 +286,7 @@ def test_i6_after_a_while_a_worker_that_hangs_is_given_up(monkeypatch, caplog):
     first = engines.of(CPU)
     run = start_run(book, hangs)
     capture(first, run, 1)
-    assert gate.entered.wait(5)
+    assert gate.entered.wait(30)
     assert wait_until(lambda: first.hangs(records.now()))
     assert "busy with one task" in first.status()["problem"]
     second = engines.of(CPU)
@@ -310,7 +310,7 @@ def test_i6_a_device_that_is_behind_is_no_hanging_worker(monkeypatch, ran_for, h
     engine, run = an_engine(FakeSink()), start_run(a_book(), FakeSource(FlatDecoder(before=gate)))
     run.began_at = records.now() - ran_for
     capture(engine, run, 1)
-    assert gate.entered.wait(5)
+    assert gate.entered.wait(30)
     time.sleep(0.2)
     assert engine.hangs(records.now()) is hangs
     gate.open.set()

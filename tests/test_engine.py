@@ -86,7 +86,7 @@ def test_i5_one_in_work_one_waiting_and_the_latest_wins():
     engine = an_engine(sink)
     run = start_run(book, FakeSource(FlatDecoder(before=gate)))
     capture(engine, run, 1)
-    assert gate.entered.wait(5)
+    assert gate.entered.wait(30)
     for step in range(2, 50):
         capture(engine, run, step)
     assert run.open_frames == 2
@@ -212,7 +212,7 @@ def test_i7_frames_of_a_node_that_has_finished_are_dropped_and_counted():
     engine = an_engine(sink)
     run = start_run(book, FakeSource(FlatDecoder(before=gate)))
     capture(engine, run, 1)
-    assert gate.entered.wait(5)
+    assert gate.entered.wait(30)
     capture(engine, run, 2)
     sink.alive = False
     gate.open.set()
@@ -227,7 +227,7 @@ def test_the_end_of_a_run_is_told_once_and_after_its_last_frame():
     engine = an_engine(sink)
     run = start_run(book, FakeSource(FlatDecoder(before=gate)))
     capture(engine, run, 1)
-    assert gate.entered.wait(5)
+    assert gate.entered.wait(30)
     run.end()
     assert ended == []
     gate.open.set()

@@ -231,7 +231,7 @@ def test_i6_an_animation_that_cannot_be_joined_leaves_no_frame_open(engine, sink
 def test_i6_a_decoder_that_hangs_costs_frames_and_holds_up_nobody(sink, caplog):
     engine, gate = an_engine(sink), Gate()
     run = start_run(a_book(), FakeSource(FlatDecoder(before=gate)))
-    sample(engine, run, settle=lambda: gate.entered.wait(5))
+    sample(engine, run, settle=lambda: gate.entered.wait(30))
     assert run.outcomes == {records.REPLACED: STEPS - 2}
     engine.close(0.01)  # as at ComfyUI's end, which waits no longer than it is told to
     assert engine.alive
