@@ -63,7 +63,7 @@ def engine(sink: FakeSink, caplog: pytest.LogCaptureFixture) -> Iterator[Engine]
     caplog.set_level(logging.INFO)
     made = an_engine(sink)
     yield made
-    made.close(5)
+    made.close(30)
     assert not made.alive
 
 
@@ -455,7 +455,7 @@ def test_i6_a_worker_that_fails_while_idle_says_so_once_and_serves_the_next_run(
     monkeypatch.setattr(engine._station.slots, "clear", fail)
     run = start_run(a_book(), FakeSource())
     sample(engine, run)
-    assert all(rests.acquire(timeout=5) for _ in range(5))
+    assert all(rests.acquire(timeout=30) for _ in range(5))
     sample(engine, start_run(a_book(), FakeSource()))
     assert len(sink.frames) == 2 * STEPS
     assert lines(caplog) == [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import time
 import types
 from itertools import pairwise
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageSequence
+from sidestream.preview import records
 from sidestream.tests.helpers import wait_until
 from sidestream.tests.pictures import decoded, psnr
 from sidestream.tests.stage import (
@@ -115,7 +115,7 @@ def test_tiles_of_an_upscaler_are_each_a_stage_of_one_run(stage, pack, client, t
     assert client.steps == [1, 2] * 6
     assert stages(client) == [tile for tile in range(1, 7) for _ in range(2)]
     assert pack.status()["counters"]["runs"] == 1
-    assert client.run_states == ["start", "end"] * 6
+    assert wait_until(lambda: client.run_states == ["start", "end"] * 6)
     heights = [frame.sidestream["height"] for frame in client.frames]
     assert heights == [8 * (4 + tile) for tile in range(6) for _ in range(2)]
 
@@ -164,7 +164,7 @@ def test_a_throttle_holds_over_the_samplings_of_a_node(stage, pack, client, told
         for turn in range(38):
             sampling = Sampling(stage, formats(stage).SD15(), steps=1, throttle_ms=60_000)
             sampling.callback(0, torch.full((1, 4, SIZE, SIZE), turn / 38), None, 1)
-            time.sleep(0.002)
+            assert wait_until(lambda: not frames_to_come(pack))
     del sampling
     assert all_told(pack)
     assert pictures(client) == [(1, 1), (38, 1)]
@@ -195,14 +195,20 @@ def frames_to_come(pack):
     return sum(run.open_frames for run in list(pack._runs._active.values())) > held
 
 
-def test_a_last_step_that_was_held_comes_when_the_throttle_lets_it(stage, pack, client, told):
+def test_a_last_step_that_was_held_comes_when_the_throttle_lets_it(
+    stage, pack, client, told, monkeypatch
+):
     """Where a node goes on without a sampler: it decodes, say."""
+    clock = [100.0]
+    monkeypatch.setattr(records, "now", lambda: clock[0])
     with stage.node():
         for _ in range(2):
             sampling = Sampling(stage, formats(stage).SD15(), steps=1, throttle_ms=300)
             sampling.callback(0, torch.zeros(1, 4, SIZE, SIZE), None, 1)
             assert wait_until(lambda: not frames_to_come(pack))
-        assert pictures(client) == [(1, 1)]
+        clock[0] += 0.299
+        assert not wait_until(lambda: len(client.frames) == 2, 0.2)
+        clock[0] += 0.001
         assert wait_until(lambda: len(client.frames) == 2)
         del sampling
         assert all_told(pack)
@@ -242,8 +248,9 @@ def test_what_is_changed_live_holds_for_the_samplings_to_come(stage, pack, clien
     with stage.node(extra_data={"client_id": "c"}):
         for turn in range(3):
             sampling = Sampling(stage, formats(stage).SD15(), steps=4)
-            for step in range(1, 5):
-                sampling.step(step, torch.zeros(1, 4, SIZE, SIZE))
+            for step in range(4):
+                sampling.callback(step, torch.zeros(1, 4, SIZE, SIZE), None, 4)
+                assert wait_until(lambda: not frames_to_come(pack))
             if turn == 0:
                 pack.change("c", {"every_n_steps": 100})
         del sampling

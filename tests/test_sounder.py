@@ -232,7 +232,7 @@ def test_i1_the_sampler_does_not_wait_for_a_slow_sound(engine):
     assert gate.entered.wait(30)
     done = threading.Thread(target=lambda: [hear(engine, run, step) for step in range(2, 21)])
     done.start()
-    done.join(5)
+    done.join(30)
     assert not done.is_alive()
     gate.open.set()
 

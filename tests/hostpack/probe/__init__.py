@@ -91,9 +91,14 @@ async def release(request: web.Request) -> web.Response:
 
 
 def settle() -> None:
-    """Wait until no frame of SideStream's is open."""
-    runs, end = PromptServer.instance.sidestream.pack._runs, time.monotonic() + SETTLES_WITHIN
-    while any(run.open_frames for run in list(runs._active.values())) and time.monotonic() < end:
+    """Wait until no frame of the prompt's is open."""
+    server, end = PromptServer.instance, time.monotonic() + SETTLES_WITHIN
+
+    def frames() -> int:
+        active = list(server.sidestream.pack._runs._active.values())
+        return sum(r.open_frames for r in active if r.context.prompt_id == server.last_prompt_id)
+
+    while frames() and time.monotonic() < end:
         time.sleep(0.002)
 
 
