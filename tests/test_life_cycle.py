@@ -162,7 +162,7 @@ def test_prompts_of_other_sizes_models_and_devices_have_pictures_of_their_own(cl
 def test_unloading_all_models_in_mid_queue_changes_no_result_and_loses_no_preview(client):
     plain = client.run(graph(seed=5))
     latents = client.saved_latent(plain.prompt_id, SAVE)
-    first = client.queue(graph(steps=30))
+    first = client.queue(graph(steps=30, seconds=0.2))
     second = client.queue(settled(graph(seed=5, steps=8, size=512, seconds=0.031)))
     for message in client.messages(first):
         if isinstance(message, Frame):
@@ -181,7 +181,7 @@ def test_unloading_all_models_in_mid_queue_changes_no_result_and_loses_no_previe
 def test_i10_a_pack_reloaded_in_mid_run_goes_on_with_one_worker(running, client):
     client.run(graph())
     before, since = threads(running), len(running.log_text)
-    prompt_id = client.queue(graph(steps=30))
+    prompt_id = client.queue(graph(steps=30, seconds=0.2))
     for message in client.messages(prompt_id):
         if isinstance(message, Frame):
             assert client.post("/reload", {}) is True
