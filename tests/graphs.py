@@ -66,6 +66,15 @@ def a_sampler(model: list[Any], steps: int, sampler: str, seed: int) -> dict[str
     }
 
 
+def settled(prompt: dict[str, Any]) -> dict[str, Any]:
+    """The prompt, each of whose steps waits for its frame: none replaces another.
+
+    However busy the machine is. With the helper `probe` in the server.
+    """
+    insert(prompt, "settled", "ProbeSampling", name="settled", decoder_seconds=0.0, settles=True)
+    return prompt
+
+
 def insert(prompt: dict[str, Any], key: str, class_type: str, **widgets: Any) -> None:
     """Put a node that changes the MODEL right before the sampler."""
     before = prompt[SAMPLER]["inputs"]["model"]

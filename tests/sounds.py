@@ -52,11 +52,17 @@ def read(file: bytes) -> tuple[np.ndarray, int]:
 
 
 def sound_graph(
-    *, seed: int, video: bool = False, vae: bool = True, works: bool = True, steps: int = 8
+    *,
+    seed: int,
+    video: bool = False,
+    vae: bool = True,
+    works: bool = True,
+    steps: int = 8,
+    seconds: float = 0.15,
 ) -> dict[str, Any]:
     """A prompt that samples sound by tests/hostpack/sound, with the VAE at SideStream's node."""
     node = {"model": ["1", 0], **({"audio_vae": ["2", 0]} if vae else {})}
-    sampler = {"model": ["3", 0], "steps": steps, "seconds": 0.15, "seed": seed}
+    sampler = {"model": ["3", 0], "steps": steps, "seconds": seconds, "seed": seed}
     return {
         "1": {"class_type": "ProbeSoundModel", "inputs": {"video": video}},
         "2": {"class_type": "ProbeSoundVAE", "inputs": {"works": works}},

@@ -143,7 +143,7 @@ class Stage:
     def wait_for_frames(self) -> None:
         """Let the frames captured so far find their end, so that none takes another's place."""
         if self.waits_for is not None:
-            wait_until(partial(no_frame_is_open, self.waits_for), 2)
+            wait_until(partial(no_frame_is_open, self.waits_for))
 
     def _progress(self, value: int, total: int, preview: Any, node_id: str | None = None) -> None:
         self.comfy("comfy.model_management").throw_exception_if_processing_interrupted()
@@ -169,7 +169,11 @@ def empty_latent() -> torch.Tensor:
 
 
 def no_frame_is_open(pack: Pack) -> bool:
-    return not any(run.open_frames for run in list(pack._runs._active.values()))
+    """Whether all frames have found their end, but for those that are held until their node's."""
+    engines = [] if pack._engines is None else pack._engines.all()
+    waiting = [frame for e in engines for frame in (e._mailbox._last, e._mailbox._newest)]
+    held = sum(frame is not None and frame.label.held for frame in waiting)
+    return sum(run.open_frames for run in list(pack._runs._active.values())) <= held
 
 
 def active_runs(pack: Pack) -> int:

@@ -151,7 +151,7 @@ def test_i2_an_animation_is_of_its_own_step_though_the_sampler_goes_on():
     latent = a_video(1)
     capture(engine, run, 1, latent)
     latent.fill_(-1)
-    assert gate.entered.wait(5)
+    assert gate.entered.wait(30)
     for step in range(2, 12):
         capture(engine, run, step)
     gate.open.set()
@@ -232,7 +232,7 @@ def test_an_animation_goes_on_while_the_samplers_device_is_behind(monkeypatch):
     gate = Gate()
     decoder.before = gate
     capture(engine, run, 1)
-    assert gate.entered.wait(5)
+    assert gate.entered.wait(30)
     monkeypatch.setattr(engine.backend, "settled", lambda slot: False)
     capture(engine, run, 2)
     gate.open.set()
@@ -282,7 +282,7 @@ def test_i7_an_animation_whose_node_is_over_is_given_up():
     third_waits = AtCall(3, gate)
     run = start_run(book, FakeSource(FlatVideoDecoder(before=third_waits)))
     capture(engine, run, 1)
-    assert gate.entered.wait(5)
+    assert gate.entered.wait(30)
     sink.alive = False
     gate.open.set()
     assert wait_until(lambda: not engine._animator.busy)

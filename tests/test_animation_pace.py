@@ -3,12 +3,15 @@ of the device in all than the budget says. With an injected clock and a device t
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from sidestream.preview import records
 from sidestream.preview.decoders.cache import DecoderCache
 from sidestream.preview.records import Info, Picture
+from sidestream.preview.render import animation
 from sidestream.preview.render.animation import PATIENCE, Animator
 from sidestream.preview.render.backends import Slot
 from sidestream.preview.render.budget import Budget
@@ -53,6 +56,8 @@ class Course:
         self.tells_cost = tells_cost
         """Whether stills tell what a decode takes."""
         monkeypatch.setattr(records, "now", lambda: clock[0])
+        # To encode takes no time, or what is animated would depend on how quick this machine is.
+        monkeypatch.setattr(animation, "time", SimpleNamespace(thread_time=lambda: clock[0]))
         self.cost = cost
         self.decoders = {FlatVideoDecoder(scale=8): cost, FlatVideoDecoder(scale=8): 0.0002}
         slow, quick = self.decoders

@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from sidestream.tests.graphs import demo_graph
+from sidestream.tests.graphs import demo_graph, settled
 from sidestream.tests.helpers import wait_until
 from sidestream.tests.sockets import RawSocket
-from sidestream.tools.comfy_client import ComfyClient
+from sidestream.tools.comfy_client import ComfyClient, Frame
 from sidestream.tools.local import opened
 
 if TYPE_CHECKING:
@@ -64,8 +64,16 @@ def counters(client: ComfyClient) -> dict[str, Any]:
     return dict(client.get("/sidestream/status")["counters"])
 
 
-def steps(seen: Seen) -> list[int]:
-    return [frame.sidestream["step"] for frame in seen.frames]
+def frames_until(client: ComfyClient, enough: Callable[[list[Frame]], bool]) -> list[Frame]:
+    """What a client is sent, until it is enough."""
+    frames: list[Frame] = []
+
+    def come() -> bool:
+        frames.extend(client.listen(0.1).frames)
+        return enough(frames)
+
+    assert wait_until(come)
+    return frames
 
 
 @contextlib.contextmanager
@@ -135,15 +143,15 @@ def test_i5_a_client_that_stops_reading_costs_others_no_frame_no_time_and_the_se
     host = Host(running, client, PREVIEWS)
     host.sample(100)
     ratios: list[float] = []
-    while len(ratios) < 3 or (median(ratios) > 1.5 and len(ratios) < 9):
+    shares: list[float] = []
+    while len(ratios) < 3 or ((median(ratios) > 1.5 or median(shares) < 0.5) and len(ratios) < 9):
         # By turns, so that what is close in time is compared: the machine has other work.
         without, _ = host.sample(100)
         with stalled(client, host.graph, f"stalled-{len(ratios)}"):
             before = host.megabytes()
             frames = 100 if ratios else FRAMES
             seen, most = host.sample(frames)
-        assert len(without.frames) > 50
-        assert len(seen.frames) > 0.5 * frames
+        shares.append(len(seen.frames) / frames / (len(without.frames) / 100))
         assert most - before < 50
         alone, beside = p95(host.late(without)), p95(host.late(seen))
         ratios.append(beside / alone)
@@ -153,6 +161,7 @@ def test_i5_a_client_that_stops_reading_costs_others_no_frame_no_time_and_the_se
             f" without, {beside:.4f} s beside it"
         )
     assert median(ratios) <= 1.5
+    assert median(shares) > 0.5
     assert wait_until(lambda: counters(client)["active_runs"] == 0)
 
 
@@ -176,30 +185,35 @@ def test_i6_a_connection_that_breaks_in_mid_frame_costs_nobody_else_anything(run
         pass
     socket.reset()
     assert ended_well(client, prompt_id)
-    seen = client.run(demo_graph(PREVIEWS, steps=20, seconds=0.03))
-    assert len(seen.frames) >= 10
+    seen = client.run(settled(demo_graph(PREVIEWS, steps=20, seconds=0.03)))
+    assert len(seen.frames) == 20
     assert wait_until(lambda: counters(client)["active_runs"] == 0)
     assert "Traceback" not in running.log_text[since:]
 
 
 def test_a_client_that_reconnects_with_its_id_sees_the_rest_of_its_run(running, client, connect):
     with ComfyClient(running.url, client_id="again") as first:
-        prompt_id = first.queue(demo_graph(PREVIEWS, steps=100, seconds=0.03))
-        assert wait_until(lambda: bool(first.listen(0.05).frames))
-    seen = connect(running, client_id="again").collect(prompt_id)
-    # A frame sent before the client said what it supports has no metadata.
-    labels = [frame.sidestream["step"] for frame in seen.frames if frame.sidestream]
-    assert len(labels) >= 10
-    assert labels == sorted(labels)
+        prompt_id = first.queue(demo_graph(PREVIEWS, steps=2000, seconds=0.03))
+        frames_until(first, lambda frames: len(frames) > 0)
+    again, seen = connect(running, client_id="again"), []
+    for message in again.messages(prompt_id):
+        # A frame sent before the client said what it supports has no metadata.
+        if isinstance(message, Frame) and message.sidestream:
+            seen.append(message.sidestream["step"])
+            if len(seen) == 10:
+                finish = {"client_id": "again", "run": message.sidestream["run"]}
+                again.post("/sidestream/finish", finish)
+    assert len(seen) >= 10
+    assert seen == sorted(seen)
     assert ended_well(client, prompt_id)
 
 
 def test_a_client_that_reconnects_is_not_held_up_by_its_old_connection(running, client, connect):
     with stalled(client, lambda **k: demo_graph(PREVIEWS, **k), "twice"):
         again = connect(running, client_id="twice")
-        prompt_id = again.queue(demo_graph(PREVIEWS, steps=20, seconds=0.03))
+        prompt_id = again.queue(settled(demo_graph(PREVIEWS, steps=20, seconds=0.03)))
         assert ended_well(client, prompt_id)
-        assert len(again.listen(0.5).frames) >= 10
+        frames_until(again, lambda frames: len(frames) >= 10)
     # ComfyUI forgets the new connection when the old one ends; nothing else may come of it.
     assert ended_well(client, again.queue(demo_graph(PREVIEWS, steps=5, seconds=STEP)))
     assert wait_until(lambda: counters(client)["active_runs"] == 0)
@@ -230,8 +244,8 @@ def test_a_prompt_that_nobody_watches_makes_no_frame(running):
 def test_i8_of_200_clients_the_one_that_queued_gets_its_frames_and_nobody_else_any(running, client):
     with contextlib.ExitStack() as stack:
         others = [stack.enter_context(RawSocket(running.url, f"idle-{i}")) for i in range(200)]
-        seen = client.run(demo_graph(PREVIEWS, steps=20, seconds=0.03))
-        assert len(seen.frames) >= 10
+        seen = client.run(settled(demo_graph(PREVIEWS, steps=20, seconds=0.03)))
+        assert len(seen.frames) == 20
         for other in others:
             got = other.read_all()
             assert b'"status"' in got
@@ -250,13 +264,14 @@ def test_i5_of_everybodys_frames_200_clients_that_do_not_read_keep_none_from_one
         before = host.megabytes()
         prompt_id = queue_for(None, running.url, host.graph(steps=100, seconds=0.1))
         assert ended_well(client, prompt_id)
-        seen = client.listen(0.5)
+        seen = frames_until(
+            client, lambda frames: bool(frames) and frames[-1].sidestream["step"] == 100
+        )
         print(
-            f"\n200 stuck clients: {len(seen.frames)} of 100 frames at another, server's memory"
+            f"\n200 stuck clients: {len(seen)} of 100 frames at another, server's memory"
             f" {host.megabytes() - before:+.1f} MB"
         )
-        assert len(seen.frames) > 30
-        assert steps(seen)[-1] == 100
+        assert len(seen) > 30
         assert host.megabytes() - before < 100
     assert wait_until(lambda: counters(client)["active_runs"] == 0)
 
@@ -264,6 +279,6 @@ def test_i5_of_everybodys_frames_200_clients_that_do_not_read_keep_none_from_one
 @pytest.mark.parametrize("features", [[1], "all", None, {"supports_preview_metadata": "yes"}])
 def test_i6_a_client_that_announces_nonsense_breaks_nobodys_run(running, client, features):
     with RawSocket(running.url, "odd", features={"type": "feature_flags", "data": features}):
-        prompt_id = queue_for(None, running.url, demo_graph(PREVIEWS, steps=20, seconds=0.03))
-        assert ended_well(client, prompt_id)
-        assert len(client.listen(0.5).frames) >= 10
+        prompt = settled(demo_graph(PREVIEWS, steps=20, seconds=0.03))
+        assert ended_well(client, queue_for(None, running.url, prompt))
+        frames_until(client, lambda frames: len(frames) == 20)

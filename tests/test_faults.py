@@ -63,7 +63,7 @@ def engine(sink: FakeSink, caplog: pytest.LogCaptureFixture) -> Iterator[Engine]
     caplog.set_level(logging.INFO)
     made = an_engine(sink)
     yield made
-    made.close(5)
+    made.close(30)
     assert not made.alive
 
 
@@ -231,7 +231,7 @@ def test_i6_an_animation_that_cannot_be_joined_leaves_no_frame_open(engine, sink
 def test_i6_a_decoder_that_hangs_costs_frames_and_holds_up_nobody(sink, caplog):
     engine, gate = an_engine(sink), Gate()
     run = start_run(a_book(), FakeSource(FlatDecoder(before=gate)))
-    sample(engine, run, settle=lambda: gate.entered.wait(5))
+    sample(engine, run, settle=lambda: gate.entered.wait(30))
     assert run.outcomes == {records.REPLACED: STEPS - 2}
     engine.close(0.01)  # as at ComfyUI's end, which waits no longer than it is told to
     assert engine.alive
@@ -455,7 +455,7 @@ def test_i6_a_worker_that_fails_while_idle_says_so_once_and_serves_the_next_run(
     monkeypatch.setattr(engine._station.slots, "clear", fail)
     run = start_run(a_book(), FakeSource())
     sample(engine, run)
-    assert all(rests.acquire(timeout=5) for _ in range(5))
+    assert all(rests.acquire(timeout=30) for _ in range(5))
     sample(engine, start_run(a_book(), FakeSource()))
     assert len(sink.frames) == 2 * STEPS
     assert lines(caplog) == [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from sidestream.preview.decoders.convolution import can_fuse
 from sidestream.preview.decoders.fused import FusedTaesd, UnsuitableError
 from sidestream.preview.decoders.nvrtc import KernelError
 from sidestream.preview.decoders.taesd import Taesd, TaesdSource, decoder_layers
-from sidestream.tests.helpers import CPU
+from sidestream.tests.helpers import CPU, wait_until
 from sidestream.tests.natural import natural_layers
 from torch import nn
 
@@ -131,9 +130,7 @@ def test_i6_without_nvrtc_it_says_so_once_and_gives_up(monkeypatch, caplog):
     fused.compiling.cache_clear()
     try:
         kernels = fused.Kernels(0)
-        end = time.monotonic() + 10
-        while not kernels.compiled() and time.monotonic() < end:
-            time.sleep(0.01)
+        assert wait_until(kernels.compiled)
         with pytest.raises(KernelError) as raised:
             _ = kernels.loaded
         with caplog.at_level(logging.WARNING):

@@ -10,7 +10,6 @@ import os
 import re
 import signal
 import sys
-import time
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ import pytest
 from aiohttp import web
 from sidestream.preview.decoders.cache import DecoderCache
 from sidestream.preview.render.engines import Engines
-from sidestream.tests.graphs import SAVE, demo_graph, insert
+from sidestream.tests.graphs import SAVE, demo_graph, insert, settled
 from sidestream.tests.helpers import (
     CPU,
     SAMPLES_ON,
@@ -43,7 +42,7 @@ PREVIEWS = {"method": "latent2rgb", "throttle_ms": 0, "budget": 0}
 
 @pytest.fixture(scope="module")
 def running(comfy_host: Any) -> RunningHost:
-    return comfy_host(hostpack=("reloader",))
+    return comfy_host(hostpack=("probe", "reloader"))
 
 
 @pytest.fixture
@@ -71,7 +70,7 @@ def interrupted_after(client: ComfyClient, step: int) -> Run:
 
     A busy machine may deliver that so late that the run is over: then with slower steps.
     """
-    for seconds in (0.03, 0.1, 0.3):
+    for seconds in (0.03, 0.1, 0.3, 1.0):
         prompt_id, earlier = client.queue(graph(seconds=seconds)), list[Event | Frame]()
         for message in client.messages(prompt_id):
             earlier.append(message)
@@ -102,15 +101,16 @@ def test_i7_an_interrupt_at_any_step_ends_the_run_and_its_frames(client, step):
 
 
 def test_i11_interrupted_runs_leave_no_thread_behind(running, client):
-    client.run(graph())
-    before = threads(running)
-    for _ in range(5):
+    before = 0
+    for turn in range(6):
         prompt_id = client.queue(graph())
         for message in client.messages(prompt_id):
             if isinstance(message, Event) and message.type == "progress":
                 client.interrupt()
                 break
         client.collect(prompt_id)
+        assert wait_until(lambda: runs_under_way(client) == 0)
+        before = before if turn else threads(running)  # the first one starts what stays
     assert wait_until(lambda: threads(running) <= before)
 
 
@@ -118,7 +118,7 @@ def test_i11_interrupted_runs_leave_no_thread_behind(running, client):
 
 
 def test_a_cleared_queue_leaves_the_running_prompt_its_previews(client):
-    first, second, third = (client.queue(graph(steps=30)) for _ in range(3))
+    first, second, third = (client.queue(graph(steps=30, seconds=0.2)) for _ in range(3))
     for message in client.messages(first):
         if isinstance(message, Frame):
             client.post("/queue", {"clear": True})
@@ -131,7 +131,7 @@ def test_a_cleared_queue_leaves_the_running_prompt_its_previews(client):
     assert after.frames == []
     assert not client.history(second)
     assert not client.history(third)
-    assert runs_under_way(client) == 0
+    assert wait_until(lambda: runs_under_way(client) == 0)
 
 
 def test_prompts_of_other_sizes_models_and_devices_have_pictures_of_their_own(client):
@@ -143,14 +143,14 @@ def test_prompts_of_other_sizes_models_and_devices_have_pictures_of_their_own(cl
     ]
     queued = []
     for model, settings in kinds:
-        prompt = demo_graph({**PREVIEWS, **settings}, steps=6, seconds=0.06)
+        prompt = settled(demo_graph({**PREVIEWS, **settings}, steps=6, seconds=0.06))
         known = {**prompt["1"]["inputs"], **model}
         prompt["1"]["inputs"] = known
         queued.append((client.queue(prompt), known, settings))
     for prompt_id, model, settings in queued:
         seen = client.collect(prompt_id)
         assert seen.outcome == "success"
-        assert len(seen.frames) >= 2
+        assert len(seen.frames) == 6
         wide, high = model["width"], model["height"]
         longer = min(settings.get("max_size", 512), max(wide, high))
         shape = (high * longer // max(wide, high), wide * longer // max(wide, high), 3)
@@ -162,8 +162,8 @@ def test_prompts_of_other_sizes_models_and_devices_have_pictures_of_their_own(cl
 def test_unloading_all_models_in_mid_queue_changes_no_result_and_loses_no_preview(client):
     plain = client.run(graph(seed=5))
     latents = client.saved_latent(plain.prompt_id, SAVE)
-    first = client.queue(graph(steps=30))
-    second = client.queue(graph(seed=5, steps=8, size=512, seconds=0.031))
+    first = client.queue(graph(steps=30, seconds=0.2))
+    second = client.queue(settled(graph(seed=5, steps=8, size=512, seconds=0.031)))
     for message in client.messages(first):
         if isinstance(message, Frame):
             client.post("/free", {"unload_models": True, "free_memory": True})
@@ -171,7 +171,7 @@ def test_unloading_all_models_in_mid_queue_changes_no_result_and_loses_no_previe
     assert client.collect(first).outcome == "success"
     seen = client.collect(second)
     assert seen.outcome == "success"
-    assert len(seen.frames) >= 3
+    assert len(seen.frames) == 8
     assert client.saved_latent(second, SAVE) == latents
 
 
@@ -181,13 +181,14 @@ def test_unloading_all_models_in_mid_queue_changes_no_result_and_loses_no_previe
 def test_i10_a_pack_reloaded_in_mid_run_goes_on_with_one_worker(running, client):
     client.run(graph())
     before, since = threads(running), len(running.log_text)
-    prompt_id = client.queue(graph(steps=30))
+    prompt_id = client.queue(graph(steps=30, seconds=0.2))
     for message in client.messages(prompt_id):
         if isinstance(message, Frame):
             assert client.post("/reload", {}) is True
             break
     assert client.collect(prompt_id).outcome == "success"
-    seen = client.run(graph(steps=20))
+    # Not settled: the helper's callback is now within the new pack's, which publishes at its end.
+    seen = client.run(graph(steps=20, seconds=0.2))
     assert seen.outcome == "success"
     assert len(seen.frames) >= 10
     labels = [frame.sidestream["step"] for frame in seen.frames]
@@ -232,7 +233,6 @@ def test_a_server_stopped_in_mid_run_ends_soon_and_silently(comfy_host, connect,
         if isinstance(message, Event) and message.type == "progress" and message.data["value"] == 5:
             break
     since = len(running.log_text)
-    stopped = time.monotonic()
     os.kill(running.process.pid, signal.SIGINT)
     running.process.wait(50)  # one that waits for the hanging decoder takes 60
     log = running.log_text[since:]
@@ -240,7 +240,8 @@ def test_a_server_stopped_in_mid_run_ends_soon_and_silently(comfy_host, connect,
     said = endings(log)
     assert said["first"]["threads"] == [f"SideStream {SAMPLES_ON}"]
     assert said["last"]["threads"] == ([f"SideStream {SAMPLES_ON}"] if decoder_seconds else [])
-    assert said["last"]["clock"] - stopped < 2
+    # The pack waits a second for its worker.
+    assert said["last"]["clock"] - said["first"]["clock"] < 5
 
 
 def test_of_packs_loaded_anew_only_the_last_is_closed_at_the_end(

@@ -75,9 +75,9 @@ def sampled(stage: Stage, pack: Pack) -> None:
     with node(stage):
         stage.sample(with_settings(stage.demo_model()), steps=STEPS)
         assert all_told(pack)
-        sent = asyncio.run_coroutine_threadsafe(asyncio.sleep(0), stage.loop)
         assert wait_until(stage.server.messages.empty)
-        sent.result(5)
+        # Behind what was taken out of there last.
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), stage.loop).result(30)
 
 
 def got(client: FakeSocket) -> list[Any]:

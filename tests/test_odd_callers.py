@@ -287,9 +287,9 @@ def test_i6_a_method_whose_decoders_cannot_be_found_leaves_the_old_ones(
 def test_settings_from_outside_cost_what_the_settings_there_are_cost():
     sent = {f"unknown {number}": number for number in range(1_000_000)}
     sent |= {"quality": 7, "throttle_ms": "x" * 50_000_000, "method": ["auto"] * 1_000_000}
-    start = time.perf_counter()
+    start = time.thread_time()  # the processor's, which others may keep from it
     good, complaints = salvaged(sent)
-    assert time.perf_counter() - start < 0.1
+    assert time.thread_time() - start < 0.1
     assert good == {"quality": 7}
     assert len(complaints) == 3
     assert all(len(complaint) < 400 for complaint in complaints)

@@ -44,8 +44,8 @@ def test_i6_odd_names_on_a_narrow_console_cost_their_decoders_and_nothing_else(
     assert refused.isascii()
     lines = [line for line in running.log_text[since:].splitlines() if "[SideStream]" in line]
     assert len(lines) == 1
-    client.queue(demo_graph({"throttle_ms": 0}, steps=100, seconds=0.05))
-    assert wait_until(lambda: client.get("/sidestream/status")["counters"]["active_runs"] == 1, 20)
+    client.queue(demo_graph({"throttle_ms": 0}, steps=2000, seconds=0.05))
+    assert wait_until(lambda: client.get("/sidestream/status")["counters"]["active_runs"] == 1)
     os.kill(running.process.pid, signal.SIGINT)
     assert wait_until(lambda: running.process.poll() is not None, 60)
     log = running.log_text

@@ -42,9 +42,9 @@ def test_the_report_keeps_what_it_can_write():
 
 def test_a_text_of_100_mb_costs_no_time():
     text = "x\n" * 50_000_000
-    start = time.perf_counter()
+    start = time.thread_time()  # the processor's, which others may keep from it
     assert len(plain(text)) <= LONGEST
-    assert time.perf_counter() - start < 0.1
+    assert time.thread_time() - start < 0.1
 
 
 class Unspeakable(Exception):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import time
 import types
 from itertools import pairwise
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageSequence
+from sidestream.preview import records
 from sidestream.tests.helpers import wait_until
 from sidestream.tests.pictures import decoded, psnr
 from sidestream.tests.stage import (
@@ -115,7 +115,7 @@ def test_tiles_of_an_upscaler_are_each_a_stage_of_one_run(stage, pack, client, t
     assert client.steps == [1, 2] * 6
     assert stages(client) == [tile for tile in range(1, 7) for _ in range(2)]
     assert pack.status()["counters"]["runs"] == 1
-    assert client.run_states == ["start", "end"] * 6
+    assert wait_until(lambda: client.run_states == ["start", "end"] * 6)
     heights = [frame.sidestream["height"] for frame in client.frames]
     assert heights == [8 * (4 + tile) for tile in range(6) for _ in range(2)]
 
@@ -164,7 +164,7 @@ def test_a_throttle_holds_over_the_samplings_of_a_node(stage, pack, client, told
         for turn in range(38):
             sampling = Sampling(stage, formats(stage).SD15(), steps=1, throttle_ms=60_000)
             sampling.callback(0, torch.full((1, 4, SIZE, SIZE), turn / 38), None, 1)
-            time.sleep(0.002)
+            assert wait_until(lambda: no_frame_is_open(pack))
     del sampling
     assert all_told(pack)
     assert pictures(client) == [(1, 1), (38, 1)]
@@ -179,7 +179,7 @@ def test_every_n_steps_counts_on_over_the_samplings_of_a_node(stage, pack, clien
             sampling = Sampling(stage, formats(stage).SD15(), steps=2, every_n_steps=5)
             for step in (0, 1):
                 sampling.callback(step, torch.zeros(1, 4, SIZE, SIZE), None, 2)
-                assert wait_until(lambda: not frames_to_come(pack))
+                assert wait_until(lambda: no_frame_is_open(pack))
         # Steps 1, 6 and 11; the first sampling's last step, of which nobody knows what follows.
         expected = [(1, 1), (1, 2), (3, 2), (6, 1)]
         assert pictures(client) == expected
@@ -188,21 +188,20 @@ def test_every_n_steps_counts_on_over_the_samplings_of_a_node(stage, pack, clien
     assert pictures(client) == [*expected, (7, 2)]
 
 
-def frames_to_come(pack):
-    """Whether a frame is on its way that the throttle lets pass."""
-    waiting = [f for e in pack._engines.all() for f in (e._mailbox._last, e._mailbox._newest)]
-    held = sum(frame is not None and frame.label.held for frame in waiting)
-    return sum(run.open_frames for run in list(pack._runs._active.values())) > held
-
-
-def test_a_last_step_that_was_held_comes_when_the_throttle_lets_it(stage, pack, client, told):
+def test_a_last_step_that_was_held_comes_when_the_throttle_lets_it(
+    stage, pack, client, told, monkeypatch
+):
     """Where a node goes on without a sampler: it decodes, say."""
+    clock = [100.0]
+    monkeypatch.setattr(records, "now", lambda: clock[0])
     with stage.node():
         for _ in range(2):
             sampling = Sampling(stage, formats(stage).SD15(), steps=1, throttle_ms=300)
             sampling.callback(0, torch.zeros(1, 4, SIZE, SIZE), None, 1)
-            assert wait_until(lambda: not frames_to_come(pack))
-        assert pictures(client) == [(1, 1)]
+            assert wait_until(lambda: no_frame_is_open(pack))
+        clock[0] += 0.299
+        assert not wait_until(lambda: len(client.frames) == 2, 0.2)
+        clock[0] += 0.001
         assert wait_until(lambda: len(client.frames) == 2)
         del sampling
         assert all_told(pack)
@@ -215,7 +214,7 @@ def test_i7_a_last_step_that_was_held_is_not_shown_after_an_interrupt(stage, pac
         for _ in range(2):
             sampling = Sampling(stage, formats(stage).SD15(), steps=1, throttle_ms=60_000)
             sampling.callback(0, torch.zeros(1, 4, SIZE, SIZE), None, 1)
-            assert wait_until(lambda: not frames_to_come(pack))
+            assert wait_until(lambda: no_frame_is_open(pack))
         management.interrupt_current_processing()
         del sampling
         assert all_told(pack)
@@ -229,7 +228,7 @@ def test_the_budget_holds_over_the_samplings_of_a_node(stage, pack, client, told
         for turn in range(20):
             sampling = Sampling(stage, formats(stage).SD15(), steps=1, budget=1)
             sampling.callback(0, torch.zeros(1, 4, SIZE, SIZE), None, 1)
-            assert wait_until(lambda: not frames_to_come(pack))
+            assert wait_until(lambda: no_frame_is_open(pack))
             if turn == 1:
                 [engine] = pack._engines.all()
                 engine.budget.allows = lambda *_: False
@@ -257,7 +256,7 @@ def test_no_label_goes_beyond_its_total(stage, pack, client, told):
         sampling = Sampling(stage, formats(stage).SD15(), steps=6, every_n_steps=4)
         for step in range(1, 12):
             sampling.callback(step - 1, torch.zeros(1, 4, SIZE, SIZE), None, 6)
-            assert wait_until(lambda: not frames_to_come(pack))
+            assert wait_until(lambda: no_frame_is_open(pack))
     del sampling
     assert all_told(pack)
     labels = [(f.sidestream["step"], f.sidestream["total_steps"]) for f in client.frames]

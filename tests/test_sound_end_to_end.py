@@ -59,7 +59,11 @@ def test_the_last_step_sounds_as_comfyui_decodes_it(running, client, video):
 
 def test_newer_sounds_take_the_place_of_older_ones(client):
     free = {"sidestream": LISTENS["sidestream"] | {"budget": 0}}
-    told = sounds(client.run(sound_graph(seed=next(seeds)), extra_data=free))
+    for seconds in (0.15, 0.5, 2.0):  # a busy machine may only make the last one
+        graph = sound_graph(seed=next(seeds), seconds=seconds)
+        told = sounds(client.run(graph, extra_data=free))
+        if len(told) > 1:
+            break
     assert len(told) > 1
     *older, newest = told
     for sound in older:

@@ -156,7 +156,7 @@ def test_i5_one_is_in_work_and_the_last_step_takes_its_place(engine, sink):
     source.decoder.before = gate
     run = start_run(a_book(), sound=source)
     hear(engine, run, 1)
-    assert gate.entered.wait(5)
+    assert gate.entered.wait(30)
     for step in range(2, 21):
         hear(engine, run, step)
     gate.open.set()
@@ -171,7 +171,7 @@ def test_pictures_go_between_the_parts_of_a_sound(engine, sink):
     source.decoder.before = gate
     run = start_run(a_book(), FakeSource(FlatDecoder()), sound=source)
     hear(engine, run, 5)
-    assert gate.entered.wait(5)
+    assert gate.entered.wait(30)
     capture(engine, run, 6)
     heard_then = source.decoder.calls
     gate.open.set()
@@ -217,7 +217,7 @@ def test_i7_nothing_is_heard_of_a_run_that_was_interrupted(engine, sink):
     source.decoder.before = gate
     run = start_run(a_book(), sound=source)
     hear(engine, run, 1)
-    assert gate.entered.wait(5)
+    assert gate.entered.wait(30)
     run.abort()
     gate.open.set()
     assert wait_until(lambda: run.open_frames == 0)
@@ -229,10 +229,10 @@ def test_i1_the_sampler_does_not_wait_for_a_slow_sound(engine):
     source.decoder.before = gate
     run = start_run(a_book(), sound=source)
     hear(engine, run, 1)
-    assert gate.entered.wait(5)
+    assert gate.entered.wait(30)
     done = threading.Thread(target=lambda: [hear(engine, run, step) for step in range(2, 21)])
     done.start()
-    done.join(5)
+    done.join(30)
     assert not done.is_alive()
     gate.open.set()
 

@@ -184,7 +184,7 @@ class ComfyClient:
                 if silent > (15 if open_runs else 2) and (ended or known):
                     ended = True
                     break
-                if silent > 2 and self.history(prompt_id):
+                if not known and silent > 2 and self.history(prompt_id):
                     known, silent = True, 0
                 continue
             silent = 0

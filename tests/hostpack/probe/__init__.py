@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import functools
 import sys
+import threading
 import time
 from typing import Any
 
@@ -20,10 +21,17 @@ from server import PromptServer
 KEY = "probe"
 measured: dict[str, dict[str, Any]] = {}
 decoder_seconds = 0.0
+released = threading.Event()
+"""Decoders take no longer."""
+SETTLES_WITHIN = 30.0
 
 
 class ProbeSampling:
-    """Measures the samplers of a MODEL; each of their previews takes the decoder that long."""
+    """Measures the samplers of a MODEL; each of their previews takes the decoder that long.
+
+    Or until `POST /probe/release`. Where it `settles`, a step ends only when the frames so far
+    have found their end, so that none replaces another, however busy the machine is.
+    """
 
     CATEGORY = "testing"
     RETURN_TYPES = ("MODEL",)
@@ -33,13 +41,16 @@ class ProbeSampling:
     def INPUT_TYPES(cls):
         seconds = ("FLOAT", {"default": 0.0, "min": 0.0, "max": 60.0})
         return {
-            "required": {"model": ("MODEL",), "name": ("STRING", {}), "decoder_seconds": seconds}
+            "required": {"model": ("MODEL",), "name": ("STRING", {}), "decoder_seconds": seconds},
+            "optional": {"settles": ("BOOLEAN", {"default": False})},
         }
 
-    def mark(self, model, name, decoder_seconds):
+    def mark(self, model, name, decoder_seconds, settles=False):
         install()
         marked = model.clone()
-        marked.model_options[KEY] = {"name": name, "decoder_seconds": decoder_seconds}
+        marked.model_options[KEY] = {
+            "name": name, "decoder_seconds": decoder_seconds, "settles": settles
+        }  # fmt: skip
         return (marked,)
 
 
@@ -73,6 +84,24 @@ async def probe(request: web.Request) -> web.Response:
     return web.json_response(measured[request.match_info["name"]])
 
 
+@PromptServer.instance.routes.post("/probe/release")
+async def release(request: web.Request) -> web.Response:
+    released.set()
+    return web.json_response(True)
+
+
+def settle() -> None:
+    """Wait until no frame of the prompt's is open."""
+    server, end = PromptServer.instance, time.monotonic() + SETTLES_WITHIN
+
+    def frames() -> int:
+        active = list(server.sidestream.pack._runs._active.values())
+        return sum(r.open_frames for r in active if r.context.prompt_id == server.last_prompt_id)
+
+    while frames() and time.monotonic() < end:
+        time.sleep(0.002)
+
+
 @functools.cache
 def install() -> None:
     """Wrap the sampler, the callback and SideStream's decoder."""
@@ -83,7 +112,8 @@ def install() -> None:
     prepare_callback = latent_preview.prepare_callback
 
     def slow_decode(*args, **kwargs):
-        time.sleep(decoder_seconds)
+        if decoder_seconds:
+            released.wait(decoder_seconds)
         return decode(*args, **kwargs)
 
     def measured_sample(model, *args, **kwargs):
@@ -100,6 +130,7 @@ def install() -> None:
         callback = prepare_callback(model, *args, **kwargs)
         probe = model.model_options.get(KEY, {})
         decoder_seconds = probe.get("decoder_seconds", 0.0)
+        released.clear()
         if not probe:
             return callback
         times = []
@@ -109,6 +140,8 @@ def install() -> None:
             start = time.perf_counter()
             callback(*args)
             times.append(time.perf_counter() - start)
+            if probe["settles"]:
+                settle()
 
         return measured_callback
 

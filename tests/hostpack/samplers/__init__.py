@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-import time
+import threading
 
+from aiohttp import web
 from comfy_execution.graph_utils import GraphBuilder
+from server import PromptServer
 
 import nodes
 
+left = threading.Event()
+
+
+@PromptServer.instance.routes.post("/samplers/leave")
+async def leave(request: web.Request) -> web.Response:
+    left.set()
+    return web.json_response(True)
+
 
 class SampleAndStay(nodes.KSampler):
-    """A KSampler whose node goes on for a while."""
+    """A KSampler whose node goes on for a while, or until `POST /samplers/leave`."""
 
     CATEGORY = "testing"
     FUNCTION = "run"
@@ -22,8 +32,9 @@ class SampleAndStay(nodes.KSampler):
         return types
 
     def run(self, stays, **inputs):
+        left.clear()
         result = self.sample(**inputs)
-        time.sleep(stays)
+        left.wait(stays)
         return result
 
 
