@@ -84,7 +84,7 @@ class PanelPage:
     def open(self, settings: Mapping[str, Any] | None = None, path: str = "/") -> None:
         """Store `settings` for the user, on top of `QUIET_PAGE`, and load the page."""
         self.store(settings or {})
-        self.page.goto(self.url + path)
+        self.page.goto(self.url + path, timeout=SECONDS_TO_LOAD * 1000)
         self.wait_until_ready()
 
     def store(self, settings: Mapping[str, Any]) -> None:

@@ -82,7 +82,6 @@ TIDY = """
   watching.follow();
   store.clear();
   for (const name of ["details", "curves"]) localStorage.removeItem(`SideStream.${name}`);
-  app.extensionManager.toast.removeAll();
 }
 """
 IDLE = """
