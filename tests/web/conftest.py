@@ -87,14 +87,17 @@ TIDY = """
 IDLE = """
 async () => {
   const { liveSettings, store } = sidestream;
-  const route = `/sidestream/client?client_id=${encodeURIComponent(app.api.clientId)}`;
-  const { prompts, runs, paused } = await (await app.api.fetchApi(route)).json();
-  if (prompts) { // again and again: one that is about to begin is not interrupted
+  const get = async (route) => (await app.api.fetchApi(route)).json();
+  const { queue_running: running, queue_pending: pending } = await get("/queue");
+  if (running.length + pending.length > 0) { // again and again: one that is about to begin is not interrupted
     await app.api.fetchApi("/queue", { method: "POST", body: '{"clear":true}' });
     await app.api.interrupt();
+    return false;
   }
-  const isOver = !prompts && !runs.length && !store.live; // and no last frame may come
-  return isOver && !paused && !liveSettings.paused && !Object.keys(liveSettings.changes).length;
+  // A last frame may come until its run is closed, and a change be stored until it is answered.
+  const { runs, paused } = await get(`/sidestream/client?client_id=${encodeURIComponent(app.api.clientId)}`);
+  const isStill = !runs.length && !store.live && !Object.keys(liveSettings.changes).length;
+  return isStill && !paused && !liveSettings.paused;
 }
 """
 RESET = """
