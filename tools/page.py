@@ -94,9 +94,10 @@ class PanelPage:
         self._post("/settings", {**own, **QUIET_PAGE, **settings})
 
     def wait_until_ready(self) -> None:
-        """Return once the page has set up the pack and the server knows it: what it queues is its own."""
+        """Return once the page has set up the pack, and has the id that its prompts go with."""
         self.page.wait_for_function(
-            "() => globalThis.app?.graph && app.api.clientId && app.extensionManager?.getSidebarTabs?.()"
+            "() => globalThis.app?.graph && app.api.clientId"
+            " && app.extensionManager?.getSidebarTabs?.()"
             ".some(tab => tab.id === 'sidestream') && !document.querySelector('#splash-loader')",
             timeout=SECONDS_TO_LOAD * 1000,
         )
