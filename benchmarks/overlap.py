@@ -148,9 +148,9 @@ def main() -> None:
         data = profiled(arguments.comfyui, 12)
         for name, spans in data["spans"].items():
             data["spans"][name] = [(round(a, 3), round(b, 3)) for a, b in merged(spans, 0.02)]
-        arguments.spans.write_text(json.dumps(data))
-    data = json.loads(arguments.spans.read_text())
-    arguments.svg.write_text(drawing(data, *arguments.window))
+        arguments.spans.write_text(json.dumps(data), "utf-8")
+    data = json.loads(arguments.spans.read_text("utf-8"))
+    arguments.svg.write_text(drawing(data, *arguments.window), "utf-8")
     both = common(*([(a, b) for a, b in data["spans"][name]] for name in ("sampler", "preview")))
     busy = length([(a, b) for a, b in data["spans"]["preview"]])
     share = length(both) / busy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -136,8 +137,11 @@ class Pack:
         self, node_id: str, fields: dict[str, Any], model: Any, tell: Callable[[int, int], None]
     ) -> Frames:
         """For the node 'Side-Stream Frames' with that id: its output. See `frames_of`."""
-        upstream = host.prompts.upstream_signatures(host.prompts.running_graph(), node_id, "latent")
-        recording = self._recordings.find(upstream, host.prompts.list_index(), model)
+        recording = None
+        with contextlib.suppress(Exception):  # an incompatible graph; the sampling was not kept
+            graph = host.prompts.running_graph()
+            upstream = host.prompts.upstream_signatures(graph, node_id, "latent")
+            recording = self._recordings.find(upstream, host.prompts.list_index(), model)
         return frames_of(recording, limit_of(fields), tell)
 
     def sound(self, secret: str) -> bytes | None:

@@ -82,12 +82,14 @@ class Private:
 
     def __init__(self, folders: Mapping[str, str], names: Iterable[str]) -> None:
         # The longest first: a folder may be inside another.
-        below_root = [(path, label) for path, label in folders.items() if path.strip("\\/")]
+        found = {**folders, **{_escaped(path): label for path, label in folders.items()}}
+        below_root = [(path, label) for path, label in found.items() if path.strip("\\/")]
         by_length = sorted(below_root, key=lambda item: -len(item[0]))
         self._labels = [label for _, label in by_length]
         self._folders = [_path_pattern(path) for path, _ in by_length]
-        told = {name for name in names if len(name) >= SHORTEST_NAME}
+        told = {name for name in names if len(_escaped(name)) >= SHORTEST_NAME}
         told = {name for name in told if name.lower() not in COMMON_NAMES}
+        told |= set(map(_escaped, told))
         self._names = [
             rf"(?i)(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])"
             for name in sorted(told, key=len, reverse=True)
@@ -128,6 +130,11 @@ _OTHER_PATH = rf"""{_START}(?:[^\n'"{_BEGIN}]*[\\/])?[^\s'"{_BEGIN}]*"""
 _ID = r"(?i)\b[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}\b"
 
 
+def _escaped(text: str) -> str:
+    """`text` as it is in what was made with `plain`."""
+    return text.encode("ascii", "backslashreplace").decode()
+
+
 def _path_pattern(path: str) -> str:
     """Matches `path` with either separator, also in module names, where ComfyUI replaces dots."""
     parts = re.split(r"[\\/]", path.rstrip("\\/"))
@@ -157,7 +164,7 @@ def report(status: Mapping[str, Any], warnings: Warnings) -> str:
     private = _private()
     sections: list[tuple[str, Callable[[], Iterable[str]]]] = [
         ("Versions", lambda: _versions(status, private)),
-        ("Devices", lambda: _devices(status)),
+        ("Devices", lambda: _devices(status, private)),
         ("Previews", lambda: _previews(status["provider"], private)),
         ("Decoder files in models/vae_approx", lambda: _decoder_files(private)),
         ("Decoder files that were refused", lambda: map(private, status["refused"])),
@@ -178,7 +185,7 @@ def report(status: Mapping[str, Any], warnings: Warnings) -> str:
 
 def _versions(status: Mapping[str, Any], private: Private) -> Iterable[str]:
     yield f"SideStream {status['version']}"
-    yield f"ComfyUI {status['comfyui']}, page {host.installation.page_version()}"
+    yield private(f"ComfyUI {status['comfyui']}, page {host.installation.page_version()}")
     yield f"Python {platform.python_version()}, torch {torch.__version__}"
     if torch.version.cuda:
         yield f"CUDA {torch.version.cuda}, NVIDIA driver {_nvidia_driver() or 'not found'}"
@@ -201,13 +208,13 @@ def _nvidia_driver() -> str | None:
     return version.value.decode() if known else None
 
 
-def _devices(status: Mapping[str, Any]) -> Iterable[str]:
+def _devices(status: Mapping[str, Any], private: Private) -> Iterable[str]:
     yield f"models sample on {host.installation.sampling_device()}"
     for number in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(number)
         yield f"cuda:{number}: {device.name}, {device.total_memory / 2**30:.1f} GiB"
     for worker in status["devices"]:
-        because = f" because {worker['problem']}" if worker["problem"] else ""
+        because = f" because {private(worker['problem'])}" if worker["problem"] else ""
         yield (
             f"previews of latents on {worker['device']}: {worker['path']}{because},"
             f" share {worker['share']:.1%}"

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from sidestream.benchmarks import __main__ as entry
 from sidestream.benchmarks import callback, measure, models, program, report, stages
-from sidestream.benchmarks.server import frames, modes, packs, plan, prompts, ratios, tables
+from sidestream.benchmarks.server import files, frames, modes, packs, plan, prompts, ratios, tables
 from sidestream.benchmarks.server.session import Setup
 from sidestream.preview.render.backends.cpu import CpuBackend
 from sidestream.tests.conftest import REPO
@@ -191,6 +191,15 @@ def test_an_interval_is_as_wide_as_the_noise():
     low, high = found["ratio_95"]
     assert 0.03 < high - low < 0.05  # 4 standard errors of 0.2 / sqrt(400)
     assert ratios.ratio(noise[:1], np.ones(1)) == {}
+    # Of one provider alone, neighbouring pairs share a block without previews.
+    blocks = blocks_taking(plan.order(("a",), 216, seed=0), {plan.NONE: 1.0, "a": 1.0})
+    widths = []
+    for seed in range(10):
+        noise = iter(np.random.default_rng(seed).normal(1.0, 0.2, len(blocks)))
+        blocks = [block | {"seconds": next(noise)} for block in blocks]
+        low, high = ratios.ratio(*ratios.pairs(blocks, "a"))["ratio_95"]
+        widths.append(high - low)
+    assert 0.068 < np.mean(widths) < 0.08  # 3.92 standard errors of 0.2 * sqrt(2 / 216)
 
 
 def a_frame(step: int, picture: np.ndarray) -> Frame:
@@ -211,8 +220,24 @@ def test_a_picture_of_another_step_is_wrong():
     assert (seen["frames"], seen["judged"], seen["wrong"]) == (3, 3, [2])
     assert (seen["missing"], seen["in_order"]) == ([4], True)
     assert not frames.judged(sent[::-1], 4, {"taesd": right})["in_order"]
+    mislabelled = frames.judged([a_frame(0, right[1]), a_frame(5, right[1])], 4, {"taesd": right})
+    assert mislabelled["wrong"] == [0, 5]
     unknown = frames.judged(sent, 4, {"taesd": {}})
     assert (unknown["judged"], unknown["wrong"]) == (0, [])
+
+
+def test_a_model_file_that_is_not_finished_is_written_again(tmp_path):
+    path = tmp_path / "diffusion_models" / "random.safetensors"
+
+    def interrupted(path):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        files.write_missing(path, interrupted)
+    files.write_missing(path, lambda path: path.write_bytes(b"all"))
+    files.write_missing(path, interrupted)
+    assert [(each, each.read_bytes()) for each in path.parent.iterdir()] == [(path, b"all")]
 
 
 def test_every_table_can_be_made_of_what_was_left_out_or_failed():

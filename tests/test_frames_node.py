@@ -150,11 +150,11 @@ def test_nodes_that_sample_in_other_ways(client, kind, steps):
 
 def test_each_item_of_a_list_has_its_own(client):
     prompt = sampled(steps=4)
-    prompt["9"] = {"class_type": "Seeds", "inputs": {"first": new_seed() * 10, "count": 3}}
+    prompt["9"] = {"class_type": "Seeds", "inputs": {"first": new_seed() * 20, "count": 12}}
     prompt[SAMPLER]["inputs"]["seed"] = ["9", 0]
     given = Given(client, with_frames(prompt, max_frames=2), **EVERY_STEP, step_zero="noise")
-    assert given.steps == [0, 4] * 3
-    assert len({noise.tobytes() for noise in given.pictures[::2]}) == 3
+    assert given.steps == [0, 4] * 12
+    assert len({noise.tobytes() for noise in given.pictures[::2]}) == 12
 
 
 def two_samplers() -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import gc
+import inspect
 import logging
 import os
 import pickle
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sidestream.preview.settings import FIELDS, salvaged
+from sidestream.preview.settings import FIELDS, INHERITED, INHERITED_NUMBER, Choice, salvaged
 from sidestream.tests.pictures import decoded
 from sidestream.tests.stage import SIZE, all_told, demo_conditioning, empty_latent, with_settings
 
@@ -642,3 +643,14 @@ def test_what_never_arrives_at_the_servers_loop_is_not_complained_of(stage, recw
     Unbegun(coroutine, begun.append)()
     assert begun == [coroutine]
     coroutine.close()
+
+
+def test_the_node_checks_what_comfyui_cannot(comfy):
+    """It knows no range such as "-1, or from 1", and in some versions no choices."""
+    from sidestream.nodes.preview_settings import SideStreamPreview
+
+    names = {*inspect.signature(SideStreamPreview.validate_inputs).parameters}
+    beyond = {n for n, f in FIELDS.items() if isinstance(f, Choice) or f.low > INHERITED_NUMBER + 1}
+    assert names == beyond
+    assert SideStreamPreview.validate_inputs(method=INHERITED, quality=INHERITED_NUMBER) is True
+    assert "from 1 to 100" in SideStreamPreview.validate_inputs(quality=0)

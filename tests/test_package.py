@@ -116,6 +116,17 @@ def test_the_pythons_that_are_stated_are_those_that_ci_runs(project):
     assert project["project"]["requires-python"] == f">={oldest}"
 
 
+def test_what_ci_runs_without_comfyui_needs_none():
+    """There, a test for which ComfyUI is missing fails."""
+    workflow = yaml.safe_load((REPO / ".github/workflows/ci.yml").read_text("utf-8"))
+    (run,) = [step["run"] for step in workflow["jobs"]["units"]["steps"] if "pytest" in str(step)]
+    names = re.findall(r"tests/test_\w+\.py", run)
+    assert len(names) > 3
+    of_comfyui = r"def (test_\w+)\([^)]*\b(?:comfy\w*|host|stage|\w*pack)\b"
+    text = "".join((REPO / name).read_text("utf-8") for name in names)
+    assert re.findall(of_comfyui, text) == []
+
+
 def test_comfyui_and_the_registry_understand_the_metadata(project, comfy):
     read = comfy("comfy_config.config_parser").extract_node_configuration(str(REPO))
     assert read.project.name == project["project"]["name"]

@@ -94,7 +94,8 @@ def test_fewer_are_taken_evenly_with_both_ends(count, most):
 def test_the_limits_are_those_of_the_fields_and_of_a_batch_of_images():
     assert limit_of({}) == Limit(128, 1024)
     assert limit_of({"max_frames": ["7", 0], "max_megabytes": 10**9}) == Limit(128, 65536)
-    assert limit_of({"max_frames": True, "max_megabytes": -1}) == Limit(128, 16)
+    assert limit_of({"max_frames": 20.0, "max_megabytes": np.int64(-1)}) == Limit(20, 16)  # linked
+    assert limit_of({"max_frames": float("inf"), "max_megabytes": None}) == Limit(128, 1024)
     assert Limit(1000, 30).of((512, 512)) == 10
     assert Limit(1000, 1).of((4096, 4096)) == 1
     assert [even_size(size) for size in ((5, 3), (1, 4))] == [(4, 2), (2, 4)]
@@ -240,7 +241,12 @@ def test_a_sampling_is_found_by_what_its_output_depends_on_the_nearest_first():
     # Again in the same call, in another call of the same node, and in a later prompt.
     assert kept.begin(("p", "2", 0), ["near"], MANY) is near
     second = kept.begin(("p", "2", 1), ["near"], MANY)
-    assert [kept.find(["near"], index) for index in (0, 1)] == [near, second]
+    # A node that is called more often gets the last one; one that is gone is not replaced.
+    assert [kept.find(["near"], index) for index in (0, 1, 2)] == [near, second, second]
+    newest = kept.begin(("p", "2.1", 0), ["newest", "the node that made it"], MANY)
+    assert kept.find(["the node that made it"], 0) is newest
+    kept.begin(("p", "3", 5), ["rest"], MANY)
+    assert kept.find(["rest"], 4) is None
     later = kept.begin(("q", "2", 0), ["near"], MANY)
     assert kept.find(["near"], 0) is later
     kept.clear()
@@ -249,9 +255,12 @@ def test_a_sampling_is_found_by_what_its_output_depends_on_the_nearest_first():
 
 def test_i5_recordings_are_bounded_by_count_and_memory(monkeypatch):
     kept = Recordings()
-    made = [kept.begin(("p", str(n), 0), [str(n)], MANY) for n in range(12)]
+    for n in range(12):
+        kept.begin(("p", str(n), 0), [str(n)], MANY)
     assert [kept.find([str(n)], 0) is not None for n in range(12)] == [False] * 4 + [True] * 8
-    made[-1].keep(None, [Kept(1, np.zeros((8, 8, 3), np.uint8), (8, 8))], 8.0)
+    calls = [kept.begin(("p", "11", n), ["11"], MANY) for n in range(20)]  # of one node
+    assert [kept.find(["11"], n) for n in range(20)] == calls
+    calls[-1].keep(None, [Kept(1, np.zeros((8, 8, 3), np.uint8), (8, 8))], 8.0)
     monkeypatch.setattr(recordings_module.Recordings, "MOST_BYTES", 100)
     newest = kept.begin(("p", "new", 0), ["new"], MANY)
     assert len(kept._samplings) == 1
@@ -326,3 +335,13 @@ def test_a_circle_or_a_link_to_nothing_ends(comfy):
     made = a_graph(comfy, prompt)
     found = list(prompts.upstream_signatures(made, "1", "x"))
     assert found == [prompts.signature(made, node_id) for node_id in ("2", "1")]
+
+
+def test_i6_a_graph_that_cannot_be_read_costs_the_frames_not_the_prompt(comfy, pack, monkeypatch):
+    from sidestream.preview.host import prompts
+
+    one, prompt = a_prompt()
+    prompt[one.model]["inputs"]["odd"] = {1: "a graph made at run time may", "hold": "anything"}
+    pack._recordings.begin(("p", one.sampler, 0), ["known"], MANY)
+    monkeypatch.setattr(prompts, "running_graph", lambda: a_graph(comfy, prompt))
+    assert pack.frames(one.after, {}, None, nobody).why == UNKNOWN

@@ -60,9 +60,10 @@ def private(report: Any) -> Callable[[str], str]:
         "/home/marie/Comfy.UI": "ComfyUI",
         "/mnt/Marie's disk/vae": "<vae_approx>",
         "D:\\Marie M\\ComfyUI": "ComfyUI",
+        "/srv/jos\u00e9/ComfyUI": "ComfyUI",
         "/": "nothing lies here",
     }
-    return report.Private(folders, ["marie", "user", "m1"])  # type: ignore[no-any-return]
+    return report.Private(folders, ["marie", "user", "m1", "jos\u00e9", "\u674e\u660e"])  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize(
@@ -82,6 +83,9 @@ def private(report: Any) -> Callable[[str], str]:
         ("[Errno 13] /secret", "[Errno 13] <path>"),
         ("for Marie, marie_2 and mariette", "for <name>, <name>_2 and mariette"),
         ("the user of m1", "the user of m1"),
+        ("Jos\u00e9's or, for consoles, Jos\\xe9's", "<name>'s or, for consoles, <name>'s"),
+        ("\u674e\u660e and \\u674e\\u660e", "<name> and <name>"),
+        ("/srv/jos\\xe9/ComfyUI/a.pth is bad", "ComfyUI/a.pth is bad"),
         ("client 0123456789abcdef0123456789ABCDEF gone", "client <id> gone"),
         ("12345678-1234-1234-1234-123456789abc", "<id>"),
         ("32 / 32 steps and/or models/vae_approx/x", "32 / 32 steps and/or models/vae_approx/x"),
@@ -205,6 +209,13 @@ def test_a_section_that_fails_leaves_the_others(
     for title in ("Devices", "Decoder files in models/vae_approx"):
         assert section(text, title) == ["unknown (FileNotFoundError: [Errno 2] gone: '<path>')"]
     assert "in charge: SideStream" in section(text, "Previews")
+
+
+def test_why_a_device_is_not_used_is_told_without_paths(report: Any, pack: Pack) -> None:
+    worker = {"device": "cuda:0", "path": "CPU", "share": 0.0, "problem": "no /srv/Marie/x.dll"}
+    status = pack.status() | {"devices": [worker]}
+    line = section(report.report(status, report.Warnings()), "Devices")[-1]
+    assert line == "previews of latents on cuda:0: CPU because no <path>, share 0.0%"
 
 
 def test_decoder_files_are_found_by_comfyuis_own_rule(report: Any, comfy: HostModules) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 
@@ -12,8 +11,6 @@ from hypothesis import strategies as st
 from sidestream.preview.settings import (
     DEFAULTS,
     FIELDS,
-    INHERITED,
-    INHERITED_NUMBER,
     PRESETS,
     Choice,
     SettingError,
@@ -169,17 +166,6 @@ def test_presets_are_of_the_same_settings_and_one_is_the_defaults():
 def test_every_preset_has_a_name_and_a_sentence(language):
     texts = json.loads(text_of(f"locales/{language}/main.json"))["sideStream"]["presets"]
     assert [*texts] == [f"{name}{part}" for name in (*PRESETS, "own") for part in ("", "Tooltip")]
-
-
-def test_the_node_checks_what_comfyui_cannot(comfy):
-    """It knows no range such as "-1, or from 1", and in some versions no choices."""
-    from sidestream.nodes.preview_settings import SideStreamPreview
-
-    names = {*inspect.signature(SideStreamPreview.validate_inputs).parameters}
-    beyond = {n for n, f in FIELDS.items() if isinstance(f, Choice) or f.low > INHERITED_NUMBER + 1}
-    assert names == beyond
-    assert SideStreamPreview.validate_inputs(method=INHERITED, quality=INHERITED_NUMBER) is True
-    assert "from 1 to 100" in SideStreamPreview.validate_inputs(quality=0)
 
 
 # Who wins, and what is refused

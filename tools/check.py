@@ -97,10 +97,12 @@ def _types_of_web(environment: Environment) -> int:
     if npm is None:
         say("npm is not there: install Node.js 18 or newer to check the types of web/")
         return 1
-    if not (folder / "node_modules" / "typescript").exists():
-        installed = subprocess.run([npm, "ci", "--no-audit", "--no-fund"], cwd=folder).returncode
-        if installed != 0:
-            return installed
+    installed, wanted = folder / "node_modules" / ".package-lock.json", folder / "package-lock.json"
+    # npm writes it at the end of an installation.
+    if not installed.exists() or installed.stat().st_mtime < wanted.stat().st_mtime:
+        code = subprocess.run([npm, "ci", "--no-audit", "--no-fund"], cwd=folder).returncode
+        if code != 0:
+            return code
     return subprocess.run([npm, "run", "--silent", "check"], cwd=folder).returncode
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import signal
 import subprocess
@@ -38,6 +39,9 @@ def main(arguments: Sequence[str]) -> int:
     options, rest = _parse(arguments)
     signal.signal(signal.SIGTERM, _end)
     keep_bytecode_in_cache()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a console, or a file, may be narrow
     try:
         if options.command == "demo":
             return _demo(options)
@@ -108,6 +112,7 @@ def _demo(options: argparse.Namespace) -> int:
         return _run_demo(host, _lasting_base(host), port, *screen)
     checkout_folder().mkdir(parents=True, exist_ok=True)
     sheet = Path(options.sheet or checkout_folder() / "contact-sheet.png").absolute()
+    sheet.parent.mkdir(parents=True, exist_ok=True)
     # A new base each time, so that headless runs can run in parallel.
     base = Path(tempfile.mkdtemp(prefix="headless-", dir=checkout_folder()))
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import urllib.error
 from collections.abc import Callable
 
@@ -26,11 +27,14 @@ def ask(url: str) -> str:
     """The report of the ComfyUI at `url`. Raises SetupError if there is none."""
     try:
         with opened(f"{url}/sidestream/report", timeout=30) as response:
-            return response.read().decode()
+            text = response.read().decode()
     except urllib.error.HTTPError as error:
         raise SetupError(
             f"{url} responds, but without SideStream ({error.code}). The start of ComfyUI's log"
             " says which packs could not be loaded."
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
         raise SetupError(f"{url} does not respond like ComfyUI: {error}") from error
+    if not text.startswith("SideStream report"):
+        raise SetupError(f"{url} is not a ComfyUI with SideStream.")
+    return text

@@ -97,7 +97,10 @@ def find_own_host() -> Host | None:
 def _python_of(tree: Path) -> Path:
     named = os.environ.get("COMFYUI_PYTHON")
     if named:
-        return Path(named).expanduser().absolute()
+        python = Path(named).expanduser().absolute()
+        if not python.is_file():
+            raise SetupError(f"COMFYUI_PYTHON is {python}, but there is no such file.")
+        return python
     candidates = [
         *(tree / venv / "bin" / "python" for venv in ("venv", ".venv")),
         *(tree / venv / "Scripts" / "python.exe" for venv in ("venv", ".venv")),

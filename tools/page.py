@@ -84,7 +84,7 @@ class PanelPage:
     def open(self, settings: Mapping[str, Any] | None = None, path: str = "/") -> None:
         """Store `settings` for the user, on top of `QUIET_PAGE`, and load the page."""
         self.store(settings or {})
-        self.page.goto(self.url + path)
+        self.page.goto(self.url + path, timeout=SECONDS_TO_LOAD * 1000)
         self.wait_until_ready()
 
     def store(self, settings: Mapping[str, Any]) -> None:
@@ -94,9 +94,9 @@ class PanelPage:
         self._post("/settings", {**own, **QUIET_PAGE, **settings})
 
     def wait_until_ready(self) -> None:
-        """Return once the page has set up the pack."""
+        """Return once the page has set up the pack and the server knows it: what it queues is its own."""
         self.page.wait_for_function(
-            "() => globalThis.app?.graph && app.extensionManager?.getSidebarTabs?.()"
+            "() => globalThis.app?.graph && app.api.clientId && app.extensionManager?.getSidebarTabs?.()"
             ".some(tab => tab.id === 'sidestream') && !document.querySelector('#splash-loader')",
             timeout=SECONDS_TO_LOAD * 1000,
         )

@@ -9,6 +9,8 @@ natural range, and the decoder's pictures have a natural contrast.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,6 @@ def write_unet(path: Path, unet: str, device: torch.device) -> None:
                 parameter.fill_(1.0 if name.endswith("weight") else 0.0)
         network.input_blocks[0][0].weight.mul_(8)  # so that the input is still visible at the end
         predict_the_noise(network, unet, device, dtype)
-    path.parent.mkdir(parents=True, exist_ok=True)
     save_file({n: w.half().cpu().contiguous() for n, w in network.state_dict().items()}, path)
 
 
@@ -105,8 +106,16 @@ def write_decoder(path: Path, seed: int) -> None:
                 layer.bias.zero_()
             layer.register_forward_hook(settle)
         network(torch.randn(2, 4, 32, 32, generator=generator))
-    path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({name: weight.contiguous() for name, weight in network.state_dict().items()}, path)
+
+
+def write_missing(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` make a file, unless it exists; an interrupted one does not count."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f"{path.name}.part")
+        write(unfinished)
+        unfinished.replace(path)
 
 
 def main() -> None:
@@ -129,13 +138,9 @@ def main() -> None:
         comfy.cli_args.args.cpu = True
     device = torch.device("cuda" if cuda else "cpu")
     for unet in sys.argv[3:]:
-        path = unet_file(folder, unet)
-        if not path.exists():
-            write_unet(path, unet, device)
+        write_missing(unet_file(folder, unet), partial(write_unet, unet=unet, device=device))
     for seed, name in enumerate(DECODERS):
-        path = decoder_file(folder, name)
-        if not path.exists():
-            write_decoder(path, seed)
+        write_missing(decoder_file(folder, name), partial(write_decoder, seed=seed))
 
 
 if __name__ == "__main__":

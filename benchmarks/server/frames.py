@@ -61,7 +61,7 @@ def judged(frames: Sequence[Any], steps: int, right: dict[str, dict[int, np.ndar
     wrong = [
         label
         for label, each in zip(labels, found, strict=True)
-        if each is not None and not each.right
+        if label not in range(1, steps + 1) or (each is not None and not each.right)
     ]
     sizes = [len(frame.image) for frame in frames]
     return {

@@ -49,14 +49,19 @@ def pairs(blocks: list[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarr
 
 def ratio(own: np.ndarray, beside: np.ndarray, seed: int = SEED) -> dict[str, Any]:
     """The ratio of the total times with and without previews, and the median ratio of the pairs;
-    each with its 95 % bootstrap interval."""
+    each with its 95 % interval, by a circular block bootstrap."""
     if len(own) < 2:
         return {}
-    chosen = np.random.default_rng(seed).integers(0, len(own), (RESAMPLES, len(own)))
+    # Neighbouring pairs may have a block without previews in common, so they are drawn together.
+    count = len(own)
+    together = np.arange(round(count ** (1 / 3)))
+    draws = -(-count // len(together))
+    begins = np.random.default_rng(seed).integers(0, count, (RESAMPLES, draws, 1))
+    chosen = (begins + together).reshape(RESAMPLES, -1)[:, :count] % count
     sums = own[chosen].sum(1) / beside[chosen].sum(1)
     medians = np.median((own / beside)[chosen], axis=1)
     return {
-        "pairs": len(own),
+        "pairs": count,
         "ratio": float(own.sum() / beside.sum()),
         "ratio_95": interval(sums),
         "median_ratio": float(np.median(own / beside)),

@@ -11,7 +11,7 @@ import contextlib
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,6 +23,9 @@ NODE = "SideStreamFrames"
 FRAMES = (128, 1, 4096)
 MEGABYTES = (1024, 16, 65536)
 """Default, minimum and maximum of the node's fields."""
+
+Place = tuple[str | None, str | None, int]
+"""A prompt, its node, and the number of the call."""
 
 UNKNOWN, EMPTY, LATE = "unknown", "empty", "late"
 """Why some or all pictures are missing: no such sampling is known, it had no previews, they took
@@ -52,21 +55,21 @@ class Recorded:
 class Recordings:
     """The recordings; the oldest are dropped first."""
 
-    MOST = 8
+    MOST = 8  # nodes
     MOST_BYTES = 2**30
 
     def __init__(self) -> None:
-        self._samplings: OrderedDict[Hashable, Recorded] = OrderedDict()
+        self._samplings: OrderedDict[Place, Recorded] = OrderedDict()
         self._lock = threading.Lock()
 
     def begin(
         self,
-        place: tuple[str | None, str | None, int],
+        place: Place,
         signatures: Sequence[str],
         limit: Limit,
         model: Any = None,
     ) -> Recording:
-        """The recording for a sampling at `place`: a prompt, its node, and the number of the call.
+        """The recording for a sampling at `place`.
 
         It is the same one if the node samples several times in a call.
         """
@@ -88,8 +91,9 @@ class Recordings:
             return made.recording
 
     def _is_full(self) -> bool:
+        nodes = {(prompt_id, node_id) for prompt_id, node_id, _ in self._samplings}
         taken = sum(each.recording.bytes for each in self._samplings.values())
-        return len(self._samplings) > self.MOST or taken > self.MOST_BYTES
+        return len(nodes) > self.MOST or taken > self.MOST_BYTES
 
     def clear(self) -> None:
         """Drop all recordings, as a prompt without the node is sampling."""
@@ -102,15 +106,17 @@ class Recordings:
         Those of `model` are preferred, if it is given.
         """
         with self._lock:
-            known = list(reversed(self._samplings.values()))
-        found = [
-            each
-            for signature in upstream
-            for each in sorted(known, key=lambda one: one.list_index != list_index)
-            if signature in each.signatures
-        ]
-        of_model = (each for each in found if model is not None and each.model() is model)
-        nearest = next(of_model, found[0] if found else None)
+            known = [each for each in self._samplings.values() if each.list_index <= list_index]
+        # The newest of the same call; or the last, if the sampler was called less often.
+        known = sorted(known, key=lambda each: each.list_index)[::-1]
+        nearest = None
+        for signature in upstream if known else ():
+            for each in known:
+                if signature not in each.signatures:
+                    continue
+                if model is None or each.model() is model:
+                    return each.recording
+                nearest = nearest or each
         return None if nearest is None else nearest.recording
 
 
@@ -122,8 +128,10 @@ def limit_of(fields: Mapping[str, Any]) -> Limit:
     """The limit in a node's fields in a prompt; the default for linked ones."""
 
     def whole(name: str, default: int, least: int, most: int) -> int:
-        value = fields.get(name, default)
-        return max(least, min(value, most)) if type(value) is int else default
+        value = default
+        with contextlib.suppress(TypeError, ValueError, OverflowError):  # a link, or its value
+            value = int(fields.get(name, default))
+        return max(least, min(value, most))
 
     return Limit(whole("max_frames", *FRAMES), whole("max_megabytes", *MEGABYTES))
 

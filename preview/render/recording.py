@@ -242,9 +242,10 @@ class Recording:
 
     @property
     def bytes(self) -> int:
-        """The size of the pictures."""
+        """The size of the pictures, and of the latents that wait for theirs."""
         with self._changed:
-            return sum(kept.rgb.nbytes for kept in self._pictures)
+            latents = sum(shot.slot.latent.nbytes for shot in self._shots.items)
+            return latents + sum(kept.rgb.nbytes for kept in self._pictures)
 
 
 def _fits(slot: Slot, shape: torch.Size, dtype: torch.dtype) -> bool:

@@ -72,19 +72,41 @@ DIALOGS = ":is([role=dialog][data-state=open], .p-dialog)"
 IN_SUBGRAPH = "() => app.canvas.graph !== (app.rootGraph ?? app.graph)"
 """There 1.32.9 stays when another workflow is loaded, and shows nothing of it."""
 TIDY = """
-async () => {
-  const { liveSettings, watching, store, settings } = sidestream;
-  await app.api.fetchApi("/queue", { method: "POST", body: '{"clear":true}' });
-  await app.api.interrupt();
+() => {
+  const { liveSettings, watching, store } = sidestream;
   if (liveSettings.paused) liveSettings.togglePause();
   store.end((run) => run.promptId.length < 4); // made-up ones do not end by themselves
+  store.silence = null;
   watching.compare(false);
+  watching.showStills(false);
   watching.follow();
   store.clear();
   for (const name of ["details", "curves"]) localStorage.removeItem(`SideStream.${name}`);
+}
+"""
+IDLE = """
+async () => {
+  const { liveSettings, store } = sidestream;
+  const get = async (route) => (await app.api.fetchApi(route)).json();
+  const { queue_running: running, queue_pending: pending } = await get("/queue");
+  if (running.length + pending.length > 0) { // again and again: one that is about to begin is not interrupted
+    await app.api.fetchApi("/queue", { method: "POST", body: '{"clear":true}' });
+    await app.api.interrupt();
+    return false;
+  }
+  // A last frame may come until its run is closed, and a change be stored until it is answered.
+  const { runs, paused } = await get(`/sidestream/client?client_id=${encodeURIComponent(app.api.clientId)}`);
+  const isStill = !runs.length && !store.live && !Object.keys(liveSettings.changes).length;
+  return isStill && !paused && !liveSettings.paused;
+}
+"""
+RESET = """
+async () => {
+  const { archive, settings } = sidestream;
   for (const [name, field] of Object.entries(settings.fields)) {
     if (settings.get(name) !== field.default) await settings.set(name, field.default);
   }
+  await archive.forgetAll(); // and what a reload would bring back
 }
 """
 
@@ -168,6 +190,7 @@ def open_page(browser: Browser, url: str, kind: str, path: str = "/", **settings
     context.add_init_script("localStorage.setItem('SideStream.hint', 'known')")
     page = context.new_page()
     page.set_default_timeout(20_000)
+    page.set_default_navigation_timeout(60_000)
     opened = Opened(kind, PanelPage(page, url))
     opened.listen(page)
     opened.panel.open({**opened.settings, **settings}, path)
@@ -237,7 +260,8 @@ def _tidy(panel: PanelPage) -> None:
     if dialog or panel.page.evaluate(IN_SUBGRAPH):
         panel.page.reload()
         panel.wait_until_ready()
+    panel.page.mouse.move(SIZE["width"] - 1, SIZE["height"] / 2)  # where nothing is
     panel.page.evaluate(TIDY)
-    panel.wait_idle()
+    panel.wait(IDLE)
     panel.close_panel()
-    panel.page.evaluate("() => sidestream.archive.forgetAll()")  # and what a reload would bring back
+    panel.page.evaluate(RESET)

@@ -18,7 +18,7 @@ class Proxy:
     """Serves everything of `target` below `folder`, and nothing outside of it."""
 
     def __init__(self, target: str, folder: str) -> None:
-        self._target = target
+        self.target = target
         self._folder = folder
         self._broken = False
         self._sockets: set[web.WebSocketResponse] = set()
@@ -77,7 +77,7 @@ class Proxy:
         if not path.startswith(self._folder + "/"):
             self.outside.append(path)
             raise web.HTTPNotFound
-        address = self._target + str(request.rel_url)[len(self._folder) :]
+        address = self.target + str(request.rel_url)[len(self._folder) :]
         headers = {name: value for name, value in request.headers.items() if name.lower() not in HOP}
         if request.headers.get("Upgrade", "").lower() == "websocket":
             return await self._join(request, address)

@@ -7,7 +7,7 @@ from PIL import Image
 from sidestream.tests.web.animations import send_still
 from sidestream.tests.web.conftest import on_the_oldest_and_the_newest
 from sidestream.tests.web.streams import end_run, tell_progress
-from sidestream.tests.web.views import VIEWER, wait_shown
+from sidestream.tests.web.views import VIEWER, fit_view, wait_shown
 from sidestream.tools.page import PanelPage, demo_prompt
 
 pytestmark = [pytest.mark.browser, on_the_oldest_and_the_newest]
@@ -26,8 +26,8 @@ def test_clicks_while_frames_come_hit_nothing_wrong(panel: PanelPage) -> None:
     """On the node's picture and on the panel's, between one frame and the next."""
     panel.load(demo_prompt(preview=None))
     page, node = panel.page, panel.page.evaluate(SAMPLER)
-    page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
     panel.open_panel()
+    fit_view(panel)
     tell_progress(panel, node=node, prompt="p")
     nodes = page.evaluate("() => app.graph._nodes.length")
     for step in range(1, 21):

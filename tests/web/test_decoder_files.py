@@ -12,7 +12,7 @@ from sidestream.benchmarks.weights import video_decoder
 from sidestream.preview import decoder_files
 from sidestream.preview.decoders.taehv import Layout
 from sidestream.tests.web.conftest import ALL_KINDS
-from sidestream.tests.web.views import PANEL
+from sidestream.tests.web.views import PANEL, wait_over
 from sidestream.tools.page import PanelPage, demo_prompt
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def sample_a_video(panel: PanelPage) -> None:
         60,
         before,
     )
-    panel.wait_idle()
+    wait_over(panel)
 
 
 def decoder(panel: PanelPage) -> str:
@@ -73,7 +73,6 @@ def test_the_demo_whose_latents_need_no_file_says_nothing(panel: PanelPage) -> N
     panel.open_panel()
     panel.load(demo_prompt(seed=90_000, steps=6))
     panel.queue()
-    panel.wait_frames(2, 60)
-    panel.wait_idle()
+    wait_over(panel, 60)
     assert decoder(panel) == "latent2rgb"
     expect(panel.page.locator(NOTICE)).to_be_hidden()

@@ -4,31 +4,21 @@ from __future__ import annotations
 
 import pytest
 from sidestream.tests.web.conftest import on_the_oldest_and_the_newest
-from sidestream.tests.web.views import SEEDS
+from sidestream.tests.web.views import SEEDS, listen_to_toasts, wait_over
 from sidestream.tools.page import PanelPage, demo_prompt
 
 pytestmark = pytest.mark.browser
-
-LISTEN = """
-() => {
-  const { toast } = app.extensionManager;
-  globalThis.toasts = [];
-  globalThis.addToast ??= toast.add;
-  toast.add = (message) => (toasts.push(message.detail), addToast.call(toast, message));
-}
-"""
-
 
 @on_the_oldest_and_the_newest
 def test_the_page_says_why_there_are_no_frames(panel: PanelPage) -> None:
     prompt = demo_prompt(steps=3, seed=next(SEEDS) * 10)
     panel.load(prompt)
     panel.queue()
-    panel.wait("() => sidestream.store.runs.length === 1 && !sidestream.store.live")
+    wait_over(panel)
     prompt["30"] = {"class_type": "SideStreamFrames", "inputs": {"latent": ["10", 0]}}
     prompt["31"] = {"class_type": "PreviewImage", "inputs": {"images": ["30", 1]}}
     panel.load(prompt)
-    panel.page.evaluate(LISTEN)
+    listen_to_toasts(panel)
     panel.queue()
     panel.wait("() => toasts.length === 1")
     (said,) = panel.page.evaluate("() => toasts")

@@ -133,8 +133,12 @@ def test_it_stands_within_the_window_wherever_the_sidebar_is(fresh: Callable[...
     assert is_beside_the_eye(panel)
     for size in ({"width": 390, "height": 844}, {"width": 1280, "height": 800}):
         panel.page.set_viewport_size(size)
-        panel.page.wait_for_timeout(500)
+        panel.page.wait_for_function("({ width }) => innerWidth === width", arg=size)
         deliver(panel, 1, first=2)
+        for _ in range(200):  # until the page has moved its eye
+            if is_beside_the_eye(panel):
+                break
+            panel.page.wait_for_timeout(100)
         assert is_beside_the_eye(panel)
 
 

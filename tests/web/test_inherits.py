@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 from sidestream.tests.web.conftest import on_all_kinds, on_the_oldest_and_the_newest
-from sidestream.tests.web.views import SEEDS, start_run
+from sidestream.tests.web.views import LONG, SEEDS, start_run
 from sidestream.tools.page import PanelPage, demo_prompt
 
 pytestmark = pytest.mark.browser
@@ -238,7 +238,7 @@ def test_a_bypassed_node_says_that_it_sets_nothing(panel: PanelPage) -> None:
         )
         expect(caption).to_have_text(said)
     # Also while a run goes on that still has its settings.
-    start_run(panel, steps=1000, seconds=0.03)
+    start_run(panel, steps=LONG, seconds=0.03)
     panel.wait("() => document.querySelector('.ss-node-caption').textContent.startsWith('KSampler')")
     page.evaluate(
         f"() => {{ {NODE}.mode = 4; app.extensionManager.workflow.activeWorkflow.changeTracker.checkState(); }}"

@@ -12,7 +12,7 @@ from sidestream.tests.web.streams import deliver, end_run
 from sidestream.tests.web.test_curves import labels
 from sidestream.tests.web.test_locales import LANGUAGES, RIGHT_TO_LEFT, texts
 from sidestream.tests.web.test_templates import SELECT_NEW
-from sidestream.tests.web.views import OVERFLOWING, PANEL, SEEDS, part, wait_shown
+from sidestream.tests.web.views import OVERFLOWING, PANEL, SEEDS, part, wait_over, wait_shown
 from sidestream.tools.page import PanelPage, demo_prompt
 
 pytestmark = pytest.mark.browser
@@ -225,7 +225,7 @@ def test_from_right_to_left_a_caption_with_latin_words_and_numbers_is_read_in_or
     prompt["10"]["inputs"]["cfg"] = 7.5
     panel.load(prompt)
     panel.queue()
-    panel.wait("() => sidestream.store.runs.length && !sidestream.store.live")
+    wait_over(panel)
     panel.page.evaluate("() => sidestream.watching.showSheet(true)")
     caption = part(panel, ".ss-shot-seed + span")
     expect(caption).to_contain_text("7.5")

@@ -13,7 +13,16 @@ from playwright.sync_api import expect
 from sidestream.tests.web.animations import send_still
 from sidestream.tests.web.conftest import on_all_kinds, on_the_oldest_and_the_newest
 from sidestream.tests.web.streams import deliver, end_run
-from sidestream.tests.web.views import SEEDS, heap, measured, shown_step, start_run
+from sidestream.tests.web.views import (
+    LONG,
+    SEEDS,
+    finish,
+    heap,
+    measured,
+    shown_step,
+    start_run,
+    wait_over,
+)
 from sidestream.tools.page import PanelPage, demo_prompt
 
 if TYPE_CHECKING:
@@ -79,8 +88,7 @@ def test_another_tab_is_left_alone(panel: PanelPage) -> None:
     page.goto(panel.url)
     other.wait_until_ready()
     start_run(panel, steps=10)
-    panel.wait_frames(5)
-    panel.wait_idle()
+    wait_over(panel)
     assert page.evaluate("() => sidestream.store.frameCount") == 0
     page.close()
 
@@ -89,7 +97,7 @@ def test_another_tab_is_left_alone(panel: PanelPage) -> None:
 def test_switching_workflows_and_deleting_nodes_in_mid_run_does_no_harm(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()
-    start_run(panel, steps=80, seconds=0.04)
+    start_run(panel, steps=LONG, seconds=0.04)
     panel.wait_frames(3)
     page.evaluate(
         """() => {
@@ -104,13 +112,13 @@ def test_switching_workflows_and_deleting_nodes_in_mid_run_does_no_harm(panel: P
     count = page.evaluate("() => sidestream.store.frameCount")
     panel.wait_frames(count + 3)
     assert page.evaluate("() => sidestream.watching.run.title") == "KSampler A"
-    panel.wait_idle()
+    finish(panel)
 
 
 @on_all_kinds
 def test_samplers_in_subgraphs_have_names_and_thumbnails(panel: PanelPage) -> None:
     page = panel.page
-    panel.load(demo_prompt(seed=next(SEEDS) * 10, steps=12, seconds=0.08))
+    panel.load(demo_prompt(seed=next(SEEDS) * 10, steps=LONG, seconds=0.08))
     page.evaluate(
         """() => {
           const inside = app.graph._nodes.filter((n) => /SideStreamPreview|KSampler/.test(n.type));
@@ -119,14 +127,13 @@ def test_samplers_in_subgraphs_have_names_and_thumbnails(panel: PanelPage) -> No
                                   : app.canvas.setGraph(node.subgraph);
         }"""
     )
-    page.wait_for_timeout(300)
     panel.queue()
     panel.wait_frames(4)
     run = page.evaluate("() => { const { nodeId, title } = sidestream.watching.run; return { nodeId, title }; }")
     assert ":" in run["nodeId"]
     assert run["title"] == "KSampler A"
     panel.wait("() => document.querySelector('.ss-node-caption')?.textContent.startsWith('KSampler A')")
-    panel.wait_idle()
+    finish(panel)
 
 
 @on_the_oldest_and_the_newest
@@ -206,7 +213,7 @@ def test_thumbnails_are_within_the_memory_for_frames_and_go_with_them(panel: Pan
 
 def test_a_frame_is_drawn_soon_after_its_arrival_beside_100_nodes(panel: PanelPage) -> None:
     page = panel.page
-    prompt = demo_prompt(seed=next(SEEDS) * 10, steps=40, seconds=0.1)
+    prompt = demo_prompt(seed=next(SEEDS) * 10, steps=LONG, seconds=0.1)
     filler = {
         str(100 + i): {"class_type": "LatentUpscale", "inputs": {
             "samples": ["1", 2], "upscale_method": "area", "width": 64, "height": 64, "crop": "disabled",
@@ -218,7 +225,6 @@ def test_a_frame_is_drawn_soon_after_its_arrival_beside_100_nodes(panel: PanelPa
     page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
     panel.open_panel()
     delays = watch_delays(page, panel)
-    assert len(delays) >= 10  # a busy page hears of the newest only
     assert statistics.median(delays) <= 4  # 67 ms at 60 a second
 
 
@@ -241,8 +247,7 @@ def watch_delays(page: Page, panel: PanelPage) -> list[int]:
         }"""
     )
     panel.queue()
-    panel.wait_frames(30)
-    panel.wait_idle()
+    panel.wait("() => delays.length >= 30", 60)
     found: list[int] = page.evaluate("() => { const found = delays; delete globalThis.delays; return found; }")
     return found
 

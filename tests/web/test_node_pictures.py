@@ -9,7 +9,7 @@ from PIL import Image
 from sidestream.tests.web.animations import moving_bar, send_animation, send_still
 from sidestream.tests.web.conftest import ALL_KINDS
 from sidestream.tests.web.streams import end_run, tell, tell_progress, tell_success
-from sidestream.tests.web.views import SEEDS
+from sidestream.tests.web.views import LONG, SEEDS
 from sidestream.tools.page import PanelPage, demo_prompt
 
 # 1.32.9 with Nodes 2.0 draws no preview on a sampler's node, with or without the pack.
@@ -223,7 +223,7 @@ def test_an_animation_makes_a_subgraphs_node_no_higher_than_a_still_does(panel: 
 
 def test_a_run_is_not_painted_onto_another_workflows_node_with_the_same_id(panel: PanelPage) -> None:
     page = panel.page
-    panel.load(demo_prompt(seed=next(SEEDS) * 10, steps=60, seconds=0.08))
+    panel.load(demo_prompt(seed=next(SEEDS) * 10, steps=LONG, seconds=0.08))
     panel.queue()
     panel.wait_frames(2)
     node = page.evaluate(f"() => {SAMPLER}")

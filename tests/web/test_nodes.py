@@ -6,13 +6,15 @@ import pytest
 from playwright.sync_api import expect
 from sidestream.tests.web.conftest import on_all_kinds, on_the_oldest_and_the_newest
 from sidestream.tests.web.views import (
+    LONG,
     PANEL,
     SEEDS,
     VIEWER,
+    finish,
     part,
     shown_step,
     start_run,
-    wait_shown,
+    wait_over,
     wait_until_the_frame_is_shown,
 )
 from sidestream.tools.page import PanelPage, demo_prompt
@@ -28,14 +30,13 @@ def test_a_real_run_is_shown_large_and_live(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()
     expect(part(panel, ".ss-empty")).to_contain_text("No preview yet")
-    start_run(panel, seconds=0.12)
+    start_run(panel, steps=LONG, seconds=0.12)
     panel.wait_frames(6)
     expect(page.locator("html.sidestream-streams")).to_have_count(1)
     expect(page.locator(f"{PANEL} .ss-live-button.ss-on-air")).to_have_count(1)
-    panel.wait_idle()
-    last = shown_step(panel)
-    assert last >= 18
-    wait_shown(panel, last)
+    last = finish(panel)
+    assert shown_step(panel) == last
+    panel.wait("label => document.querySelector('.ss-viewer').ariaLabel.endsWith(label)", argument=f"{last} / {LONG}")
     wait_until_the_frame_is_shown(panel)
     box = page.locator(f"{VIEWER} .ss-canvas").first.bounding_box()
     assert box is not None
@@ -120,6 +121,6 @@ def test_a_sampler_elsewhere_leaves_the_node_alone(panel: PanelPage) -> None:
     panel.load(prompt)
     panel.queue()
     panel.wait("() => sidestream.store.current.length === 2")
-    panel.wait_idle()
+    wait_over(panel)
     page.wait_for_timeout(200)
     assert page.locator(".ss-node-caption").first.inner_text().startswith("KSampler A")

@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 from sidestream.preview.settings import FIELDS, PRESETS, Choice
 from sidestream.tests.web.conftest import on_the_oldest_and_the_newest
 from sidestream.tests.web.test_live_settings import interrupt, settings, stored, type_into
-from sidestream.tests.web.views import PANEL, start_run
+from sidestream.tests.web.views import LONG, PANEL, start_run
 from sidestream.tools.page import PanelPage
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def test_a_preset_sets_its_values_and_values_by_hand_are_ones_own(panel: PanelPa
 
 def test_while_a_run_goes_on_a_preset_holds_for_it(panel: PanelPage) -> None:
     panel.open_panel()
-    start_run(panel, steps=1000, seconds=0.05)
+    start_run(panel, steps=LONG, seconds=0.05)
     panel.wait_frames(3)
     expect(preset(panel)).to_have_value("every_step")  # the node's values
     with panel.page.expect_response("**/sidestream/live") as answered:

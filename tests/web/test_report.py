@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from playwright.sync_api import expect
-from sidestream.tests.web.views import PANEL, open_details
+from sidestream.tests.web.views import PANEL, listen_to_toasts, open_details, wait_toast
 from sidestream.tools.page import PanelPage
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def test_the_report_is_on_the_clipboard(panel: PanelPage, secure: bool) -> None:
     page = panel.page
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.evaluate(KEEP)
+    listen_to_toasts(panel)
     panel.open_panel()
     if not secure:
         page.evaluate(TAKE_AWAY)
@@ -37,7 +38,7 @@ def test_the_report_is_on_the_clipboard(panel: PanelPage, secure: bool) -> None:
     finally:
         page.evaluate(GIVE_BACK)
     assert "in charge: SideStream" in page.evaluate("() => kept.readText()")
-    page.get_by_text("Report copied to the clipboard.").first.wait_for()
+    wait_toast(panel, "Report copied to the clipboard.")
     expect(page.locator("textarea[readonly]")).to_have_count(0)
 
 

@@ -12,7 +12,7 @@ from sidestream.tests.pictures import label_of
 from sidestream.tests.web.animations import moving_bar, send_animation
 from sidestream.tests.web.conftest import on_the_oldest_and_the_newest
 from sidestream.tests.web.streams import deliver, end_run
-from sidestream.tests.web.views import OVERFLOWING, PANEL, SEEDS, wait_shown
+from sidestream.tests.web.views import OVERFLOWING, PANEL, SEEDS, show_two_samplers, wait_over, wait_shown
 from sidestream.tools.page import PanelPage, demo_prompt
 
 pytestmark = pytest.mark.browser
@@ -90,7 +90,7 @@ def test_names_of_files_say_what_it_is_and_never_collide(panel: PanelPage) -> No
         panel.load(demo_prompt(seed=seed, steps=4, seconds=0.05))
         panel.queue()
         panel.wait("seed => sidestream.store.current.some((run) => run.origin.seed === seed)", 30, seed)
-        panel.wait_idle()
+        wait_over(panel)
         panel.page.evaluate("() => sidestream.watching.scrub(1)")
         name, file = save(panel, "png")
         label = label_of(file)
@@ -123,6 +123,7 @@ def test_deletion_keys_in_the_panel_do_not_reach_the_graph(panel: PanelPage, pla
     panel.load(demo_prompt())
     panel.open_panel()
     deliver(panel, 3)
+    expect(page.locator(f"{PANEL} .ss-scrubber")).to_be_enabled()
     page.evaluate("() => app.canvas.selectItems ? app.canvas.selectItems(app.graph._nodes) : app.canvas.selectNodes()")
     page.evaluate(
         """() => {
@@ -132,6 +133,7 @@ def test_deletion_keys_in_the_panel_do_not_reach_the_graph(panel: PanelPage, pla
     )
     count = page.evaluate("() => app.graph._nodes.length")
     page.locator(f"{PANEL} {place}").focus()
+    expect(page.locator(f"{PANEL} {place}")).to_be_focused()
     for key in ("Delete", "Backspace"):
         page.keyboard.press(key)
     assert page.evaluate("() => app.graph._nodes.length") == count
@@ -144,9 +146,7 @@ def test_deletion_keys_in_the_panel_do_not_reach_the_graph(panel: PanelPage, pla
 def test_it_fits_into_220_pixels(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()
-    deliver(panel, 4)
-    deliver(panel, 4, run="other", node="11")
-    wait_shown(panel, 4)
+    show_two_samplers(panel)
     for fold in page.locator(f"{PANEL} .ss-fold").all():
         fold.evaluate("(fold) => (fold.open = true)")
     page.locator(f"{PANEL} .ss-menu-button").click()
@@ -193,15 +193,26 @@ def test_nothing_moves_while_nothing_runs_and_the_canvas_keeps_its_rate(panel: P
     page.evaluate(PAUSE, False)
     end_run(panel, node=node)
     panel.wait("() => !document.getAnimations().some((one) => one.animationName?.startsWith('ss-'))")
-    rate = page.evaluate(
-        """async () => {
-          const end = performance.now() + 1000;
-          let frames = 0;
-          while (performance.now() < end) { await new Promise(requestAnimationFrame); frames += 1; }
-          return frames;
-        }"""
-    )
-    assert rate > 15  # on two busy cores without a GPU
+    rates: dict[bool, list[int]] = {True: [], False: []}
+    for _ in range(3):  # one beside the other, since a busy machine changes
+        for is_open in (True, False):
+            if is_open:
+                panel.open_panel()
+            else:
+                panel.close_panel()
+            rates[is_open].append(page.evaluate(RATE))
+    print(f"\nframes in half a second: {rates[True]}, {rates[False]} without a panel")
+    assert max(rates[True]) > max(rates[False]) / 2
+
+
+RATE = """
+async () => {
+  const end = performance.now() + 500;
+  let frames = 0;
+  while (performance.now() < end) { await new Promise(requestAnimationFrame); frames += 1; }
+  return frames;
+}
+"""
 
 
 # A click while pictures come
@@ -217,9 +228,10 @@ def test_a_click_on_the_picture_is_one_though_frames_come_every_50_ms(panel: Pan
     send(panel, picture, "image/jpeg", step=1, grid=grid)
     cell = page.locator(f"{PANEL} .ss-cell").nth(1)
     cell.wait_for()
+    panel.wait("() => document.querySelector('.ss-stat-step dd').textContent === '1 / 20'")  # all is in its place
     box = cell.bounding_box()
     assert box is not None
-    page.mouse.move(box["x"] + 10, box["y"] + 10)
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.mouse.down()
     for step in range(2, 6):
         send(panel, picture, "image/jpeg", step=step, grid=grid)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
+from playwright.sync_api import expect
+from sidestream.tests.web.streams import deliver
 from sidestream.tools.page import PanelPage, demo_prompt
 
 if TYPE_CHECKING:
@@ -31,6 +35,23 @@ async () => {
 """
 
 
+LISTEN_TO_TOASTS = """
+() => {
+  const { toast } = app.extensionManager;
+  globalThis.toasts = [];
+  globalThis.addToast ??= toast.add;
+  toast.add = (message) => (toasts.push(message.detail), addToast.call(toast, message));
+}
+"""
+
+FITTED = """
+() => {
+  const now = app.canvas.ds.offset.join();
+  const isStill = globalThis.offsetBefore === now;
+  globalThis.offsetBefore = now;
+  return isStill && app.canvas.visible_nodes.length > 0;
+}
+"""
 # What sticks out of a panel of so many pixels.
 OVERFLOWING = """
 (width) => {
@@ -64,6 +85,49 @@ def start_run(panel: PanelPage, **prompt: Any) -> None:
     panel.queue()
 
 
+LONG = 4000
+"""Steps of a run that goes on however long a busy machine takes: its test ends it."""
+
+
+def fit_view(panel: PanelPage) -> None:
+    """Let the page show all nodes; returns once it has moved there."""
+    panel.page.evaluate("() => { delete globalThis.offsetBefore; }")
+    panel.command("Comfy.Canvas.FitView")
+    panel.page.wait_for_function(FITTED, polling=400)
+
+
+def wait_over(panel: PanelPage, seconds: float = 30.0) -> None:
+    """Wait until the newest run is over and its last frame has come, which may take longer."""
+    panel.wait("() => (({ closed, frames }) => closed && frames.length > 0)(sidestream.store.runs.at(-1))", seconds)
+
+
+def finish(panel: PanelPage) -> int:
+    """Finish the newest run early; returns its last step, whose frame has come."""
+    panel.wait("() => sidestream.store.runs.at(-1).canFinish")
+    panel.command("SideStream.FinishHere")
+    wait_over(panel)
+    return int(panel.page.evaluate("() => sidestream.store.runs.at(-1).finishedAt"))
+
+
+def confirm(first: Locator, second: Locator) -> None:
+    """Press a button that asks, and once more within the 3 s that it does."""
+    while True:
+        if not second.is_visible():
+            first.click()
+        with suppress(PlaywrightTimeoutError):  # it asks no longer
+            return second.click(timeout=2000)
+
+
+def listen_to_toasts(panel: PanelPage) -> None:
+    """Keep what the page says in its corner, which is gone after some seconds."""
+    panel.page.evaluate(LISTEN_TO_TOASTS)
+
+
+def wait_toast(panel: PanelPage, text: str) -> None:
+    """Wait until that was said since `listen_to_toasts`."""
+    panel.wait("(text) => toasts.some((one) => one.includes(text))", argument=text)
+
+
 def part(panel: PanelPage, selector: str) -> Locator:
     return panel.page.locator(f"{PANEL} {selector}").first
 
@@ -72,6 +136,14 @@ def open_details(panel: PanelPage) -> None:
     details = panel.page.locator(f"{PANEL} .ss-details")
     if details.get_attribute("open") is None:
         details.locator("summary").click()
+
+
+def show_two_samplers(panel: PanelPage) -> None:
+    """Let some frames of two arrive at an open panel; returns once it shows all there is to see of them."""
+    deliver(panel, 4)
+    deliver(panel, 4, run="other", node="11")
+    wait_shown(panel, 4)
+    expect(panel.page.locator(f"{PANEL} .ss-samplers .ss-chip")).to_have_count(2)
 
 
 def shown_step(panel: PanelPage) -> int:

@@ -1,6 +1,6 @@
 /** What the user does to running samplers: change settings, pause previews, interrupt. */
 
-import { ENDINGS, app, clientId, getJson, listen, postJson, toast } from "../host/comfy.js";
+import { app, clientId, getJson, listen, postJson, toast } from "../host/comfy.js";
 import { t } from "../host/strings.js";
 
 /** @typedef {import("./store.js").FrameStore} FrameStore */
@@ -38,6 +38,10 @@ export class LiveSettings extends EventTarget {
     this._unsent = {};
     this._timer = 0;
     this._isCut = false;
+    /** @type {Promise<unknown>} the request before */
+    this._before = Promise.resolve();
+    /** How many requests are not answered yet. */
+    this._unanswered = 0;
   }
 
   /** Follow the server's state, beginning with what it kept from before the page was loaded. */
@@ -55,11 +59,10 @@ export class LiveSettings extends EventTarget {
     listen("sidestream.run", ({ paused = this.paused }) => {
       if (paused !== this.paused) void this._ask();
     });
-    for (const name of ENDINGS) {
-      listen(name, () => {
-        if (Object.keys(this.changes).length) void this._ask();
-      });
-    }
+    // A prompt is told to be over a moment before the server itself counts it out; this follows then.
+    listen("status", () => {
+      if (Object.keys(this.changes).length) void this._ask();
+    });
   }
 
   /**
@@ -182,7 +185,7 @@ export class LiveSettings extends EventTarget {
    */
   async _post(route, what, failed) {
     try {
-      const response = await postJson(route, { client_id: clientId(), ...what });
+      const response = await this._inTurn(() => postJson(route, { client_id: clientId(), ...what }));
       const answer = await response.json();
       if (response.ok) return answer;
       toast("error", answer.error);
@@ -196,10 +199,25 @@ export class LiveSettings extends EventTarget {
   async _ask(isNew = false) {
     if (!clientId()) return;
     try {
-      this._follow(await getJson(`/sidestream/client?client_id=${encodeURIComponent(clientId())}`), isNew);
+      const route = `/sidestream/client?client_id=${encodeURIComponent(clientId())}`;
+      this._follow(await this._inTurn(() => getJson(route)), isNew);
     } catch {
       // Keep the last state until the server answers again.
     }
+  }
+
+  /**
+   * One request at a time: otherwise an older one may be answered, or even heard, last.
+   *
+   * @template T
+   * @param {() => Promise<T>} request
+   * @returns {Promise<T>}
+   */
+  _inTurn(request) {
+    this._unanswered += 1;
+    const answer = this._before.then(request).finally(() => (this._unanswered -= 1));
+    this._before = answer.catch(() => {});
+    return answer;
   }
 
   /**
@@ -207,8 +225,9 @@ export class LiveSettings extends EventTarget {
    * @param {boolean} [isNew]
    */
   _follow({ paused, live, runs }, isNew = false) {
-    this.paused = paused;
-    if (!Object.keys(this._unsent).length) this.changes = live;
+    const isLatest = this._unanswered === 0;
+    if (isLatest) this.paused = paused;
+    if (isLatest && !Object.keys(this._unsent).length) this.changes = live;
     if (!Object.keys(this.changes).length) this._stored = {};
     for (const told of runs) {
       const run = isNew ? this.store.runOf(told) : this.store.runs.find((known) => known.id === told.run);

@@ -94,7 +94,7 @@ export class Viewer {
         tabindex: 0,
         "aria-label": t("viewer.empty"),
         title: t("viewer.keys"),
-        ondblclick: (/** @type {MouseEvent} */ event) => this._onDoubleClick(event),
+        ondblclick: () => this._onDoubleClick(),
         onkeydown: (/** @type {KeyboardEvent} */ event) => this._onKey(event),
         onpointerdown: (/** @type {PointerEvent} */ event) => this._drag(event),
       },
@@ -124,6 +124,7 @@ export class Viewer {
     this.animationSize = { width: 1, height: 1 };
     /** @type {Frame | null} the one on the still's canvas */
     this.drawn = null;
+    this._pressedAt = 0;
     this._pressedButtonAt = -Infinity;
     /** Where a sound is, from 0 to 1. */
     this._moment = 0;
@@ -401,16 +402,17 @@ export class Viewer {
     this._lay();
   }
 
-  /** @param {MouseEvent} event */
-  _onDoubleClick(event) {
-    // The first of the two clicks may have been on a button that is gone by now.
-    if (event.timeStamp - this._pressedButtonAt < DOUBLE_CLICK_MS) return;
+  _onDoubleClick() {
+    // The first of the two presses may have been on a button that is gone by now. (This event's own time is
+    // that at which a busy page gets to it.)
+    if (this._pressedAt - this._pressedButtonAt < DOUBLE_CLICK_MS) return;
     this.setZoom(this.zoom === null ? 1 : null);
   }
 
   /** @param {PointerEvent} event */
   _drag(event) {
     if (event.button !== 0 || !event.isPrimary || event.target === this.divider) return;
+    this._pressedAt = event.timeStamp;
     if (/** @type {Element} */ (event.target).closest("button")) this._pressedButtonAt = event.timeStamp;
     track(this.element, event, (moved) => this._panBy(moved.movementX, moved.movementY), STILLNESS);
   }
@@ -418,6 +420,7 @@ export class Viewer {
   /** @param {PointerEvent} event */
   _dragDivider(event) {
     event.stopPropagation();
+    this._pressedAt = event.timeStamp;
     track(this.divider, event, (moved) => {
       const box = this.canvas.getBoundingClientRect();
       this._setSplit((moved.clientX - box.left) / box.width);

@@ -1,0 +1,64 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { LiveSettings } from "../../../web/lib/data/live_settings.js";
+import { Settings } from "../../../web/lib/data/settings.js";
+import { FrameStore } from "../../../web/lib/data/store.js";
+import { api, tell } from "./comfy.js";
+
+api.clientId = "me";
+
+/** Live settings whose requests wait until `answer` is called with what the server says. */
+async function opened() {
+  const asked = [];
+  api.fetchApi = (route, { body } = {}) => new Promise((done) => asked.push({ route, sent: body && JSON.parse(body), done }));
+  const live = new LiveSettings(new Settings(), new FrameStore(() => ({ frames: 600, bytes: 2 ** 20 })));
+  const answer = async (state) => {
+    for (const { done } of asked.splice(0)) done(Response.json({ paused: false, prompts: 1, live: {}, runs: [], ...state }));
+    await settled();
+  };
+  live.listen();
+  await settled();
+  await answer();
+  return { live, asked, answer };
+}
+
+const settled = () => new Promise(setImmediate);
+
+test("who pauses and resumes at once gets what he wanted last, however late the answers come", async () => {
+  const { live, asked, answer } = await opened();
+  live.togglePause();
+  live.togglePause();
+  await settled();
+  assert.deepEqual(asked.map(({ sent }) => sent.paused), [true]); // the second one cannot overtake it
+  await answer({ paused: true });
+  assert.equal(live.paused, false);
+  assert.deepEqual(asked.map(({ sent }) => sent.paused), [false]);
+  await answer({ paused: false });
+  assert.equal(live.paused, false);
+});
+
+test("an answer from before a change does not take it back", async () => {
+  const { live, asked, answer } = await opened();
+  live.changes = { budget: 7 };
+  tell("status", { exec_info: { queue_remaining: 1 } });
+  live.change("budget", 8);
+  await new Promise((done) => setTimeout(done, 200));
+  await answer({ live: { budget: 7 } });
+  assert.deepEqual(live.changes, { budget: 8 });
+  assert.deepEqual(asked.map(({ sent }) => sent.budget), [8]);
+  await answer({ live: { budget: 8 } });
+  assert.deepEqual(live.changes, { budget: 8 });
+});
+
+test("changes are over with their prompt, once the server counts it out", async () => {
+  const { live, answer } = await opened();
+  live.changes = { budget: 7 };
+  tell("execution_success", { prompt_id: "p" });
+  await settled();
+  await answer({ live: { budget: 7 } }); // to whom asks so early
+  tell("status", { exec_info: { queue_remaining: 0 } });
+  await settled();
+  await answer({ prompts: 0 });
+  assert.deepEqual(live.changes, {});
+});
