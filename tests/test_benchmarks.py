@@ -369,10 +369,11 @@ def test_a_real_comfyui_is_measured(host, tmp_path):
 
     rows = {(row["pack"], row["previews"]): row for row in found["packs"]["rows"]}
     assert "did not load" in rows["bleh", "defaults"]["failed"]
-    for each in (("ComfyUI", "every step"), ("SideStream", "every step")):
-        row = rows[each]
+    for pack, arrived in (("ComfyUI", {3}), ("SideStream", {2, 3})):  # a newer frame may replace one
+        row = rows[pack, "every step"]
         assert row["latent_same"]
-        assert (row["arrived"], row["different"]) == (3, 3)
+        assert row["arrived"] in arrived
+        assert row["different"] == row["arrived"]
         assert row["frames"] > 0
         assert row["last_psnr"] > frames.RIGHT_FROM
     assert done.stdout.rstrip().endswith(tables.packs(found["packs"]))
