@@ -369,7 +369,7 @@ def test_a_real_comfyui_is_measured(host, tmp_path):
 
     rows = {(row["pack"], row["previews"]): row for row in found["packs"]["rows"]}
     assert "did not load" in rows["bleh", "defaults"]["failed"]
-    for pack, arrived in (("ComfyUI", {3}), ("SideStream", {2, 3})):  # a newer frame may replace one
+    for pack, arrived in (("ComfyUI", {3}), ("SideStream", {2, 3})):  # one may be replaced
         row = rows[pack, "every step"]
         assert row["latent_same"]
         assert row["arrived"] in arrived
