@@ -62,3 +62,18 @@ test("changes are over with their prompt, once the server counts it out", async 
   await answer({ prompts: 0 });
   assert.deepEqual(live.changes, {});
 });
+
+test("what is known of a run that began without a network does not wait for its first frame", async () => {
+  const { live, asked, answer } = await opened();
+  live.paused = true;
+  tell("reconnected");
+  await settled();
+  assert.deepEqual(asked.filter(({ sent }) => sent).map(({ sent }) => sent.paused), [true]);
+  const told = { run: "r", prompt_id: "p", node_id: "3", settings: { budget: 5 }, total_steps: 20, can_finish: true };
+  await answer({ paused: true, runs: [told] });
+  assert.deepEqual(live.store.runs, []); // a change of settings brings back nothing that was forgotten
+  await answer({ paused: true, runs: [told] });
+  assert.equal(live.paused, true);
+  const [{ promptId, totalSteps, canFinish }] = live.store.runs;
+  assert.deepEqual({ promptId, totalSteps, canFinish }, { promptId: "p", totalSteps: 20, canFinish: true });
+});

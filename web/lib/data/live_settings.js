@@ -53,7 +53,8 @@ export class LiveSettings extends EventTarget {
     });
     listen("reconnected", () => {
       this._isCut = false;
-      void (this.paused ? this._pause() : this._ask());
+      if (this.paused) void this._pause();
+      void this._ask(true); // a run may have begun meanwhile
     });
     // A page of the same client, such as a tab's duplicate, may have paused or resumed.
     listen("sidestream.run", ({ paused = this.paused }) => {
