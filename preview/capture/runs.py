@@ -537,6 +537,8 @@ class Runs:
                     "total_steps": run.total_steps,
                     "settings": run.settings.as_dict(),
                     "can_finish": run.can_finish,
+                    "slow": run.slow,
+                    "missing_decoder": run.missing_decoder,
                 }
                 for run in self._of(client_id)
             ]

@@ -12,7 +12,7 @@ from sidestream.benchmarks.weights import video_decoder
 from sidestream.preview import decoder_files
 from sidestream.preview.decoders.taehv import Layout
 from sidestream.tests.web.conftest import ALL_KINDS
-from sidestream.tests.web.views import PANEL, wait_over
+from sidestream.tests.web.views import LONG, PANEL, wait_over
 from sidestream.tools.page import PanelPage, demo_prompt
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ WAN = next(kind for kind in decoder_files.KINDS if "Wan21" in kind.formats)
 SEEDS = itertools.count()
 
 
-def sample_a_video(panel: PanelPage) -> None:
-    """One whose seed the server has not cached; returns once it is over."""
-    inputs = {"steps": 4, "frames": 3, "seconds": 0.3, "seed": next(SEEDS)}
+def start_a_video(panel: PanelPage, steps: int) -> None:
+    """One whose seed the server has not cached; returns once there are frames of it."""
+    inputs = {"steps": steps, "frames": 3, "seconds": 0.3, "seed": next(SEEDS)}
     panel.load({"1": {"class_type": "ProbeVideo", "inputs": inputs}})
     before = panel.page.evaluate("() => sidestream.store.runs.at(-1)?.id")
     panel.queue()
@@ -37,6 +37,11 @@ def sample_a_video(panel: PanelPage) -> None:
         60,
         before,
     )
+
+
+def sample_a_video(panel: PanelPage) -> None:
+    """As above, to its end."""
+    start_a_video(panel, 4)
     wait_over(panel)
 
 
@@ -67,6 +72,16 @@ def test_a_missing_decoder_is_offered_and_once_it_is_there_the_next_run_uses_it(
     expect(link).to_be_visible()
     panel.page.locator(f"{NOTICE} button").click()
     expect(notice).to_be_hidden()
+
+
+def test_a_reload_in_mid_run_loses_nothing_of_it(panel: PanelPage) -> None:
+    start_a_video(panel, LONG)
+    panel.page.reload()
+    panel.wait_until_ready()
+    panel.open_panel()
+    expect(panel.page.locator(NOTICE)).to_contain_text(WAN.file)
+    panel.page.evaluate("() => app.api.interrupt()")
+    panel.wait_idle()
 
 
 def test_the_demo_whose_latents_need_no_file_says_nothing(panel: PanelPage) -> None:

@@ -69,11 +69,15 @@ test("what is known of a run that began without a network does not wait for its 
   tell("reconnected");
   await settled();
   assert.deepEqual(asked.filter(({ sent }) => sent).map(({ sent }) => sent.paused), [true]);
-  const told = { run: "r", prompt_id: "p", node_id: "3", settings: { budget: 5 }, total_steps: 20, can_finish: true };
+  const told = {
+    ...{ run: "r", prompt_id: "p", node_id: "3", settings: { budget: 5 }, total_steps: 20, can_finish: true },
+    ...{ slow: null, missing_decoder: { file: "taew2_1" } },
+  };
   await answer({ paused: true, runs: [told] });
   assert.deepEqual(live.store.runs, []); // a change of settings brings back nothing that was forgotten
   await answer({ paused: true, runs: [told] });
   assert.equal(live.paused, true);
-  const [{ promptId, totalSteps, canFinish }] = live.store.runs;
-  assert.deepEqual({ promptId, totalSteps, canFinish }, { promptId: "p", totalSteps: 20, canFinish: true });
+  const [{ promptId, totalSteps, canFinish, missing }] = live.store.runs;
+  const known = { promptId: "p", totalSteps: 20, canFinish: true, missing: { file: "taew2_1" } };
+  assert.deepEqual({ promptId, totalSteps, canFinish, missing }, known);
 });

@@ -233,7 +233,8 @@ export class LiveSettings extends EventTarget {
     for (const told of runs) {
       const run = isNew ? this.store.runOf(told) : this.store.runs.find((known) => known.id === told.run);
       if (!run) continue;
-      Object.assign(run, { settings: told.settings, totalSteps: run.totalSteps || told.total_steps, canFinish: told.can_finish });
+      const { settings, can_finish: canFinish, slow, missing_decoder: missing } = told;
+      Object.assign(run, { settings, totalSteps: run.totalSteps || told.total_steps, canFinish, slow, missing });
     }
     this._tell();
   }
