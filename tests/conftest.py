@@ -297,6 +297,8 @@ def latent_preview(stage: Stage) -> Iterator[Any]:
 def make_pack(stage: Stage, latent_preview: Any) -> Iterator[Callable[[], Pack]]:
     """Call it to install the pack until the end of the test."""
     from sidestream.preview.pack import Pack
+    from sidestream.tests.helpers import wait_until
+    from sidestream.tests.stage import active_runs
 
     packs: list[Pack] = []
 
@@ -308,6 +310,8 @@ def make_pack(stage: Stage, latent_preview: Any) -> Iterator[Callable[[], Pack]]
 
     yield make
     stage.waits_for = None
+    # What ends later would be told to the next test's client.
+    wait_until(lambda: not any(map(active_runs, packs)), 1.0)
     for pack in reversed(packs):
         pack.close()
 
