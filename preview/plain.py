@@ -21,7 +21,7 @@ def plain(text: object, longest: int = LONGEST) -> str:
     Other characters are escaped as in Python: if a console cannot print one, the whole line is
     lost. The work is bounded by `longest`, not by the text's length. Never raises.
     """
-    return _cut(one_line(text, longest).encode("ascii", "backslashreplace").decode(), longest)
+    return _cut(escaped(one_line(text, longest)), longest)
 
 
 def one_line(text: object, longest: int = LONGEST) -> str:
@@ -38,6 +38,11 @@ def one_line(text: object, longest: int = LONGEST) -> str:
 
 def _cut(line: str, longest: int) -> str:
     return line if len(line) <= longest else line[: longest - 3] + "..."
+
+
+def escaped(text: str) -> str:
+    """`text` in ASCII, with other characters escaped as in Python."""
+    return text.encode("ascii", "backslashreplace").decode()
 
 
 def encodable(text: str) -> str:

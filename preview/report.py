@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from . import host
-from .plain import NAME, encodable, in_a_line, one_line, plain
+from .plain import NAME, encodable, escaped, in_a_line, one_line, plain
 from .settings import DEFAULTS
 
 OTHERS = 20
@@ -81,15 +81,15 @@ class Private:
     LONGEST = 400
 
     def __init__(self, folders: Mapping[str, str], names: Iterable[str]) -> None:
-        # The longest first: a folder may be inside another.
-        found = {**folders, **{_escaped(path): label for path, label in folders.items()}}
+        # Warnings have both escaped. The longest first: a folder may be inside another.
+        found = {**folders, **{escaped(path): label for path, label in folders.items()}}
         below_root = [(path, label) for path, label in found.items() if path.strip("\\/")]
         by_length = sorted(below_root, key=lambda item: -len(item[0]))
         self._labels = [label for _, label in by_length]
         self._folders = [_path_pattern(path) for path, _ in by_length]
-        told = {name for name in names if len(_escaped(name)) >= SHORTEST_NAME}
+        told = {name for name in names if len(escaped(name)) >= SHORTEST_NAME}
         told = {name for name in told if name.lower() not in COMMON_NAMES}
-        told |= set(map(_escaped, told))
+        told |= set(map(escaped, told))
         self._names = [
             rf"(?i)(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])"
             for name in sorted(told, key=len, reverse=True)
@@ -128,11 +128,6 @@ _START = rf"""(?:(?<![\w~{_END}]){_ROOT}|{_DRIVE}|(?<=\w)/(?=(?:{_TOP})[\\/]))""
 # much than too little.
 _OTHER_PATH = rf"""{_START}(?:[^\n'"{_BEGIN}]*[\\/])?[^\s'"{_BEGIN}]*"""
 _ID = r"(?i)\b[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}\b"
-
-
-def _escaped(text: str) -> str:
-    """`text` as it is in what was made with `plain`."""
-    return text.encode("ascii", "backslashreplace").decode()
 
 
 def _path_pattern(path: str) -> str:
