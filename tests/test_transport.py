@@ -450,6 +450,17 @@ def test_i7_a_run_that_ended_well_may_still_show_its_last_frames(wire, transport
     assert not transport.live(run)
 
 
+def test_i7_a_node_that_has_shown_its_result_may_still_count_as_running(wire, transport):
+    wire.connect("c")
+    wire.running, wire.late = True, False
+    run = a_run()
+    assert transport.live(run)  # it samples on
+    run.end()
+    assert not transport.live(run)
+    wire.late = True  # it has shown none yet, however long it goes on
+    assert transport.live(run)
+
+
 def test_i7_nothing_is_shown_after_something_newer_on_its_node(wire, transport):
     wire.connect("c")
     wire.late = True

@@ -131,9 +131,11 @@ class Transport:
         """Whether sounds of `run` may still be sent: it did not fail, or end long ago."""
         if run.aborted:
             return False
-        if self.at_work(run):
+        is_at_work = self.at_work(run)
+        if is_at_work and not run.ended:
             return True
-        if run.ended_for(records.now()) > LATE_SECONDS:
+        # A node that has shown its result still counts as running while ComfyUI puts that away.
+        if not is_at_work and run.ended_for(records.now()) > LATE_SECONDS:
             return False
         return self._wire.may_show_late(run.context.prompt_id, run.context.node_id)
 
