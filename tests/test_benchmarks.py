@@ -268,11 +268,16 @@ def test_a_packs_pictures_are_counted_however_it_sends_them():
         Event("kj_preview_override", {**told, "step": 3}, 3.0),
         Event("kj_preview_override", {"step": 4}, 4.0),
     ]
-    run = Run("a prompt", [frame, headed], events)
+    webp = io.BytesIO()
+    Image.fromarray(picture).save(webp, "WEBP")
+    # As bleh's; compressed data may contain the first bytes of a JPEG.
+    other = Frame(webp.getvalue() + b"\xff\xd8", "image/webp", {}, 1.5)
+    run = Run("a prompt", [frame, headed, other], events)
     seen = [(sent.step, sent.received_at) for sent in packs.received(run)]
-    assert seen == [(1, 0.0), (None, 1.0), (3, 3.0)]
+    assert seen == [(1, 0.0), (None, 1.0), (None, 1.5), (3, 3.0)]
+    assert all(Image.open(io.BytesIO(sent.image)).size == (24, 16) for sent in packs.received(run))
     found = packs.pictures(run, picture)
-    assert (found["arrived"], found["different"], found["size"]) == (3, 1, (24, 16))
+    assert (found["arrived"], found["different"], found["size"]) == (4, 2, (24, 16))
     assert found["last_psnr"] > 40
     assert packs.pictures(Run("a prompt"), picture) == {"arrived": 0, "different": 0}
 

@@ -39,6 +39,10 @@ PATIENCE = 120.0
 COMMITS = "commits.txt"
 """A file in the folder of packs with lines `PACK COMMIT DATE`, for packs without git."""
 
+JPEG = b"\xff\xd8"
+SIGNATURES = (JPEG, b"\x89PNG", b"RIFF")
+"""The first bytes of a JPEG, a PNG and a WebP, in which those of a JPEG may occur by chance."""
+
 BLEH = "previews:\n  max_size: 512\n  throttle_secs: 0\n"
 NOT_THERE = "it is not in the folder of packs"
 
@@ -223,16 +227,21 @@ class Sent:
 def received(run: Run) -> list[Sent]:
     """The pictures of a run, in whatever way a pack sends them."""
     found = [
-        # VideoHelperSuite puts its own header before the JPEG.
-        Sent(frame.sidestream.get("step"), frame.image[max(0, frame.image.find(b"\xff\xd8")) :], at)
+        Sent(frame.sidestream.get("step"), without_header(frame.image), frame.received_at)
         for frame in run.frames
-        for at in [frame.received_at]
     ]
     for event in run.events_of("kj_preview_override"):
         if event.data.get("image") and event.data["step"]:  # 0 is the noise, before the first step
             image = base64.b64decode(event.data["image"])
             found.append(Sent(event.data["step"], image, event.received_at))
     return found
+
+
+def without_header(image: bytes) -> bytes:
+    """A picture as received; VideoHelperSuite puts its own header before the JPEG."""
+    if image.startswith(SIGNATURES):
+        return image
+    return image[max(0, image.find(JPEG)) :]
 
 
 def pictures(run: Run, last: Any) -> Result:
