@@ -271,6 +271,36 @@ def test_i11_decoders_are_loaded_once_and_slots_go_when_idle(monkeypatch):
     engine.close()
 
 
+def test_i11_what_a_decoder_keeps_from_picture_to_picture_is_freed_when_none_is_due(monkeypatch):
+    class KeepsMemory(FlatDecoder):
+        kept = None
+        allocations = 0
+
+        def to_picture(self, latent, min_side, width, height):
+            if self.kept is None:
+                self.kept = bytearray(100)
+                self.allocations += 1
+
+        def rest(self):
+            self.kept = None
+
+    monkeypatch.setattr(engine_module, "IDLE_SECONDS", 60)
+    sink, book, decoder = FakeSink(), a_book(), KeepsMemory()
+    engine = an_engine(sink)
+    run = start_run(book, FakeSource(decoder))
+    for step in range(1, 6):
+        if step == 5:
+            monkeypatch.setattr(engine_module, "IDLE_SECONDS", 0.05)
+        capture(engine, run, step)
+        assert wait_until(lambda: run.open_frames == 0)
+    assert decoder.allocations == 1
+    assert wait_until(lambda: decoder.kept is None)  # although the run goes on
+    capture(engine, run, 6)
+    assert wait_until(lambda: run.open_frames == 0)
+    assert decoder.allocations == 2
+    engine.close()
+
+
 def test_closing_ends_the_thread():
     engine = an_engine(FakeSink())
     engine.close()

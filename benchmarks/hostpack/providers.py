@@ -92,6 +92,18 @@ def without_kernels() -> AbstractContextManager[Any]:
     return mock.patch.object(fused.WhenReady, "to_picture", return_value=None)
 
 
+def without_kept_memory() -> AbstractContextManager[Any]:
+    """Allocate the memory of the kernels' layers anew for each picture."""
+    fused = part_of_sidestream("fused")
+    if fused is None or not hasattr(fused.FusedTaesd, "rest"):
+        raise NotOffered("its kernels keep no memory")
+
+    def fresh(self: Any, size: int, device: torch.device, stream: int) -> torch.Tensor:
+        return torch.empty(size, dtype=torch.uint8, device=device)
+
+    return mock.patch.object(fused.FusedTaesd, "_memory", fresh)
+
+
 def without_encoding() -> AbstractContextManager[Any]:
     """Always send the first picture of the block."""
     encode = part_of_sidestream("encode")
@@ -187,6 +199,7 @@ def with_compiled() -> AbstractContextManager[Any]:
 
 CHANGES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "no kernels": without_kernels,
+    "no kept memory": without_kept_memory,
     "no encoding": without_encoding,
     "no sending": without_sending,
     "no decoding": without_decoding,

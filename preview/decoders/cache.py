@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..plain import NAME, plain
-from .protocols import DecoderError, Loads, Source, T
+from .protocols import DecoderError, DirectDecoder, Loads, Source, T
 
 
 class DecoderCache:
@@ -85,6 +85,13 @@ class DecoderCache:
             self._broken[source.key] = plain(why)
             while len(self._broken) > self.REMEMBERED:
                 self._broken.popitem(last=False)
+
+    def rest(self, device: torch.device) -> None:
+        """Free what the decoders on `device` keep from one picture to the next."""
+        with self._lock:
+            for key, decoder in self._loaded.items():
+                if key[1] == device and isinstance(decoder, DirectDecoder):  # type: ignore[index]
+                    decoder.rest()
 
     def release(self, device: torch.device) -> None:
         """Drop the decoders on `device` whose weights are too large to stay there unused."""

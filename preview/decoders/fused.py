@@ -260,6 +260,8 @@ class FusedTaesd:
         self._context = kernels.context
         self._weights = weights
         self._plans: dict[Hashable, Plan] = {}
+        self._kept: tuple[int, torch.Tensor] | None = None
+        """The last picture's stream, and the memory of its layers."""
         self._lock = threading.Lock()  # a plan is for one picture at a time
 
     @classmethod
@@ -302,8 +304,7 @@ class FusedTaesd:
     ) -> Pictured:
         plan = self._plan(latent.shape, size, skipped)
         device = latent.device
-        # Freed on return: torch only gives it to later work on this stream.
-        memory = torch.empty(plan.bytes, dtype=torch.uint8, device=device)
+        memory = self._memory(plan.bytes, device, stream)
         picture = torch.empty(plan.picture, dtype=torch.uint8, device=device)
         unknown = torch.empty((), dtype=torch.int32, device=device)
         places, launches = plan.places, plan.launches
@@ -313,6 +314,27 @@ class FusedTaesd:
         nvrtc.fill_zero(places.unknown, launches.stream)
         launches()
         return picture, unknown
+
+    def _memory(self, size: int, device: torch.device, stream: int) -> torch.Tensor:
+        """At least `size` bytes, those of the last picture if they suffice.
+
+        DynamicVRAM makes room for each large allocation, and the sampler then has to load the
+        weights that were there again. What other streams used is only for later work there.
+        """
+        if self._kept is not None:
+            used_on, memory = self._kept
+            if used_on == stream and size <= memory.numel() <= 2 * size:
+                return memory
+            self._kept = None
+            del memory  # there may be no room for both
+        memory = torch.empty(size, dtype=torch.uint8, device=device)
+        self._kept = stream, memory
+        return memory
+
+    def rest(self) -> None:
+        """Free the memory that is kept from one picture to the next."""
+        with self._lock:
+            self._kept = None
 
     def _plan(self, shape: torch.Size, size: tuple[int, int], skipped: int) -> Plan:
         key = (shape, size, skipped)
@@ -372,6 +394,11 @@ class WhenReady:
         except torch.cuda.OutOfMemoryError:
             pass
         return None
+
+    def rest(self) -> None:
+        """As `FusedTaesd.rest`."""
+        if self._fused is not None:
+            self._fused.rest()
 
 
 def suitable(layers: nn.Sequential) -> list[nn.Conv2d]:

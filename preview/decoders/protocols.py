@@ -81,6 +81,9 @@ class DirectDecoder(Decoder, Protocol):
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
         """What `job.RenderJob` makes of one latent; None if it cannot at the moment."""
 
+    def rest(self) -> None:
+        """Free the memory that is kept from one picture to the next."""
+
 
 @runtime_checkable
 class VideoDecoder(Decoder, Protocol):

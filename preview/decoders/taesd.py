@@ -199,6 +199,10 @@ class Taesd:
         skipped = left_out(x.shape[-2] * SCALE, x.shape[-1] * SCALE, min_side)
         return self._fused.to_picture(x, width, height, skipped)
 
+    def rest(self) -> None:
+        """Free the memory that is kept from one picture to the next."""
+        self._fused.rest()
+
 
 @dataclass(frozen=True)
 class TaesdSource(FileSource):

@@ -447,6 +447,7 @@ class Engine:
             drop(stale, records.LATE)
         self._station.slots.clear()
         self._station.sound_slots.clear()
+        self._decoders.rest(self.backend.device)
         if self._sink.quiet():
             # A later prompt may still ask for these pictures; their latents must leave the device.
             while self._recordings and self.problem is None:

@@ -205,12 +205,35 @@ def test_a_picture_takes_no_more_memory_than_three_layers(cuda, fused_taesd):
         torch.cuda.synchronize(cuda)
         if torch.cuda.get_allocator_backend() != "native":
             pytest.skip("this allocator does not tell")
+        fused_taesd.rest()
         before = torch.cuda.memory_allocated(cuda)
         torch.cuda.reset_peak_memory_stats(cuda)
         made = fused_taesd(latent, 512, 512, skipped)
         assert torch.cuda.max_memory_allocated(cuda) - before < 110e6
+        kept = torch.cuda.memory_allocated(cuda) - before
+        assert kept > 90e6
+        torch.cuda.reset_peak_memory_stats(cuda)
+        made = fused_taesd(latent, 512, 512, skipped)
+        assert torch.cuda.max_memory_allocated(cuda) - before < kept + 2e6
+        fused_taesd.rest()
         assert torch.cuda.memory_allocated(cuda) - before < 2e6
         del made
+
+
+def test_memory_is_kept_for_one_stream_and_similar_sizes(cuda, fused_taesd):
+    large, small = noise(4, 64, 64).to(cuda), noise(4, 16, 16).to(cuda)
+    expected = [fused_taesd(latent, 128, 128, 0)[0].cpu() for latent in (large, small)]
+    others = [torch.cuda.Stream(cuda) for _ in range(2)]
+    torch.cuda.synchronize(cuda)
+    made = []
+    for nth in range(60):
+        with torch.cuda.stream(others[nth // 2 % 2]):
+            latent = (large, small)[nth // 3 % 2]
+            made.append(fused_taesd(latent, 128, 128, 0)[0])
+    torch.cuda.synchronize(cuda)
+    for nth, picture in enumerate(made):
+        assert torch.equal(picture.cpu(), expected[nth // 3 % 2])
+    fused_taesd.rest()
 
 
 def test_another_thread_needs_no_context(cuda, fused_taesd):
