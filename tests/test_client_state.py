@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sidestream.preview import records
 from sidestream.preview.capture.clients import KEPT, Clients
 from sidestream.preview.capture.runs import Run, Runs
 from sidestream.preview.records import NodeContext
@@ -75,11 +76,14 @@ def test_a_change_is_taken_back_by_none():
     assert queue.book.state("c")["live"] == {}
 
 
-def test_the_state_of_a_client_has_the_runs_that_go_on():
+def test_the_state_of_a_client_has_the_runs_that_go_on(monkeypatch):
     queue = Queue("p")
     run = queue.start("p")
     queue.start("q", "another")
+    began = run.execution.began_at
+    monkeypatch.setattr(records, "now", lambda: began + 2.5)
     [told] = queue.book.state("c")["runs"]
+    assert told["running_ms"] == 2500
     assert (told["run"], told["node_id"], told["prompt_id"]) == (run.id, "1", "p")
     assert told["settings"] == run.settings.as_dict()
     run.end()

@@ -82,6 +82,7 @@ class Execution:
         self.id = os.urandom(6).hex()
         self.throttle = Throttle()
         self.outcomes = Outcomes()
+        self.began_at = records.now()
         self.stages = 0
         """The number of samplings so far."""
         self.seq = 0
@@ -528,6 +529,7 @@ class Runs:
 
     def state(self, client_id: str) -> dict[str, Any]:
         """For a client: its pause and changes, and its runs."""
+        now = records.now()
         return self._clients.state(client_id) | {
             "runs": [
                 run.context.wire()
@@ -537,6 +539,7 @@ class Runs:
                     "total_steps": run.total_steps,
                     "settings": run.settings.as_dict(),
                     "can_finish": run.can_finish,
+                    "running_ms": round((now - run.execution.began_at) * 1000, 1),
                     "slow": run.slow,
                     "missing_decoder": run.missing_decoder,
                 }

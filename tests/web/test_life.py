@@ -72,10 +72,14 @@ def test_reloading_the_page_in_mid_run_finds_the_run_again(panel: PanelPage) -> 
     start_run(panel, steps=2000, seconds=0.05)  # it goes on however long the page takes
     panel.wait_frames(3)
     before = shown_step(panel)
+    elapsed = "() => { const { store } = sidestream; return store.clock() - store.runs[0].begunAt; }"
+    known_for = panel.page.evaluate(elapsed)
     panel.page.reload()
     panel.wait_until_ready()
     panel.open_panel()
     panel.wait_frames(3)
+    panel.wait(f"() => ({elapsed})() > {known_for}")
+    assert panel.page.evaluate("() => sidestream.store.runs[0].begunAt < 0")  # before the page was
     panel.wait("() => sidestream.watching.run.title === 'KSampler A'")
     assert before < shown_step(panel) < 2000
     panel.page.evaluate("() => app.api.interrupt()")

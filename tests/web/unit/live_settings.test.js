@@ -71,7 +71,7 @@ test("what is known of a run that began without a network does not wait for its 
   assert.deepEqual(asked.filter(({ sent }) => sent).map(({ sent }) => sent.paused), [true]);
   const told = {
     ...{ run: "r", prompt_id: "p", node_id: "3", settings: { budget: 5 }, total_steps: 20, can_finish: true },
-    ...{ slow: null, missing_decoder: { file: "taew2_1" } },
+    ...{ slow: null, missing_decoder: { file: "taew2_1" }, running_ms: 60_000 },
   };
   await answer({ paused: true, runs: [told] });
   assert.deepEqual(live.store.runs, []); // a change of settings brings back nothing that was forgotten
@@ -80,4 +80,11 @@ test("what is known of a run that began without a network does not wait for its 
   const [{ promptId, totalSteps, canFinish, missing }] = live.store.runs;
   const known = { promptId: "p", totalSteps: 20, canFinish: true, missing: { file: "taew2_1" } };
   assert.deepEqual({ promptId, totalSteps, canFinish, missing }, known);
+  const elapsed = () => live.store.clock() - live.store.runs[0].begunAt;
+  assert.ok(elapsed() >= 60_000);
+  tell("reconnected");
+  await settled();
+  await answer({ paused: true });
+  await answer({ paused: true, runs: [{ ...told, running_ms: 1 }] });
+  assert.ok(elapsed() >= 60_000); // what this page saw of it counts, too
 });
