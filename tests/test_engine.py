@@ -298,6 +298,19 @@ def test_i11_what_a_decoder_keeps_from_picture_to_picture_is_freed_when_none_is_
     capture(engine, run, 6)
     assert wait_until(lambda: run.open_frames == 0)
     assert decoder.allocations == 2
+
+    monkeypatch.setattr(engine_module, "IDLE_SECONDS", 60)
+    capture(engine, run, 7)
+    assert wait_until(lambda: run.open_frames == 0)
+    before = decoder.allocations
+
+    def full():
+        raise torch.cuda.OutOfMemoryError("it is full")
+
+    run = start_run(book, FakeSource(FlatDecoder(before=full)), FakeSource(decoder))
+    capture(engine, run, 1)
+    assert wait_until(lambda: run.open_frames == 0)
+    assert decoder.allocations == before + 1  # freed for the decoder that had no room, in vain
     engine.close()
 
 

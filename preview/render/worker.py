@@ -514,6 +514,7 @@ class Engine:
                 except BackendError:
                     raise
                 except Exception as error:
+                    self._decoders.rest(self.backend.device)  # it may have lacked that memory
                     snapshot.run.chain.failed(source, error, records.now())
                     continue
                 finally:
