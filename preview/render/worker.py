@@ -445,9 +445,9 @@ class Engine:
         stale = self._mailbox.remove(lambda frame: not self._sink.live(frame.label.run))
         if stale is not None:
             drop(stale, records.LATE)
+        self._decoders.rest(self.backend.device)
         self._station.slots.clear()
         self._station.sound_slots.clear()
-        self._decoders.rest(self.backend.device)
         if self._sink.quiet():
             # A later prompt may still ask for these pictures; their latents must leave the device.
             while self._recordings and self.problem is None:
