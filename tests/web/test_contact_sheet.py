@@ -116,6 +116,8 @@ WATCH_TILES = """() => {
   look();
   globalThis.endWatching = () => {
     cancelAnimationFrame(looking);
+    look(); // the last change may have come after the last look
+    cancelAnimationFrame(looking);
     globalThis.watched = [...seen.values()].map(({ states, pictures }) => ({ states, pictures: pictures.size }));
   };
 }"""
