@@ -69,7 +69,7 @@ def test_i7_the_last_step_arrives_in_100_of_100_runs_at_the_defaults(client: Com
         steps, seconds = (1, 2, 4, 8)[turn % 4], (0.0, 0.02, 0.05)[turn % 3]
         run = client.run(demo_graph(steps=steps, seconds=seconds))
         assert run.outcome == "success"
-        assert labels(run)[-1:] == [steps], (turn, steps, seconds)
+        assert labels(run)[-1:] == [steps], (turn, steps, seconds, run.events)
 
 
 def test_i7_the_last_step_arrives_beside_every_n_steps_and_any_throttle(
