@@ -172,11 +172,14 @@ class ComfyClient:
         """
         deadline = time.monotonic() + timeout
         ended, known, of_others, silent = False, False, list[Event | Frame](), 0
+        announced, asked = False, False
         open_runs = self._open_runs.setdefault(prompt_id, set())
-        while time.monotonic() < deadline and not (ended and not open_runs):
+        while time.monotonic() < deadline and not (ended and announced and not open_runs):
             try:
-                message = self._next(min(1.0, timeout))
+                message = self._next(min(0.3 if asked and not announced else 1.0, timeout))
             except queue.Empty:
+                if asked and not announced:
+                    break  # nothing was sampled
                 silent += 1
                 # A prompt that was queued without a client id has no last event. A busy server may
                 # also be silent for a while, before and after it has sent that; all the more while
@@ -194,6 +197,12 @@ class ComfyClient:
             yield message
             _note_run(message, prompt_id, open_runs)
             ended = ended or _ends(message, prompt_id)
+            announced = announced or _announces(message, prompt_id)
+            if ended and not announced and not asked:
+                # A prompt of a few milliseconds may end before its run is announced. By the
+                # server's next answer it is.
+                asked = True
+                self.history(prompt_id)
         self._ahead.extendleft(reversed(of_others))
         if not ended:
             raise Unfinished(f"prompt {prompt_id} did not end within {timeout:.0f} s")
@@ -354,6 +363,13 @@ def _prompt_of(message: Event | Frame) -> str | None:
     """The prompt to which a message belongs, if it says so."""
     told = message.metadata if isinstance(message, Frame) else message.data
     return told.get("prompt_id")
+
+
+def _announces(message: Event | Frame, prompt_id: str) -> bool:
+    """Whether it tells of a run of SideStream's, or that a sampler has none."""
+    return isinstance(message, Event) and (
+        message.type == "sidestream.run" and message.data.get("prompt_id") == prompt_id
+    )
 
 
 def _note_run(message: Event | Frame, prompt_id: str, open_runs: set[Any]) -> None:
