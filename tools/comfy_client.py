@@ -195,9 +195,8 @@ class ComfyClient:
                 of_others.append(message)
                 continue
             yield message
-            _note_run(message, prompt_id, open_runs)
+            announced = _note_run(message, prompt_id, open_runs) or announced
             ended = ended or _ends(message, prompt_id)
-            announced = announced or _announces(message, prompt_id)
             if ended and not announced and not asked:
                 # A prompt of a few milliseconds may end before its run is announced. By the
                 # server's next answer it is.
@@ -365,20 +364,19 @@ def _prompt_of(message: Event | Frame) -> str | None:
     return told.get("prompt_id")
 
 
-def _announces(message: Event | Frame, prompt_id: str) -> bool:
-    """Whether it tells of a run of SideStream's, or that a sampler has none."""
-    return isinstance(message, Event) and (
-        message.type == "sidestream.run" and message.data.get("prompt_id") == prompt_id
-    )
+def _note_run(message: Event | Frame, prompt_id: str, open_runs: set[Any]) -> bool:
+    """Update `open_runs`, the stages of SideStream's runs that have started but not ended.
 
-
-def _note_run(message: Event | Frame, prompt_id: str, open_runs: set[Any]) -> None:
-    """Update `open_runs`, the stages of SideStream's runs that have started but not ended."""
+    Returns whether the message tells of a run of the prompt, or that a sampler has none.
+    """
     if not isinstance(message, Event) or message.type != "sidestream.run":
-        return
+        return False
+    if message.data.get("prompt_id") != prompt_id:
+        return False
     run = (message.data.get("run"), message.data.get("stage"))
-    if run[0] is not None and message.data.get("prompt_id") == prompt_id:
+    if run[0] is not None:
         (open_runs.discard if message.data["state"] == "end" else open_runs.add)(run)
+    return True
 
 
 def _is_of_type(message: aiohttp.WSMessage, kind: str) -> bool:
