@@ -233,8 +233,9 @@ export class LiveSettings extends EventTarget {
     for (const told of runs) {
       const run = isNew ? this.store.runOf(told) : this.store.runs.find((known) => known.id === told.run);
       if (!run) continue;
-      const { settings, can_finish: canFinish, slow, missing_decoder: missing, running_ms: running } = told;
-      run.begunAt = Math.min(run.begunAt, this.store.clock() - running); // it may be from before a reload
+      const { settings, can_finish: canFinish, slow, missing_decoder: missing } = told;
+      // It may be from before a reload. A server that was not restarted after an update does not say.
+      run.begunAt = Math.min(run.begunAt, this.store.clock() - (told.running_ms ?? 0));
       Object.assign(run, { settings, totalSteps: run.totalSteps || told.total_steps, canFinish, slow, missing });
     }
     this._tell();
