@@ -243,6 +243,20 @@ class Gate:
         assert self.open.wait(60)
 
 
+class AtCall:
+    """A decoder's `before` that acts at its n-th call: for a still, or a part of an animation."""
+
+    def __init__(self, number: int, act: Callable[[], None]) -> None:
+        self.number = number
+        self.act = act
+        self.calls = 0
+
+    def __call__(self) -> None:
+        self.calls += 1
+        if self.calls == self.number:
+            self.act()
+
+
 def decoder_cells(kind: Kind) -> str:
     """How tables in documents tell of decoder files, but for what they are for."""
     names = ", ".join(f"`{name}`" for name in kind.names)

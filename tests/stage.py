@@ -171,8 +171,7 @@ def empty_latent() -> torch.Tensor:
 def no_frame_is_open(pack: Pack) -> bool:
     """Whether all frames have found their end, but for those that are held until their node's."""
     engines = [] if pack._engines is None else pack._engines.all()
-    waiting = [frame for e in engines for frame in (e._mailbox._last, e._mailbox._newest)]
-    held = sum(frame is not None and frame.label.held for frame in waiting)
+    held = sum(frame.label.held for engine in engines for frame in engine._mailbox.waiting)
     return sum(run.open_frames for run in list(pack._runs._active.values())) <= held
 
 

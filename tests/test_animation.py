@@ -20,6 +20,7 @@ from sidestream.preview.render.chain import FallbackChain
 from sidestream.preview.render.job import StreamingRenderJob
 from sidestream.preview.render.slots import SLOTS
 from sidestream.tests.helpers import (
+    AtCall,
     FakeSink,
     FakeSource,
     FlatDecoder,
@@ -33,20 +34,6 @@ from sidestream.tests.helpers import (
 )
 
 FRAMES = 5
-
-
-class AtCall:
-    """Acts when it is called for the n-th time: a still is one call, a part of an animation too."""
-
-    def __init__(self, number, act):
-        self.number = number
-        self.act = act
-        self.calls = 0
-
-    def __call__(self):
-        self.calls += 1
-        if self.calls == self.number:
-            self.act()
 
 
 def a_video(step: int) -> torch.Tensor:
@@ -158,8 +145,8 @@ def test_i2_an_animation_is_of_its_own_step_though_the_sampler_goes_on():
     assert wait_until(lambda: len(animations(sink)) == 1)
     assert animations(sink)[0].label.step == 1
     assert close_to(levels_of(animations(sink)[0])[:3], [11, 21, 31])
-    # Meanwhile the newest still picture came.
-    assert [frame.label.step for frame in stills(sink)] == [1, 11]
+    # Meanwhile the first still pictures came, and the newest.
+    assert [frame.label.step for frame in stills(sink)] == [1, 2, 3, 11]
     engine.close()
 
 

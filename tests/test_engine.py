@@ -23,11 +23,12 @@ from sidestream.preview.records import Encoded
 from sidestream.preview.render import worker as engine_module
 from sidestream.preview.render.backends.cpu import CpuBackend
 from sidestream.preview.render.budget import Budget
-from sidestream.preview.render.mailbox import Mailbox
+from sidestream.preview.render.mailbox import Mailbox, labelled
 from sidestream.preview.render.quicker import Quicker, Way
 from sidestream.preview.render.slots import SLOTS, Slots
 from sidestream.tests.helpers import (
     CPU,
+    AtCall,
     FakeSink,
     FakeSource,
     FlatDecoder,
@@ -62,9 +63,11 @@ def test_i1_the_sampler_does_not_wait_for_a_slow_decoder():
         took.append(time.perf_counter() - start)
         assert step > 1 or gate.entered.wait(30)
     assert sorted(took)[50] < 0.001
-    assert run.outcomes == {records.REPLACED: 98}  # one is in work, and the last one waits
+    # One is in work; two of the first ones and the last one wait.
+    assert run.outcomes == {records.REPLACED: 96}
     gate.open.set()
-    assert wait_until(lambda: [frame.label.step for frame in sink.frames] == [1, 100])
+    assert wait_until(lambda: len(sink.frames) == 4)
+    assert [frame.label.step for frame in sink.frames] == [1, 2, 3, 100]
     engine.close()
 
 
@@ -86,16 +89,54 @@ def test_i3_pictures_are_of_their_step_though_the_sampler_overwrites_its_latent(
 def test_i5_one_in_work_one_waiting_and_the_latest_wins():
     gate, sink, book = Gate(), FakeSink(), a_book()
     engine = an_engine(sink)
-    run = start_run(book, FakeSource(FlatDecoder(before=gate)))
+    run = start_run(book, FakeSource(FlatDecoder(before=gate)), throttle_ms=1)
     capture(engine, run, 1)
     assert gate.entered.wait(30)
     for step in range(2, 50):
+        time.sleep(0.002)
         capture(engine, run, step)
     assert run.open_frames == 2
     gate.open.set()
     assert wait_until(lambda: len(sink.frames) == 2)
     assert [frame.label.step for frame in sink.frames] == [1, 49]
     assert run.outcomes[records.REPLACED] == 47
+    engine.close()
+
+
+@pytest.mark.parametrize("delayed", [1, 8])
+def test_i5_every_step_is_shown_in_spite_of_a_delay(delayed):
+    gate, sink, book = Gate(), FakeSink(), a_book()
+    engine = an_engine(sink)
+    run = start_run(book, FakeSource(FlatDecoder(before=AtCall(delayed, gate))))
+    for step in range(1, delayed + 6):
+        capture(engine, run, step)
+        if step < delayed:
+            assert wait_until(lambda: run.open_frames == 0)
+        elif step == delayed:
+            assert gate.entered.wait(30)
+        time.sleep(0.05)  # longer than a decode, which keeps up
+    assert run.open_frames == 4
+    gate.open.set()
+    steps = [*range(1, delayed + 3), delayed + 5]  # two wait beside the newest
+    assert wait_until(lambda: [frame.label.step for frame in sink.frames] == steps)
+    engine.close()
+
+
+def test_a_decoder_that_does_not_keep_up_shows_the_newest():
+    gate, sink, book = Gate(), FakeSink(), a_book()
+    engine = an_engine(sink)
+    run = start_run(book, FakeSource(FlatDecoder(before=AtCall(8, gate))))
+    for step in range(1, 8):
+        capture(engine, run, step)
+        assert wait_until(lambda: run.open_frames == 0)
+    engine.budget.renew()
+    engine.budget.spend(records.now(), 10.0)
+    for step in range(8, 14):
+        capture(engine, run, step)
+        assert step > 8 or gate.entered.wait(30)
+    assert run.open_frames == 2
+    gate.open.set()
+    assert wait_until(lambda: [frame.label.step for frame in sink.frames[-2:]] == [8, 13])
     engine.close()
 
 
@@ -325,7 +366,7 @@ def test_closing_ends_the_thread():
 
 def test_i7_the_last_frame_of_a_run_waits_beside_the_next_runs():
     book, mailbox = a_book(), Mailbox()
-    first, second, third = (start_run(book, FakeSource()) for _ in range(3))
+    first, second, third, fourth = (start_run(book, FakeSource()) for _ in range(4))
 
     def frame(run, step):
         run.at(step, 20)
@@ -337,9 +378,12 @@ def test_i7_the_last_frame_of_a_run_waits_beside_the_next_runs():
     assert mailbox.put(newer) is None
     assert mailbox.put(newest) is newer
     second.end()  # at its second step: an adaptive sampler
-    assert mailbox.put(frame(third, 1)) is last  # one of them waits: the newer
-    taken = [mailbox.remove(lambda frame: True) for _ in range(3)]
-    assert [t and (t.label.run, t.label.step) for t in taken] == [(second, 2), (third, 1), None]
+    assert mailbox.put(frame(third, 20)) is None
+    third.end()
+    assert mailbox.put(frame(fourth, 1)) is last  # there is room for two
+    taken = [mailbox.remove(lambda frame: True) for _ in range(4)]
+    expected = [(second, 2), (third, 20), (fourth, 1), None]
+    assert [t and (t.label.run, t.label.step) for t in taken] == expected
     mailbox.close()
 
 
@@ -352,6 +396,36 @@ def test_i7_what_was_interrupted_does_not_wait_beside_the_next_run():
     first.abort()
     assert mailbox.put(pictured(second)) is last
     mailbox.close()
+
+
+def captured_at(frame, now):
+    return labelled(frame, frame.label._replace(captured_at=now))
+
+
+def test_frames_have_their_turn_only_where_every_step_is_wanted_and_the_decoder_keeps_up():
+    def replaced(seconds, **settings):
+        mailbox, run = Mailbox(), start_run(a_book(), FakeSource(), **settings)
+        found = []
+        for step in range(1, 7):
+            run.at(step, 20)
+            found.append(mailbox.put(captured_at(pictured(run), 0.05 * step), seconds))
+        mailbox.close()
+        return [i for i, frame in enumerate(found, 1) if frame is not None]
+
+    assert replaced(0.04) == [4, 5, 6]  # there is room for two beside the newest
+    assert replaced(0.06) == [2, 3, 4, 5, 6]
+    assert replaced(0.04, throttle_ms=1) == [2, 3, 4, 5, 6]
+    assert replaced(0.04, budget=5) == [2, 3, 4, 5, 6]
+
+
+def test_no_frame_overtakes_an_older_one_of_its_run():
+    box, run = Mailbox(), start_run(a_book(), FakeSource())
+    run.at(1, 20)
+    older, newer = (captured_at(pictured(run), now) for now in (0.0, 0.1))
+    for frame in (older, newer):
+        assert box.put(frame, 0.05) is None
+    assert box.remove(lambda frame: frame is newer) is None  # the socket became free in between
+    assert [box.remove(lambda frame: True) for _ in range(2)] == [older, newer]
 
 
 def test_mailbox_gives_nothing_that_is_not_ready():

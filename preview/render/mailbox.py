@@ -1,10 +1,12 @@
-"""Between the sampler's thread and the worker: a place for the newest frame."""
+"""Between the sampler's thread and the worker: a place for the newest frame, and two for others."""
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -17,6 +19,8 @@ Frame = Snapshot | Picture
 
 HELD_SECONDS = 0.05
 """How often to check whether the node of a held frame has ended."""
+KEPT = 2
+"""How many frames may wait beside the newest one."""
 
 
 class StationError(Exception):
@@ -43,17 +47,31 @@ def ends_well_before(waiting: Label, newer: Label) -> bool:
     return over and not run.aborted
 
 
-class Mailbox:
-    """Holds the newest frame, and the last one of a run that has ended.
+def has_its_turn(waiting: Label, newer: Label, seconds: float) -> bool:
+    """Whether `waiting` is shown although a `newer` frame is there, if there is room.
 
-    A newer frame replaces the waiting one unless that is the last of its run, which nothing would
-    replace on screen. One such frame waits beside a newer run's frame and goes first, and so does
-    the noise that a sampling starts from.
+    If every step is wanted, a decoder that keeps up with the sampler shows every one in spite of a
+    delay, as by its first picture, for which it is loaded; a slower one shows the newest. `seconds`
+    is what the picture in work usually takes, 0 if unknown.
+    """
+    if waiting.step == 0:
+        return True  # the noise that a sampling starts from: there is no other chance to show it
+    settings = waiting.run.settings
+    wants_every_step = settings.throttle_ms == settings.budget == 0 and waiting.run is newer.run
+    keeps_up = seconds < newer.captured_at - waiting.captured_at
+    return wants_every_step and keeps_up and not waiting.held
+
+
+class Mailbox:
+    """Holds the newest frame, and up to `KEPT` older ones, which go first.
+
+    A newer frame replaces the waiting one, unless that is the last of its run, which nothing would
+    replace on screen, or has its turn in spite of a delay.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._last: Frame | None = None
+        self._kept: deque[Frame] = deque()
         self._newest: Frame | None = None
         self._error: StationError | None = None
         self._closed = False
@@ -61,8 +79,11 @@ class Mailbox:
         # Wakes the taker; notifying a Condition would take the sampler four times as long.
         self._changes: queue.SimpleQueue[None] = queue.SimpleQueue()
 
-    def put(self, frame: Frame) -> Frame | None:
-        """Leave `frame`; returns the one that it replaces, or `frame` itself if closed."""
+    def put(self, frame: Frame, seconds: float = math.inf) -> Frame | None:
+        """Leave `frame`; returns the one that it replaces, or `frame` itself if closed.
+
+        `seconds` is what the picture that the worker is making usually takes; inf for none.
+        """
         with self._lock:
             if self._closed:
                 return frame
@@ -70,9 +91,11 @@ class Mailbox:
             if replaced is not None:
                 label, before = frame.label, replaced.label
                 if before.run is not label.run and ends_well_before(before, label):
-                    replaced, self._last = self._last, replaced
-                elif before.step == 0 and self._last is None:
-                    replaced, self._last = None, replaced  # there is no other chance to show it
+                    self._kept.append(replaced)
+                    replaced = self._kept.popleft() if len(self._kept) > KEPT else None
+                elif has_its_turn(before, label, seconds) and len(self._kept) < KEPT:
+                    self._kept.append(replaced)
+                    replaced = None
                 elif label.held and not before.held and label.run.id == before.run.id:
                     # It replaces one that was to be shown.
                     self._newest = labelled(frame, label._replace(held=False))
@@ -109,12 +132,17 @@ class Mailbox:
 
     def remove(self, wanted: Callable[[Frame], bool]) -> Frame | None:
         """Take out a waiting frame for which `wanted` holds, the older one first."""
-        for waiting in (self._last, self._newest):
-            if waiting is None or not wanted(waiting):
+        refused: list[object] = []
+        for waiting in self.waiting:
+            run = waiting.label.run
+            if run in refused:
+                continue  # what was refused an older frame must not get a newer one before it
+            if not wanted(waiting):
+                refused.append(run)
                 continue
             with self._lock:
-                if waiting is self._last:
-                    self._last = None
+                if waiting in self._kept:
+                    self._kept.remove(waiting)
                     return waiting
                 if waiting is self._newest:
                     self._newest = None
@@ -123,9 +151,18 @@ class Mailbox:
         return None
 
     @property
+    def waiting(self) -> list[Frame]:
+        """The waiting frames, the oldest first."""
+        with self._lock:
+            return self._all()
+
+    def _all(self) -> list[Frame]:
+        return [*self._kept, *([] if self._newest is None else [self._newest])]
+
+    @property
     def holds(self) -> bool:
         """Whether a frame waits for the end of its node."""
-        return any(frame is not None and frame.label.held for frame in (self._last, self._newest))
+        return any(frame.label.held for frame in self.waiting)
 
     def fail(self, error: StationError) -> None:
         """Let the taker know that staging failed, so that it switches to another backend."""
@@ -139,7 +176,7 @@ class Mailbox:
 
     def notify(self) -> None:
         """Make the taker check the waiting frames again, if there are any."""
-        if self._newest is not None or self._last is not None:
+        if self._newest is not None or self._kept:
             self._wake()
 
     def _wake(self) -> None:
@@ -150,8 +187,9 @@ class Mailbox:
         """Accept and return no more frames; returns those that were waiting."""
         with self._lock:
             self._closed = True
-            left = [frame for frame in (self._last, self._newest) if frame is not None]
-            self._last = self._newest = None
+            left = self._all()
+            self._kept.clear()
+            self._newest = None
         self._wake()
         return left
 

@@ -13,7 +13,7 @@ from .backends import Backend, BackendError, Slot
 from .protocols import Run
 from .quicker import Way
 
-SLOTS = 5  # one being read, two waiting, one being written, one used by an animation
+SLOTS = 6  # one being read, three waiting, one being written, one used by an animation
 REFUSED_SECONDS = 1.0
 """How long to wait after a failed allocation of slots. Before a device's allocator fails, it gives
 back the memory that it caches for the sampler, which would have to allocate it again."""
