@@ -23,7 +23,7 @@ from sidestream.preview.records import Encoded
 from sidestream.preview.render import worker as engine_module
 from sidestream.preview.render.backends.cpu import CpuBackend
 from sidestream.preview.render.budget import Budget
-from sidestream.preview.render.mailbox import Mailbox, labelled
+from sidestream.preview.render.mailbox import Mailbox
 from sidestream.preview.render.quicker import Quicker, Way
 from sidestream.preview.render.slots import SLOTS, Slots
 from sidestream.tests.helpers import (
@@ -114,7 +114,6 @@ def test_i5_every_step_is_shown_in_spite_of_a_delay(delayed):
             assert wait_until(lambda: run.open_frames == 0)
         elif step == delayed:
             assert gate.entered.wait(30)
-        time.sleep(0.05)  # longer than a decode, which keeps up
     assert run.open_frames == 4
     gate.open.set()
     steps = [*range(1, delayed + 3), delayed + 5]  # two wait beside the newest
@@ -122,21 +121,20 @@ def test_i5_every_step_is_shown_in_spite_of_a_delay(delayed):
     engine.close()
 
 
-def test_a_decoder_that_does_not_keep_up_shows_the_newest():
-    gate, sink, book = Gate(), FakeSink(), a_book()
+def test_i5_a_decoder_that_does_not_catch_up_shows_the_newest():
+    decodes, sink, book = threading.Semaphore(0), FakeSink(), a_book()
     engine = an_engine(sink)
-    run = start_run(book, FakeSource(FlatDecoder(before=AtCall(8, gate))))
-    for step in range(1, 8):
+    run = start_run(book, FakeSource(FlatDecoder(before=decodes.acquire)))
+    for step in range(1, 41):
         capture(engine, run, step)
-        assert wait_until(lambda: run.open_frames == 0)
-    engine.budget.renew()
-    engine.budget.spend(records.now(), 10.0)
-    for step in range(8, 14):
-        capture(engine, run, step)
-        assert step > 8 or gate.entered.wait(30)
-    assert run.open_frames == 2
-    gate.open.set()
-    assert wait_until(lambda: [frame.label.step for frame in sink.frames[-2:]] == [8, 13])
+        assert wait_until(lambda: engine._in_work == 1)
+        if step % 5 == 0:  # a decode takes five steps
+            decodes.release()
+            assert wait_until(lambda n=step // 5: len(sink.frames) == n)
+    decodes.release(4)
+    assert wait_until(lambda: run.open_frames == 0)
+    # After the first decode the next two steps are shown, and then always the newest.
+    assert [frame.label.step for frame in sink.frames] == [1, 2, 3, 15, 20, 25, 30, 35, 40]
     engine.close()
 
 
@@ -150,7 +148,7 @@ def test_i5_a_client_that_does_not_read_costs_no_decode():
     assert source.loads == 0
     sink.stalled = False
     engine.notify()
-    assert wait_until(lambda: [frame.label.step for frame in sink.frames] == [19])
+    assert wait_until(lambda: [frame.label.step for frame in sink.frames] == [1, 2, 19])
     engine.close()
 
 
@@ -366,7 +364,9 @@ def test_closing_ends_the_thread():
 
 def test_i7_the_last_frame_of_a_run_waits_beside_the_next_runs():
     book, mailbox = a_book(), Mailbox()
-    first, second, third, fourth = (start_run(book, FakeSource()) for _ in range(4))
+    first, second, third, fourth = (
+        start_run(book, FakeSource(), throttle_ms=1) for _ in range(4)
+    )
 
     def frame(run, step):
         run.at(step, 20)
@@ -398,32 +398,47 @@ def test_i7_what_was_interrupted_does_not_wait_beside_the_next_run():
     mailbox.close()
 
 
-def captured_at(frame, now):
-    return labelled(frame, frame.label._replace(captured_at=now))
-
-
-def test_frames_have_their_turn_only_where_every_step_is_wanted_and_the_decoder_keeps_up():
-    def replaced(seconds, **settings):
+def test_frames_are_only_kept_where_every_step_is_wanted():
+    def replaced(**settings):
         mailbox, run = Mailbox(), start_run(a_book(), FakeSource(), **settings)
         found = []
         for step in range(1, 7):
             run.at(step, 20)
-            found.append(mailbox.put(captured_at(pictured(run), 0.05 * step), seconds))
+            found.append(mailbox.put(pictured(run)))
         mailbox.close()
         return [i for i, frame in enumerate(found, 1) if frame is not None]
 
-    assert replaced(0.04) == [4, 5, 6]  # there is room for two beside the newest
-    assert replaced(0.06) == [2, 3, 4, 5, 6]
-    assert replaced(0.04, throttle_ms=1) == [2, 3, 4, 5, 6]
-    assert replaced(0.04, budget=5) == [2, 3, 4, 5, 6]
+    assert replaced() == [4, 5, 6]  # there is room for two beside the newest
+    assert replaced(throttle_ms=1) == [2, 3, 4, 5, 6]
+    assert replaced(budget=5) == [2, 3, 4, 5, 6]
+
+
+def test_frames_are_kept_again_after_the_worker_caught_up():
+    mailbox, run = Mailbox(), start_run(a_book(), FakeSource())
+
+    def replaced():
+        run.at(run.step + 1, 20)
+        frame = mailbox.put(pictured(run))
+        return None if frame is None else frame.label.step
+
+    def taken():
+        frame = mailbox.remove(lambda frame: True)
+        return None if frame is None else frame.label.step
+
+    assert [replaced() for _ in range(4)] == [None, None, None, 3]
+    assert [taken(), taken()] == [1, 2]
+    assert replaced() == 4
+    assert [taken(), taken()] == [5, None]
+    assert [replaced() for _ in range(4)] == [None, None, None, 8]
+    mailbox.close()
 
 
 def test_no_frame_overtakes_an_older_one_of_its_run():
     box, run = Mailbox(), start_run(a_book(), FakeSource())
     run.at(1, 20)
-    older, newer = (captured_at(pictured(run), now) for now in (0.0, 0.1))
+    older, newer = pictured(run), pictured(run)
     for frame in (older, newer):
-        assert box.put(frame, 0.05) is None
+        assert box.put(frame) is None
     assert box.remove(lambda frame: frame is newer) is None  # the socket became free in between
     assert [box.remove(lambda frame: True) for _ in range(2)] == [older, newer]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import queue
 import threading
 import time
@@ -47,43 +46,36 @@ def ends_well_before(waiting: Label, newer: Label) -> bool:
     return over and not run.aborted
 
 
-def has_its_turn(waiting: Label, newer: Label, seconds: float) -> bool:
-    """Whether `waiting` is shown although a `newer` frame is there, if there is room.
-
-    If every step is wanted, a decoder that keeps up with the sampler shows every one in spite of a
-    delay, as by its first picture, for which it is loaded; a slower one shows the newest. `seconds`
-    is what the picture in work usually takes, 0 if unknown.
-    """
-    if waiting.step == 0:
-        return True  # the noise that a sampling starts from: there is no other chance to show it
+def has_its_turn(waiting: Label, newer: Label) -> bool:
+    """Whether `waiting` is to be shown although a `newer` frame is there: every step is wanted."""
     settings = waiting.run.settings
-    wants_every_step = settings.throttle_ms == settings.budget == 0 and waiting.run is newer.run
-    keeps_up = seconds < newer.captured_at - waiting.captured_at
-    return wants_every_step and keeps_up and not waiting.held
+    wants_every_step = settings.throttle_ms == settings.budget == 0
+    return wants_every_step and waiting.run is newer.run and not waiting.held
 
 
 class Mailbox:
     """Holds the newest frame, and up to `KEPT` older ones, which go first.
 
     A newer frame replaces the waiting one, unless that is the last of its run, which nothing would
-    replace on screen, or has its turn in spite of a delay.
+    replace on screen, or the noise that a sampling starts from, or if every step is wanted: then a
+    delay, as by the first decode, costs none. But a worker that does not catch up afterwards, since
+    its decoder or its client is slower than the sampler, gets the newest one.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._kept: deque[Frame] = deque()
         self._newest: Frame | None = None
+        self._to_keep = KEPT
+        """How many frames may still be kept until the worker has caught up."""
         self._error: StationError | None = None
         self._closed = False
         self._has_other_work = False
         # Wakes the taker; notifying a Condition would take the sampler four times as long.
         self._changes: queue.SimpleQueue[None] = queue.SimpleQueue()
 
-    def put(self, frame: Frame, seconds: float = math.inf) -> Frame | None:
-        """Leave `frame`; returns the one that it replaces, or `frame` itself if closed.
-
-        `seconds` is what the picture that the worker is making usually takes; inf for none.
-        """
+    def put(self, frame: Frame) -> Frame | None:
+        """Leave `frame`; returns the one that it replaces, or `frame` itself if closed."""
         with self._lock:
             if self._closed:
                 return frame
@@ -93,7 +85,11 @@ class Mailbox:
                 if before.run is not label.run and ends_well_before(before, label):
                     self._kept.append(replaced)
                     replaced = self._kept.popleft() if len(self._kept) > KEPT else None
-                elif has_its_turn(before, label, seconds) and len(self._kept) < KEPT:
+                elif before.step == 0 and len(self._kept) < KEPT:
+                    self._kept.append(replaced)  # there is no other chance to show it
+                    replaced = None
+                elif has_its_turn(before, label) and len(self._kept) < KEPT and self._to_keep:
+                    self._to_keep -= 1
                     self._kept.append(replaced)
                     replaced = None
                 elif label.held and not before.held and label.run.id == before.run.id:
@@ -132,8 +128,11 @@ class Mailbox:
 
     def remove(self, wanted: Callable[[Frame], bool]) -> Frame | None:
         """Take out a waiting frame for which `wanted` holds, the older one first."""
+        everything = self.waiting
+        if not everything:
+            self._to_keep = KEPT
         refused: list[object] = []
-        for waiting in self.waiting:
+        for waiting in everything:
             run = waiting.label.run
             if run in refused:
                 continue  # what was refused an older frame must not get a newer one before it

@@ -24,7 +24,6 @@ previews are left to ComfyUI's own previewer.
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import weakref
 from collections import deque
@@ -220,7 +219,7 @@ class Engine:
 
     def publish(self, frame: Frame) -> None:
         """Give the worker a captured frame, replacing one that it has not taken."""
-        replaced = self._mailbox.put(frame, self.budget.cost if self._in_work else math.inf)
+        replaced = self._mailbox.put(frame)
         if replaced is not None:
             drop(replaced, records.REPLACED)
 
