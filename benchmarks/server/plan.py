@@ -32,6 +32,7 @@ PROVIDERS: dict[str, dict[str, Any]] = {
     "SideStream, every step, by PyTorch": sidestream(EVERY_STEP, "no kernels"),
     "SideStream, every step, by torch.compile": sidestream(EVERY_STEP, "no kernels", "compiled"),
     "SideStream, every step, memory not kept": sidestream(EVERY_STEP, "no kept memory"),
+    "SideStream, every step, 256 px": sidestream(EVERY_STEP | {"max_size": 256}),
     "SideStream, every step, not encoded": sidestream(EVERY_STEP, "no encoding"),
     "SideStream, every step, not sent": sidestream(EVERY_STEP, "no sending"),
     "SideStream, every step, not decoded": sidestream(EVERY_STEP, "no decoding"),
