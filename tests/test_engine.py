@@ -261,6 +261,20 @@ def test_i7_frames_of_a_node_that_has_finished_are_dropped_and_counted():
     engine.close()
 
 
+def test_i11_at_rest_all_frames_that_nobody_will_see_free_their_slots():
+    sink, book = FakeSink(stalled=True), a_book()
+    engine = an_engine(sink)
+    run = start_run(book, FakeSource())
+    for step in range(1, 4):
+        capture(engine, run, step)
+    assert run.open_frames == 3
+    sink.alive = False
+    engine._rest()
+    assert run.outcomes == {records.LATE: 3}
+    assert engine._station.slots._free == {}
+    engine.close()
+
+
 def test_the_end_of_a_run_is_told_once_and_after_its_last_frame():
     ended = []
     gate, sink = Gate(), FakeSink()

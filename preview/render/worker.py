@@ -430,6 +430,9 @@ class Engine:
         fits = run.admits(label.step, now) and self.budget.allows(now, run.settings.budget)
         return (over or fits) and self._sink.ready(run)
 
+    def _is_stale(self, frame: Frame) -> bool:
+        return not self._sink.live(frame.label.run)
+
     def _prove(self) -> None:
         """Test the backend with a tiny latent before its first frame. Raises BackendError."""
         if self._station.proven or self.problem is not None:
@@ -442,9 +445,8 @@ class Engine:
         self._station.proven = True
 
     def _rest(self) -> None:
-        stale = self._mailbox.remove(lambda frame: not self._sink.live(frame.label.run))
-        if stale is not None:
-            drop(stale, records.LATE)
+        while (frame := self._mailbox.remove(self._is_stale)) is not None:
+            drop(frame, records.LATE)
         self._decoders.rest(self.backend.device)
         self._station.slots.clear()
         self._station.sound_slots.clear()
