@@ -211,8 +211,8 @@ def test_i7_frames_that_are_late_for_an_output_node_are_dropped_and_counted(clie
             client.post("/probe/release", {})
     assert wait_until(lambda: frames_under_way(client) == 0, 30)
     frames = Counter(client.get("/sidestream/status")["counters"]["frames"]) - before
-    # The first and the last; on a busy machine a newer one may replace the first.
-    assert frames["late"] in (1, 2)
+    # The first, two that wait for it, and the last; on a busy machine, the first may wait, too.
+    assert frames["late"] in (3, 4)
     assert frames == {"late": frames["late"], "replaced": 5 - frames["late"]}
 
 

@@ -101,7 +101,7 @@ def test_a_node_that_samples_again_has_one(stage, pack, client: FakeSocket, told
 
 
 def test_a_decoder_that_is_cold_does_not_cost_it():
-    run, box = start_run(a_book(), FakeSource()), Mailbox()
+    run, box = start_run(a_book(), FakeSource(), throttle_ms=1), Mailbox()
     frames = []
     for step in (0, 1, 2):
         run.step = step
