@@ -240,6 +240,23 @@ def test_a_model_file_that_is_not_finished_is_written_again(tmp_path):
     assert [(each, each.read_bytes()) for each in path.parent.iterdir()] == [(path, b"all")]
 
 
+def test_memory_is_compared_with_a_run_from_before_any_previews():
+    def run(kind, peak):
+        least = {"most_reserved": peak << 20, "least_free": (1000 - peak) << 20}
+        before = {"allocated": 33 << 20, "reserved": 64 << 20}
+        return {"kind": kind, "memory_during": [least], "memory_before": [before]}
+
+    kinds = [("off", 288), ("every step", 352), ("off", 384), ("every step", 320), ("defaults", 360)]
+    idle = [{"allocated": 38 << 20, "reserved": 96 << 20}]
+    assert modes.memory_in_short([run(*each) for each in kinds], idle) == {
+        "reserved_above_none_mb": 72.0,
+        "free_below_none_mb": 72.0,
+        "allocated_when_idle_mb": 5.0,
+        "reserved_when_idle_mb": 32.0,
+    }
+    assert modes.memory_in_short([run(*each) for each in kinds], []) == {}  # no GPU
+
+
 def test_every_table_can_be_made_of_what_was_left_out_or_failed():
     assert "out of memory" in tables.matrix({"native, none": {"failed": "out of memory"}})
     assert "fewer than two GPUs" in tables.gpus({"left_out": "fewer than two GPUs"})

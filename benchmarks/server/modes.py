@@ -82,15 +82,14 @@ def memory_in_short(runs: list[Result], idle: list[dict[str, int]]) -> Result:
     if not idle:
         return {}
     gpu = 0
-    off = [run["memory_during"][gpu] for run in runs if run["kind"] == "off"]
+    # The first run, before any previews: a later one without has what the decoder still keeps.
+    off = runs[0]["memory_during"][gpu]
     on = [run["memory_during"][gpu] for run in runs if run["kind"] != "off"]
     before = runs[0]["memory_before"][gpu]
     most, least = "most_reserved", "least_free"
-    # A run without previews soon after one with has the memory that the decoder still keeps.
-    above = max(r[most] for r in on) - min(r[most] for r in off)
     return {
-        "reserved_above_none_mb": megabytes(above),
-        "free_below_none_mb": megabytes(max(r[least] for r in off) - min(r[least] for r in on)),
+        "reserved_above_none_mb": megabytes(max(r[most] for r in on) - off[most]),
+        "free_below_none_mb": megabytes(off[least] - min(r[least] for r in on)),
         "allocated_when_idle_mb": megabytes(idle[gpu]["allocated"] - before["allocated"]),
         "reserved_when_idle_mb": megabytes(idle[gpu]["reserved"] - before["reserved"]),
     }
