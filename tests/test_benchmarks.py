@@ -246,15 +246,15 @@ def test_memory_is_compared_with_a_run_from_before_any_previews():
         before = {"allocated": 33 << 20, "reserved": 64 << 20}
         return {"kind": kind, "memory_during": [least], "memory_before": [before]}
 
-    kinds = [("off", 288), ("every step", 352), ("off", 384), ("every step", 320), ("defaults", 360)]
+    runs = [run("off", 288), run("every step", 352), run("off", 384), run("defaults", 360)]
     idle = [{"allocated": 38 << 20, "reserved": 96 << 20}]
-    assert modes.memory_in_short([run(*each) for each in kinds], idle) == {
+    assert modes.memory_in_short(runs, idle) == {
         "reserved_above_none_mb": 72.0,
         "free_below_none_mb": 72.0,
         "allocated_when_idle_mb": 5.0,
         "reserved_when_idle_mb": 32.0,
     }
-    assert modes.memory_in_short([run(*each) for each in kinds], []) == {}  # no GPU
+    assert modes.memory_in_short(runs, []) == {}  # no GPU
 
 
 def test_every_table_can_be_made_of_what_was_left_out_or_failed():

@@ -353,11 +353,13 @@ def test_i5_a_kind_of_slots_stays_as_long_as_one_of_them_is_out() -> None:
 
 
 def test_a_mailbox_that_is_closed_gives_back_what_it_held() -> None:
-    box, frame = Mailbox(), pictured(start_run(a_book(), FakeSource()))
-    box.put(frame)
-    assert box.close() == [frame]
+    box, run = Mailbox(), start_run(a_book(), FakeSource())
+    frames = [pictured(run) for _ in range(3)]
+    for frame in frames:
+        assert box.put(frame) is None
+    assert box.close() == frames
     assert box.close() == []
-    assert box.put(frame) is frame
+    assert box.put(frames[0]) is frames[0]
 
 
 def test_i1_no_lock_is_held_while_a_decoder_loads_or_decodes() -> None:

@@ -23,7 +23,7 @@ from sidestream.preview.records import Encoded
 from sidestream.preview.render import worker as engine_module
 from sidestream.preview.render.backends.cpu import CpuBackend
 from sidestream.preview.render.budget import Budget
-from sidestream.preview.render.mailbox import Mailbox
+from sidestream.preview.render.mailbox import Mailbox, labelled
 from sidestream.preview.render.quicker import Quicker, Way
 from sidestream.preview.render.slots import SLOTS, Slots
 from sidestream.tests.helpers import (
@@ -425,6 +425,16 @@ def test_frames_are_only_kept_where_every_step_is_wanted():
     assert replaced() == [4, 5, 6]  # there is room for two beside the newest
     assert replaced(throttle_ms=1) == [2, 3, 4, 5, 6]
     assert replaced(budget=5) == [2, 3, 4, 5, 6]
+
+
+def test_a_frame_that_is_held_for_the_end_of_its_node_does_not_block_newer_ones():
+    box, run = Mailbox(), start_run(a_book(), FakeSource(), every_n_steps=2)
+    run.at(1, 20)
+    waiting, newer = pictured(run), pictured(run)
+    held = labelled(waiting, waiting.label._replace(held=True))
+    assert box.put(held) is None
+    assert box.put(newer) is held
+    assert box.remove(lambda frame: not frame.label.held) is newer
 
 
 def test_frames_are_kept_again_after_the_worker_caught_up():
