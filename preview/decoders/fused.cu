@@ -107,10 +107,13 @@ struct Places {
 };
 
 struct Enter {
-    offset to;     // half [pixels][64]; channels that the latent lacks are zero
-    offset holes;  // byte [pixels]: whether any channel is NaN or infinite
+    offset to;  // half [pixels][64]; channels that the latent lacks are zero
     int channels, pixels;
 };
+
+__device__ __forceinline__ bool is_finite(float value) {
+    return fabsf(value) <= 65504;
+}
 
 extern "C" __global__ void enter(const Enter work, const Places places) {
     half *to = (half *)(places.memory + work.to);
@@ -125,15 +128,13 @@ extern "C" __global__ void enter(const Enter work, const Places places) {
                     int channel = first + 2 * i + j;
                     if (channel >= work.channels) continue;
                     float value = to_float(places.latent[(size_t)channel * work.pixels + pixel]);
-                    bool finite = fabsf(value) <= 65504;
-                    hole = hole || !finite;
-                    if (finite) pair[j] = tanhf(value / 3) * 3;
+                    hole = hole || !is_finite(value);
+                    if (is_finite(value)) pair[j] = tanhf(value / 3) * 3;
                 }
                 eight.pair[i] = to_pair(pair[0], pair[1]);
             }
             *(Eight *)(to + (size_t)pixel * CHANNELS + first) = eight;
         }
-        places.memory[work.holes + pixel] = hole;
     }
     int count = __syncthreads_count(hole);
     if (threadIdx.x == 0 && count) atomicAdd(places.unknown, count);
@@ -258,11 +259,19 @@ convolve_8_rows(const Convolution work, const Places places) {
 struct Leave {
     offset source;        // half [height][width][64]
     offset to;            // half [height][width][4]: red, green, blue and padding
-    offset holes;         // byte [height >> doublings][width >> doublings]
     const half *weights;  // [tap][8 outputs, of which 3 are used][channel], swizzled
     const float *bias;    // [8]
     int height, width, doublings;
+    int channels;         // of the latent, which has height >> doublings by width >> doublings
 };
+
+// Whether any channel of the latent is NaN or infinite at a position.
+__device__ __forceinline__ bool is_hole(const half *latent, size_t position, size_t positions,
+                                        int channels) {
+    for (int channel = 0; channel < channels; channel++)
+        if (!is_finite(to_float(latent[channel * positions + position]))) return true;
+    return false;
+}
 
 #define LEAVE_WARPS 4
 #define LEAVE_ROWS 2  // per warp
@@ -319,9 +328,10 @@ leave(const Leave work, const Places places) {
             uint nans = __ballot_sync(~0u, nan && inside && quarter == 0);
             if (lane == 0 && nans) atomicAdd(places.unknown, __popc(nans));
             if (!inside || quarter > 1) continue;
-            size_t hole = (size_t)(y >> work.doublings) * (work.width >> work.doublings)
-                          + (x >> work.doublings);
-            if (nan || places.memory[work.holes + hole]) first = second = 0.5f;
+            int h = work.height >> work.doublings, w = work.width >> work.doublings;
+            size_t position = (size_t)(y >> work.doublings) * w + (x >> work.doublings);
+            if (nan || is_hole(places.latent, position, (size_t)h * w, work.channels))
+                first = second = 0.5f;
             size_t at = ((size_t)y * work.width + x) * 4 + quarter * 2;
             *(uint *)(to + at) = to_pair(first, second);
         }

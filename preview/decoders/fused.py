@@ -65,7 +65,6 @@ class Enter(ctypes.Structure):
 
     _fields_ = (
         ("to", ctypes.c_longlong),
-        ("non_finite", ctypes.c_longlong),
         ("channels", ctypes.c_int),
         ("pixels", ctypes.c_int),
     )
@@ -93,12 +92,12 @@ class Leave(ctypes.Structure):
     _fields_ = (
         ("source", ctypes.c_longlong),
         ("to", ctypes.c_longlong),
-        ("non_finite", ctypes.c_longlong),
         ("weights", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
         ("height", ctypes.c_int),
         ("width", ctypes.c_int),
         ("doublings", ctypes.c_int),
+        ("channels", ctypes.c_int),
     )
 
 
@@ -212,15 +211,13 @@ class Plan:
         if full_width <= width and full_height <= height:
             width, height = full_width, full_height
         self.picture = (height, width, 3)
-        # Three layers of the picture's size, then a map of non-finite positions.
-        layer = full_height * full_width * WIDTH * 2
-        x, first, second, non_finite = (i * layer for i in range(4))
-        self.bytes = non_finite + h * w
+        layer = full_height * full_width * WIDTH * 2  # bytes; there is room for three
+        x, first, second, self.bytes = (i * layer for i in range(4))
         self.places = Places()
         self.launches = launches = Launches()
         inner, bias, last, last_bias = (each.data_ptr() for each in weights)
 
-        enter = Enter(x, non_finite, channels, h * w)
+        enter = Enter(x, channels, h * w)
         launches.add(loaded.enter, blocks(h * w, loaded.enter.threads), 1, enter, self.places)
         for i in range(CONVOLUTIONS):
             upsampled = i in UPSAMPLED
@@ -242,7 +239,7 @@ class Plan:
                 launches.add(loaded.large, across, down, work, self.places)
             else:  # small tiles, to keep more of the device busy
                 launches.add(loaded.small, across, blocks(h, 4), work, self.places)
-        leave = Leave(x, first, non_finite, last, last_bias, h, w, doublings)
+        leave = Leave(x, first, last, last_bias, h, w, doublings, channels)
         launches.add(loaded.leave, blocks(w, ACROSS), blocks(h, 8), leave, self.places)
         finish = Finish(first, h, w, height, width)
         across = blocks(width, loaded.finish.threads)

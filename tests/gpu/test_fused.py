@@ -209,7 +209,7 @@ def test_a_picture_takes_no_more_memory_than_three_layers(cuda, fused_taesd):
         before = torch.cuda.memory_allocated(cuda)
         torch.cuda.reset_peak_memory_stats(cuda)
         made = fused_taesd(latent, 512, 512, skipped)
-        assert torch.cuda.max_memory_allocated(cuda) - before < 110e6
+        assert torch.cuda.max_memory_allocated(cuda) - before < 102e6
         kept = torch.cuda.memory_allocated(cuda) - before
         assert kept > 90e6
         torch.cuda.reset_peak_memory_stats(cuda)
