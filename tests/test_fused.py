@@ -12,7 +12,8 @@ from sidestream.preview.decoders.fused import FusedTaesd, UnsuitableError
 from sidestream.preview.decoders.nvrtc import KernelError
 from sidestream.preview.decoders.taesd import Taesd, TaesdSource, decoder_layers
 from sidestream.tests.helpers import CPU, wait_until
-from sidestream.tests.natural import natural_layers
+from sidestream.tests.launches import WEIGHTS, Launches, Player, loaded
+from sidestream.tests.natural import Forced, natural_layers
 from torch import nn
 
 CAPABILITIES = (75, 80, 86, 89, 90, 100, 120)
@@ -44,9 +45,41 @@ def test_a_mistake_in_the_source_is_said_in_one_line():
 
 
 def test_the_structures_are_as_large_as_in_c():
-    sizes = {"Places": 32, "Enter": 16, "Convolution": 56, "Leave": 48, "Finish": 24}
+    sizes = {"Places": 32, "Enter": 16, "Convolution": 64, "Leave": 56, "Finish": 24}
     for name, size in sizes.items():
         assert fused.ctypes.sizeof(getattr(fused, name)) == size
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 5), (5, 3), (1, 1), (13, 2)])
+@pytest.mark.parametrize("skipped", [0, 1, 2, 3])
+@pytest.mark.parametrize("band", [1, 1 << 15, 1 << 30])
+@torch.inference_mode()
+def test_i12_bands_of_rows_are_the_whole_picture(monkeypatch, size, skipped, band):
+    monkeypatch.setattr(fused, "BAND", band)
+    monkeypatch.setattr(fused, "LEAST_ROWS", 5)
+    monkeypatch.setattr(fused, "Launches", Launches)
+    latent = torch.randn(1, 4, *size)
+    layers = natural_layers(4)
+    expected = Forced(layers, skipped)(latent, 0)
+    plan = fused.Plan(loaded(132), WEIGHTS, latent.shape, (512, 512), skipped)
+    calls = plan.launches.calls
+    bands = sum(name == "leave" for name, *_ in calls)
+    if band == 1:
+        assert bands == (1 if skipped == 3 else -(-expected.shape[1] // 5))
+    made = Player(layers, latent, plan.unknown).play(calls)
+    assert made.shape == expected.shape
+    assert (made - expected).abs().max() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("size", "skipped", "megabytes"),
+    [((64, 64), 0, 45), ((128, 128), 1, 49), ((128, 128), 0, 108), ((32, 32), 0, 27)],
+)
+def test_a_picture_takes_little_memory(monkeypatch, size, skipped, megabytes):
+    monkeypatch.setattr(fused, "Launches", Launches)
+    plan = fused.Plan(loaded(132), WEIGHTS, (1, 4, *size), (4096, 4096), skipped)
+    assert megabytes - 2 < plan.bytes / 2**20 < megabytes
+    assert plan.unknown % 4 == 0
 
 
 def multiplied(arranged: torch.Tensor, pixels: torch.Tensor, order: torch.Tensor) -> torch.Tensor:

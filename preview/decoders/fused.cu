@@ -81,23 +81,33 @@ __device__ __forceinline__ void multiply(float (&sum)[4], const uint (&pixels)[4
 }
 
 // Loads the tile at (top, left), ROWS + 2 by HALO pixels including neighbours, into shared memory,
-// from a picture of `height` x `width`, or, if `up` is 1, from one half as large, enlarged. Pixels
+// from a picture whose rows end at `end`, or, if `up` is 1, from one half as large, enlarged. Pixels
 // beyond the edges are zero.
 template <int ROWS, int THREADS>
 __device__ __forceinline__ void load_tile(uint tile, const half *from, int top, int left,
-                                          int height, int width, int up) {
+                                          int end, int width, int up) {
     for (int i = threadIdx.x; i < (ROWS + 2) * HALO * 8; i += THREADS) {
         int pixel = i / 8, part = i % 8;
         int y = top + pixel / HALO - 1, x = left + pixel % HALO - 1;
-        bool outside = y < 0 || y >= height || x < 0 || x >= width;
+        bool outside = y < 0 || y >= end || x < 0 || x >= width;
         size_t at = outside ? 0 : (size_t)(y >> up) * (width >> up) + (x >> up);
         copy16(tile + pixel * PITCH + part * 16, from + at * CHANNELS + part * 8, outside);
     }
 }
 
 // Each kernel gets its work, which is the same for all pictures of a size, and the places of the
-// current picture. Intermediate results are at byte offsets in `memory`.
+// current picture. Intermediate results are at byte offsets in `memory`. Of a result that is made in
+// bands, only the rows of the current band are there: an offset says where row 0 would be.
 typedef long long offset;
+
+#define NOTHING (1LL << 62)
+
+// The rows of a band, and the end of those that may be read for it.
+struct Rows {
+    int top, bottom;
+
+    __device__ int end(int height) const { return min(bottom + 1, height); }
+};
 
 struct Places {
     const half *latent;  // [channels][pixels]
@@ -143,10 +153,11 @@ extern "C" __global__ void enter(const Enter work, const Places places) {
 struct Convolution {
     offset source;        // half [height][width][64], or half as large: see `up`
     offset to;            // half [height][width][64]
-    offset add;           // what is added before the ReLU, or -1; may be the same as `to`
+    offset add;           // what is added before the ReLU, or NOTHING; may be the same as `to`
     const half *weights;  // [tap][output][channel], swizzled
     const float *bias;    // [64]
     int height, width;    // of the result
+    Rows rows;            // of the result, which are computed
     int up;               // 1: `source` is enlarged to twice its size
     int relu;
 };
@@ -159,7 +170,7 @@ __device__ __forceinline__ void convolve(const Convolution &work, byte *memory) 
     const int down = WARPS * ROWS, threads = WARPS * 32;
     const int tap_bytes = CHANNELS * CHANNELS * 2;
     uint weights = in_shared(shared), tile = weights + 2 * tap_bytes;
-    int top = blockIdx.y * down, left = blockIdx.x * ACROSS;
+    int top = work.rows.top + blockIdx.y * down, left = blockIdx.x * ACROSS;
     int lane = threadIdx.x % 32, first_row = threadIdx.x / 32 * ROWS;
 
     auto load_tap = [&](int tap) {  // into two buffers alternately
@@ -167,7 +178,8 @@ __device__ __forceinline__ void convolve(const Convolution &work, byte *memory) 
         for (int i = threadIdx.x; i < tap_bytes / 16; i += threads)
             copy16(weights + tap % 2 * tap_bytes + i * 16, from + i * 16, false);
     };
-    load_tile<down, threads>(tile, source, top, left, work.height, work.width, work.up);
+    load_tile<down, threads>(tile, source, top, left, work.rows.end(work.height), work.width,
+                             work.up);
     load_tap(0);
 
     float sum[ROWS][8][4] = {};
@@ -206,12 +218,12 @@ __device__ __forceinline__ void convolve(const Convolution &work, byte *memory) 
     // Each lane has 2 x 8 outputs of two pixels; the order of the weights makes them adjacent.
     int y = top + first_row, x = left + lane / 4, channel = lane % 4 * 8;
     Eight add[ROWS][2][2] = {};  // all loads are issued before any of them is waited for
-    if (work.add >= 0)
+    if (work.add != NOTHING)
 #pragma unroll
         for (int row = 0; row < ROWS; row++)
 #pragma unroll
             for (int which = 0; which < 2; which++) {
-                if (y + row >= work.height || x + which * 8 >= work.width) continue;
+                if (y + row >= work.rows.bottom || x + which * 8 >= work.width) continue;
                 size_t pixel = (size_t)(y + row) * work.width + x + which * 8;
                 const half *at = added + pixel * CHANNELS;
                 add[row][which][0] = *(const Eight *)(at + channel);
@@ -239,7 +251,7 @@ __device__ __forceinline__ void convolve(const Convolution &work, byte *memory) 
                     }
                     result.pair[i] = to_pair(low, high);
                 }
-                if (y + row >= work.height || x + which * 8 >= work.width) continue;
+                if (y + row >= work.rows.bottom || x + which * 8 >= work.width) continue;
                 size_t pixel = (size_t)(y + row) * work.width + x + which * 8;
                 *(Eight *)(to + pixel * CHANNELS + side * 32 + channel) = result;
             }
@@ -262,6 +274,7 @@ struct Leave {
     const half *weights;  // [tap][8 outputs, of which 3 are used][channel], swizzled
     const float *bias;    // [8]
     int height, width, doublings;
+    Rows rows;            // which are computed
     int channels;         // of the latent, which has height >> doublings by width >> doublings
 };
 
@@ -282,12 +295,12 @@ leave(const Leave work, const Places places) {
     const int down = LEAVE_WARPS * LEAVE_ROWS, threads = LEAVE_WARPS * 32;
     const int tap_bytes = 8 * CHANNELS * 2;
     uint weights = in_shared(shared), tile = weights + TAPS * tap_bytes;
-    int top = blockIdx.y * down, left = blockIdx.x * ACROSS;
+    int top = work.rows.top + blockIdx.y * down, left = blockIdx.x * ACROSS;
     int lane = threadIdx.x % 32, first_row = threadIdx.x / 32 * LEAVE_ROWS;
 
     half *to = (half *)(places.memory + work.to);
     load_tile<down, threads>(tile, (const half *)(places.memory + work.source), top, left,
-                             work.height, work.width, 0);
+                             work.rows.end(work.height), work.width, 0);
     for (int i = threadIdx.x; i < TAPS * tap_bytes / 16; i += threads)
         copy16(weights + i * 16, (const byte *)work.weights + i * 16, false);
     arrived();
@@ -321,7 +334,7 @@ leave(const Leave work, const Places places) {
 #pragma unroll
         for (int which = 0; which < 2; which++) {
             int y = top + first_row + row, x = left + lane / 4 + which * 8;
-            bool inside = y < work.height && x < work.width;
+            bool inside = y < work.rows.bottom && x < work.width;
             float first = sum[row][which * 2] + low, second = sum[row][which * 2 + 1] + high;
             bool nan = first != first || (quarter == 0 && second != second);
             nan = __shfl_xor_sync(~0u, nan, 1) || nan;

@@ -36,7 +36,14 @@ CONVOLUTIONS = 1 + STAGES * (3 * BLOCKS + 1) + 3  # without the last one
 UPSAMPLED = tuple((3 * BLOCKS + 1) * stage for stage in range(1, STAGES + 1))
 """The convolutions, counted from 0, that follow an upsampling."""
 
+BAND = 12 << 20
+"""Bytes of a layer of which more is made in bands, one after the other, to take less memory."""
+LEAST_ROWS = 128
+"""Of a band: neighbouring ones compute some rows twice, 8 or 28 for most pictures."""
+WHOLE = 1 << 30  # more rows than any picture has
+
 # The same as in fused.cu.
+NOTHING = 1 << 62
 ACROSS = 16
 TAP_BYTES = WIDTH * WIDTH * 2
 OUTPUTS = 8  # of the last convolution, padded for the matrix product; three are used
@@ -70,6 +77,12 @@ class Enter(ctypes.Structure):
     )
 
 
+class Rows(ctypes.Structure):
+    """The rows of a result that are computed."""
+
+    _fields_ = (("top", ctypes.c_int), ("bottom", ctypes.c_int))
+
+
 class Convolution(ctypes.Structure):
     """The work of the kernels `convolve_…`."""
 
@@ -81,6 +94,7 @@ class Convolution(ctypes.Structure):
         ("bias", ctypes.c_void_p),
         ("height", ctypes.c_int),
         ("width", ctypes.c_int),
+        ("rows", Rows),
         ("up", ctypes.c_int),
         ("relu", ctypes.c_int),
     )
@@ -97,6 +111,7 @@ class Leave(ctypes.Structure):
         ("height", ctypes.c_int),
         ("width", ctypes.c_int),
         ("doublings", ctypes.c_int),
+        ("rows", Rows),
         ("channels", ctypes.c_int),
     )
 
@@ -194,7 +209,11 @@ def compiling(capability: int) -> Future[bytes]:
 
 
 class Plan:
-    """All launches for latents of one size, and where they find their data."""
+    """All launches for latents of one size, and where they find their data.
+
+    What follows the last enlargement takes the most memory, so it is made in bands of rows. To the
+    last convolution, each of those before it gives one more row on both sides of a band.
+    """
 
     def __init__(
         self,
@@ -206,44 +225,95 @@ class Plan:
     ) -> None:
         channels, h, w = shape[-3:]
         doublings = STAGES - skipped
-        full_height, full_width = h << doublings, w << doublings
+        self._height, self._width = h << doublings, w << doublings
         width, height = size
-        if full_width <= width and full_height <= height:
-            width, height = full_width, full_height
+        if self._width <= width and self._height <= height:
+            width, height = self._width, self._height
         self.picture = (height, width, 3)
-        layer = full_height * full_width * WIDTH * 2  # bytes; there is room for three
-        x, first, second, self.bytes = (i * layer for i in range(4))
         self.places = Places()
-        self.launches = launches = Launches()
-        inner, bias, last, last_bias = (each.data_ptr() for each in weights)
+        self.launches = Launches()
+        self._loaded = loaded
+        self._weights = [each.data_ptr() for each in weights]
+        self._enlarged = UPSAMPLED[:doublings]
 
+        split = UPSAMPLED[doublings - 1] if doublings else CONVOLUTIONS
+        before = (self._height * self._width * WIDTH * 2) >> (2 if doublings else 0)
+        x, first, second = 0, before, 2 * before
+        if sum(i < split for i in (0, *UPSAMPLED)) % 2:  # so that the result is at 0
+            x, first = first, x
         enter = Enter(x, channels, h * w)
-        launches.add(loaded.enter, blocks(h * w, loaded.enter.threads), 1, enter, self.places)
-        for i in range(CONVOLUTIONS):
-            upsampled = i in UPSAMPLED
-            up = i in UPSAMPLED[:doublings]
+        self._add(loaded.enter, blocks(h * w, loaded.enter.threads), 1, enter)
+        self._convolve(range(split), (h, w), (x, first, second, x))
+
+        row = self._width * WIDTH * 2
+        most = max(LEAST_ROWS, BAND // row) if doublings else self._height
+        rows = blocks(self._height, blocks(self._height, most))
+        beyond = CONVOLUTIONS - split
+        band = min(rows + 2 * beyond, self._height) * row if beyond else 0
+        made = max(3 * before, before + 3 * band)
+        self.unknown = made + self._height * self._width * 4 * 2
+        self.painted = self.unknown + 16
+        self.bytes = self.painted + height * width * 3
+        for top in range(0, self._height, rows):
+            bottom = min(top + rows, self._height)
+            row_0 = before - max(0, top - beyond) * row
+            at = row_0, row_0 + band, row_0 + 2 * band
+            half = (self._height // 2, self._width // 2)
+            x = self._convolve(range(split, CONVOLUTIONS), half, (0, *at[::2], at[1]), top, bottom)
+            leave = Leave(
+                x, made, *self._weights[2:], self._height, self._width, doublings,
+                Rows(top, bottom), channels,
+            )  # fmt: skip
+            down = blocks(bottom - top, 8)
+            self._add(loaded.leave, blocks(self._width, ACROSS), down, leave)
+        finish = Finish(made, self._height, self._width, height, width)
+        self._add(loaded.finish, blocks(width, loaded.finish.threads), height, finish)
+
+    def _convolve(
+        self,
+        numbers: range,
+        size: tuple[int, int],
+        places: tuple[int, int, int, int],
+        top: int = 0,
+        bottom: int = WHOLE,
+    ) -> int:
+        """Add convolutions, and return where their result is; at first, `size` is height and width.
+
+        `places` are the first one's source, two places for layers, and one that is free later. Of
+        the result, those rows are right that the last convolution needs for `top` to `bottom`.
+        """
+        h, w = size
+        x, first, second, spare = places
+        for i in numbers:
+            up = i in self._enlarged
             if up:
                 h, w = h * 2, w * 2
-            place = (i - 1) % (3 * BLOCKS + 1) % 3  # within a residual block
+            upsampled = i in UPSAMPLED
             if upsampled or i == 0:
-                source, to, add = x, first, -1
-                x, first = first, x
+                source, to, add = x, first, NOTHING
+                x, first, spare = first, spare, first
             else:
-                source, to, add = ((x, first, -1), (first, second, -1), (second, x, x))[place]
+                place = (i - 1) % (3 * BLOCKS + 1) % 3  # within a residual block
+                source, to, add = (
+                    (x, first, NOTHING), (first, second, NOTHING), (second, x, x)
+                )[place]  # fmt: skip
+            beyond = CONVOLUTIONS - i
+            rows = Rows(max(0, top - beyond), min(bottom + beyond, h))
+            inner, bias, *_ = self._weights
             work = Convolution(
                 source, to, add, inner + i * TAPS * TAP_BYTES, bias + i * WIDTH * 4,
-                h, w, up, not upsampled,
+                h, w, rows, up, not upsampled,
             )  # fmt: skip
-            across, down = blocks(w, ACROSS), blocks(h, 8)
-            if 2 * across * down > loaded.multiprocessors:
-                launches.add(loaded.large, across, down, work, self.places)
+            height = rows.bottom - rows.top
+            across, down = blocks(w, ACROSS), blocks(height, 8)
+            if 2 * across * down > self._loaded.multiprocessors:
+                self._add(self._loaded.large, across, down, work)
             else:  # small tiles, to keep more of the device busy
-                launches.add(loaded.small, across, blocks(h, 4), work, self.places)
-        leave = Leave(x, first, last, last_bias, h, w, doublings, channels)
-        launches.add(loaded.leave, blocks(w, ACROSS), blocks(h, 8), leave, self.places)
-        finish = Finish(first, h, w, height, width)
-        across = blocks(width, loaded.finish.threads)
-        launches.add(loaded.finish, across, height, finish, self.places)
+                self._add(self._loaded.small, across, blocks(height, 4), work)
+        return x
+
+    def _add(self, kernel: Kernel, across: int, down: int, work: ctypes.Structure) -> None:
+        self.launches.add(kernel, across, down, work, self.places)
 
 
 class FusedTaesd:
@@ -258,7 +328,7 @@ class FusedTaesd:
         self._weights = weights
         self._plans: dict[Hashable, Plan] = {}
         self._kept: tuple[int, torch.Tensor] | None = None
-        """The last picture's stream, and the memory of its layers."""
+        """The last picture's stream, and its memory."""
         self._lock = threading.Lock()  # a plan is for one picture at a time
 
     @classmethod
@@ -281,8 +351,9 @@ class FusedTaesd:
         """The picture of `latent` [1, C, h, w], without the last `skipped` upsamplings.
 
         A larger picture is shrunk to `width` × `height`. Apart from rounding, the result is that of
-        `job.RenderJob`. The work is put onto the current stream; nothing waits. Raises KernelError
-        if a kernel cannot be launched, RuntimeError if the device has failed.
+        `job.RenderJob`. The work is put onto the current stream; nothing waits. There, the result
+        is valid until the next call. Raises KernelError if a kernel cannot be launched,
+        RuntimeError if the device has failed.
         """
         if latent.dtype != torch.float16 or latent.shape[:-2] != (1, self._channels):
             raise UnsuitableError(f"a latent {list(latent.shape)} of {latent.dtype}")
@@ -300,10 +371,9 @@ class FusedTaesd:
         self, latent: torch.Tensor, size: tuple[int, int], skipped: int, stream: int
     ) -> Pictured:
         plan = self._plan(latent.shape, size, skipped)
-        device = latent.device
-        memory = self._memory(plan.bytes, device, stream)
-        picture = torch.empty(plan.picture, dtype=torch.uint8, device=device)
-        unknown = torch.empty((), dtype=torch.int32, device=device)
+        memory = self._memory(plan.bytes, latent.device, stream)
+        picture = memory[plan.painted : plan.bytes].view(plan.picture)
+        unknown = memory[plan.unknown : plan.unknown + 4].view(torch.int32)[0]
         places, launches = plan.places, plan.launches
         places.latent, places.memory = latent.data_ptr(), memory.data_ptr()
         places.picture, places.unknown = picture.data_ptr(), unknown.data_ptr()

@@ -90,7 +90,7 @@ def test_i12_the_picture_is_that_of_float32(cuda, decoders, size, max_size, skip
 def test_i12_older_gpus_and_those_that_nvrtc_does_not_know(cuda, decoders, monkeypatch, target):
     layers, kernels = decoders
     latent = noise(layers[1].in_channels, 37, 41).to(cuda)
-    expected, _ = kernels(latent, *full(latent), 0)
+    expected = kernels(latent, *full(latent), 0)[0].clone()
     monkeypatch.setattr(nvrtc, "_target", lambda library, capability: (target, "PTX"))
     image = nvrtc.compiled(fused.SOURCE.read_text("utf-8"), 0)
     with nvrtc.Context(cuda.index):
@@ -137,15 +137,15 @@ def test_a_latent_that_is_no_number_is_a_grey_picture(cuda, fused_taesd):
 
 def test_a_latent_need_not_be_contiguous(cuda, fused_taesd):
     latent = noise(4, 12, 20).to(cuda)
-    expected, _ = fused_taesd(latent, *full(latent), 1)
+    expected = fused_taesd(latent, *full(latent), 1)[0].clone()
     apart = latent.to(memory_format=torch.channels_last)
     assert torch.equal(fused_taesd(apart, *full(latent), 1)[0], expected)
 
 
 def test_more_sizes_than_plans_are_kept(cuda, fused_taesd):
     latents = [noise(4, 5, width).to(cuda) for width in range(1, 2 * FusedTaesd.PLANS)]
-    first = [fused_taesd(latent, *full(latent), 0)[0] for latent in latents]
-    again = [fused_taesd(latent, *full(latent), 0)[0] for latent in latents]
+    first = [fused_taesd(latent, *full(latent), 0)[0].clone() for latent in latents]
+    again = [fused_taesd(latent, *full(latent), 0)[0].clone() for latent in latents]
     assert all(map(torch.equal, first, again))
     assert len(fused_taesd._plans) <= FusedTaesd.PLANS
 
@@ -153,7 +153,7 @@ def test_more_sizes_than_plans_are_kept(cuda, fused_taesd):
 def test_large_pictures_are_right_to_the_last_pixel(cuda, decoders):
     layers, kernels = decoders
     tile = noise(layers[1].in_channels, 32, 32).to(cuda)
-    small, _ = kernels(tile, *full(tile), 0)
+    small = kernels(tile, *full(tile), 0)[0].clone()
     if torch.cuda.mem_get_info(cuda)[0] < 8e9:
         pytest.skip("it takes 7 GB")
     large = tile.repeat(1, 1, 16, 16)
@@ -198,7 +198,27 @@ def test_i1_to_load_the_kernels_beside_a_busy_device_stops_no_other_thread(cuda)
     assert longest < 0.1  # as long as the GIL was held
 
 
-def test_a_picture_takes_no_more_memory_than_three_layers(cuda, fused_taesd):
+@pytest.mark.parametrize(("size", "skipped"), [((64, 64), 0), ((128, 128), 1), ((150, 70), 0)])
+def test_bands_of_rows_are_the_whole_picture(cuda, decoders, monkeypatch, size, skipped):
+    layers, kernels = decoders
+    latent = noise(layers[1].in_channels, *size).to(cuda)
+    latent[0, 2, size[0] // 2, size[1] // 3] = float("nan")
+    monkeypatch.setattr(kernels, "_plans", {})
+    pictures, sizes = [], []
+    for band in (1 << 40, fused.BAND, 1):
+        monkeypatch.setattr(fused, "BAND", band)
+        kernels._plans.clear()
+        kernels.rest()
+        picture, unknown = kernels(latent, *full(latent), skipped)
+        assert int(unknown) == 1
+        pictures.append(picture.cpu())
+        sizes.append(next(iter(kernels._plans.values())).bytes)
+    assert torch.equal(pictures[0], pictures[1])
+    assert torch.equal(pictures[0], pictures[2])
+    assert sizes[0] > sizes[1] >= sizes[2]
+
+
+def test_a_picture_takes_little_memory_which_is_kept(cuda, fused_taesd):
     for size, skipped in ((64, 0), (128, 1)):
         latent = noise(4, size, size).to(cuda)
         fused_taesd(latent, 512, 512, skipped)
@@ -208,16 +228,13 @@ def test_a_picture_takes_no_more_memory_than_three_layers(cuda, fused_taesd):
         fused_taesd.rest()
         before = torch.cuda.memory_allocated(cuda)
         torch.cuda.reset_peak_memory_stats(cuda)
-        made = fused_taesd(latent, 512, 512, skipped)
-        assert torch.cuda.max_memory_allocated(cuda) - before < 102e6
+        fused_taesd(latent, 512, 512, skipped)
         kept = torch.cuda.memory_allocated(cuda) - before
-        assert kept > 90e6
-        torch.cuda.reset_peak_memory_stats(cuda)
-        made = fused_taesd(latent, 512, 512, skipped)
-        assert torch.cuda.max_memory_allocated(cuda) - before < kept + 2e6
+        assert 40e6 < kept < 52e6
+        fused_taesd(latent, 512, 512, skipped)
+        assert torch.cuda.max_memory_allocated(cuda) - before == kept
         fused_taesd.rest()
-        assert torch.cuda.memory_allocated(cuda) - before < 2e6
-        del made
+        assert torch.cuda.memory_allocated(cuda) == before
 
 
 def test_memory_is_kept_for_one_stream_and_similar_sizes(cuda, fused_taesd):
@@ -229,7 +246,7 @@ def test_memory_is_kept_for_one_stream_and_similar_sizes(cuda, fused_taesd):
     for nth in range(60):
         with torch.cuda.stream(others[nth // 2 % 2]):
             latent = (large, small)[nth // 3 % 2]
-            made.append(fused_taesd(latent, 128, 128, 0)[0])
+            made.append(fused_taesd(latent, 128, 128, 0)[0].clone())
     torch.cuda.synchronize(cuda)
     for nth, picture in enumerate(made):
         assert torch.equal(picture.cpu(), expected[nth // 3 % 2])
@@ -253,6 +270,7 @@ def test_paint_offers_pictures_once_the_kernels_are_compiled(cuda):
     latent = noise(4, 64, 64).to(cuda)
     assert wait_until(lambda: decoder.to_picture(latent, 512, 512, 512) is not None, 60)
     picture, unknown = decoder.to_picture(latent, 512, 512, 512)
+    picture = picture.clone()
     assert picture.shape == (512, 512, 3)
     assert int(unknown) == 0
     assert decoder.to_picture(latent, 256, 256, 256)[0].shape == (256, 256, 3)
