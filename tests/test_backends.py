@@ -122,7 +122,7 @@ def test_i6_a_copy_that_gives_other_values_is_noticed_before_the_first_frame():
 
 def test_the_check_on_a_full_device_says_nothing_of_the_backend():
     class Full(CpuBackend):
-        def slot(self, shape, dtype):
+        def slots(self, count, shape, dtype):
             raise torch.cuda.OutOfMemoryError("full")
 
     check(Full(CPU))
@@ -156,7 +156,7 @@ def test_the_budget_is_for_the_preview_alone():
     here, there = FakeDevice(), FakeDevice()
     there.device = torch.device("cuda", 1)
     backend = SideStreamBackend(here, here)
-    slot = backend.slot(torch.Size((1, 4, 2, 2)), torch.float32)
+    (slot,) = backend.slots(1, torch.Size((1, 4, 2, 2)), torch.float32)
     backend.stage(slot, torch.zeros(1, 4, 2, 2))
     here.calls.clear()
     backend.render(slot, lambda latent: (latent,))

@@ -246,7 +246,8 @@ def test_memory_is_compared_with_a_run_from_before_any_previews():
         before = {"allocated": 33 << 20, "reserved": 64 << 20}
         return {"kind": kind, "memory_during": [least], "memory_before": [before]}
 
-    runs = [run("off", 288), run("every step", 352), run("off", 384), run("defaults", 360)]
+    before, after = [run("off", 256), run("off", 288)], [run("off", 384), run("defaults", 360)]
+    runs = [*before, run("every step", 352), *after]
     idle = [{"allocated": 38 << 20, "reserved": 96 << 20}]
     assert modes.memory_in_short(runs, idle) == {
         "reserved_above_none_mb": 72.0,
@@ -366,7 +367,7 @@ def test_a_real_comfyui_is_measured(host, tmp_path):
     assert tiny["bit_identical"]
     assert tiny["reference_latent_same"]
     kinds = [run["kind"] for run in tiny["runs"]]
-    assert kinds == ["off", "every step", "off", "every step", "defaults"]
+    assert kinds == ["off", "off", "off", "every step", "off", "every step", "defaults"]
     for run in tiny["runs"]:
         seen = run["frames"]
         assert (len(seen["wrong"]), seen["in_order"], seen["judged"]) == (0, True, seen["frames"])

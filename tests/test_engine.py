@@ -184,14 +184,14 @@ def test_i1_without_a_free_slot_the_frame_is_dropped():
 def test_i1_no_memory_is_allocated_after_the_first_frame(monkeypatch):
     backend = CpuBackend(CPU)
     made = []
-    original = CpuBackend.slot
+    original = CpuBackend.slots
     monkeypatch.setattr(
-        CpuBackend, "slot", lambda self, *kind: made.append(kind) or original(self, *kind)
+        CpuBackend, "slots", lambda self, *kind: made.append(kind) or original(self, *kind)
     )
     slots = Slots(backend)
     for _ in range(100):
         slots.acquire(torch.Size((1, 4, 8, 8)), torch.float32).close()
-    assert len(made) == SLOTS
+    assert made == [(SLOTS, (1, 4, 8, 8), torch.float32)]
 
 
 def test_slots_of_few_kinds_are_kept():

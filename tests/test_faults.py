@@ -292,7 +292,7 @@ def test_i6_without_memory_to_stage_sampling_goes_on_and_asks_seldom(
     monkeypatch.setattr(slots_module.time, "monotonic", lambda: now[0])
     run = start_run(a_book(), FakeSource())
     with monkeypatch.context() as patch:
-        patch.setattr(engine.backend, "slot", none_left)
+        patch.setattr(engine.backend, "slots", none_left)
         sample(engine, run)
         assert len(asked) == 1
         now[0] += slots_module.REFUSED_SECONDS
@@ -502,7 +502,7 @@ def test_i6_a_worker_that_is_dead_is_replaced_for_the_next_run(sink, monkeypatch
 
 
 FAULTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
-    "staging": (CpuBackend, "slot", raising_always(OUT_OF_MEMORY)),
+    "staging": (CpuBackend, "slots", raising_always(OUT_OF_MEMORY)),
     "copying": (CpuBackend, "stage", raising_always(OUT_OF_MEMORY)),
     "decoding": (CpuBackend, "render", raising_always(OUT_OF_MEMORY)),
     "loading": (DecoderCache, "get", raising_always(OSError("bad disk"))),

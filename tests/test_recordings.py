@@ -135,8 +135,8 @@ def test_i1_slots_are_made_at_the_first_step_and_taken_again_beyond_the_limit(mo
     prove(engine)
     run = recorded_run(limit=Limit(4, 1000))
     made = []
-    make = engine.backend.slot
-    monkeypatch.setattr(engine.backend, "slot", lambda *kind: made.append(make(*kind)) or made[-1])
+    make = engine.backend.slots
+    monkeypatch.setattr(engine.backend, "slots", lambda *kind: made.append(make(*kind)) or made[-1])
     record(engine, run, 1)
     assert len(made) == 4
     for step in range(2, 21):

@@ -164,7 +164,7 @@ class Recording:
             gone = self._shots.make_room(self._capacity)
         self._free += [shot.slot for shot in gone if _fits(shot.slot, shape, dtype)]
         if not self._free:  # what was removed has another size
-            self._free.append(backend.slot(shape, dtype))
+            self._free += backend.slots(1, shape, dtype)
         return self._free[-1]
 
     def _make_slots(
@@ -178,7 +178,8 @@ class Recording:
         self._capacity = min(most, held + (run.total_steps or UNKNOWN_STEPS) + 1)
         self._free = [slot for slot in self._free if _fits(slot, shape, dtype)]
         lacking = self._capacity - held - len(self._free)
-        self._free += [backend.slot(shape, dtype) for _ in range(lacking)]
+        for _ in range(lacking):  # one by one, as they are freed
+            self._free += backend.slots(1, shape, dtype)
 
     def add(self, shot: Shot) -> None:
         """Keep a latent, in the slot that `room` returned."""

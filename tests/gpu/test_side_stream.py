@@ -224,7 +224,7 @@ def test_a_sampler_may_record_graphs_of_its_own(cuda, engine_of, tmp_path, mode,
 def test_nothing_is_staged_into_a_samplers_recording(cuda):
     streams = StreamDevice(cuda)
     backend = SideStreamBackend(streams, streams)
-    slot = backend.slot(torch.Size(SHAPE), torch.float32)
+    (slot,) = backend.slots(1, torch.Size(SHAPE), torch.float32)
     latent = torch.ones(SHAPE, device=cuda)
     stream = torch.cuda.Stream(cuda)
     graph = torch.cuda.CUDAGraph()

@@ -61,8 +61,11 @@ class Backend(Protocol):
     def device(self) -> torch.device:
         """The device on which decoders run."""
 
-    def slot(self, shape: torch.Size, dtype: torch.dtype) -> Slot:
-        """Allocate room for a latent. Called on the sampler's thread, for a first frame only."""
+    def slots(self, count: int, shape: torch.Size, dtype: torch.dtype) -> list[Slot]:
+        """Allocate room for `count` latents. Called on the sampler's thread, for first frames only.
+
+        It is one piece of memory: several could split what the sampler needs as a whole.
+        """
 
     def stage(self, slot: Slot, latent: torch.Tensor) -> bool:
         """Copy `latent` into `slot`, ordered on the current stream. Never waits for a GPU.
@@ -100,7 +103,7 @@ def check(backend: Backend) -> None:
     try:
         # Other devices may only be touched by the sampler's thread.
         latent = values.to(backend.source) if backend.source.type in KINDS else values
-        slot = backend.slot(latent.shape, latent.dtype)
+        (slot,) = backend.slots(1, latent.shape, latent.dtype)
         if not backend.stage(slot, latent):
             return  # something is being recorded on this thread: the first frame will be the test
         (given,), _ = backend.render(slot, lambda staged: (staged + 1,))

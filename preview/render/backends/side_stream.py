@@ -52,8 +52,8 @@ class SideStreamBackend:
             raise BackendError(f"no side stream could be created: {in_a_line(error)}") from error
         self._pinned = PinnedMemory(streams, self._stream)
 
-    def slot(self, shape: torch.Size, dtype: torch.dtype) -> Slot:
-        return self._staging.slot(shape, dtype)
+    def slots(self, count: int, shape: torch.Size, dtype: torch.dtype) -> list[Slot]:
+        return self._staging.slots(count, shape, dtype)
 
     def stage(self, slot: Slot, latent: torch.Tensor) -> bool:
         return self._staging.stage(slot, latent)

@@ -16,10 +16,10 @@ class StreamStaging:
     def __init__(self, streams: StreamDevice) -> None:
         self._streams = streams
 
-    def slot(self, shape: torch.Size, dtype: torch.dtype) -> Slot:
-        latent = torch.empty(shape, dtype=dtype, device=self._streams.device)
+    def slots(self, count: int, shape: torch.Size, dtype: torch.dtype) -> list[Slot]:
+        latents = torch.empty((count, *shape), dtype=dtype, device=self._streams.device)
         try:
-            return Slot(latent, self._streams.event())
+            return [Slot(latent, self._streams.event()) for latent in latents]
         except Exception as error:
             raise BackendError(f"no event could be created: {in_a_line(error)}") from error
 
@@ -49,8 +49,8 @@ class CopyStaging:
     For latents on the CPU, and on devices that only the sampler's thread may touch.
     """
 
-    def slot(self, shape: torch.Size, dtype: torch.dtype) -> Slot:
-        return Slot(torch.empty(shape, dtype=dtype))
+    def slots(self, count: int, shape: torch.Size, dtype: torch.dtype) -> list[Slot]:
+        return [Slot(latent) for latent in torch.empty((count, *shape), dtype=dtype)]
 
     def stage(self, slot: Slot, latent: torch.Tensor) -> bool:
         slot.latent.copy_(latent)
