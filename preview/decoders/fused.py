@@ -36,7 +36,7 @@ CONVOLUTIONS = 1 + STAGES * (3 * BLOCKS + 1) + 3  # without the last one
 UPSAMPLED = tuple((3 * BLOCKS + 1) * stage for stage in range(1, STAGES + 1))
 """The convolutions, counted from 0, that follow an upsampling."""
 
-BAND = 12 << 20
+BAND = 16 << 20
 """Bytes of a layer of which more is made in bands, one after the other, to take less memory."""
 LEAST_ROWS = 128
 """Of a band: neighbouring ones compute some rows twice, 8 or 28 for most pictures."""
@@ -243,23 +243,26 @@ class Plan:
             x, first = first, x
         enter = Enter(x, channels, h * w)
         self._add(loaded.enter, blocks(h * w, loaded.enter.threads), 1, enter)
-        self._convolve(range(split), (h, w), (x, first, second, x))
+        self._convolve(range(split), (h, w), (x, first, x, second))
 
         row = self._width * WIDTH * 2
         most = max(LEAST_ROWS, BAND // row) if doublings else self._height
         rows = blocks(self._height, blocks(self._height, most))
         beyond = CONVOLUTIONS - split
-        band = min(rows + 2 * beyond, self._height) * row if beyond else 0
+        tops = range(0, self._height, rows)
+        ends = [min(top + rows + beyond, self._height) for top in tops]
+        begins = [max(0, top - beyond) for top in tops]
+        band = max(map(int.__sub__, ends, begins)) * row if beyond else 0
         made = max(3 * before, before + 3 * band)
         self.unknown = made + self._height * self._width * 4 * 2
         self.painted = self.unknown + 16
         self.bytes = self.painted + height * width * 3
-        for top in range(0, self._height, rows):
+        half = (self._height // 2, self._width // 2)
+        for top, begin in zip(tops, begins, strict=True):
             bottom = min(top + rows, self._height)
-            row_0 = before - max(0, top - beyond) * row
-            at = row_0, row_0 + band, row_0 + 2 * band
-            half = (self._height // 2, self._width // 2)
-            x = self._convolve(range(split, CONVOLUTIONS), half, (0, *at[::2], at[1]), top, bottom)
+            row_0 = before - begin * row  # where it would be
+            places = (0, *(row_0 + i * band for i in range(3)))
+            x = self._convolve(range(split, CONVOLUTIONS), half, places, top, bottom)
             leave = Leave(
                 x, made, *self._weights[2:], self._height, self._width, doublings,
                 Rows(top, bottom), channels,
@@ -273,17 +276,18 @@ class Plan:
         self,
         numbers: range,
         size: tuple[int, int],
-        places: tuple[int, int, int, int],
+        places: Sequence[int],
         top: int = 0,
         bottom: int = WHOLE,
     ) -> int:
         """Add convolutions, and return where their result is; at first, `size` is height and width.
 
-        `places` are the first one's source, two places for layers, and one that is free later. Of
-        the result, those rows are right that the last convolution needs for `top` to `bottom`.
+        `places` are the first one's source and three for layers, of which the second may be the
+        source's. Of the result, those rows are right that the last convolution needs for `top` to
+        `bottom`.
         """
         h, w = size
-        x, first, second, spare = places
+        x, first, spare, second = places
         for i in numbers:
             up = i in self._enlarged
             if up:
