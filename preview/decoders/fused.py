@@ -15,6 +15,7 @@ import threading
 from collections.abc import Hashable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -236,39 +237,37 @@ class Plan:
         self._weights = [each.data_ptr() for each in weights]
         self._enlarged = UPSAMPLED[:doublings]
 
+        # Whole layers, up to the last enlargement.
         split = UPSAMPLED[doublings - 1] if doublings else CONVOLUTIONS
-        before = (self._height * self._width * WIDTH * 2) >> (2 if doublings else 0)
-        x, first, second = 0, before, 2 * before
+        whole = (self._height * self._width * WIDTH * 2) >> (2 if doublings else 0)  # bytes
+        x, first = 0, whole
         if sum(i < split for i in (0, *UPSAMPLED)) % 2:  # so that the result is at 0
             x, first = first, x
         enter = Enter(x, channels, h * w)
         self._add(loaded.enter, blocks(h * w, loaded.enter.threads), 1, enter)
-        self._convolve(range(split), (h, w), (x, first, x, second))
+        self._convolve(range(split), (h, w), (x, first, x, 2 * whole))
 
+        # Then bands of them. Their three places follow that result.
         row = self._width * WIDTH * 2
-        most = max(LEAST_ROWS, BAND // row) if doublings else self._height
-        rows = blocks(self._height, blocks(self._height, most))
-        beyond = CONVOLUTIONS - split
-        tops = range(0, self._height, rows)
-        ends = [min(top + rows + beyond, self._height) for top in tops]
-        begins = [max(0, top - beyond) for top in tops]
-        band = max(map(int.__sub__, ends, begins)) * row if beyond else 0
-        made = max(3 * before, before + 3 * band)
+        limit = max(LEAST_ROWS, BAND // row) if doublings else self._height
+        bands = bands_of(self._height, limit, CONVOLUTIONS - split)
+        place = max(band.end - band.begin for band in bands) * row if doublings else 0
+        made = max(3 * whole, whole + 3 * place)
         self.unknown = made + self._height * self._width * 4 * 2
         self.painted = self.unknown + 16
         self.bytes = self.painted + height * width * 3
         half = (self._height // 2, self._width // 2)
-        for top, begin in zip(tops, begins, strict=True):
-            bottom = min(top + rows, self._height)
-            row_0 = before - begin * row  # where it would be
-            places = (0, *(row_0 + i * band for i in range(3)))
-            x = self._convolve(range(split, CONVOLUTIONS), half, places, top, bottom)
+        for band in bands:
+            rows = Rows(band.top, band.bottom)
+            row_0 = whole - band.begin * row  # where it would be in the first place
+            places = (0, row_0, row_0 + place, row_0 + 2 * place)
+            x = self._convolve(range(split, CONVOLUTIONS), half, places, band.top, band.bottom)
             leave = Leave(
-                x, made, *self._weights[2:], self._height, self._width, doublings,
-                Rows(top, bottom), channels,
+                x, made, *self._weights[2:], self._height, self._width, doublings, rows, channels
             )  # fmt: skip
-            down = blocks(bottom - top, 8)
+            down = blocks(band.bottom - band.top, 8)
             self._add(loaded.leave, blocks(self._width, ACROSS), down, leave)
+
         finish = Finish(made, self._height, self._width, height, width)
         self._add(loaded.finish, blocks(width, loaded.finish.threads), height, finish)
 
@@ -318,6 +317,24 @@ class Plan:
 
     def _add(self, kernel: Kernel, across: int, down: int, work: ctypes.Structure) -> None:
         self.launches.add(kernel, across, down, work, self.places)
+
+
+class Band(NamedTuple):
+    """Rows of a picture, and those that the first of its convolutions has to give for them."""
+
+    top: int
+    bottom: int
+    begin: int
+    end: int
+
+
+def bands_of(height: int, limit: int, beyond: int) -> list[Band]:
+    """The bands of a picture, of similar heights up to `limit`, with `beyond` convolutions each."""
+    rows = blocks(height, blocks(height, limit))
+    return [
+        Band(top, min(top + rows, height), max(0, top - beyond), min(top + rows + beyond, height))
+        for top in range(0, height, rows)
+    ]
 
 
 class FusedTaesd:
