@@ -50,16 +50,20 @@ def test_the_structures_are_as_large_as_in_c():
         assert fused.ctypes.sizeof(getattr(fused, name)) == size
 
 
+@pytest.fixture(scope="module")
+def layers():
+    return natural_layers(4)
+
+
 @pytest.mark.parametrize("size", [(8, 8), (7, 5), (5, 3), (1, 1), (13, 2)])
 @pytest.mark.parametrize("skipped", [0, 1, 2, 3])
 @pytest.mark.parametrize("band", [1, 1 << 15, 1 << 30])
 @torch.inference_mode()
-def test_i12_bands_of_rows_are_the_whole_picture(monkeypatch, size, skipped, band):
+def test_i12_bands_of_rows_are_the_whole_picture(monkeypatch, layers, size, skipped, band):
     monkeypatch.setattr(fused, "BAND", band)
     monkeypatch.setattr(fused, "LEAST_ROWS", 5)
     monkeypatch.setattr(fused, "Launches", Launches)
     latent = torch.randn(1, 4, *size)
-    layers = natural_layers(4)
     expected = Forced(layers, skipped)(latent, 0)
     plan = fused.Plan(loaded(132), WEIGHTS, latent.shape, (512, 512), skipped)
     calls = plan.launches.calls

