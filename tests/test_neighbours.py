@@ -175,9 +175,10 @@ def test_i10_who_suppresses_previews_is_said_with_the_switch(
         assert all_told(pack)
     assert client.frames == []
     assert pack.status()["provider"]["in_charge"] == "neighbours"
-    none = [e["data"] for e in client.events if e["data"].get("state") == "none"]
+    assert wait_until(lambda: client.run_states == ["start", "none", "end"])
+    [none] = [told for told in client.told_of_runs if told["state"] == "none"]
     where = {"node_id": "5", "title": "Preview Override", "option": "suppress_preview"}
-    assert [(e["why"], e["who"], e["where"]) for e in none] == [("suppressed", "neighbours", where)]
+    assert (none["why"], none["who"], none["where"]) == ("suppressed", "neighbours", where)
     sampled(stage, pack)
     assert got(client) == OURS
     assert pack.status()["provider"]["in_charge"] == OWN
