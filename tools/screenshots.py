@@ -1,7 +1,7 @@
 """Pictures for the README and the docs, from real runs: `python -m tools.screenshots [NAME...]`.
 
 Runs in the tests' environment, which has Playwright; writes docs/images/panel-*.webp,
-watch-page.webp, node.png and settings.png.
+watch-page.webp, node.png and settings.png, and the picture of the node's help page.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 IMAGES = REPO / "docs" / "images"
+HELP = REPO / "web" / "docs" / "SideStreamPreview" / "panel.jpg"
 WIDE = {"width": 1280, "height": 800}
 VUE = {"Comfy.VueNodes.Enabled": True}
 
@@ -37,6 +38,8 @@ def main(names: Sequence[str]) -> int:
         for name in names or SHOTS:
             say(f"docs/images/{name}.png")
             SHOTS[name](chromium, url, IMAGES / f"{name}.png")
+            if name == "panel-live":
+                _as_help(IMAGES / f"{name}.png")
             if name.startswith(("panel", "watch")):
                 _as_webp(IMAGES / f"{name}.png")
     return 0
@@ -49,6 +52,16 @@ def _as_webp(path: Path) -> None:
     with Image.open(path) as picture:
         picture.convert("RGB").save(path.with_suffix(".webp"), quality=90, method=6)
     path.unlink()
+
+
+def _as_help(path: Path) -> None:
+    """Make the help page's picture of it, of the width at which ComfyUI shows help."""
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        width = 800
+        size = (width, picture.height * width // picture.width)
+        picture.convert("RGB").resize(size, Image.Resampling.LANCZOS).save(HELP, quality=90)
 
 
 @contextmanager
