@@ -24,7 +24,7 @@ from .settings import DEFAULTS, FIELDS, PRESETS, SettingError
 
 log = logging.getLogger(__name__)
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 
 
 class Pack:

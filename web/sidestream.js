@@ -187,7 +187,7 @@ app.registerExtension({
     },
     {
       id: "SideStream.PopOut",
-      label: "Live Preview in a window of its own",
+      label: "Open Live Preview in a separate window",
       icon: "pi pi-external-link",
       function: popOut,
     },

@@ -97,6 +97,14 @@ def test_no_text_is_english_by_accident(language: str) -> None:
         assert {path: text for path, text in translated.items() if re.search(foreign, text)} == {}
 
 
+@pytest.mark.parametrize("language", ["en", *LANGUAGES])
+def test_a_setting_that_a_text_names_is_named_as_on_the_node(language: str) -> None:
+    share = texts(language, "nodeDefs")["SideStreamPreview.inputs.budget.name"]
+    main = texts(language, "main")
+    for text in ("notices.slow", "stats.shareTooltip"):
+        assert share in main[f"sideStream.{text}"]
+
+
 def test_words_that_are_the_same_in_english_are_still_in_use() -> None:
     for language, same in SAME_AS_ENGLISH.items():
         everything = {text for name in FILES for text in texts(language, name).values()}

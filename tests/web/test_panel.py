@@ -499,7 +499,7 @@ def test_a_decoder_that_is_too_slow_is_said_with_what_to_set(panel: PanelPage) -
     tell(panel, "sidestream.run", run="r", prompt_id="p", node_id="10", state="start", slow=slow)
     panel.wait("() => document.querySelector('.ss-notice').innerText.includes('taesd takes 1250 ms')")
     expect(part(panel, ".ss-notice")).to_contain_text("one every 25 s")
-    expect(part(panel, ".ss-notice")).to_contain_text("Raise the budget")
+    expect(part(panel, ".ss-notice")).to_contain_text("Raise “At most this share of the GPU”")
 
 
 @on_the_oldest_and_the_newest
