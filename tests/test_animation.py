@@ -306,6 +306,46 @@ def test_i6_an_animation_that_fails_costs_the_animations_and_one_line(caplog):
     engine.close()
 
 
+@pytest.mark.parametrize("pause", [0.0, 60.0])
+def test_i6_animations_are_made_again_after_memory_was_short(monkeypatch, caplog, pause):
+    """After a pause, and in any case of the last step."""
+    monkeypatch.setattr(animation_module, "FIRST_PAUSE", pause)
+    sink, book = FakeSink(), a_book()
+    engine = an_engine(sink)
+
+    def fails():
+        raise torch.cuda.OutOfMemoryError("full")
+
+    run = start_run(book, FakeSource(FlatVideoDecoder(before=AtCall(3, fails))))
+    with caplog.at_level(logging.WARNING):
+        for step in (1, 2, 3, 4, 20):
+            capture(engine, run, step)
+            assert wait_until(lambda: run.open_frames == 0)
+            assert wait_until(lambda: not engine._animator.busy)
+    assert not run.animation_failed
+    made = [frame.label.step for frame in animations(sink)]
+    assert made == [20] if pause else made[0] == 2
+    assert made[-1] == 20
+    assert [frame.label.step for frame in stills(sink)] == [1, 2, 3, 4, 20]
+    assert [r.getMessage() for r in caplog.records] == [
+        "[SideStream] Animated previews failed (OutOfMemoryError: full);"
+        " this run continues with stills and retries them later."
+    ]
+    assert engine._animator._pause is None  # the next one would be short again
+    engine.close()
+
+
+def test_i6_pauses_grow_as_long_as_memory_is_short():
+    sink, book = FakeSink(), a_book()
+    engine = an_engine(sink)
+    run, seen = start_run(book, FakeSource(FlatVideoDecoder())), []
+    for _ in range(8):
+        engine._animator._give_up(run, torch.cuda.OutOfMemoryError("full"))
+        seen.append(engine._animator._pause.seconds)
+    assert seen == [1, 2, 4, 8, 16, 32, 60, 60]
+    engine.close()
+
+
 def test_a_method_that_changes_during_a_still_costs_no_animations(caplog):
     sink = FakeSink()
     engine = an_engine(sink)
@@ -340,10 +380,11 @@ def test_a_finished_animation_waits_for_its_socket():
     engine.close()
 
 
-@pytest.mark.parametrize("idle", [True, False])
+@pytest.mark.parametrize("picture", [None, (1, 4, 8, 8), (1, 4, 1, 8, 8)])
 def test_i11_a_worker_that_is_idle_or_shows_pictures_keeps_nothing_of_an_animation(
-    monkeypatch, idle
+    monkeypatch, picture
 ):
+    idle = picture is None
     monkeypatch.setattr(engine_module, "IDLE_SECONDS", 0.05 if idle else 60)
     sink, book = FakeSink(), a_book()
     engine = an_engine(sink)
@@ -360,7 +401,8 @@ def test_i11_a_worker_that_is_idle_or_shows_pictures_keeps_nothing_of_an_animati
     assert wait_until(lambda: len(animations(sink)) == 1)
     run.end()
     if not idle:
-        capture(engine, start_run(book, FakeSource()), 1, torch.rand(1, 4, 8, 8))
+        another = FakeSource(FlatVideoDecoder())
+        capture(engine, start_run(book, another), 1, torch.rand(*picture))
     assert wait_until(lambda: gc.collect() >= 0 and decoders[0]() is None)
     assert not idle or not engine._station.slots._free
     engine.close()

@@ -16,7 +16,9 @@ from sidestream.preview.render.backends import BackendError, backends_for, decod
 from sidestream.preview.render.backends.base import check
 from sidestream.preview.render.backends.cpu import CpuBackend
 from sidestream.preview.render.backends.host_copy import HostCopyBackend
+from sidestream.preview.render.backends.pinned import PinnedMemory
 from sidestream.preview.render.backends.side_stream import SideStreamBackend
+from sidestream.preview.render.backends.staging import StreamStaging
 from sidestream.preview.render.engines import Engines
 from sidestream.preview.render.worker import Engine
 from sidestream.tests.helpers import (
@@ -146,6 +148,48 @@ def test_i6_the_next_backend_takes_over(caplog):
     [line] = [record.getMessage() for record in caplog.records]
     assert "do not work here: no luck. Falling back to CPU." in line
     engine.close()
+
+
+# Memory
+
+
+def test_i4_the_first_copy_into_a_slot_waits_for_the_stream_on_which_it_was_made():
+    """That stream may still have to read or write what lay there before."""
+
+    class Stream(FakeDevice):
+        def wait_event(self, event):
+            self.did("wait")
+
+    made_on, device = Stream(), FakeDevice()
+    device.current_stream = lambda: made_on
+    staging = StreamStaging(device)
+    first, second = staging.slots(2, torch.Size((1, 4, 2, 2)), torch.float32)
+    staging.stage(first, torch.zeros(1, 4, 2, 2))
+    assert "wait" not in made_on.calls
+    other = Stream()
+    device.current_stream = lambda: other
+    staging.stage(second, torch.zeros(1, 4, 2, 2))
+    assert other.calls == ["wait"]
+
+
+def test_slots_made_while_the_sampler_records_have_no_events_in_its_graph():
+    device = FakeDevice()
+    device.is_recording = lambda: True
+    StreamStaging(device).slots(2, torch.Size((1, 4, 2, 2)), torch.float32)
+    assert device.calls == ["event", "event"]
+
+
+def test_i6_memory_that_could_not_be_pinned_is_tried_again_after_a_rest(caplog):
+    device = FakeDevice("pinned", lambda nth: nth <= 2)
+    memory = PinnedMemory(device)
+    for _ in range(3):
+        assert memory.get(torch.Size((2,)), torch.uint8) is None
+    assert device.calls == ["pinned"]
+    memory.release()
+    assert memory.get(torch.Size((2,)), torch.uint8) is None
+    memory.release()
+    assert memory.get(torch.Size((2,)), torch.uint8) is not None
+    assert len(caplog.records) == 1
 
 
 # When time starts

@@ -401,6 +401,30 @@ def test_i7_the_last_frame_of_a_run_waits_beside_the_next_runs():
     mailbox.close()
 
 
+def test_i7_the_last_frame_of_a_run_goes_before_others_that_wait():
+    """Also where every step is wanted, and so others wait beside the newest one."""
+    book, mailbox = a_book(), Mailbox()
+    first, second, third = (start_run(book, FakeSource()) for _ in range(3))
+    dropped = []
+
+    def put(run, step, total):
+        run.at(step, total)
+        replaced = mailbox.put(pictured(run))
+        if replaced is not None:
+            dropped.append((replaced.label.run, replaced.label.step))
+
+    put(first, 1, 1)
+    first.end()
+    for step in (1, 2, 3):
+        put(second, step, 3)
+    second.end()
+    put(third, 1, 1)
+    waiting = [(frame.label.run, frame.label.step) for frame in mailbox.waiting]
+    assert waiting == [(first, 1), (second, 3), (third, 1)]
+    assert dropped == [(second, 2), (second, 1)]
+    mailbox.close()
+
+
 def test_i7_what_was_interrupted_does_not_wait_beside_the_next_run():
     book, mailbox = a_book(), Mailbox()
     first, second = (start_run(book, FakeSource()) for _ in range(2))

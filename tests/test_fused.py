@@ -9,7 +9,7 @@ import torch
 from sidestream.preview.decoders import fused, nvrtc
 from sidestream.preview.decoders.convolution import can_fuse
 from sidestream.preview.decoders.fused import FusedTaesd, UnsuitableError
-from sidestream.preview.decoders.nvrtc import KernelError
+from sidestream.preview.decoders.nvrtc import KernelError, NoMemoryError
 from sidestream.preview.decoders.taesd import Taesd, TaesdSource, decoder_layers
 from sidestream.tests.helpers import CPU, wait_until
 from sidestream.tests.launches import WEIGHTS, Launches, Player, loaded
@@ -180,6 +180,107 @@ def test_i6_without_nvrtc_it_says_so_once_and_gives_up(monkeypatch, caplog):
         " decodes instead, which takes more of the sampler's time."
     ]
     assert kernels.given_up
+
+
+class OnAGpu:
+    """Passes for a latent in half precision on a GPU."""
+
+    dtype, device = torch.float16, torch.device("cuda", 0)
+
+
+@pytest.fixture
+def ready(monkeypatch):
+    """A decoder whose kernels are compiled."""
+    kernels = object.__new__(fused.Kernels)
+    kernels.given_up = False
+    monkeypatch.setattr(fused.Kernels, "compiled", lambda self: True)
+    monkeypatch.setattr(fused, "kernels_on", lambda index: kernels)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    return fused.WhenReady(natural_layers(4).half()), kernels
+
+
+@pytest.mark.parametrize(
+    "error", [NoMemoryError("cuModuleLoadData"), torch.cuda.OutOfMemoryError("no memory")]
+)
+def test_i6_kernels_that_found_no_memory_are_tried_again(ready, monkeypatch, caplog, error):
+    decoder, kernels = ready
+
+    def full(*about):
+        raise error
+
+    monkeypatch.setattr(FusedTaesd, "of", full)
+    assert decoder.to_picture(OnAGpu, 64, 64, 0) is None
+    monkeypatch.setattr(FusedTaesd, "of", lambda *about: lambda *latent: "a picture")
+    assert decoder.to_picture(OnAGpu, 64, 64, 0) == "a picture"
+    assert not kernels.given_up
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("code", [2, 700])
+def test_only_a_lack_of_memory_passes(monkeypatch, code):
+    class Driver:
+        @staticmethod
+        def cuModuleLoadData(*about):
+            return code
+
+        cuLaunchKernel = cuModuleLoadData
+
+    monkeypatch.setattr(nvrtc, "driver", lambda holding=True: Driver)
+    monkeypatch.setattr(nvrtc, "error_name", lambda code: f"error {code}")
+    launches = nvrtc.Launches()
+    launches._calls.append(())
+    for attempt in (lambda: nvrtc.call("cuModuleLoadData"), launches):
+        with pytest.raises(KernelError, match=f"failed with error {code}") as raised:
+            attempt()
+        assert isinstance(raised.value, NoMemoryError) == (code == 2)
+
+
+def test_a_latent_that_the_kernels_do_not_know_costs_no_others(ready, monkeypatch):
+    def kernels(latent, *size):
+        if latent is not OnAGpu:
+            raise UnsuitableError("another number of channels")
+        return "a picture"
+
+    class Another(OnAGpu):
+        pass
+
+    decoder, _ = ready
+    monkeypatch.setattr(FusedTaesd, "of", lambda *about: kernels)
+    found = [decoder.to_picture(latent, 64, 64, 0) for latent in (OnAGpu, Another, OnAGpu)]
+    assert found == ["a picture", None, "a picture"]
+
+
+def test_layers_that_the_kernels_do_not_know_are_tried_once(ready, monkeypatch):
+    decoder, _ = ready
+    tries = []
+
+    def of(*about):
+        tries.append(about)
+        raise UnsuitableError("an older GPU")
+
+    monkeypatch.setattr(FusedTaesd, "of", of)
+    assert [decoder.to_picture(OnAGpu, 64, 64, 0) for _ in range(3)] == [None] * 3
+    assert len(tries) == 1
+
+
+def test_i6_convolutions_that_found_no_memory_are_tried_again(monkeypatch):
+    outcomes = iter([torch.cuda.OutOfMemoryError("full"), RuntimeError("not supported")])
+
+    def convolution(*about):
+        raise next(outcomes)
+
+    zeros = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *shape, **about: zeros(*shape))
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.backends.cudnn, "enabled", True)
+    monkeypatch.setattr(torch, "cudnn_convolution_relu", convolution)
+    can_fuse.cache_clear()
+    try:
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            can_fuse(torch.device("cuda", 0), torch.float16)
+        assert [can_fuse(torch.device("cuda", 0), torch.float16) for _ in range(2)] == [False] * 2
+    finally:
+        can_fuse.cache_clear()
 
 
 @pytest.mark.parametrize(

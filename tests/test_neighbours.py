@@ -184,6 +184,23 @@ def test_i10_who_suppresses_previews_is_said_with_the_switch(
     assert pack.status()["provider"]["in_charge"] == OWN
 
 
+def test_i6_a_switch_that_cannot_be_looked_for_costs_the_word_not_the_sampling(
+    stage, client, told, meet, monkeypatch
+):
+    pack, nodes = meet.make_pack(), stage.comfy.nodes
+    neighbour = meet.load(neighbours.Suppresses)
+    monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, "Override", type(neighbour))
+    monkeypatch.setattr(type(neighbour), "__module__", "neighbours")
+    model = neighbour.model(with_settings(stage.demo_model()))
+    with node(stage):
+        graph = stage.comfy("comfy_execution.progress").get_progress_state().dynprompt
+        graph.original_prompt["5"] = {"class_type": "Override", "inputs": None}
+        assert stage.sample(model, steps=STEPS).isfinite().all()
+        assert all_told(pack)
+    sampled(stage, pack)
+    assert got(client) == OURS
+
+
 def test_i10_who_takes_previewers_apart_leaves_those_that_comfyui_has_not(
     stage, client, told, meet, latent_preview
 ):

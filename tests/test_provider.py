@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sidestream.preview.capture.runs import Run
 from sidestream.tests.helpers import wait_until
 from sidestream.tests.pictures import decoded, psnr
 from sidestream.tests.stage import (
@@ -127,6 +128,27 @@ def test_packs_that_call_get_previewer_themselves_have_previews(
     assert client.steps == [1, 2, 3, 4]
     # The number of steps is what the node's progress says, from its first report on.
     assert [frame.sidestream["total_steps"] for frame in client.frames[1:]] == [4] * 3
+
+
+def test_i5_a_callback_for_many_samplings_keeps_the_newest_run_alone(
+    stage, pack, client, told, latent_preview
+):
+    before = set(map(id, all_runs()))
+    model = with_settings(stage.demo_model())
+    with stage.node():
+        callback = latent_preview.prepare_callback(model, 1)
+        for _ in range(20):
+            callback(0, torch.randn(1, 4, SIZE, SIZE), None, 1)
+            [run] = pack._runs._active.values()
+            run.end()
+            del run
+            assert all_told(pack)
+    assert wait_until(lambda: len([run for run in all_runs() if id(run) not in before]) == 1)
+
+
+def all_runs() -> list[Run]:
+    gc.collect()
+    return [thing for thing in gc.get_objects() if type(thing) is Run]
 
 
 def test_packs_that_decode_by_themselves_get_comfyuis_picture(stage, pack, told, latent_preview):

@@ -149,6 +149,29 @@ def test_i1_slots_are_made_at_the_first_step_and_taken_again_beyond_the_limit(mo
     engine.close()
 
 
+def test_i4_slots_that_are_too_many_for_the_device_are_given_back(monkeypatch):
+    engine = an_engine(FakeSink())
+    prove(engine)
+    run, left = recorded_run(), 12
+    make = engine.backend.slots
+
+    def slots(count, *kind):
+        nonlocal left
+        if left == 0:
+            raise torch.cuda.OutOfMemoryError("full")
+        left -= 1
+        return make(count, *kind)
+
+    monkeypatch.setattr(engine.backend, "slots", slots)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        record(engine, run, 1)
+    assert run.recording._free == []
+    left = 100  # for a node that samples again
+    record(engine, run, 2)
+    assert [kept.step for kept in frames_of(run.recording, MANY, nobody).kept] == [2]
+    engine.close()
+
+
 def test_of_a_video_the_last_latent_alone_is_kept_and_played(monkeypatch):
     engine = an_engine(FakeSink())
     run = recorded_run(FakeSource(FlatDecoder(), "no video"), FakeSource(FlatVideoDecoder()))

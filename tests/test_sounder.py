@@ -10,6 +10,7 @@ import wave
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -210,6 +211,31 @@ def test_i6_a_sound_that_fails_costs_sounds_alone(engine, sink, caplog, error, w
     assert wait_until(lambda: sink.frames)
     run.end()
     assert wait_until(lambda: run.open_frames == 0)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_i4_a_callback_that_asks_twice_in_a_step_takes_no_slot_away(
+    comfy, engine, sink, times
+):
+    from sidestream.preview.capture.previewer import Previewer
+
+    run = start_run(a_book(), FakeSource(), sound=FakeSoundSource(), throttle_ms=60000)
+    engines = SimpleNamespace(of=lambda *about: engine)
+    previewer = Previewer(lambda: run, engines, sink, lambda: None, is_sound=True)
+
+    def callback(step, x0, x, total_steps):
+        for _ in range(times):
+            previewer.decode_latent_to_preview_image("JPEG", x0)
+
+    tracked = previewer.with_step_tracking(callback, lambda run, asked: None)
+    for step in range(20):
+        tracked(step, torch.rand(1, 4, 8, 8), None, 20)
+        assert wait_until(lambda: not engine._sounder.busy)
+    run.end()
+    [free] = engine._station.sound_slots._free.values()
+    assert len(free) == SLOTS
+    assert len(sink.sounds) > 2
+    assert not run.aborted
 
 
 def test_i7_nothing_is_heard_of_a_run_that_was_interrupted(engine, sink):

@@ -68,6 +68,7 @@ class Previewer:
         """Whether the engine keeps the current step for a recording."""
         self._engine: Engine | None = None
         self._engine_for: tuple[torch.device, str] | None = None
+        self._ends: weakref.finalize[[], Previewer] | None = None
         self.run = self._started()
         if device is not None and self.run.chain.wanted:
             # So that the worker tests its device during the sampler's first step.
@@ -77,7 +78,10 @@ class Previewer:
     def _started(self) -> Run:
         run = self._start()
         # For samplings that never report completion: packs with callbacks of their own.
-        weakref.finalize(self, run.end).atexit = False
+        if self._ends is not None:
+            self._ends.detach()  # the last run, which has ended
+        self._ends = weakref.finalize(self, run.end)
+        self._ends.atexit = False
         return run
 
     def decode_latent_to_preview_image(self, preview_format: str, x0: torch.Tensor) -> None:
@@ -152,7 +156,8 @@ class Previewer:
                 result = callback(step, x0, x, total_steps)
                 if self._is_latent and self._asked is not before:
                     before = self._asked
-                    asks(run, before)
+                    with contextlib.suppress(Exception):  # it reads other packs' nodes
+                        asks(run, before)
             except BaseException:
                 run.abort()
                 raise
@@ -312,6 +317,8 @@ class Previewer:
             self._keep(engine, frame)
 
     def _capture_sound(self, x0: Any) -> None:
+        if self._captured_sound is not None:
+            return  # a callback asks twice
         run = self.run
         if getattr(self._whole, "is_nested", False):
             x0 = self._whole

@@ -34,7 +34,10 @@ TRIED = 64  # channels, the width of most convolutions
 
 @functools.cache
 def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether cuDNN's fused convolutions work, tried once on a small input."""
+    """Whether cuDNN's fused convolutions work, tried once on a small input.
+
+    Raises torch's OutOfMemoryError, and is then tried again.
+    """
     if device.type != "cuda" or torch.version.cuda is None or dtype == torch.float32:
         return False
     if not torch.backends.cudnn.enabled:  # switched off, as where it does not work
@@ -50,6 +53,8 @@ def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
             bias,
             *GEOMETRY,
         )
+    except torch.cuda.OutOfMemoryError:
+        raise  # which says nothing about cuDNN
     except RuntimeError:
         return False
     return True

@@ -476,11 +476,11 @@ class WhenReady:
                 self._fused = FusedTaesd.of(self._layers, latent.device)
             return self._fused(latent, width, height, skipped)
         except UnsuitableError:
-            self._unsuitable = True
+            self._unsuitable = self._fused is None  # otherwise it is only this latent
+        except (nvrtc.NoMemoryError, torch.cuda.OutOfMemoryError):
+            pass
         except KernelError as error:
             kernels.give_up(error)
-        except torch.cuda.OutOfMemoryError:
-            pass
         return None
 
     def rest(self) -> None:

@@ -19,10 +19,15 @@ WINDOWS = sys.platform == "win32"
 
 NOT_READY = 600  # CUDA_ERROR_NOT_READY: work is in progress, which is not an error
 PREFERRED_SHARED_MEMORY_CARVEOUT = 9  # CU_FUNC_ATTRIBUTE_...
+OUT_OF_MEMORY = 2  # CUDA_ERROR_...
 
 
 class KernelError(Exception):
     """Kernels cannot be compiled, loaded or launched here. The message says why."""
+
+
+class NoMemoryError(KernelError):
+    """The device has no memory for them at the moment."""
 
 
 def library_name(cuda: str) -> str:
@@ -136,7 +141,13 @@ def call(name: str, *arguments: object, holding: bool = True) -> None:
     """Call the driver's function `name`, holding the GIL or not. Raises KernelError."""
     code = getattr(driver(holding), name)(*arguments)
     if code != 0:
-        raise KernelError(f"{name} failed with {error_name(code)}")
+        raise failure(name, code)
+
+
+def failure(name: str, code: int) -> KernelError:
+    """The error for a `code` of the driver's function `name`."""
+    kind = NoMemoryError if code == OUT_OF_MEMORY else KernelError
+    return kind(f"{name} failed with {error_name(code)}")
 
 
 class Kernel:
@@ -178,7 +189,7 @@ class Launches:
         for arguments in self._calls:
             code = launch(*arguments)
             if code != 0:
-                raise KernelError(f"cuLaunchKernel failed with {error_name(code)}")
+                raise failure("cuLaunchKernel", code)
 
 
 class Context:

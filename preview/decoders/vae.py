@@ -50,6 +50,11 @@ class NotEnoughMemory(DecoderError):
         )
 
 
+def is_short_of_memory(error: Exception) -> bool:
+    """Whether `error` says that a device has too little memory at the moment."""
+    return isinstance(error, (NotEnoughMemory, torch.cuda.OutOfMemoryError))
+
+
 class Memory(NamedTuple):
     """The state of a device's memory."""
 

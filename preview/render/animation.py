@@ -14,12 +14,14 @@ import torch
 from .. import records
 from ..decoders.cache import DecoderCache
 from ..decoders.protocols import Decoder, Source, VideoDecoder
+from ..decoders.vae import is_short_of_memory
 from ..deliver import encode
 from ..deliver.webp import LONGEST, animated_webp
 from ..plain import in_a_line
 from ..records import Encoded, Picture
 from .backends import Backend, BackendError
 from .budget import Budget
+from .chain import FIRST_PAUSE, LONGEST_PAUSE, Pause
 from .job import RenderJob, StreamingRenderJob, shown_size
 from .protocols import Run, Sink
 from .quicker import SMALLER
@@ -176,6 +178,10 @@ class Animator:
         self._rests_until = float("-inf")
         self._newest = 0
         """The number of the run whose animation was sent last."""
+        self._pause: Pause | None = None
+        """Until there may be memory again; None once an animation was sent."""
+        self._complained_of = 0
+        """The number of the run whose lack of memory was logged last."""
 
     @property
     def busy(self) -> bool:
@@ -193,7 +199,7 @@ class Animator:
         If so, the slot of `snapshot` is taken over.
         """
         run, latent = snapshot.run, snapshot.lease.slot.latent
-        if latent.ndim != 5:
+        if not (latent.ndim == 5 and is_played(run, latent, still.label.images)):
             self._streaming = self._streaming_for = None  # `forget` comes only when idle
         if not moves(still, decoder, latent) or run.animation_failed:
             return
@@ -217,8 +223,10 @@ class Animator:
         """Whether there is time for another one; always for a run's last one, and for its first."""
         if is_last:
             return True
-        is_first = run.number != self._newest
-        return self._animation is None and (is_first or records.now() >= self._rests_until)
+        now, is_first = records.now(), run.number != self._newest
+        if self._pause is not None and now < self._pause.until:
+            return False
+        return self._animation is None and (is_first or now >= self._rests_until)
 
     def patience(self) -> float:
         """Seconds to wait for a still before continuing with the animation; 0 for none."""
@@ -248,11 +256,19 @@ class Animator:
         return True
 
     def _give_up(self, run: Run, error: Exception) -> None:
-        log.warning(
-            "[SideStream] Animated previews failed (%s); this run continues with stills.",
-            in_a_line(error),
-        )
-        run.animation_failed = True
+        passes = is_short_of_memory(error)
+        if not (passes and run.number == self._complained_of):
+            log.warning(
+                "[SideStream] Animated previews failed (%s); this run continues with stills%s.",
+                in_a_line(error),
+                " and retries them later" if passes else "",
+            )
+        if passes:
+            self._complained_of = run.number
+            before = self._pause
+            seconds = FIRST_PAUSE if before is None else min(2 * before.seconds, LONGEST_PAUSE)
+            self._pause = Pause(records.now() + seconds, seconds)
+        run.animation_failed = not passes
         self.forget()
 
     def forget(self) -> None:
@@ -384,7 +400,7 @@ class Animator:
             animation=(len(animation.pictures), sum(animation.durations)),
         )
         self._rests_until = records.now() + animation.encode_seconds / ENCODING_SHARE
-        self._newest = animation.run.number
+        self._newest, self._pause = animation.run.number, None
         try:
             self._sink.send(Encoded(label, info, image, encode.TYPES["webp"]))
         except BaseException:

@@ -24,7 +24,7 @@ LONGEST_PAUSE = 60.0
 
 @dataclass(slots=True)
 class Pause:
-    """A decoder is not used for a while."""
+    """Something that failed is not tried for a while."""
 
     until: float
     seconds: float

@@ -84,7 +84,7 @@ class Mailbox:
                 label, before = frame.label, replaced.label
                 if before.run is not label.run and ends_well_before(before, label):
                     self._kept.append(replaced)
-                    replaced = self._kept.popleft() if len(self._kept) > KEPT else None
+                    replaced = self._surplus()
                 elif before.step == 0 and len(self._kept) < KEPT:
                     self._kept.append(replaced)  # there is no other chance to show it
                     replaced = None
@@ -97,6 +97,16 @@ class Mailbox:
                     self._newest = labelled(frame, label._replace(held=False))
         self._wake()
         return replaced
+
+    def _surplus(self) -> Frame | None:
+        """Remove one of too many kept frames: rather one that is not its run's last."""
+        if len(self._kept) <= KEPT:
+            return None
+        runs = [frame.label.run for frame in self._kept]
+        followed = (i for i, run in enumerate(runs) if run in runs[i + 1 :])
+        gone = self._kept[next(followed, 0)]
+        self._kept.remove(gone)
+        return gone
 
     def take(self, wanted: Callable[[Frame], bool], timeout: float) -> Frame | None:
         """Wait up to `timeout` seconds, or until `interrupt`, for a frame for which `wanted` holds.

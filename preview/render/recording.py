@@ -173,13 +173,17 @@ class Recording:
         kind = (run.number, shape, dtype)
         if kind == self._kind:
             return
-        self._kind = kind
         held = len(self._shots.items)
         self._capacity = min(most, held + (run.total_steps or UNKNOWN_STEPS) + 1)
         self._free = [slot for slot in self._free if _fits(slot, shape, dtype)]
         lacking = self._capacity - held - len(self._free)
-        for _ in range(lacking):  # one by one, as they are freed
-            self._free += backend.slots(1, shape, dtype)
+        try:
+            for _ in range(lacking):  # one by one, as they are freed
+                self._free += backend.slots(1, shape, dtype)
+        except Exception:
+            self._free = []  # the sampler may need that memory
+            raise
+        self._kind = kind
 
     def add(self, shot: Shot) -> None:
         """Keep a latent, in the slot that `room` returned."""

@@ -20,7 +20,7 @@ import torch
 from .. import records
 from ..decoders.cache import DecoderCache
 from ..decoders.sound import SoundDecoder
-from ..decoders.vae import NotEnoughMemory
+from ..decoders.vae import is_short_of_memory
 from ..deliver.wav import wav
 from ..plain import in_a_line
 from ..records import Label, Sound
@@ -226,7 +226,7 @@ class Sounder:
         )
 
     def _fail(self, run: Run, error: Exception) -> None:
-        passes = isinstance(error, (NotEnoughMemory, torch.cuda.OutOfMemoryError))
+        passes = is_short_of_memory(error)
         if not (run.sound_failed or (passes and run.number == self._complained_of)):
             log.warning(
                 "[SideStream] Sound previews failed (%s); this run continues %s.",

@@ -37,9 +37,9 @@ class Slot:
 
     latent: torch.Tensor
     written: Any = None
-    """The event after the last copy into it; None if copies are synchronous."""
+    """The event after the last copy into it, or its allocation; None if copies are synchronous."""
     writer: Any = None
-    """The stream of that copy."""
+    """The stream of that."""
 
     def part(self, latent: torch.Tensor) -> Slot:
         """A slot with a part of the staged latent, to be rendered separately."""

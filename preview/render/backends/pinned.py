@@ -27,11 +27,14 @@ class PinnedMemory:
         self._streams = streams
         self._used_by = used_by
         self._buffers: OrderedDict[Hashable, torch.Tensor] = OrderedDict()
-        self._refused = False
+        self._refused = self._said = False
         never_free_of_a_lost_device(self, self._buffers, *used_by)
 
     def get(self, shape: torch.Size, dtype: torch.dtype, nth: int = 0) -> torch.Tensor | None:
-        """The `nth` buffer of this kind; None if no memory can be pinned, which is logged once."""
+        """The `nth` buffer of this kind; None if no memory can be pinned, which is logged once.
+
+        Then it is not tried again until `release`.
+        """
         if self._refused:
             return None
         key = (shape, dtype, nth)
@@ -41,11 +44,13 @@ class PinnedMemory:
                 buffer = self._buffers[key] = self._streams.pinned(shape, dtype)
             except Exception as error:
                 self._refused = True
-                log.warning(
-                    "[SideStream] Memory cannot be pinned (%s); previews are copied through"
-                    " ordinary memory.",
-                    in_a_line(error),
-                )
+                if not self._said:
+                    self._said = True
+                    log.warning(
+                        "[SideStream] Memory cannot be pinned (%s); previews are copied through"
+                        " ordinary memory.",
+                        in_a_line(error),
+                    )
                 return None
             if len(self._buffers) > self.KEPT and not is_lost(*self._used_by):
                 self._buffers.popitem(last=False)
@@ -54,6 +59,7 @@ class PinnedMemory:
 
     def release(self) -> None:
         """Free the buffers."""
+        self._refused = False
         if not is_lost(*self._used_by):
             self._buffers.clear()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from ...plain import in_a_line
@@ -19,9 +21,15 @@ class StreamStaging:
     def slots(self, count: int, shape: torch.Size, dtype: torch.dtype) -> list[Slot]:
         latents = torch.empty((count, *shape), dtype=dtype, device=self._streams.device)
         try:
-            return [Slot(latent, self._streams.event()) for latent in latents]
+            made = [Slot(latent, self._streams.event()) for latent in latents]
         except Exception as error:
             raise BackendError(f"no event could be created: {in_a_line(error)}") from error
+        if not self._streams.is_recording():
+            # This stream may still have to finish what the memory was used for before.
+            stream = self._streams.current_stream()
+            for slot in made:
+                self._record(slot, stream)
+        return made
 
     def stage(self, slot: Slot, latent: torch.Tensor) -> bool:
         if self._streams.is_recording():
@@ -32,12 +40,15 @@ class StreamStaging:
                 # A dropped frame may still be being copied into this slot on another stream.
                 stream.wait_event(slot.written)
             slot.latent.copy_(latent, non_blocking=True)
-            try:
-                slot.written.record(stream)
-            except Exception as error:
-                raise BackendError(f"no event could be recorded: {in_a_line(error)}") from error
-            slot.writer = stream
+            self._record(slot, stream)
         return True
+
+    def _record(self, slot: Slot, stream: Any) -> None:
+        try:
+            slot.written.record(stream)
+        except Exception as error:
+            raise BackendError(f"no event could be recorded: {in_a_line(error)}") from error
+        slot.writer = stream
 
     def settled(self, slot: Slot) -> bool:
         return slot.writer is None or bool(slot.written.query())
