@@ -53,6 +53,11 @@ class NodeContext:
     user: str | None = None
     """Whose prompt it is, according to its client; None stands for nobody, who shares nothing."""
 
+    @property
+    def shown_on(self) -> str | None:
+        """The node that shows its pictures: another one if it was made at run time."""
+        return self.display_node_id or self.node_id
+
     def wire(self) -> dict[str, Any]:
         """The keys that ComfyUI sends with a preview."""
         own = ("client_id", "seed", "user")

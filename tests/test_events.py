@@ -47,6 +47,15 @@ def test_results_and_failures_are_remembered(server: Server, events: Any) -> Non
     assert len(server.sent) == 8
 
 
+def test_a_node_that_blocks_those_behind_it_fails_no_prompt(server: Server, events: Any) -> None:
+    """ComfyUI sends the message that comes with it as an error, and goes on."""
+    blocked = {"prompt_id": "p", "node_id": "9", "exception_type": "ExecutionBlocked"}
+    server.send_sync("execution_error", blocked, "c")
+    assert not events.failed("p")
+    server.send_sync("execution_error", {**blocked, "exception_type": "ValueError"}, "c")
+    assert events.failed("p")
+
+
 def test_few_prompts_are_remembered(server: Server, events: Any) -> None:
     for number in range(1000):
         server.send_sync("execution_error", {"prompt_id": str(number)})

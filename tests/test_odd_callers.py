@@ -6,6 +6,8 @@ of other shapes, prompts that send nonsense, folders that go away.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import copy
 import functools
 import gc
@@ -23,6 +25,7 @@ import numpy as np
 import pytest
 import torch
 from sidestream.preview.settings import FIELDS, INHERITED, INHERITED_NUMBER, Choice, salvaged
+from sidestream.tests.helpers import wait_until
 from sidestream.tests.pictures import decoded
 from sidestream.tests.stage import SIZE, all_told, demo_conditioning, empty_latent, with_settings
 
@@ -117,6 +120,37 @@ def test_i4_a_model_with_the_packs_wrapper_can_be_copied_and_pickled(
         stage.sample(clone, steps=2)
         del callback
         assert all_told(pack)
+
+
+def test_i4_a_copy_of_the_options_in_mid_run_copies_no_model(stage, pack, client, told):
+    """As packs make it that change how a model is guided, at each step."""
+    model, weights = with_settings(stage.demo_model()).clone(), Weights()
+    model.model.diffusion_model.weights = weights
+    copies = []
+
+    def guide(args):
+        copies.append(copy.deepcopy(args["model_options"])["transformer_options"]["wrappers"])
+        return args["conds_out"]
+
+    model.set_model_sampler_pre_cfg_function(guide)
+    with stage.node():
+        stage.sample(model, steps=2)
+        assert all_told(pack)
+    assert weights.copies == 0
+    [finisher] = copies[0]["sampler_sample"]["sidestream"]
+    assert finisher.is_open is False  # the sampling's own, which is over
+    elsewhere = pickle.loads(pickle.dumps(copies[0]["sampler_sample"]["sidestream"]))
+    assert elsewhere[0](lambda *args: len(args), *range(6)) == 6
+
+
+class Weights(torch.nn.Module):
+    """Counts its copies."""
+
+    copies = 0
+
+    def __deepcopy__(self, memo):
+        self.copies += 1
+        return self
 
 
 def test_i4_a_previewer_can_be_copied_and_pickled(stage, pack, client, told, latent_preview):
@@ -331,6 +365,164 @@ def test_i9_a_preview_method_that_comfyui_does_not_know_chooses_nothing(
     assert client.steps == [1]
 
 
+# Packs that look at a picture that is made beside the sampler
+
+LOOKS = {
+    "takes one part": lambda preview: preview[1],
+    "takes it apart": lambda preview: next(picture for _, picture, _ in [preview]),
+    "as a tuple": lambda preview: tuple(preview)[1],
+}
+
+
+@pytest.mark.parametrize("method", ["none", "latent2rgb"])
+@pytest.mark.parametrize("look", LOOKS)
+def test_i4_i10_a_callback_that_looks_at_the_picture_gets_comfyuis(
+    stage, pack, client, told, latent_preview, look, method
+):
+    """And none is lost or comes twice, if it passes them on to ComfyUI's progress bar."""
+    told("" if method == "none" else f"--preview-method {method}", method)
+    own = latent_preview.Latent2RGBPreviewer(a_format(stage).latent_rgb_factors)
+    seen = []
+    with a_node(stage, extra_data=AT_ONCE):
+        previewer = latent_preview.get_previewer(CPU, a_format(stage))
+        bar = stage.comfy("comfy.utils").ProgressBar(4)
+        for step, x0 in enumerate(latents(4)):
+            preview = previewer.decode_latent_to_preview_image("JPEG", x0)
+            assert preview
+            assert len(preview) == 3
+            seen.append(LOOKS[look](preview))
+            assert np.array_equal(seen[-1], own.decode_latent_to_preview(x0))
+            bar.update_absolute(step + 1, 4, preview=preview)
+            stage.wait_for_frames()
+        del previewer, preview
+        assert all_told(pack)
+    assert wait_until(lambda: len(client.frames) == 4)
+    # Ours, until the pack is known to look; then those that it passes on.
+    assert client.steps == [1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_i4_i10_a_pack_that_draws_into_pictures_of_others_draws_into_them_all(
+    stage, client, told, make_pack, latent_preview, monkeypatch, order
+):
+    """Its wrapper is asked in the place of a previewer."""
+    told("--preview-method latent2rgb", "latent2rgb")
+    drawn = []
+
+    class Draws:
+        def __init__(self, inner):
+            self.inner = inner
+
+        def decode_latent_to_preview_image(self, preview_format, x0):
+            kind, picture, size = self.inner.decode_latent_to_preview_image(preview_format, x0)
+            drawn.append(picture)
+            return kind, picture, size
+
+    def load():
+        original = latent_preview.get_previewer
+        wrapped = lambda *args: Draws(original(*args))  # noqa: E731
+        monkeypatch.setattr(latent_preview, "get_previewer", wrapped)
+
+    if order == "before":
+        load()
+    pack = make_pack()
+    if order == "after":
+        load()
+    with a_node(stage, extra_data=AT_ONCE):
+        stage.sample(stage.demo_model(), steps=4)
+        assert all_told(pack)
+    assert wait_until(lambda: len(client.frames) == 4)
+    assert client.steps == [0, 0, 0, 0]
+    assert len(drawn) == 4
+    assert pack.status()["provider"]["in_charge"] != "SideStream"
+
+
+@contextlib.contextmanager
+def a_node(stage, **about):
+    """A node at work, whose pictures the server sends, as ComfyUI's does."""
+    progress = stage.comfy("comfy_execution.progress")
+    sends = asyncio.run_coroutine_threadsafe(stage.server.publish_loop(), stage.loop)
+    try:
+        with stage.node(**about):
+            progress.add_progress_handler(progress.WebUIProgressHandler(stage.server))
+            yield
+            assert wait_until(stage.server.messages.empty)
+            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), stage.loop).result(30)
+    finally:
+        sends.cancel()
+
+
+def test_i4_a_picture_that_comfyui_cannot_make_is_black(
+    stage, pack, client, told, latent_preview, monkeypatch
+):
+    """Without the pack there would have been no previewer."""
+    with stage.node(extra_data=AT_ONCE):
+        sound = latent_preview.get_previewer(CPU, a_format(stage, "StableAudio1"))
+        _, picture, size = sound.decode_latent_to_preview_image("JPEG", torch.randn(1, 64, 40))
+        assert size == 512
+        assert picture.getextrema() == ((0, 0),) * 3
+        del sound
+        assert all_told(pack)
+
+
+def test_a_picture_that_is_looked_at_late_keeps_no_run(
+    stage, pack, client, told, latent_preview
+):
+    [latent] = latents(1)
+    with stage.node(extra_data=AT_ONCE):
+        previewer = latent_preview.get_previewer(CPU, a_format(stage))
+        preview = previewer.decode_latent_to_preview_image("JPEG", latent)
+        own = previewer.decode_latent_to_preview(latent)
+        del previewer
+        assert all_told(pack)
+        assert np.array_equal(preview[1], own)
+    assert client.steps == [1]
+
+
+def test_i10_a_progress_bar_that_looks_at_nothing_sends_nothing_twice(
+    stage, pack, client, told, latent_preview, monkeypatch
+):
+    """Also one that a pack puts into the place of ComfyUI's."""
+
+    class Bar:
+        def __init__(self, total):
+            self.hook, self.total = stage.comfy("comfy.utils").PROGRESS_BAR_HOOK, total
+
+        def update_absolute(self, value, total=None, preview=None):
+            self.hook(value, self.total, preview)
+            server = stage.server
+            server.send_sync(1, preview, server.client_id)  # as to older clients
+
+    with a_node(stage, extra_data=AT_ONCE):
+        previewer, bar = latent_preview.get_previewer(CPU, a_format(stage)), Bar(4)
+        for step, x0 in enumerate(latents(4)):
+            bar.update_absolute(step + 1, 4, previewer.decode_latent_to_preview_image("JPEG", x0))
+            stage.wait_for_frames()
+        del previewer
+        assert all_told(pack)
+    assert client.steps == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("method", ["auto", "none"])
+def test_i8_a_previewer_that_a_pack_keeps_serves_the_prompt_that_runs(
+    stage, pack, told, latent_preview, method
+):
+    first, second = stage.connect("a"), stage.connect("b")
+    kept = []
+    then = AT_ONCE | {"preview_method": method}
+    for client, node, extra in (("a", "3", AT_ONCE), ("b", "7", then)):
+        with stage.node(node=node, client=client, extra_data=extra) as prompt:
+            kept = kept or [latent_preview.get_previewer(CPU, a_format(stage))]
+            for x0 in latents(3):
+                kept[0].decode_latent_to_preview_image("JPEG", x0)
+                stage.wait_for_frames()
+    kept.clear()
+    assert all_told(pack)
+    assert first.steps == [1, 2, 3]
+    assert second.steps == ([1, 2, 3] if method == "auto" else [])
+    assert {frame.metadata["prompt_id"] for frame in second.frames} <= {prompt}
+
+
 # Latents
 
 
@@ -340,7 +532,7 @@ def test_latents_on_another_device_than_the_models_are_previewed(
     with stage.node(extra_data=AT_ONCE):
         previewer = latent_preview.get_previewer(torch.device("cuda:0"), a_format(stage))
         for latent in latents(2):
-            assert previewer.decode_latent_to_preview_image("JPEG", latent) is None
+            previewer.decode_latent_to_preview_image("JPEG", latent)
             stage.wait_for_frames()
         del previewer
         assert all_told(pack)

@@ -268,6 +268,10 @@ def test_a_sampling_is_found_by_what_its_output_depends_on_the_nearest_first():
     assert [kept.find(["near"], index) for index in (0, 1, 2)] == [near, second, second]
     newest = kept.begin(("p", "2.1", 0), ["newest", "the node that made it"], MANY)
     assert kept.find(["the node that made it"], 0) is newest
+    # A client that gives all its prompts the same id.
+    assert kept.begin(("p", "2.1", 0), ["another"], MANY) is kept.find(["another"], 0)
+    assert kept.find(["newest"], 0) is None
+    kept.begin(("p", "2.1", 0), ["newest", "the node that made it"], MANY)
     kept.begin(("p", "3", 5), ["rest"], MANY)
     assert kept.find(["rest"], 4) is None
     later = kept.begin(("q", "2", 0), ["near"], MANY)

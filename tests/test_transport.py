@@ -476,6 +476,32 @@ def test_i7_nothing_is_shown_after_something_newer_on_its_node(wire, transport):
     assert wait_until(lambda: other_node.outcomes.sent == 1)
 
 
+def test_i7_nodes_made_at_run_time_that_are_shown_on_one_node_are_one_place(wire, transport):
+    """As those of a loop: an earlier turn's late frame does not cover a later turn's."""
+    wire.connect("c")
+    wire.late = True
+    book = a_book()
+    old, new = (
+        start_run(book, FakeSource(), context=NodeContext("p", node, "7", "7", "7", "c"))
+        for node in ("7.0.0.3", "7.1.0.3")
+    )
+    transport.send(encoded_frame(new, step=1))
+    assert wait_until(lambda: new.outcomes.sent == 1)
+    transport.send(encoded_frame(old, step=20))
+    assert wait_until(lambda: old.outcomes == {records.LATE: 1})
+
+
+@pytest.mark.parametrize("node", ["7", "7.0.0.3"])
+def test_i7_no_late_frame_covers_a_result_on_the_node_that_shows_it(wire, transport, node):
+    wire.connect("c")
+    context = NodeContext("p", "7.0.0.3", "7", "7", "7", "c")
+    run = start_run(a_book(), FakeSource(), context=context)
+    run.end()
+    wire.may_show_late = lambda prompt_id, node_id: node_id != node
+    transport.send(encoded_frame(run, step=20))
+    assert wait_until(lambda: run.outcomes == {records.LATE: 1})
+
+
 def test_i7_of_two_devices_the_slower_ones_older_frame_is_not_shown(wire, transport):
     wire.connect("c")
     run = a_run()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 
 from .. import host, records
 from ..deliver.transport import Transport
@@ -20,7 +21,7 @@ from ..render.engines import Engines
 from ..render.mailbox import Frame
 from ..render.recording import STEPS_RATE, Kept, even_size, expected_size
 from ..render.sound import SoundSnapshot
-from ..render.worker import Engine
+from ..render.worker import Engine, drop
 from .batches import shown_images, staged
 from .runs import Run, tell
 
@@ -68,6 +69,12 @@ class Previewer:
         """Whether the engine keeps the current step for a recording."""
         self._engine: Engine | None = None
         self._engine_for: tuple[torch.device, str] | None = None
+        self._given: host.Unmade | None = None
+        """What the callback of the current step got."""
+        self.passed_on = False
+        """Whether nobody but ComfyUI's own callback gets what it returns."""
+        self._looked_at = False
+        """Whether a pack looks at what it gets, to show it itself."""
         self._ends: weakref.finalize[[], Previewer] | None = None
         self.run = self._started()
         if device is not None and self.run.chain.wanted:
@@ -84,19 +91,24 @@ class Previewer:
         self._ends.atexit = False
         return run
 
-    def decode_latent_to_preview_image(self, preview_format: str, x0: torch.Tensor) -> None:
+    def decode_latent_to_preview_image(
+        self, preview_format: str, x0: torch.Tensor
+    ) -> Sequence[Any] | None:
         """Stage the frame of the current step; SideStream sends it when it is ready.
 
-        A call outside a tracked callback counts as a step of its own.
+        A call outside a tracked callback counts as a step of its own. Returns None to ComfyUI's own
+        callback. Others get an `Unmade`; after they have looked at one, ComfyUI's own previews.
         """
-        self._asked = True
+        self._asked = not self._looked_at
         is_step = not self._in_step
         try:
             if is_step:
+                self._follow()
                 self._begin_step(self.run.step, host.prompts.announced_steps(self.run.context))
             host.prompts.expect_progress()
             self._record(x0)
-            if self.run.wants(records.now()) and self._transport.watched(self.run):
+            wanted = not self._looked_at and self.run.wants(records.now())
+            if wanted and self._transport.watched(self.run):
                 self._capture(self._picture_of(x0))
             if self.run.wants_sound and self._transport.watched(self.run):
                 self._capture_sound(x0)
@@ -105,6 +117,24 @@ class Previewer:
         finally:
             if is_step:
                 self._end_step()
+        if self.passed_on:
+            return None
+        if self._looked_at:
+            return own_preview(self._own, preview_format, x0)
+        look = functools.partial(looked_at, weakref.ref(self), self._make_own, preview_format, x0)
+        preview = host.Unmade(look)
+        if is_step:
+            preview.is_replaced = True  # by the frame that was handed over
+        else:
+            self._given = preview
+        return preview
+
+    def _follow(self) -> None:
+        """Start another run if a pack keeps this previewer, and another node executes now."""
+        if host.prompts.is_elsewhere(self.run.context):
+            self.run.end()
+            self.run = self._started()
+            self._looked_at = False
 
     def _fail(self, error: Exception) -> None:
         log.warning(
@@ -193,6 +223,9 @@ class Previewer:
     def _end_step(self) -> None:
         """The callback is about to return: pass what was captured to the worker."""
         self._in_step, self._whole, self._is_latent = False, None, True
+        given, self._given = self._given, None
+        if given is not None and given.is_made and not given.is_replaced:
+            self._drop()
         self._hand_over()
 
     def begun(self, shapes: Sequence[Sequence[int]], hidden: host.sampling.Hidden) -> None:
@@ -373,6 +406,13 @@ class Previewer:
         if frame is not None:
             self._captured = (engine, frame)
 
+    def _drop(self) -> None:
+        """Drop the captured frame, as a pack shows ComfyUI's own picture of this step."""
+        if self._captured is not None:
+            _, frame = self._captured
+            self._captured = None
+            drop(frame, records.REPLACED)
+
     def _hand_over(self) -> None:
         """Pass what was captured to the worker, as the last thing in a callback."""
         if self._captured_sound is not None:
@@ -409,6 +449,30 @@ class Previewer:
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._own, name)
+
+
+def looked_at(
+    previewer: weakref.ref[Previewer], make_own: Callable[[], Any], preview_format: str, x0: Any
+) -> Sequence[Any]:
+    """ComfyUI's own preview of `x0`, for a pack that looks at what it got from a previewer.
+
+    As that pack shows it, or passes it on, it replaces SideStream's from the next step on.
+    """
+    asked = previewer()
+    if asked is None:
+        return own_preview(make_own(), preview_format, x0)
+    asked._looked_at = True
+    return own_preview(asked._own, preview_format, x0)
+
+
+def own_preview(own: Any, preview_format: str, x0: Any) -> Sequence[Any]:
+    """What ComfyUI's own previewer makes of `x0`; something black if it cannot."""
+    try:
+        made: Sequence[Any] = own.decode_latent_to_preview_image(preview_format, x0)
+        return made
+    except Exception as error:
+        log.info("[SideStream] A pack gets a black preview (%s).", in_a_line(error))
+        return preview_format, Image.new("RGB", (8, 8)), host.installation.preview_size()
 
 
 def _itself(previewer: Any) -> Any:

@@ -184,7 +184,7 @@ class Provider:
             if spec is None:
                 return original()
             own = functools.partial(host.sampling.own_previewer, original, latent_format)
-            start = functools.partial(self._runs.start, spec)
+            start = functools.partial(self._run, spec, latent_format)
             scale = host.models.picture_scale(latent_format)
             views = host.models.shows_views(latent_format)
             previewer = SideStreamPreviewer(
@@ -208,9 +208,21 @@ class Provider:
             return original()
         if sampling is not None:
             sampling.previewer = previewer
+            current = host.sampling.latent_preview.get_previewer
+            previewer.passed_on = current is self._replaced["get_previewer"][1]
         else:
             self._theirs = ""
         return previewer
+
+    def _run(self, spec: RunSpec, latent_format: Any) -> Run:
+        """A run by `spec`; of a previewer that a pack keeps, by one for the node that executes."""
+        if host.prompts.is_elsewhere(spec.context):
+            there = self._run_spec(latent_format)
+            if there is None:  # it is to have no previews
+                context = host.prompts.current_context()
+                there = RunSpec(context, spec.layers, lambda settings: [], spec.default_size)
+            spec = there
+        return self._runs.start(spec)
 
     def _author(self, theirs: Any) -> str:
         """Whose previewer it is, or who changed ComfyUI's."""

@@ -71,14 +71,15 @@ class Recordings:
     ) -> Recording:
         """The recording for a sampling at `place`.
 
-        It is the same one if the node samples several times in a call.
+        It is the same one if the node samples several times in a call, but not for another graph in
+        a prompt of the same id.
         """
         held: Callable[[], Any] = _nothing
         with contextlib.suppress(TypeError):  # None, or a class without weak references
             held = weakref.ref(model)
         with self._lock:
             known = self._samplings.get(place)
-            if known is not None:
+            if known is not None and signatures[0] in known.signatures:
                 return known.recording
             made = Recorded(Recording(limit), frozenset(signatures), place[2], held)
             for key, old in list(self._samplings.items()):

@@ -124,7 +124,7 @@ class Transport:
     def live(self, run: Run) -> bool:
         """Whether frames of `run` may still be shown: it did not fail, and is not superseded."""
         context = run.context
-        newest_run, _ = self._newest.get((context.client_id, context.node_id), NEVER)
+        newest_run, _ = self._newest.get((context.client_id, context.shown_on), NEVER)
         return newest_run <= run.number and self.may_sound(run)
 
     def may_sound(self, run: Run) -> bool:
@@ -137,7 +137,9 @@ class Transport:
         # A node that has shown its result still counts as running while ComfyUI puts that away.
         if not is_at_work and run.ended_for(records.now()) > LATE_SECONDS:
             return False
-        return self._wire.may_show_late(run.context.prompt_id, run.context.node_id)
+        context = run.context
+        nodes = {context.node_id, context.shown_on}
+        return all(self._wire.may_show_late(context.prompt_id, node) for node in nodes)
 
     def at_work(self, run: Run) -> bool:
         """Whether the node of `run` is still running, and may sample again."""
@@ -216,12 +218,12 @@ class Transport:
     def _is_newest(self, frame: Encoded, socket: Socket) -> bool:
         """Whether `frame` may be shown, and no newer one was, by another device for example."""
         run = frame.label.run
-        newest = self._newest.get((socket.id, run.context.node_id), NEVER)
+        newest = self._newest.get((socket.id, run.context.shown_on), NEVER)
         return self.live(run) and (run.number, frame.label.seq) >= newest
 
     def _remember(self, frame: Encoded, socket: Socket) -> None:
         run = frame.label.run
-        place = (socket.id, run.context.node_id)
+        place = (socket.id, run.context.shown_on)
         self._newest[place] = (run.number, frame.label.seq)
         self._newest.move_to_end(place)
         while len(self._newest) > PLACES:

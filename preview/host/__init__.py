@@ -15,6 +15,7 @@ try:
     """The import that failed in this ComfyUI; if there is one, some modules here are missing."""
 
     from . import prompts, sampling
+    from .unmade import Unmade as Unmade
 except ImportError as error:
     missing = str(error)
 

@@ -22,6 +22,7 @@ import nodes
 from ..records import NodeContext
 from ..settings import KEY, USER
 from .installation import author
+from .unmade import without
 
 
 def current_context() -> NodeContext:
@@ -130,6 +131,11 @@ def newest_total() -> int:
     return total if total > 1 else 0
 
 
+def is_elsewhere(here: NodeContext) -> bool:
+    """Whether this thread executes another node, or prompt, than `here`."""
+    return _node() not in (None, (here.prompt_id, here.node_id))
+
+
 def _node() -> Any:
     context = get_executing_context()
     return None if context is None else (context.prompt_id, context.node_id)
@@ -161,8 +167,10 @@ def install_progress() -> Any:
             _here.shown = False
             if hasattr(self, "_last_sent_value"):
                 self._last_sent_value = -1  # as if it were the first, which is always sent
+        if kwargs:
+            kwargs = dict(zip(kwargs, without(tuple(kwargs.values())), strict=True))
         try:
-            return update(self, *args, **kwargs)
+            return update(self, *without(args), **kwargs)
         finally:
             _note_total(self)
 

@@ -291,6 +291,12 @@ class Finisher:
             self._tell(self)
         return result
 
+    def __deepcopy__(self, memo: object) -> Finisher:
+        return self  # packs copy the options in which it lies; it refers to the model
+
+    def __reduce__(self) -> tuple[type, tuple[Any]]:
+        return Finisher, (_untold,)
+
     def start(self) -> torch.Tensor:
         """What the sampler starts from, scaled as the model's input; shape and dtype of the noise.
 
@@ -334,6 +340,10 @@ class Finisher:
         sampling = self._guider.inner_model.model_sampling
         samples = sampling.inverse_noise_scaling(sigmas[-1], samples)
         return samples.to(device=noise.device, dtype=noise.dtype)
+
+
+def _untold(finisher: Finisher) -> None:
+    """Is told of a copy elsewhere."""
 
 
 def _packed(latent: Any) -> torch.Tensor:

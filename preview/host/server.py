@@ -15,6 +15,7 @@ from typing import Any
 import comfy.model_management
 
 from ..records import Socket
+from .unmade import Unmade
 
 
 def _instance() -> Any:
@@ -65,6 +66,8 @@ def registered() -> Any:
 
 PROMPTS = 32  # to remember
 FAILURES = ("execution_interrupted", "execution_error")
+BLOCKED = "ExecutionBlocked"
+"""An error's type where a node blocked those behind it, and the prompt goes on."""
 
 
 @dataclass(slots=True)
@@ -91,6 +94,9 @@ class PromptEvents:
 
         @functools.wraps(server.send_sync)
         def send_sync(event: Any, data: Any, *args: Any, **kwargs: Any) -> Any:
+            preview = data[0] if type(data) is tuple and data else data
+            if isinstance(preview, Unmade) and preview.passed_on() is None:
+                return None  # from packs with a progress bar of their own
             self._hear(event, data)
             if original is not None:  # another pack's, on the same object
                 return original(event, data, *args, **kwargs)
@@ -122,7 +128,7 @@ class PromptEvents:
         if event != "executed" and event not in FAILURES:
             return
         prompt_id = data.get("prompt_id") if isinstance(data, Mapping) else None
-        if not isinstance(prompt_id, str):
+        if not isinstance(prompt_id, str) or data.get("exception_type") == BLOCKED:
             return
         with self._lock:
             heard = self._prompts.setdefault(prompt_id, Heard())

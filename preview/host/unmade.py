@@ -1,0 +1,45 @@
+"""What a previewer returns in place of a picture, which is made beside the sampler."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+class Unmade(Sequence[Any]):
+    """ComfyUI's own preview, ("JPEG", picture, size), which is only made once somebody looks at it.
+
+    ComfyUI passes previews on without looking, and gets None to send. Packs with callbacks or
+    wrappers of their own may look.
+    """
+
+    def __init__(self, make: Callable[[], Sequence[Any]]) -> None:
+        self._make = make
+        self.is_replaced = False
+        """Whether SideStream's frame is shown instead, whoever looks at this."""
+
+    @property
+    def is_made(self) -> bool:
+        """Whether somebody has looked at it."""
+        return "_made" in vars(self)
+
+    def passed_on(self) -> Sequence[Any] | None:
+        """What ComfyUI gets to send: nothing, if nobody has looked at it so far."""
+        self.is_replaced |= not self.is_made
+        return None if self.is_replaced else self._made
+
+    @functools.cached_property
+    def _made(self) -> Sequence[Any]:
+        return self._make()
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._made[index]
+
+
+def without(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """`values` without previews that are made beside the sampler."""
+    return tuple(value.passed_on() if isinstance(value, Unmade) else value for value in values)
