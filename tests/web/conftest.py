@@ -28,6 +28,7 @@ OLDEST, NEWEST = "1.32.9", "1.58.1"
 ALL_KINDS = tuple(f"{version} {nodes}" for version in (OLDEST, NEWEST) for nodes in ("classic", "vue"))
 FAR_APART = (ALL_KINDS[0], ALL_KINDS[-1])
 USUAL = f"{NEWEST} classic"
+NEWEST_KINDS = ALL_KINDS[2:]
 
 on_all_kinds = pytest.mark.kinds(*ALL_KINDS)
 on_the_oldest_and_the_newest = pytest.mark.kinds(*FAR_APART)

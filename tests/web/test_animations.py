@@ -213,6 +213,14 @@ def test_stills_of_newer_steps_stand_in_the_corner(panel: PanelPage) -> None:
     page.locator(ANIMATION).wait_for()
 
 
+def test_a_still_of_the_next_sampling_is_newer_whatever_its_step(panel: PanelPage) -> None:
+    show_animation(panel, moving_bar(8), step=5)
+    send_still(panel, moving_bar(8)[0], step=1, seq=20, stage=2)
+    inset = panel.page.locator(f"{PANEL} .ss-inset")
+    inset.wait_for()
+    expect(inset).to_have_text("Stage 2: 1 / 20")
+
+
 def test_the_timeline_shows_the_animation_of_the_step_that_is_chosen(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()

@@ -239,6 +239,21 @@ def test_a_run_is_starred_deleted_and_put_back_and_all_are_forgotten_after_a_que
     expect(part(panel, ".ss-sheet .ss-shots-box")).to_contain_text("No preview yet")
 
 
+def test_all_that_was_deleted_within_ten_seconds_is_put_back(panel: PanelPage) -> None:
+    page = panel.page
+    open_sheet(panel)
+    for name in "abc":
+        deliver_run(panel, name)
+    wait_drawn(panel, 3)
+    tile(panel, 0).locator(".ss-shot-picture").focus()
+    for left in (2, 1):
+        page.keyboard.press("Delete")
+        expect(page.locator(TILE)).to_have_count(left)
+    part(panel, ".ss-undo-bar button").click()
+    expect(page.locator(TILE)).to_have_count(3)
+    assert runs(panel) == ["a", "b", "c"]
+
+
 @on_the_oldest_and_the_newest
 def test_two_runs_are_compared_at_the_same_step(panel: PanelPage) -> None:
     page = panel.page

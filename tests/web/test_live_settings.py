@@ -180,6 +180,29 @@ def test_a_slider_that_is_dragged_tells_the_server_once(panel: PanelPage) -> Non
     interrupt(panel)
 
 
+def test_a_slider_that_is_dragged_back_follows_the_setting_again(panel: PanelPage) -> None:
+    """No change is told there."""
+    page = panel.page
+    panel.open_panel()
+    slider = page.locator(f"{ROW}throttle_ms] input[type=range]")
+    slider.scroll_into_view_if_needed()
+    box = slider.bounding_box()
+    assert box is not None
+    share = slider.evaluate("(one) => (one.valueAsNumber - one.min) / (one.max - one.min)")
+    at, middle = box["x"] + 8 + share * (box["width"] - 16), box["y"] + box["height"] / 2
+    before = slider.input_value()
+    page.mouse.move(at, middle)
+    page.mouse.down()
+    page.mouse.move(at + 60, middle, steps=4)
+    assert slider.input_value() != before
+    page.mouse.move(at, middle, steps=4)
+    page.mouse.up()
+    assert slider.input_value() == before
+    page.locator(f"{PANEL} select[name=preset]").select_option("light")
+    expect(slider).to_have_value("500")
+    expect(page.locator(f"{PANEL} input[name=throttle_ms]")).to_have_value("500")
+
+
 def test_a_value_out_of_range_is_said_and_put_back(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()

@@ -95,6 +95,27 @@ def test_all_ends_where_one_sampler_is_left_and_says_what_it_does_not_do(panel: 
 # The zoom
 
 
+def test_what_goes_away_leaves_the_focus_to_the_picture(panel: PanelPage) -> None:
+    """Or the page would have the next key."""
+    page = panel.page
+    panel.open_panel()
+    for run, node in (("a", "10"), ("b", "11")):
+        deliver(panel, 4, run=run, node=node)
+    page.locator(f"{PANEL} .ss-tabs >> text=All").click()
+    page.locator(f"{PANEL} .ss-tile").nth(1).focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(VIEWER)).to_be_focused()
+    page.evaluate("() => (sidestream.watching.follow(), sidestream.watching.scrub(1))")
+    deliver(panel, 3, run="c", prompt="q", node="11")
+    chip = page.locator(f"{PANEL} .ss-new-run")
+    chip.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(VIEWER)).to_be_focused()
+    page.locator(f"{PANEL} [aria-label='Interrupt the run']").focus()
+    page.evaluate("() => sidestream.store.end(() => true)")
+    expect(page.locator(VIEWER)).to_be_focused()
+
+
 def test_the_zooms_number_is_true_after_a_resize(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from playwright.sync_api import expect
-from sidestream.tests.web.conftest import on_all_kinds, on_the_oldest_and_the_newest
+from sidestream.tests.web.conftest import NEWEST_KINDS, on_all_kinds, on_the_oldest_and_the_newest
 from sidestream.tests.web.views import (
     LONG,
     PANEL,
@@ -108,6 +108,27 @@ def test_the_node_shows_its_samplers_and_folds_its_settings(panel: PanelPage) ->
     api = page.evaluate("async () => (await app.graphToPrompt()).output")
     node = next(node for node in api.values() if node["class_type"] == "SideStreamPreview")
     assert "sidestream_thumbnail" not in node["inputs"]
+
+
+@pytest.mark.kinds(*NEWEST_KINDS)
+def test_the_node_is_whole_after_nodes_2_were_switched_on_or_off(panel: PanelPage) -> None:
+    page = panel.page
+    at_first = page.evaluate("() => Boolean(LiteGraph.vueNodesMode)")
+    panel.load(demo_prompt(seed=next(SEEDS)))
+    folded = f"() => {NODE}.widgets.filter(w => w.advanced).map(w => w.computeSize?.(100)?.[1] ?? null)"
+    try:
+        for is_on in (at_first, not at_first, at_first):
+            page.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", is_on)
+            panel.wait("on => Boolean(LiteGraph.vueNodesMode) === on", argument=is_on)
+            more = page.locator(".ss-node-more").first
+            panel.wait("on => document.querySelector('.ss-node-more')?.hidden === on", argument=is_on)
+            assert set(page.evaluate(folded)) == ({None} if is_on else {-4})
+            if not is_on:
+                more.click()
+                expect(more).to_have_attribute("aria-expanded", "true")
+                more.click()
+    finally:
+        page.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", at_first)
 
 
 @on_the_oldest_and_the_newest

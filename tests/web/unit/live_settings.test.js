@@ -88,3 +88,14 @@ test("what is known of a run that began without a network does not wait for its 
   await answer({ paused: true, runs: [{ ...told, running_ms: undefined }] });
   assert.ok(elapsed() >= 60_000); // as known before, by an older server too
 });
+
+test("after a reload in a node's second sampling, that is the one that can be finished", async () => {
+  const { live, answer } = await opened();
+  tell("reconnected");
+  await settled();
+  const told = { run: "r", prompt_id: "p", node_id: "3", settings: {}, total_steps: 30, can_finish: true, stage: 2 };
+  await answer({ runs: [told] });
+  const [run] = live.store.runs;
+  live.store.reachStage(run, 2); // its next frame
+  assert.deepEqual([run.stage, run.canFinish, run.totalSteps], [2, true, 30]);
+});

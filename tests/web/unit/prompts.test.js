@@ -120,3 +120,12 @@ test("whatever else is given with a request is handed on", async () => {
   assert.deepEqual(heard, [[true, "third", 4], [true, "third"], [true]]);
   assert.deepEqual(queued.map(([id, nodes, , graph]) => [id, nodes, graph]), [["x", prompt, { nodes: [] }]]);
 });
+
+test("an answer that cannot be read is the page's all the same", async (context) => {
+  const said = context.mock.method(console, "warn", () => {});
+  const answer = { ok: true, status: 200, json: async () => ({ prompt_id: "x" }) }; // as another pack's wrapper may give
+  api.fetchApi = async () => answer;
+  joinQueueing(api, () => {}, () => {});
+  assert.equal(await api.fetchApi("/prompt", { method: "POST", body: JSON.stringify({ prompt: {} }) }), answer);
+  assert.equal(said.mock.callCount(), 1);
+});

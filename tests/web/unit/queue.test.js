@@ -33,6 +33,13 @@ test("a prompt waits until its first sampler begins, or it is over", () => {
   assert.deepEqual(ids(), ["c"]);
 });
 
+test("a prompt that begins before its request is answered is known to run", () => {
+  const { queue, ids } = opened();
+  tell("execution_start", { prompt_id: "quick" });
+  for (const id of ["quick", "next"]) queue.add(id);
+  assert.deepEqual(ids(), ["quick!", "next"]);
+});
+
 test("the server's queue is the truth, and what others queued is theirs", async () => {
   const { queue, prompts, ids } = opened();
   queue.add("gone");

@@ -178,6 +178,44 @@ test("a node's samplings are stages of one run", () => {
   assert.equal(frames.length, 3);
 });
 
+test("the end of a sampling that comes when the next one has begun does not end the run", () => {
+  const { store } = opened();
+  const told = { run: "r", prompt_id: "p", node_id: "10", total_steps: 4 };
+  tell("sidestream.run", { ...told, stage: 1, state: "sampling", can_finish: true });
+  tell("sidestream.run", { ...told, stage: 2, state: "sampling", can_finish: true });
+  tell("sidestream.run", { ...told, stage: 1, state: "end", dropped: 0, outcomes: {} });
+  const [run] = store.runs;
+  assert.deepEqual([run.live, run.closed, run.canFinish], [true, false, true]);
+  preview(1, { stage: 2 });
+  tell("sidestream.run", { ...told, stage: 2, state: "end", dropped: 0, outcomes: {} });
+  assert.deepEqual([run.live, run.closed], [false, true]);
+});
+
+test("another previewer's pictures are of the step that came with them, and of their prompt", () => {
+  const { store } = opened();
+  for (const prompt of ["p", "q"]) {
+    for (const value of [1, 2, 3]) {
+      // The server's order.
+      tell("progress_state", { prompt_id: prompt, nodes: { 10: { state: "running", value, max: 3 } } });
+      arrive(message({ node_id: "10", prompt_id: prompt }), { node: "10", prompt });
+      tell("progress", { node: "10", prompt_id: prompt, value, max: 3 });
+    }
+    tell("execution_success", { prompt_id: prompt });
+  }
+  const seen = store.runs.map(({ frames }) => frames.map(({ step, totalSteps }) => `${step}/${totalSteps}`));
+  assert.deepEqual(seen, [["1/3", "2/3", "3/3"], ["1/3", "2/3", "3/3"]]);
+});
+
+test("a prompt whose id was used before has runs that go on", () => {
+  const { store } = opened();
+  for (const run of ["first", "second"]) {
+    tell("execution_start", { prompt_id: "same" });
+    preview(1, { run, prompt: "same" });
+    assert.equal(store.live, true);
+    tell("execution_success", { prompt_id: "same" });
+  }
+});
+
 test("a late frame of an earlier stage does not move the run", () => {
   const { store } = opened();
   previews(3);

@@ -233,6 +233,7 @@ export class LiveSettings extends EventTarget {
     for (const told of runs) {
       const run = isNew ? this.store.runOf(told) : this.store.runs.find((known) => known.id === told.run);
       if (!run) continue;
+      this.store.reachStage(run, told.stage ?? run.stage);
       const { settings, can_finish: canFinish, slow, missing_decoder: missing } = told;
       // It may be from before a reload. A server that was not restarted after an update does not say.
       run.begunAt = Math.min(run.begunAt, this.store.clock() - (told.running_ms ?? 0));

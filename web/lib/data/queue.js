@@ -23,11 +23,14 @@ export class Queue extends EventTarget {
     /** @type {Waiting[]} in the order of the queue */
     this.waiting = [];
     this._asking = false;
+    /** @type {string | undefined} the prompt that began last */
+    this._begun = undefined;
     prompts.needed = () => new Set([...this.waiting, ...store.runs.filter(({ live }) => live)].map(({ promptId }) => promptId));
     store.addEventListener("runs", () => {
       if (this.waiting.length) this._keep(({ promptId }) => !store.runs.some((run) => run.promptId === promptId));
     });
     listen("execution_start", (told) => {
+      this._begun = told?.prompt_id; // often before the answer to the request that queued it
       const begun = this.waiting.find(({ promptId }) => promptId === told?.prompt_id);
       if (!begun) return;
       begun.running = true;
@@ -45,7 +48,7 @@ export class Queue extends EventTarget {
   /** @param {string} promptId that was just queued */
   add(promptId) {
     if (this.store.isOver(promptId) || this.waiting.some((one) => one.promptId === promptId)) return;
-    this.waiting.push({ promptId, running: false });
+    this.waiting.push({ promptId, running: promptId === this._begun });
     this._tell();
   }
 

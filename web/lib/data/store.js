@@ -341,6 +341,11 @@ export class FrameStore extends EventTarget {
     if (ended.length) this._dropSpent();
   }
 
+  /** @param {string} promptId of a prompt that begins; a client may use an id again */
+  beginPrompt(promptId) {
+    this._ended.delete(promptId);
+  }
+
   /** @param {string} promptId of a prompt that is over, with its runs, even those announced later */
   endPrompt(promptId) {
     this._ended.add(promptId);

@@ -13,15 +13,20 @@ const MAX_NODES = 64;
 
 /** @param {FrameStore} store */
 export function receive(store) {
-  /** @type {Map<string, { value: number, max: number }>} by node */
+  /** @type {Map<string, { value: number, max: number }>} by prompt and node */
   const progress = new Map();
+  /** @type {(promptId: string, node: string, at: { value: number, max: number }) => void} */
+  const note = (promptId, node, { value, max }) => {
+    if (progress.size > MAX_NODES) progress.clear();
+    progress.set(`${promptId}/${node}`, { value, max });
+  };
 
   const handlers = {
     /** @param {any} detail */
     b_preview_with_metadata: (detail) => {
       const promptId = promptOf(detail);
       if (detail.sidestream) addOwn(store, detail, promptId);
-      else addForeign(store, detail, promptId, progress.get(detail.nodeId));
+      else addForeign(store, detail, promptId, progress.get(`${promptId}/${detail.nodeId}`));
     },
 
     /** @param {any} told */
@@ -34,7 +39,7 @@ export function receive(store) {
       }
       if (told.state === "end") {
         const run = store.runs.find((known) => known.id === told.run);
-        if (!run) return;
+        if (!run || (told.stage ?? run.stage) < run.stage) return; // the node samples again by now
         Object.assign(run, { dropped: told.dropped, outcomes: told.outcomes });
         store.close(run, told.finished_early ?? null);
         return;
@@ -73,16 +78,16 @@ export function receive(store) {
     /** @param {any} detail */
     progress: (detail) => {
       if (!detail.node) return;
-      progress.set(String(detail.node), detail);
-      if (progress.size > MAX_NODES) progress.clear();
+      note(detail.prompt_id, String(detail.node), detail);
       store.advance(detail.prompt_id, String(detail.node), detail.value, detail.max);
     },
 
     /** @param {any} detail states of nodes; newer versions of ComfyUI say that a model is being loaded */
     progress_state: (detail) => {
-      const loading = Object.values(detail.nodes ?? {}).some(
-        ({ state, activity }) => state === "running" && activity === "loading",
-      );
+      const running = Object.entries(detail.nodes ?? {}).filter(([, { state }]) => state === "running");
+      // It comes before a node's picture, and `progress` after it.
+      for (const [node, at] of running) note(detail.prompt_id, node, at);
+      const loading = running.some(([, { activity }]) => activity === "loading");
       if (loading === store.loading) return;
       store.loading = loading;
       store.dispatchEvent(new CustomEvent("progress"));
@@ -95,6 +100,9 @@ export function receive(store) {
       store.loading = false;
       store.end(() => true);
     },
+
+    /** @param {any} detail */
+    execution_start: (detail) => store.beginPrompt(detail?.prompt_id),
 
     reconnected: () => void forgetEnded(store),
   };

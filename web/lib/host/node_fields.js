@@ -35,8 +35,14 @@ export function prepareFields(node, fields) {
  */
 function foldAway(node, widget) {
   widget.advanced = true;
-  if (usesVueNodes()) return;
-  widget.computeSize = () => [0, node.showAdvanced ? WIDGET_HEIGHT : -WIDGET_GAP];
+  const kind = Object.getPrototypeOf(widget);
+  const computeSize = () => [0, node.showAdvanced ? WIDGET_HEIGHT : -WIDGET_GAP];
+  Object.defineProperty(widget, "computeSize", {
+    configurable: true,
+    // Nodes 2.0 can be switched on and off at any time.
+    get: () => (usesVueNodes() ? Reflect.get(kind, "computeSize", widget) : computeSize),
+    set: (value) => Object.defineProperty(widget, "computeSize", { configurable: true, writable: true, value }),
+  });
 }
 
 /**

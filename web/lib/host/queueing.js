@@ -21,9 +21,11 @@ export function joinQueueing(server, change, queued) {
     const workflow = openWorkflow();
     change(body);
     const response = await before.call(server, route, { ...options, body: JSON.stringify(body) }, ...more);
-    if (response.ok) {
-      const { prompt_id } = await response.clone().json();
+    try {
+      const { prompt_id } = response.ok ? await response.clone().json() : {};
       if (prompt_id) queued(prompt_id, body.prompt, workflow, body.extra_data?.extra_pnginfo?.workflow ?? null);
+    } catch (error) {
+      console.warn("[SideStream] The answer to a queued prompt could not be read; its runs have no names.", error);
     }
     return response;
   };

@@ -32,8 +32,8 @@ export class ContactSheet {
     this.reachable = null;
     this.isOpen = false;
     this.starredOnly = false;
-    /** @type {Run | null} which can be restored */
-    this._removed = null;
+    /** @type {Run[]} which can be restored */
+    this._removed = [];
     this._timer = 0;
 
     this.count = element("span");
@@ -182,7 +182,7 @@ export class ContactSheet {
 
   /** @param {Run} run that is over */
   _delete(run) {
-    this._removed = run;
+    this._removed.push(run);
     clearTimeout(this._timer);
     this._timer = setTimeout(() => this._settle(), UNDO_MS);
     this.undoBar.hidden = false;
@@ -190,18 +190,17 @@ export class ContactSheet {
   }
 
   _undo() {
-    const run = this._removed;
+    const runs = this._removed;
     this._settle();
-    if (!run) return;
-    this.shared.store.restore(run);
+    for (const run of runs) this.shared.store.restore(run);
     this.update();
-    this.tiles.get(run.id)?.picture.focus();
+    this.tiles.get(runs.at(-1)?.id ?? "")?.picture.focus();
   }
 
   /** What was deleted can no longer be restored. */
   _settle() {
     clearTimeout(this._timer);
-    this._removed = null;
+    this._removed = [];
     this.undoBar.hidden = true;
   }
 
@@ -224,7 +223,7 @@ export class ContactSheet {
       keepFromPage(event);
       event.preventDefault();
       tiles[Math.max(0, Math.min(next, last))]?.picture.focus();
-    } else if (event.key === "Delete" && tiles[at]?.run && !tiles[at].run.live) this._delete(tiles[at].run);
+    } else if (event.key === "Delete" && !event.repeat && tiles[at]?.run && !tiles[at].run.live) this._delete(tiles[at].run);
   }
 
   get _columns() {

@@ -193,6 +193,9 @@ export class Controls {
         isDragged = true;
         write(fit(slider.valueAsNumber));
       },
+      // There is no change where it ends where it began.
+      onpointerup: () => (isDragged = false),
+      onpointercancel: () => (isDragged = false),
       onchange: () => {
         isDragged = false;
         problem.hidden = true;

@@ -1,6 +1,6 @@
 /** A live thumbnail on the 'Side-Stream Preview' node, of the samplers that use its settings. */
 
-import { app, listen, nodeByExecutionId, usesVueNodes } from "../host/comfy.js";
+import { app, listen, nodeByExecutionId, onSetting, usesVueNodes } from "../host/comfy.js";
 import { elementsOf, setText } from "./dom.js";
 import { Player } from "../media/player.js";
 import { PageRenderer } from "../media/renderer.js";
@@ -58,7 +58,10 @@ export function addThumbnail(node) {
     },
     t("node.more"),
   );
-  more.hidden = usesVueNodes(); // which have a button of their own for advanced inputs
+  const hideMore = () => (more.hidden = usesVueNodes()); // which have a button of their own for advanced inputs
+  hideMore();
+  const removed = new AbortController();
+  onSetting("Comfy.VueNodes.Enabled", () => requestAnimationFrame(hideMore), removed.signal);
   const row = element("div", { class: "ss-node-row" }, caption, more);
   const box = element("div", { class: "ss-node ss-node-idle", ...writing() }, element("div", { class: "ss-node-picture" }, canvas, animation), row);
   const widget = node.addDOMWidget("sidestream_thumbnail", "sidestream", box, {
@@ -76,6 +79,7 @@ export function addThumbnail(node) {
   thumbnails.set(node, { renderer, player, caption, element: box, isOff: false });
   const before = node.onRemoved;
   node.onRemoved = function (/** @type {any[]} */ ...args) {
+    removed.abort();
     thumbnails.delete(node);
     renderer.show(null);
     player.close();

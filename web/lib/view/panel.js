@@ -202,12 +202,11 @@ function fillPanel(root, shared, canPopOut) {
     asked = 0;
     if (signal.aborted) return;
     const { watching } = shared;
-    const wasInSheet = !watching.sheet && sheet.element.contains(document.activeElement);
+    const focused = root.contains(document.activeElement) ? document.activeElement : null;
     sheet.update();
     const shown = watching.sheet ? sheet.runs : watching.grid ? shared.store.current : [watching.run];
     for (const run of shown) void shared.results.load(run);
     viewer.element.hidden = !watching.single;
-    if (wasInSheet) viewer.element.focus();
     newRun.hidden = !watching.newRun;
     for (const button of zoomButtons) /** @type {HTMLButtonElement} */ (button).disabled = !watching.single;
     tabs.update();
@@ -226,6 +225,7 @@ function fillPanel(root, shared, canPopOut) {
     const { run } = timeline.progress;
     const waiting = liveSettings.silences(run) ? said : (run && waitingText(shared, run)) || t("viewer.waiting");
     setText(viewer.empty, store.live ? waiting : t("viewer.empty"));
+    if (focused && !canHoldFocus(focused)) viewer.element.focus();
   }
   // The picture is updated at once, the text around it once per animation frame.
   function onChange() {
@@ -254,4 +254,9 @@ function fillPanel(root, shared, canPopOut) {
     window.cancelAnimationFrame(asked);
   }
   return { viewer, close };
+}
+
+/** @param {Element} element that has the focus, unless what was shown has changed */
+function canHoldFocus(element) {
+  return element.getClientRects().length > 0 && !(/** @type {HTMLButtonElement} */ (element).disabled);
 }

@@ -201,7 +201,8 @@ export class Viewer {
   _updateInset() {
     const { frame } = this.watching;
     const { played } = this;
-    this.inset.hidden = !played || !frame || frame.step <= played.step;
+    const isNewer = played && frame && (frame.stage - played.stage || frame.step - played.step) > 0;
+    this.inset.hidden = !isNewer;
     this.canvas.classList.toggle("ss-canvas-inset", played !== null);
     if (played && frame) {
       this.canvas.hidden = this.inset.hidden;
