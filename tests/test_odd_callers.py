@@ -401,6 +401,24 @@ def test_i4_i10_a_callback_that_looks_at_the_picture_gets_comfyuis(
     assert client.steps == [1, 0, 0, 0]
 
 
+@pytest.mark.parametrize("settings", [{"method": "off"}, {"every_n_steps": 3}])
+def test_i9_a_callback_that_looks_shows_no_more_than_is_wanted(
+    stage, pack, client, told, latent_preview, settings
+):
+    told("--preview-method latent2rgb", "latent2rgb")
+    with a_node(stage, extra_data={"sidestream": AT_ONCE["sidestream"] | settings}):
+        previewer = latent_preview.get_previewer(CPU, a_format(stage))
+        bar = stage.comfy("comfy.utils").ProgressBar(7)
+        for step, x0 in enumerate(latents(7)):
+            preview = previewer.decode_latent_to_preview_image("JPEG", x0)
+            assert preview[1].size == (SIZE, SIZE)
+            bar.update_absolute(step + 1, 7, preview)
+            stage.wait_for_frames()
+        del previewer
+        assert all_told(pack)
+    assert len(client.frames) == (0 if "method" in settings else 3)  # 1, 4, 7
+
+
 @pytest.mark.parametrize("order", ["before", "after"])
 def test_i4_i10_a_pack_that_draws_into_pictures_of_others_draws_into_them_all(
     stage, client, told, make_pack, latent_preview, monkeypatch, order

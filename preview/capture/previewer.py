@@ -97,18 +97,18 @@ class Previewer:
         """Stage the frame of the current step; SideStream sends it when it is ready.
 
         A call outside a tracked callback counts as a step of its own. Returns None to ComfyUI's own
-        callback. Others get an `Unmade`; after they have looked at one, ComfyUI's own previews.
+        callback. Others get an `Unmade`, which replaces SideStream's frames once they have looked.
         """
         self._asked = not self._looked_at
-        is_step = not self._in_step
+        is_step, wanted = not self._in_step, False
         try:
             if is_step:
                 self._follow()
                 self._begin_step(self.run.step, host.prompts.announced_steps(self.run.context))
             host.prompts.expect_progress()
             self._record(x0)
-            wanted = not self._looked_at and self.run.wants(records.now())
-            if wanted and self._transport.watched(self.run):
+            wanted = self.run.wants(records.now())
+            if wanted and not self._looked_at and self._transport.watched(self.run):
                 self._capture(self._picture_of(x0))
             if self.run.wants_sound and self._transport.watched(self.run):
                 self._capture_sound(x0)
@@ -119,12 +119,12 @@ class Previewer:
                 self._end_step()
         if self.passed_on:
             return None
-        if self._looked_at:
-            return own_preview(self._own, preview_format, x0)
         look = functools.partial(looked_at, weakref.ref(self), self._make_own, preview_format, x0)
         preview = host.Unmade(look)
-        if is_step:
-            preview.is_replaced = True  # by the frame that was handed over
+        if self._looked_at or not wanted:
+            preview.replaced = not wanted
+        elif is_step:
+            preview.replaced = True  # by the frame that was handed over
         else:
             self._given = preview
         return preview
@@ -224,7 +224,7 @@ class Previewer:
         """The callback is about to return: pass what was captured to the worker."""
         self._in_step, self._whole, self._is_latent = False, None, True
         given, self._given = self._given, None
-        if given is not None and given.is_made and not given.is_replaced:
+        if given is not None and given.is_made and not given.replaced:
             self._drop()
         self._hand_over()
 

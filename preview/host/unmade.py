@@ -16,8 +16,11 @@ class Unmade(Sequence[Any]):
 
     def __init__(self, make: Callable[[], Sequence[Any]]) -> None:
         self._make = make
-        self.is_replaced = False
-        """Whether SideStream's frame is shown instead, whoever looks at this."""
+        self.replaced: bool | None = None
+        """Whether ComfyUI gets nothing to send: SideStream's frame is shown instead, or none.
+
+        None: only if nobody looks before it is passed on.
+        """
 
     @property
     def is_made(self) -> bool:
@@ -25,9 +28,10 @@ class Unmade(Sequence[Any]):
         return "_made" in vars(self)
 
     def passed_on(self) -> Sequence[Any] | None:
-        """What ComfyUI gets to send: nothing, if nobody has looked at it so far."""
-        self.is_replaced |= not self.is_made
-        return None if self.is_replaced else self._made
+        """What ComfyUI gets to send."""
+        if self.replaced is None:
+            self.replaced = not self.is_made
+        return None if self.replaced else self._made
 
     @functools.cached_property
     def _made(self) -> Sequence[Any]:
