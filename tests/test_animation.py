@@ -343,6 +343,9 @@ def test_i6_pauses_grow_as_long_as_memory_is_short():
         engine._animator._give_up(run, torch.cuda.OutOfMemoryError("full"))
         seen.append(engine._animator._pause.seconds)
     assert seen == [1, 2, 4, 8, 16, 32, 60, 60]
+    # The next run does not wait for it.
+    capture(engine, start_run(book, FakeSource(FlatVideoDecoder())), 1)
+    assert wait_until(lambda: len(animations(sink)) == 1)
     engine.close()
 
 

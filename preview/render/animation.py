@@ -180,8 +180,8 @@ class Animator:
         """The number of the run whose animation was sent last."""
         self._pause: Pause | None = None
         """Until there may be memory again; None once an animation was sent."""
-        self._complained_of = 0
-        """The number of the run whose lack of memory was logged last."""
+        self._pauses = 0
+        """The number of the run that lacked memory last: only its animations pause."""
 
     @property
     def busy(self) -> bool:
@@ -224,7 +224,7 @@ class Animator:
         if is_last:
             return True
         now, is_first = records.now(), run.number != self._newest
-        if self._pause is not None and now < self._pause.until:
+        if run.number == self._pauses and self._pause is not None and now < self._pause.until:
             return False
         return self._animation is None and (is_first or now >= self._rests_until)
 
@@ -256,16 +256,16 @@ class Animator:
         return True
 
     def _give_up(self, run: Run, error: Exception) -> None:
-        passes = is_short_of_memory(error)
-        if not (passes and run.number == self._complained_of):
+        passes, again = is_short_of_memory(error), run.number == self._pauses
+        if not (passes and again):
             log.warning(
                 "[SideStream] Animated previews failed (%s); this run continues with stills%s.",
                 in_a_line(error),
                 " and retries them later" if passes else "",
             )
         if passes:
-            self._complained_of = run.number
-            before = self._pause
+            before = self._pause if again else None
+            self._pauses = run.number
             seconds = FIRST_PAUSE if before is None else min(2 * before.seconds, LONGEST_PAUSE)
             self._pause = Pause(records.now() + seconds, seconds)
         run.animation_failed = not passes
