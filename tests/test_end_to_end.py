@@ -322,6 +322,24 @@ def test_a_legacy_client_gets_event_1(running, connect):
     assert not [event for event in run.events if event.type.startswith("sidestream")]
 
 
+# I10: polite
+
+
+def test_i4_i10_a_sampler_that_looks_at_previews_gets_comfyuis_and_passes_them_on(
+    reference, client
+):
+    prompt = demo_graph(seed=SEED)
+    prompt[SAMPLER]["class_type"] = "SampleAndLook"
+    run = client.run(prompt, {"sidestream": {"throttle_ms": 0, "budget": 0}})
+    assert run.outcome == "success"
+    assert client.saved_latent(run.prompt_id, SAVE) == reference.latents["euler"]
+    # The first one is SideStream's: so far nobody knew that the pictures are looked at.
+    assert sorted(steps(run)) == [0] * 19 + [1]
+    theirs = [frame for frame in run.frames if not frame.sidestream]
+    for frame, own in zip(theirs, reference.frames[1:], strict=True):
+        assert SAMPLES_ON != "cpu" or psnr(decoded(frame.image), decoded(own.image)) >= 30
+
+
 # I9: obedient
 
 

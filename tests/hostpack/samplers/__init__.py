@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import threading
 
+import comfy.sample
+import comfy.utils
+import latent_preview
 from aiohttp import web
 from comfy_execution.graph_utils import GraphBuilder
 from server import PromptServer
@@ -78,6 +81,31 @@ class SampleTwice(nodes.KSampler):
         return self.sample(**{**inputs, "latent_image": first})
 
 
+class SampleAndLook(nodes.KSampler):
+    """A KSampler with a callback of its own, which looks at each preview and passes it on."""
+
+    CATEGORY = "testing"
+    FUNCTION = "run"
+
+    def run(self, model, seed, latent_image, denoise, **inputs):
+        start = latent_image["samples"]
+        previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
+        bar = comfy.utils.ProgressBar(inputs["steps"])
+
+        def callback(step, x0, x, total_steps):
+            preview = None
+            if previewer:
+                preview = previewer.decode_latent_to_preview_image("JPEG", x0)
+                kind, picture, size = preview
+                assert (kind, min(picture.size) > 1, size > 1) == ("JPEG", True, True)
+            bar.update_absolute(step + 1, total_steps, preview)
+
+        noise = comfy.sample.prepare_noise(start, seed)
+        more = {"latent_image": start, "denoise": denoise, "callback": callback, "seed": seed}
+        samples = comfy.sample.sample(model, noise, **inputs, **more)
+        return ({**latent_image, "samples": samples},)
+
+
 class SampleByGraph:
     """A node that is a KSampler only at run time."""
 
@@ -110,6 +138,7 @@ class Seeds:
 
 NODE_CLASS_MAPPINGS = {
     "SampleTwice": SampleTwice,
+    "SampleAndLook": SampleAndLook,
     "SampleByGraph": SampleByGraph,
     "Seeds": Seeds,
     "SampleAndStay": SampleAndStay,
