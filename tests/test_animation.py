@@ -15,6 +15,7 @@ from sidestream.benchmarks.weights import WAN, video_decoder
 from sidestream.preview import records
 from sidestream.preview.decoders.taehv import TaehvSource
 from sidestream.preview.render import animation as animation_module
+from sidestream.preview.render import chain as chain_module
 from sidestream.preview.render import worker as engine_module
 from sidestream.preview.render.chain import FallbackChain
 from sidestream.preview.render.job import StreamingRenderJob
@@ -309,7 +310,7 @@ def test_i6_an_animation_that_fails_costs_the_animations_and_one_line(caplog):
 @pytest.mark.parametrize("pause", [0.0, 60.0])
 def test_i6_animations_are_made_again_after_memory_was_short(monkeypatch, caplog, pause):
     """After a pause, and in any case of the last step."""
-    monkeypatch.setattr(animation_module, "FIRST_PAUSE", pause)
+    monkeypatch.setattr(chain_module, "FIRST_PAUSE", pause)
     sink, book = FakeSink(), a_book()
     engine = an_engine(sink)
 

@@ -471,16 +471,18 @@ def a_node(stage, **about):
 
 
 def test_i4_a_picture_that_comfyui_cannot_make_is_black(
-    stage, pack, client, told, latent_preview, monkeypatch
+    stage, pack, client, told, latent_preview, caplog
 ):
     """Without the pack there would have been no previewer."""
-    with stage.node(extra_data=AT_ONCE):
+    with stage.node(extra_data=AT_ONCE), caplog.at_level(logging.INFO):
         sound = latent_preview.get_previewer(CPU, a_format(stage, "StableAudio1"))
-        _, picture, size = sound.decode_latent_to_preview_image("JPEG", torch.randn(1, 64, 40))
-        assert size == 512
-        assert picture.getextrema() == ((0, 0),) * 3
+        for latent in latents(2, 1, 64, 40):
+            _, picture, size = sound.decode_latent_to_preview_image("JPEG", latent)
+            assert size == 512
+            assert picture.getextrema() == ((0, 0),) * 3
         del sound
         assert all_told(pack)
+    assert len([line for line in caplog.messages if "black previews" in line]) == 1
 
 
 def test_a_picture_that_is_looked_at_late_keeps_no_run(

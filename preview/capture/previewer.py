@@ -50,7 +50,7 @@ class Previewer:
         self._start = start
         self._engines = engines
         self._transport = transport
-        self._make_own = own
+        self._make_own = functools.cache(own)
         self._scale = scale
         self._views = views
         self._is_sound = is_sound
@@ -71,8 +71,8 @@ class Previewer:
         self._engine_for: tuple[torch.device, str] | None = None
         self._given: host.Unmade | None = None
         """What the callback of the current step got."""
-        self.passed_on = False
-        """Whether nobody but ComfyUI's own callback gets what it returns."""
+        self.is_direct = False
+        """Whether ComfyUI's own callback calls it, with no pack's wrapper in between."""
         self._looked_at = False
         """Whether a pack looks at what it gets, to show it itself."""
         self._ends: weakref.finalize[[], Previewer] | None = None
@@ -117,7 +117,7 @@ class Previewer:
         finally:
             if is_step:
                 self._end_step()
-        if self.passed_on:
+        if self.is_direct:
             return None
         look = functools.partial(looked_at, weakref.ref(self), self._make_own, preview_format, x0)
         preview = host.Unmade(look)
@@ -440,7 +440,7 @@ class Previewer:
     def __reduce__(self) -> tuple[Callable[[Any], Any], tuple[Any]]:
         return _itself, (self._own,)  # without a run, elsewhere, it becomes ComfyUI's previewer
 
-    @functools.cached_property
+    @property
     def _own(self) -> Any:
         return self._make_own()
 
@@ -456,22 +456,18 @@ def looked_at(
 ) -> Sequence[Any]:
     """ComfyUI's own preview of `x0`, for a pack that looks at what it got from a previewer.
 
-    As that pack shows it, or passes it on, it replaces SideStream's from the next step on.
+    As that pack shows it, or passes it on, it replaces SideStream's from the next step on. It is
+    black if ComfyUI's previewer cannot make it, which is logged at the first look.
     """
-    asked = previewer()
-    if asked is None:
-        return own_preview(make_own(), preview_format, x0)
-    asked._looked_at = True
-    return own_preview(asked._own, preview_format, x0)
-
-
-def own_preview(own: Any, preview_format: str, x0: Any) -> Sequence[Any]:
-    """What ComfyUI's own previewer makes of `x0`; something black if it cannot."""
+    asked, is_first = previewer(), True
+    if asked is not None:
+        is_first, asked._looked_at = not asked._looked_at, True
     try:
-        made: Sequence[Any] = own.decode_latent_to_preview_image(preview_format, x0)
+        made: Sequence[Any] = make_own().decode_latent_to_preview_image(preview_format, x0)
         return made
     except Exception as error:
-        log.info("[SideStream] A pack gets a black preview (%s).", in_a_line(error))
+        if is_first:
+            log.info("[SideStream] A pack gets black previews (%s).", in_a_line(error))
         return preview_format, Image.new("RGB", (8, 8)), host.installation.preview_size()
 
 

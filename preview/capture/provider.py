@@ -209,7 +209,7 @@ class Provider:
         if sampling is not None:
             sampling.previewer = previewer
             current = host.sampling.latent_preview.get_previewer
-            previewer.passed_on = current is self._replaced["get_previewer"][1]
+            previewer.is_direct = current is self._replaced["get_previewer"][1]
         else:
             self._theirs = ""
         return previewer

@@ -22,7 +22,7 @@ import nodes
 from ..records import NodeContext
 from ..settings import KEY, USER
 from .installation import author
-from .unmade import without
+from .unmade import passed_on
 
 
 def current_context() -> NodeContext:
@@ -167,10 +167,10 @@ def install_progress() -> Any:
             _here.shown = False
             if hasattr(self, "_last_sent_value"):
                 self._last_sent_value = -1  # as if it were the first, which is always sent
-        if kwargs:
-            kwargs = dict(zip(kwargs, without(tuple(kwargs.values())), strict=True))
+        args = tuple(map(passed_on, args))
+        kwargs = {name: passed_on(value) for name, value in kwargs.items()}
         try:
-            return update(self, *without(args), **kwargs)
+            return update(self, *args, **kwargs)
         finally:
             _note_total(self)
 

@@ -44,6 +44,6 @@ class Unmade(Sequence[Any]):
         return self._made[index]
 
 
-def without(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """`values` without previews that are made beside the sampler."""
-    return tuple(value.passed_on() if isinstance(value, Unmade) else value for value in values)
+def passed_on(value: Any) -> Any:
+    """`value`, or what ComfyUI gets to send in its place."""
+    return value.passed_on() if isinstance(value, Unmade) else value

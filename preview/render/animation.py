@@ -21,7 +21,7 @@ from ..plain import in_a_line
 from ..records import Encoded, Picture
 from .backends import Backend, BackendError
 from .budget import Budget
-from .chain import FIRST_PAUSE, LONGEST_PAUSE, Pause
+from .chain import Pause
 from .job import RenderJob, StreamingRenderJob, shown_size
 from .protocols import Run, Sink
 from .quicker import SMALLER
@@ -264,10 +264,8 @@ class Animator:
                 " and retries them later" if passes else "",
             )
         if passes:
-            before = self._pause if again else None
+            self._pause = Pause.after(self._pause if again else None, records.now())
             self._pauses = run.number
-            seconds = FIRST_PAUSE if before is None else min(2 * before.seconds, LONGEST_PAUSE)
-            self._pause = Pause(records.now() + seconds, seconds)
         run.animation_failed = not passes
         self.forget()
 

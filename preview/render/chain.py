@@ -29,6 +29,12 @@ class Pause:
     until: float
     seconds: float
 
+    @classmethod
+    def after(cls, before: Pause | None, now: float) -> Pause:
+        """A first one, or one twice as long as the one `before`."""
+        seconds = FIRST_PAUSE if before is None else min(2 * before.seconds, LONGEST_PAUSE)
+        return cls(now + seconds, seconds)
+
 
 class Failures:
     """The decoders that failed in a run. Kept when a changed method replaces the chain."""
@@ -58,9 +64,7 @@ class Failures:
         if is_lasting(error):
             self._lasting.add(key)
         else:
-            before = self._pauses.get(key)
-            seconds = FIRST_PAUSE if before is None else min(2 * before.seconds, LONGEST_PAUSE)
-            self._pauses[key] = Pause(now + seconds, seconds)
+            self._pauses[key] = Pause.after(self._pauses.get(key), now)
         return first
 
 

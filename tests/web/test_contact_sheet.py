@@ -70,6 +70,14 @@ def wait_drawn(panel: PanelPage, count: int) -> None:
     panel.wait(f"count => {DRAWN} === count", argument=count)
 
 
+def open_sheet_of(panel: PanelPage, names: str) -> None:
+    """The sheet with made-up runs that are over."""
+    open_sheet(panel)
+    for name in names:
+        deliver_run(panel, name)
+    wait_drawn(panel, len(names))
+
+
 # Live, in the order of the queue
 
 
@@ -212,10 +220,7 @@ def test_a_tile_ends_on_the_result_of_its_run(panel: PanelPage) -> None:
 
 def test_a_run_is_starred_deleted_and_put_back_and_all_are_forgotten_after_a_question(panel: PanelPage) -> None:
     page = panel.page
-    open_sheet(panel)
-    for name in "abc":
-        deliver_run(panel, name)
-    wait_drawn(panel, 3)
+    open_sheet_of(panel, "abc")
     act(tile(panel, 0), "Star")
     expect(tile(panel, 0).locator(".ss-star")).to_have_attribute("aria-pressed", "true")
     part(panel, ".ss-sheet [aria-label='Show starred runs only']").click()
@@ -241,10 +246,7 @@ def test_a_run_is_starred_deleted_and_put_back_and_all_are_forgotten_after_a_que
 
 def test_all_that_was_deleted_within_ten_seconds_is_put_back(panel: PanelPage) -> None:
     page = panel.page
-    open_sheet(panel)
-    for name in "abc":
-        deliver_run(panel, name)
-    wait_drawn(panel, 3)
+    open_sheet_of(panel, "abc")
     tile(panel, 0).locator(".ss-shot-picture").focus()
     for left in (2, 1):
         page.keyboard.press("Delete")

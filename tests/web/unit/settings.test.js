@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { Settings, allows, labelOf, optionText, unitText } from "../../../web/lib/data/settings.js";
-import { answers, stored } from "./comfy.js";
+import { answers, app, stored } from "./comfy.js";
 
 const NUMBER = { type: "number", default: 100, min: 0, max: 60000, unit: "ms", label: "Throttle", tooltip: "" };
 const CHOICE = { type: "choice", default: "jpeg", options: ["jpeg", "png"], words: { jpeg: "JPEG" }, label: "Format", tooltip: "" };
@@ -41,4 +41,14 @@ test("the dialog lists the server's settings and the page's own", () => {
   assert.equal(optionText("device", CHOICE, "1"), "GPU 1");
   const size = { ...NUMBER, unit: "px", zero: "asComfyUI" };
   assert.deepEqual([unitText(NUMBER, 0), unitText(size, 64), unitText(size, 0)], ["ms", "px", "liveSettings.asComfyUI"]);
+});
+
+test("a value that the server does not take is said, once", async (context) => {
+  const { extensionManager } = app;
+  const said = [];
+  extensionManager.toast = { add: ({ severity }) => said.push(severity) };
+  context.mock.method(extensionManager.setting, "set", () => Promise.reject(new Error("offline")));
+  await new Settings().set("budget", 7);
+  assert.deepEqual(said, ["error"]);
+  delete extensionManager.toast;
 });

@@ -206,6 +206,15 @@ test("another previewer's pictures are of the step that came with them, and of t
   assert.deepEqual(seen, [["1/3", "2/3", "3/3"], ["1/3", "2/3", "3/3"]]);
 });
 
+test("a node that blocks those behind it ends no prompt", () => {
+  const { store } = opened();
+  preview(1, { prompt: "p" });
+  tell("execution_error", { prompt_id: "p", exception_type: "ExecutionBlocked" });
+  assert.equal(store.live, true);
+  tell("execution_error", { prompt_id: "p", exception_type: "ValueError" });
+  assert.equal(store.live, false);
+});
+
 test("a prompt whose id was used before has runs that go on", () => {
   const { store } = opened();
   for (const run of ["first", "second"]) {

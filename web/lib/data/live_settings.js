@@ -140,10 +140,7 @@ export class LiveSettings extends EventTarget {
    */
   _store(name, value) {
     this._stored[name] = value;
-    const stored = Promise.resolve(this.settings.set(name, value)).catch(() => {
-      toast("error", t("liveSettings.notStored"));
-    });
-    void stored.then(() => this._tell());
+    void this.settings.set(name, value).then(() => this._tell());
   }
 
   /** @param {Record<string, any>} changes */

@@ -1,6 +1,6 @@
 /** This page's prompts whose samplers have not begun: those that wait, and one that has just started. */
 
-import { ENDINGS, clientId, getJson, listen, postJson, toast } from "../host/comfy.js";
+import { clientId, getJson, listen, listenToEnds, postJson, toast } from "../host/comfy.js";
 import { t } from "../host/strings.js";
 
 /** @typedef {import("./prompts.js").Origin} Origin */
@@ -36,7 +36,7 @@ export class Queue extends EventTarget {
       begun.running = true;
       this._tell();
     });
-    for (const name of ENDINGS) listen(name, (told) => this._keep(({ promptId }) => promptId !== told?.prompt_id));
+    listenToEnds((over) => this._keep(({ promptId }) => promptId !== over));
     // Prompts may be removed from the queue elsewhere. Nothing is known here of other clients' prompts.
     listen("status", (told) => {
       const begun = store.live && !this.waiting.some(({ running }) => running) ? 1 : 0;

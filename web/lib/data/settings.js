@@ -3,7 +3,7 @@
  * of them (`GET /sidestream/settings`), so that a setting is described in one place.
  */
 
-import { getJson, settingValue, storeSetting } from "../host/comfy.js";
+import { getJson, settingValue, storeSetting, toast } from "../host/comfy.js";
 import { settingText, t } from "../host/strings.js";
 
 /**
@@ -113,12 +113,18 @@ export class Settings extends EventTarget {
   }
 
   /**
+   * Store a value. If that is not possible, the user is told.
+   *
    * @param {string} name
    * @param {unknown} value
    */
-  set(name, value) {
+  async set(name, value) {
     this._complained.delete(name);
-    return storeSetting(idOf(name), value);
+    try {
+      await storeSetting(idOf(name), value);
+    } catch {
+      toast("error", t("liveSettings.notStored"));
+    }
   }
 
   /** What the server takes, as it is now. */

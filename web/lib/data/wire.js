@@ -4,7 +4,7 @@
  * A preview without SideStream's label is another previewer's.
  */
 
-import { ENDINGS, getJson, listen, promptOf } from "../host/comfy.js";
+import { getJson, listen, listenToEnds, promptOf } from "../host/comfy.js";
 import { keepLabels } from "../host/preview_labels.js";
 
 /** @typedef {import("./store.js").FrameStore} FrameStore */
@@ -109,11 +109,9 @@ export function receive(store) {
 
   keepLabels();
   for (const [name, handle] of Object.entries(handlers)) listen(name, handle);
-  for (const name of ENDINGS) {
-    listen(name, (detail) => {
-      if (detail?.prompt_id) store.endPrompt(detail.prompt_id);
-    });
-  }
+  listenToEnds((promptId) => {
+    if (promptId) store.endPrompt(promptId);
+  });
 }
 
 /**

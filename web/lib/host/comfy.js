@@ -16,8 +16,18 @@ export function listen(event, hear) {
   api.addEventListener(/** @type {any} */ (event), (/** @type {any} */ { detail }) => hear(detail));
 }
 
-/** The events that end a prompt. */
-export const ENDINGS = ["execution_success", "execution_error", "execution_interrupted"];
+/**
+ * Listen to the ends of prompts. A node that blocks those behind it has its message sent as an error, too.
+ *
+ * @param {(promptId: string | undefined) => void} hear
+ */
+export function listenToEnds(hear) {
+  for (const name of ["execution_success", "execution_error", "execution_interrupted"]) {
+    listen(name, (told) => {
+      if (told?.exception_type !== "ExecutionBlocked") hear(told?.prompt_id);
+    });
+  }
+}
 
 /** The id under which the server knows this page. */
 export function clientId() {

@@ -3,7 +3,6 @@
 import { elementsOf, keepFromPage, setText } from "./dom.js";
 import { PresetChoice } from "../data/presets.js";
 import { presetLabel } from "../data/settings.js";
-import { toast } from "../host/comfy.js";
 import { t } from "../host/strings.js";
 
 export class PresetSelect {
@@ -57,9 +56,7 @@ export function presetInDialog(document, settings) {
   let made;
   settings.addEventListener("change", () => made?.update());
   return () => {
-    const change = (/** @type {string} */ name, /** @type {any} */ value) => {
-      Promise.resolve(settings.set(name, value)).catch(() => toast("error", t("liveSettings.notStored")));
-    };
+    const change = (/** @type {string} */ name, /** @type {any} */ value) => void settings.set(name, value);
     made = new PresetSelect(document, settings.presets, (name) => settings.get(name), change);
     return made.select;
   };
