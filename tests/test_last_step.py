@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from sidestream.tests.graphs import SAMPLER, SAVE, demo_graph, insert, settled
-from sidestream.tools.comfy_client import Event
+from sidestream.tools.comfy_client import Event, Frame
 
 if TYPE_CHECKING:
     from sidestream.tools.comfy_client import ComfyClient, Run
@@ -136,6 +136,19 @@ def test_i7_a_decoder_that_is_cold_costs_the_first_frames_not_the_last(
     assert run.outcome == "success"
     assert labels(run)[-1] == 3
     assert [frame.metadata["node_id"] for frame in run.frames] == [SAMPLER] * len(run.frames)
+
+
+def test_the_client_waits_for_late_frames_of_a_run_that_was_announced_in_an_earlier_call(
+    client: ComfyClient,
+) -> None:
+    prompt = demo_graph({"method": "latent2rgb"}, steps=3, seconds=0.5)
+    insert(prompt, "9", "ProbeSampling", name="late", decoder_seconds=0.7)
+    prompt_id = client.queue(prompt)
+    for message in client.messages(prompt_id):
+        if isinstance(message, Frame):
+            break
+    assert labels(client.collect(prompt_id))[-1:] == [3]
+    assert client.listen(0.5).frames == []
 
 
 def test_i7_an_interrupt_keeps_late_frames_back_too(client: ComfyClient) -> None:

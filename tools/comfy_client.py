@@ -117,7 +117,7 @@ class ComfyClient:
         self._ahead: deque[Event | Frame] = deque()
         """What arrived during the wait for the last frames of an earlier prompt."""
         self._open_runs: dict[str, set[Any]] = {}
-        """By prompt, SideStream's runs that have started but not ended."""
+        """By prompt whose runs were announced, those that have started but not ended."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -168,13 +168,17 @@ class ComfyClient:
     def messages(self, prompt_id: str, timeout: float = 60.0) -> Iterator[Event | Frame]:
         """Yield whatever arrives until the prompt has ended; raise Unfinished if it does not.
 
-        The last previews may arrive after that; it waits for the end of announced runs.
+        The last previews may arrive after that; it waits for the end of announced runs, also of
+        those whose announcement came in an earlier call for the same prompt.
         """
         deadline = time.monotonic() + timeout
         ended, known, of_others, silent = False, False, list[Event | Frame](), 0
-        announced, asked = False, False
-        open_runs = self._open_runs.setdefault(prompt_id, set())
-        while time.monotonic() < deadline and not (ended and announced and not open_runs):
+        asked = False
+        while time.monotonic() < deadline:
+            open_runs = self._open_runs.get(prompt_id)
+            announced = open_runs is not None
+            if ended and announced and not open_runs:
+                break
             try:
                 message = self._next(min(0.3 if asked and not announced else 1.0, timeout))
             except queue.Empty:
@@ -195,9 +199,9 @@ class ComfyClient:
                 of_others.append(message)
                 continue
             yield message
-            announced = _note_run(message, prompt_id, open_runs) or announced
+            _note_run(message, self._open_runs)
             ended = ended or _ends(message, prompt_id)
-            if ended and not announced and not asked:
+            if ended and prompt_id not in self._open_runs and not asked:
                 # A prompt of a few milliseconds may end before its run is announced. By the
                 # server's next answer it is.
                 asked = True
@@ -364,19 +368,17 @@ def _prompt_of(message: Event | Frame) -> str | None:
     return told.get("prompt_id")
 
 
-def _note_run(message: Event | Frame, prompt_id: str, open_runs: set[Any]) -> bool:
-    """Update `open_runs`, the stages of SideStream's runs that have started but not ended.
+def _note_run(message: Event | Frame, open_runs: dict[str, set[Any]]) -> None:
+    """Update `open_runs`: by prompt, the stages of SideStream's runs that have not ended.
 
-    Returns whether the message tells of a run of the prompt, or that a sampler has none.
+    A sampler that tells that it has no run is an announcement, too.
     """
     if not isinstance(message, Event) or message.type != "sidestream.run":
-        return False
-    if message.data.get("prompt_id") != prompt_id:
-        return False
+        return
+    of_prompt = open_runs.setdefault(str(message.data.get("prompt_id")), set())
     run = (message.data.get("run"), message.data.get("stage"))
     if run[0] is not None:
-        (open_runs.discard if message.data["state"] == "end" else open_runs.add)(run)
-    return True
+        (of_prompt.discard if message.data["state"] == "end" else of_prompt.add)(run)
 
 
 def _is_of_type(message: aiohttp.WSMessage, kind: str) -> bool:
