@@ -10,8 +10,16 @@ import pytest
 from playwright.sync_api import expect
 from sidestream.tests.web.conftest import on_the_oldest_and_the_newest
 from sidestream.tests.web.streams import deliver, end_run
-from sidestream.tests.web.views import OVERFLOWING, PANEL, nameless, start_run, wait_over, wait_shown
-from sidestream.tools.page import PanelPage
+from sidestream.tests.web.views import (
+    OVERFLOWING,
+    PANEL,
+    SEEDS,
+    nameless,
+    settled,
+    wait_over,
+    wait_shown,
+)
+from sidestream.tools.page import PanelPage, demo_prompt
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator
@@ -50,15 +58,16 @@ def path(panel: PanelPage, name: str, line: str = "own") -> str:
 @on_the_oldest_and_the_newest
 def test_a_real_run_has_a_point_for_each_step(panel: PanelPage) -> None:
     panel.open_panel()
-    start_run(panel, steps=20, seconds=0.15)
+    panel.load(settled(demo_prompt(seed=next(SEEDS) * 10, steps=20, seconds=0.15)))
+    panel.queue()
+    wait_over(panel, 120)
     wait_shown(panel, 20)
-    wait_over(panel)
     open_curves(panel)
     frames, sent = panel.page.evaluate(
         "() => (({ frames, outcomes }) => [frames.map(({ label }) => label), outcomes.sent])(sidestream.watching.run)"
     )
-    assert len(frames) == sent > 2  # a busy machine leaves out some
-    for name, points in zip(NAMES, (sent - 1, sent, sent), strict=True):
+    assert len(frames) == sent == 20
+    for name, points in zip(NAMES, (19, 20, 20), strict=True):
         assert path(panel, name).replace("M", "L").count("L") == points
     expect(panel.page.locator(f"{CURVES} .ss-answer")).to_contain_text("after step")
     taken = curve(panel, "Time per step").get_attribute("aria-label")

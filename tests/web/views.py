@@ -85,6 +85,17 @@ def start_run(panel: PanelPage, **prompt: Any) -> None:
     panel.queue()
 
 
+def settled(prompt: dict[str, Any]) -> dict[str, Any]:
+    """The demo graph, each of whose steps waits for its frame: none replaces another.
+
+    However busy the machine is. With the helper `probe` in the server.
+    """
+    inputs = {"model": ["2", 0], "name": "settled", "decoder_seconds": 0.0, "settles": True}
+    prompt["3"] = {"class_type": "ProbeSampling", "inputs": inputs}
+    prompt["10"]["inputs"]["model"] = ["3", 0]
+    return prompt
+
+
 LONG = 4000
 """Steps of a run that goes on however long a busy machine takes: its test ends it."""
 
