@@ -55,6 +55,11 @@ def methods(posted: str) -> set[str]:
     return set(re.findall(r'"method":"(\w+)"', posted))
 
 
+def wait_followed(panel: PanelPage) -> None:
+    """Wait until the panel's fields are those of the run: its values replace what was typed."""
+    panel.wait("() => document.querySelector('.ss-stat-step dd').textContent.endsWith(' / 4000')")
+
+
 def interrupt(panel: PanelPage) -> None:
     panel.page.locator(f"{PANEL} [aria-label='Interrupt the run']").click()
     panel.wait_idle()
@@ -110,7 +115,7 @@ def test_always_stores_the_change(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()
     start_run(panel, steps=4000, seconds=0.03)
-    panel.wait_frames(3)
+    wait_followed(panel)
     change(panel, "every_n_steps", 3)
     page.locator(f"{BAR} >> text=Always").click()
     page.locator(BAR).wait_for(state="hidden")
@@ -133,7 +138,7 @@ def test_a_change_holds_for_what_is_queued_and_not_for_what_comes_after(panel: P
     )
     start_run(panel, steps=4000, seconds=0.05, preview=None)
     start_run(panel, steps=4, seconds=0.05, preview=None)
-    panel.wait_frames(2)
+    wait_followed(panel)
     change(panel, "budget", 33)
     with page.expect_response("**/prompt"):
         start_run(panel, steps=4, seconds=0.05, preview=None)
@@ -156,7 +161,7 @@ def test_a_slider_that_is_dragged_tells_the_server_once(panel: PanelPage) -> Non
     page = panel.page
     panel.open_panel()
     start_run(panel, steps=4000, seconds=0.05)
-    panel.wait_frames(3)
+    wait_followed(panel)
     told: list[Any] = []
     ours = re.compile("sidestream/|SideStream")
     page.on("request", lambda one: told.append(one.url) if one.method == "POST" and ours.search(one.url) else None)
@@ -334,7 +339,7 @@ def test_a_pause_and_the_runs_settings_are_there_again_after_a_reload(panel: Pan
     page = panel.page
     panel.open_panel()
     start_run(panel, steps=4000, seconds=0.03, every_n_steps=2)
-    panel.wait_frames(2)
+    wait_followed(panel)
     change(panel, "budget", 44)
     with page.expect_response("**/sidestream/pause"):
         page.locator(f"{PANEL} [aria-label='Pause previews']").click()
