@@ -13,7 +13,7 @@ from PIL import Image
 from playwright.sync_api import expect
 from sidestream.tests.web.conftest import on_the_oldest_and_the_newest
 from sidestream.tests.web.proxies import proxy
-from sidestream.tests.web.views import LONG, NAMELESS, SEEDS, finish, wait_over
+from sidestream.tests.web.views import LONG, NAMELESS, SEEDS, confirm, finish, wait_over
 from sidestream.tools.local import opened
 from sidestream.tools.page import PanelPage, demo_prompt
 
@@ -142,8 +142,8 @@ def test_from_the_settings_to_the_phone(panel: PanelPage, watch: Watch, tmp_path
         expect(idle_text(phone)).to_be_visible()
         expect(page.get_by_text("Watching now: 1")).to_be_visible()
         # What is asked first, and does nothing by itself.
-        page.get_by_role("button", name="New address").click()
-        page.get_by_role("button", name="Replace the address?").click()
+        new = page.get_by_role("button", name="New address")
+        confirm(new, page.get_by_role("button", name="Replace the address?"))
         expect(page.get_by_label("Address of the watch page")).not_to_have_value(address)
         expect(phone.get_by_text("Nothing is shared at this address.")).to_be_visible()
         again = watch(page.get_by_label("Address of the watch page").input_value(), **PHONE)
