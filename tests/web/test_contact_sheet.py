@@ -17,10 +17,12 @@ from sidestream.tests.web.views import (
     SEEDS,
     confirm,
     heap,
+    listen_to_toasts,
     nameless,
     part,
     start_run,
     wait_over,
+    wait_toast,
 )
 from sidestream.tools.page import PanelPage, demo_prompt
 
@@ -288,8 +290,9 @@ def test_a_runs_seed_is_copied_and_its_workflow_opened_as_it_was(panel: PanelPag
     panel.wait("() => sidestream.store.runs.length === 1 && !sidestream.store.live")
     panel.load(demo_prompt(seed=5, samplers=2))
     open_sheet(panel)
+    listen_to_toasts(panel)
     act(tile(panel, 0), "Copy the seed")
-    page.get_by_text(f"Seed {seed} copied").first.wait_for()
+    wait_toast(panel, f"Seed {seed} copied")
     assert page.evaluate("() => navigator.clipboard.readText()") == str(seed)
     act(tile(panel, 0), "Open the workflow")
     samplers = "() => app.graph._nodes.filter((node) => node.type === 'KSampler').map((node) => node.widgets[0].value)"

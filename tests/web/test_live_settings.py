@@ -359,9 +359,10 @@ def test_a_pause_and_the_runs_settings_are_there_again_after_a_reload(panel: Pan
 def test_a_pause_that_the_server_did_not_take_is_no_pause(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()
+    listen_to_toasts(panel)
     page.route("**/sidestream/pause", lambda route: route.abort())
     page.locator(f"{PANEL} [aria-label='Pause previews']").click()
-    page.get_by_text("The server did not respond").last.wait_for()
+    wait_toast(panel, "The server did not respond")
     panel.wait("() => !sidestream.liveSettings.paused")
     page.unroute("**/sidestream/pause")
 

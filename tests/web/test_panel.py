@@ -15,6 +15,7 @@ from sidestream.tests.web.views import (
     OVERFLOWING,
     PANEL,
     VIEWER,
+    listen_to_toasts,
     nameless,
     open_details,
     part,
@@ -22,6 +23,7 @@ from sidestream.tests.web.views import (
     show_two_samplers,
     start_run,
     wait_shown,
+    wait_toast,
     wait_until_the_frame_is_shown,
 )
 from sidestream.tools.page import PanelPage
@@ -136,6 +138,7 @@ def test_a_window_that_the_browser_blocks_and_a_setting_that_is_not_stored_are_t
 ) -> None:
     page = panel.page
     panel.open_panel()
+    listen_to_toasts(panel)
     page.evaluate(
         """() => {
           const { setting } = app.extensionManager;
@@ -151,10 +154,10 @@ def test_a_window_that_the_browser_blocks_and_a_setting_that_is_not_stored_are_t
         }"""
     )
     page.locator(f"{PANEL} [aria-label^='Open in a separate']").click()
-    page.get_by_text("The browser blocked the window").last.wait_for()
+    wait_toast(panel, "The browser blocked the window")
     page.locator(f"{PANEL} input[name=throttle_ms]").fill("300")
     page.locator(f"{PANEL} input[name=throttle_ms]").press("Tab")
-    page.get_by_text("The setting could not be saved").last.wait_for()
+    wait_toast(panel, "The setting could not be saved")
     page.evaluate("() => restore()")
 
 

@@ -46,9 +46,10 @@ def test_the_report_is_on_the_clipboard(panel: PanelPage, secure: bool) -> None:
 def test_a_server_that_does_not_answer_is_told(panel: PanelPage) -> None:
     page = panel.page
     panel.open_panel()
+    listen_to_toasts(panel)
     page.route("**/sidestream/report", lambda route: route.abort())
     page.locator(BUTTON).click()
-    page.get_by_text("there is no report").first.wait_for()
+    wait_toast(panel, "there is no report")
     page.unroute("**/sidestream/report")
 
 
