@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import io
+from typing import TYPE_CHECKING, Any
 
+from PIL import Image
 from sidestream.tools.page import PanelPage
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Route
 
 # Messages of the server as the page's socket hands them out, so that all of the page's own code
 # takes part.
@@ -88,3 +93,28 @@ def tell_success(panel: PanelPage, *, prompt: str) -> None:
     """Let the server say that a prompt has ended."""
     tell(panel, "executing", node=None, prompt_id=prompt)
     tell(panel, "execution_success", prompt_id=prompt)
+
+
+def put_out(
+    panel: PanelPage, name: str, body: bytes = b"", kind: str = "", status: int = 200, *, prompt: str = "p"
+) -> list[str]:
+    """Let a node tell of a file; returns the addresses that are asked for."""
+    asked: list[str] = []
+
+    def answer(route: Route) -> None:
+        if "rand=" not in route.request.url:  # as the page itself asks for a node that it has
+            asked.append(route.request.url)
+        route.fulfill(status=status, body=body, content_type=kind)
+
+    panel.page.unroute("**/view?*")
+    panel.page.route("**/view?*", answer)
+    file = {"filename": name, "subfolder": "", "type": "output"}
+    told: dict[str, Any] = {"prompt_id": prompt, "node": "30", "display_node": "30", "output": {"images": [file]}}
+    tell(panel, "executed", **told)
+    return asked
+
+
+def png(size: tuple[int, int], colour: tuple[int, int, int]) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", size, colour).save(out, "PNG")
+    return out.getvalue()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import expect
 from sidestream.tests.web.conftest import on_the_oldest_and_the_newest
-from sidestream.tests.web.streams import deliver, end_run
+from sidestream.tests.web.streams import deliver, end_run, png, put_out
 from sidestream.tests.web.views import (
     LONG,
     OVERFLOWING,
@@ -215,6 +215,22 @@ def test_a_tile_ends_on_the_result_of_its_run(panel: PanelPage) -> None:
     panel.queue()
     expect(tile(panel, 0)).to_contain_text("Result")
     wait_drawn(panel, 1)
+
+
+def test_a_result_is_fetched_once_its_tile_scrolls_into_view(panel: PanelPage) -> None:
+    open_sheet(panel)
+    names = [f"r{number}" for number in range(40)]
+    for name in names:
+        deliver_run(panel, name)
+    expect(panel.page.locator(TILE)).to_have_count(40)
+    tile(panel, 39).scroll_into_view_if_needed()
+    panel.wait(f"() => document.querySelector(`{TILE} canvas`).width <= 1")  # it is out of view
+    asked = put_out(panel, "r.png", png((96, 96), (10, 200, 30)), "image/png", prompt="pr0")
+    panel.page.wait_for_timeout(300)
+    assert asked == []
+    tile(panel, 0).scroll_into_view_if_needed()
+    expect(tile(panel, 0)).to_contain_text("Result")
+    assert len(asked) == 1
 
 
 # What can be done with a run

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
 from sidestream.tests.web.animations import moving_bar, send_still, webp
 from sidestream.tests.web.conftest import on_the_oldest_and_the_newest
-from sidestream.tests.web.streams import deliver, end_run, tell
+from sidestream.tests.web.streams import deliver, end_run, png, put_out, tell
 from sidestream.tests.web.views import (
     PANEL,
     SEEDS,
@@ -23,9 +22,6 @@ from sidestream.tests.web.views import (
     wait_until_the_frame_is_shown,
 )
 from sidestream.tools.page import PanelPage, demo_prompt
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Route
 
 pytestmark = pytest.mark.browser
 
@@ -245,29 +241,6 @@ def test_a_real_run_ends_on_what_comfyui_made_of_it(panel: PanelPage) -> None:
     wait_until_the_frame_is_shown(panel)
     assert panel.page.evaluate("() => sidestream.watching.frame.width") == 64  # the latent's own pixels
     wait_marked(panel, "result", [4], 5)
-
-
-def put_out(panel: PanelPage, name: str, body: bytes = b"", kind: str = "", status: int = 200) -> list[str]:
-    """Let a node tell of a file; returns the addresses that are asked for."""
-    asked: list[str] = []
-
-    def answer(route: Route) -> None:
-        if "rand=" not in route.request.url:  # as the page itself asks for a node that it has
-            asked.append(route.request.url)
-        route.fulfill(status=status, body=body, content_type=kind)
-
-    panel.page.unroute("**/view?*")
-    panel.page.route("**/view?*", answer)
-    file = {"filename": name, "subfolder": "", "type": "output"}
-    told: dict[str, Any] = {"prompt_id": "p", "node": "30", "display_node": "30", "output": {"images": [file]}}
-    tell(panel, "executed", **told)
-    return asked
-
-
-def png(size: tuple[int, int], colour: tuple[int, int, int]) -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", size, colour).save(out, "PNG")
-    return out.getvalue()
 
 
 @on_the_oldest_and_the_newest

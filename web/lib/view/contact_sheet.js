@@ -76,11 +76,6 @@ export class ContactSheet {
     });
   }
 
-  /** The runs whose tiles are in view. */
-  get runs() {
-    return [...this.tiles.values()].filter(({ inView }) => inView).map(({ run }) => run);
-  }
-
   /** Show what there is. */
   update() {
     const { watching, store, queue, archive } = this.shared;

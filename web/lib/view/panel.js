@@ -204,7 +204,7 @@ function fillPanel(root, shared, canPopOut) {
     const { watching } = shared;
     const focused = root.contains(document.activeElement) ? document.activeElement : null;
     sheet.update();
-    const shown = watching.sheet ? sheet.runs : watching.grid ? shared.store.current : [watching.run];
+    const shown = watching.sheet ? [] : watching.grid ? shared.store.current : [watching.run];
     for (const run of shown) void shared.results.load(run);
     viewer.element.hidden = !watching.single;
     newRun.hidden = !watching.newRun;

@@ -168,7 +168,9 @@ export class RunTile {
   }
 
   _draw() {
-    const frame = this.inView && this.run ? endOf(this.run) : null;
+    const run = this.inView ? this.run : null;
+    void this.shared.results.load(run);
+    const frame = run && endOf(run);
     if (frame === this._shown) return;
     this._shown = frame;
     this.pictures.show(this.canvas, frame);
