@@ -123,14 +123,20 @@ def test_i5_every_step_is_shown_in_spite_of_a_delay(delayed):
 
 def test_i5_a_decoder_that_does_not_catch_up_shows_the_newest():
     decodes, sink, book = threading.Semaphore(0), FakeSink(), a_book()
+    began = []
+
+    def before():
+        began.append(True)
+        decodes.acquire()
+
     engine = an_engine(sink)
-    run = start_run(book, FakeSource(FlatDecoder(before=decodes.acquire)))
+    run = start_run(book, FakeSource(FlatDecoder(before=before)))
     for step in range(1, 41):
         capture(engine, run, step)
-        assert wait_until(lambda: engine._in_work == 1)
         if step % 5 == 0:  # a decode takes five steps
             decodes.release()
-            assert wait_until(lambda n=step // 5: len(sink.frames) == n)
+        # The next step comes when the worker has taken a frame again.
+        assert wait_until(lambda n=1 + step // 5: len(began) == n)
     decodes.release(4)
     assert wait_until(lambda: run.open_frames == 0)
     # After the first decode the next two steps are shown, and then always the newest.
@@ -337,13 +343,15 @@ def test_i11_what_a_decoder_keeps_from_picture_to_picture_is_freed_when_none_is_
         def rest(self):
             self.kept = None
 
+    def soon_idle():
+        monkeypatch.setattr(engine_module, "IDLE_SECONDS", 0.05)
+
     monkeypatch.setattr(engine_module, "IDLE_SECONDS", 60)
-    sink, book, decoder = FakeSink(), a_book(), KeepsMemory()
+    # Within the fifth decode, so that the worker is not idle before it.
+    sink, book, decoder = FakeSink(), a_book(), KeepsMemory(AtCall(5, soon_idle))
     engine = an_engine(sink)
     run = start_run(book, FakeSource(decoder))
     for step in range(1, 6):
-        if step == 5:
-            monkeypatch.setattr(engine_module, "IDLE_SECONDS", 0.05)
         capture(engine, run, step)
         assert wait_until(lambda: run.open_frames == 0)
     assert decoder.allocations == 1
@@ -370,7 +378,7 @@ def test_i11_what_a_decoder_keeps_from_picture_to_picture_is_freed_when_none_is_
 def test_closing_ends_the_thread():
     engine = an_engine(FakeSink())
     engine.close()
-    assert not engine.alive
+    assert wait_until(lambda: not engine.alive)
     run = start_run(a_book(), FakeSource())
     capture(engine, run, 1)  # a sampler that goes on sees nothing of it
     assert run.open_frames == 0
