@@ -206,7 +206,8 @@ def test_animations_and_stills_have_a_share_of_the_budget_each(monkeypatch):
     with torch.inference_mode():
         assert engine.capture(run, a_video(4)) is None
     clock[0] += 2.1
-    assert wait_until(lambda: len(animations(sink)) == 1)
+    # What is in work counts, too.
+    assert wait_until(lambda: len(animations(sink)) == 1 and not engine._in_work)
     capture(engine, run, 4)
     assert wait_until(lambda: len(stills(sink)) == 4)
     engine.close()
@@ -273,7 +274,7 @@ def test_i7_an_animation_whose_node_is_over_is_given_up():
     assert gate.entered.wait(30)
     sink.alive = False
     gate.open.set()
-    assert wait_until(lambda: not engine._animator.busy)
+    assert wait_until(lambda: run.open_frames == 0)
     assert animations(sink) == []
     assert third_waits.calls == 3
     # The slot is free again: all can be had.
