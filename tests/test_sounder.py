@@ -168,16 +168,16 @@ def test_i5_one_is_in_work_and_the_last_step_takes_its_place(engine, sink):
 
 
 def test_pictures_go_between_the_parts_of_a_sound(engine, sink):
-    gate, source = Gate(), FakeSoundSource()
+    gate, source, heard = Gate(), FakeSoundSource(), []
     source.decoder.before = gate
-    run = start_run(a_book(), FakeSource(FlatDecoder()), sound=source)
+    picture = FlatDecoder(before=lambda: heard.append(source.decoder.calls))
+    run = start_run(a_book(), FakeSource(picture), sound=source)
     hear(engine, run, 5)
     assert gate.entered.wait(30)
     capture(engine, run, 6)
-    heard_then = source.decoder.calls
     gate.open.set()
     assert wait_until(lambda: sink.frames and sink.sounds)
-    assert heard_then == 1
+    assert heard == [1]  # of three parts
     assert sink.frames[0].label.step == 6
 
 
@@ -199,7 +199,7 @@ def test_i6_a_sound_that_fails_costs_sounds_alone(engine, sink, caplog, error, w
     source.decoder.before = fail
     run = start_run(a_book(), FakeSource(FlatDecoder()), sound=source)
     hear(engine, run, 1)
-    assert wait_until(lambda: sink.no_sound == [why])
+    assert wait_until(lambda: sink.no_sound == [why] and not engine._sounder.busy)
     assert run.sound_failed == lasts
     assert run.wants_sound != lasts
     engine._sounder._rests_until = float("-inf")
@@ -232,6 +232,7 @@ def test_i4_a_callback_that_asks_twice_in_a_step_takes_no_slot_away(
         tracked(step, torch.rand(1, 4, 8, 8), None, 20)
         assert wait_until(lambda: not engine._sounder.busy)
     run.end()
+    assert wait_until(lambda: run.open_frames == 0)
     [free] = engine._station.sound_slots._free.values()
     assert len(free) == SLOTS
     assert len(sink.sounds) > 2
