@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import logging
+import threading
 import weakref
 
 import numpy as np
@@ -371,14 +372,16 @@ def test_a_method_that_changes_during_a_still_costs_no_animations(caplog):
 def test_a_finished_animation_waits_for_its_socket():
     sink, book = FakeSink(), a_book()
     engine = an_engine(sink)
+    ready, asked = sink.ready, threading.Semaphore(0)
 
     def nobody_reads():
-        sink.stalled = len(sink.frames) > 0
+        sink.stalled = True
+        sink.ready = lambda run: asked.release() or ready(run)
 
-    run = start_run(book, FakeSource(FlatVideoDecoder(before=nobody_reads)))
+    run = start_run(book, FakeSource(FlatVideoDecoder(before=AtCall(2, nobody_reads))))
     capture(engine, run, 1)
-    assert wait_until(lambda: len(stills(sink)) == 1)
-    assert wait_until(lambda: engine._animator.busy and not engine._animator._animation.todo)
+    assert all(asked.acquire(timeout=30) for _ in range(3))  # it is finished, and waits
+    assert len(stills(sink)) == 1
     assert animations(sink) == []
     sink.stalled = False
     assert wait_until(lambda: len(animations(sink)) == 1)
