@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import types
 import weakref
 
@@ -235,12 +236,18 @@ def test_i6_a_decoder_that_fails_is_left_for_the_next():
 
 def test_i11_latents_leave_the_device_when_nothing_samples(monkeypatch):
     monkeypatch.setattr(engine_module, "IDLE_SECONDS", 0.05)
-    engine = an_engine(FakeSink())
+    sink, samples, asked = FakeSink(), threading.Event(), threading.Semaphore(0)
+    samples.set()
+    sink.quiet = lambda: asked.release() or not samples.is_set()
+    engine = an_engine(sink)
     run = recorded_run()
     record(engine, run, 7)
     interrupted = recorded_run()
     record(engine, interrupted, 8)
     interrupted.abort()
+    assert all(asked.acquire(timeout=30) for _ in range(3))
+    assert run.recording.waits
+    samples.clear()
     assert wait_until(lambda: not run.recording.waits and not interrupted.recording.waits)
     assert [kept.step for kept in run.recording.pictures] == [7]
     assert interrupted.recording.pictures == []
