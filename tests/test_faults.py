@@ -454,7 +454,6 @@ def test_i6_a_worker_that_fails_while_idle_says_so_once_and_serves_the_next_run(
     sample(engine, start_run(a_book(), FakeSource()))
     rests = threading.Event()
     error = RuntimeError("CUDA error: device-side assert triggered")
-    # While nothing samples: a frame that comes at that very moment would be dropped with it.
     monkeypatch.setattr(engine._station.slots, "clear", Failing(rests.set, 5, error))
     assert rests.wait(30)
     sample(engine, start_run(a_book(), FakeSource()))
@@ -463,6 +462,28 @@ def test_i6_a_worker_that_fails_while_idle_says_so_once_and_serves_the_next_run(
         "[SideStream] The worker failed while idle (RuntimeError: CUDA error: device-side assert"
         " triggered); it keeps running."
     ]
+
+
+def test_i6_a_frame_that_comes_while_idle_work_fails_is_shown(engine, sink, caplog, monkeypatch):
+    monkeypatch.setattr(engine_module, "IDLE_SECONDS", 0.01)
+    sample(engine, start_run(a_book(), FakeSource()))
+    run = start_run(a_book(), FakeSource())
+    clear, came = engine._station.slots.clear, threading.Event()
+
+    def fails_when_it_comes() -> None:
+        if came.is_set():
+            return clear()
+        run.at(1, STEPS)
+        stage(engine, run, torch.zeros(1, 4, 8, 8))
+        came.set()
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(engine._station.slots, "clear", fails_when_it_comes)
+    assert came.wait(30)
+    assert wait_until(lambda: run.open_frames == 0)
+    assert run.outcomes == {records.SENT: 1}
+    assert run.strikes == 0
+    assert len(lines(caplog)) == 1
 
 
 def test_i6_a_worker_that_cannot_even_begin_takes_no_processor(sink, monkeypatch):

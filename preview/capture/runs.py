@@ -405,10 +405,11 @@ class Run:
         with self._lock:
             if label.seq not in self._open:
                 return
-            self._open.remove(label.seq)
             if not label.held:  # held ones count as little as other steps that the throttle forbids
                 self.outcomes[outcome] += 1
                 self.outcomes_of_node[outcome] += 1
+            # Last: who sees no open frame sees the outcome of each, also without the lock.
+            self._open.remove(label.seq)
         if self.ended:
             self._close_if_over()
 

@@ -86,6 +86,7 @@ class Engine:
         self._source: Source | None = None  # in use by the worker
         self._frame: Frame | None = None  # in work, until it is closed
         self._faltered = False
+        self._resting = False  # while it gives memory back; if that fails, no frame is at fault
         self._warm: object = None
         self._convergence = Convergence()
         self._new_makers()
@@ -386,12 +387,13 @@ class Engine:
         """Drop the work that failed, and return its run."""
         self._convergence.forget()
         frame, self._frame = self._frame, None
+        rested, self._resting = self._resting, False
         run = self._animator.run or self._sounder.run
         developed = self._developer.busy
         self._animator.forget()
         self._sounder.forget()
         self._developer.forget()
-        if frame is None and run is None and not developed:
+        if frame is None and run is None and not developed and not rested:
             # It may have failed while checking whether the waiting frame may be taken.
             frame = self._mailbox.remove(lambda frame: True)
         if frame is None:
@@ -447,6 +449,11 @@ class Engine:
     def _rest(self) -> None:
         while (frame := self._mailbox.remove(self._is_stale)) is not None:
             drop(frame, records.LATE)
+        self._resting = True
+        self._give_back()
+        self._resting = False
+
+    def _give_back(self) -> None:
         self._decoders.rest(self.backend.device)
         self._station.slots.clear()
         self._station.sound_slots.clear()
