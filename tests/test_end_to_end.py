@@ -95,23 +95,17 @@ def log_lines(running: RunningHost, since: int, *parts: str) -> list[str]:
 
 def test_20_steps_give_20_frames_that_are_comfyuis_own_pictures(reference, client):
     assert len(reference.frames) == 20
-    for attempt in range(3):  # on a machine that is busy elsewhere a frame may be left out
-        run = client.run(demo_graph({**LATENT2RGB, "quality": 85 + attempt}, seed=SEED))
-        assert run.outcome == "success"
-        assert steps(run) == sorted(set(steps(run)))
-        assert set(steps(run)) <= set(range(1, 21))
-        for frame in run.frames:
-            own = decoded(reference.frames[frame.sidestream["step"] - 1].image)
-            # On a GPU, ComfyUI's own copy does not wait: it may be of another step.
-            assert SAMPLES_ON != "cpu" or psnr(decoded(frame.image), own) >= 30
-        assert client.saved_latent(run.prompt_id, SAVE) == reference.latents["euler"]
-        if len(run.frames) == 20:
-            break
-    assert len(run.frames) == 20
+    run = client.run(settled(demo_graph(LATENT2RGB, seed=SEED)))
+    assert run.outcome == "success"
+    assert steps(run) == list(range(1, 21))
+    for frame, own in zip(run.frames, reference.frames, strict=True):
+        # On a GPU, ComfyUI's own copy does not wait: it may be of another step.
+        assert SAMPLES_ON != "cpu" or psnr(decoded(frame.image), decoded(own.image)) >= 30
+    assert client.saved_latent(run.prompt_id, SAVE) == reference.latents["euler"]
 
 
 def test_a_frame_says_what_it_is_in_one_message(client):
-    seed = new_seed()
+    seed, began = new_seed(), time.monotonic()
     run = client.run(demo_graph(LATENT2RGB, seed=seed))
     assert {frame.mime for frame in run.frames} == {"image/jpeg"}
     for frame in run.frames:
@@ -122,7 +116,7 @@ def test_a_frame_says_what_it_is_in_one_message(client):
         own = frame.sidestream
         assert (own["total_steps"], own["width"], own["height"]) == (20, 512, 512)
         assert own["decoder"] == "latent2rgb"
-        assert 0 <= own["captured_to_sent_ms"] < 5000
+        assert 0 <= own["captured_to_sent_ms"] < 1000 * (frame.received_at - began)
         assert own["decode_ms"] > 0
         assert own["seed"] == seed
         assert label_of(frame.image) == {"prompt_id": run.prompt_id, "node_id": SAMPLER} | own
@@ -303,11 +297,11 @@ def test_i8_only_the_client_that_queued_gets_frames(running, client, connect):
 
 def test_a_prompt_without_a_client_is_shown_to_everybody(running, client, connect):
     other, legacy = connect(running), connect(running, announce_features=False)
-    prompt_id = client.queue(demo_graph(FREE, steps=6), anonymous=True)
+    # Settled: a client that has not taken the last frame is not given the next.
+    prompt_id = client.queue(settled(demo_graph(FREE, steps=6)), anonymous=True)
     seen = [each.collect(prompt_id) for each in (client, other, legacy)]
-    assert all(run.frames for run in seen)
-    assert [frame.metadata for frame in seen[2].frames] == [{}] * len(seen[2].frames)
-    assert steps(seen[0]) == steps(seen[1])
+    assert [frame.metadata for frame in seen[2].frames] == [{}] * 6
+    assert steps(seen[0]) == steps(seen[1]) == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_legacy_client_gets_event_1(running, connect):
