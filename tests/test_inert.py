@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from sidestream.tests.graphs import MODEL, NODE, SAMPLER, SAVE, demo_graph, insert, new_seed
+from sidestream.tools.comfy_client import Event, Run
 
 if TYPE_CHECKING:
-    from sidestream.tools.comfy_client import ComfyClient, Run
+    from sidestream.tools.comfy_client import ComfyClient
 
 FREE = {"throttle_ms": 0, "budget": 0}
 
@@ -118,15 +119,23 @@ def test_what_a_client_asked_for_reaches_the_runs_of_its_prompts(client: ComfyCl
         return answer
 
     assert post("/sidestream/pause", paused=True)["paused"]
-    running = client.queue(demo_graph({}, steps=40, seconds=0.05), beside())
+    held = demo_graph({}, steps=40, seconds=0.01)
+    held[SAMPLER]["class_type"] = "SampleAndStay"
+    held[SAMPLER]["inputs"]["stays"] = 60.0
+    running = client.queue(held, beside())
     waiting = client.queue(demo_graph({}, steps=3, seconds=0.01), beside())
     state = post("/sidestream/live", quality=15)
     assert (state["prompts"], state["live"]) == (2, {"quality": 15})
     later = client.queue(demo_graph({}, steps=3, seconds=0.01), beside())
-    first = client.collect(running)
-    assert first.frames == []
+    first = Run(running)
+    for message in client.messages(running):
+        assert isinstance(message, Event)
+        first.events.append(message)
+        if message.type == "progress" and message.data["value"] == 40:
+            # Before the others begin, however late this comes.
+            assert not post("/sidestream/pause", paused=False)["paused"]
+            client.post("/samplers/leave", {})
     assert len(first.events_of("progress")) == 40  # the steps go on counting
-    assert not post("/sidestream/pause", paused=False)["paused"]
     second, third = client.collect(waiting), client.collect(later)
     assert settings_of(second)["quality"] == 15
     assert settings_of(third)["quality"] == 85
