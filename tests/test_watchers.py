@@ -22,7 +22,7 @@ import numpy as np
 import psutil
 import pytest
 from sidestream.preview.deliver.watchers import FULL, MOST, REFUSED, UNKNOWN
-from sidestream.tests.graphs import demo_graph, settled
+from sidestream.tests.graphs import demo_graph, insert, settled
 from sidestream.tests.helpers import wait_until
 from sidestream.tests.pictures import decoded
 from sidestream.tests.sockets import RawSocket
@@ -393,14 +393,18 @@ def test_i7_after_an_interrupt_nothing_more_is_shown(client, watch, key):
 
 def test_one_who_comes_late_sees_the_last_picture_and_how_far_the_run_is(client, watch, key):
     seen = client.run(a_graph(steps=3, seconds=0.05), OURS)
-    prompt_id = client.queue(a_graph(steps=20, seconds=4.0), OURS)
+    # Its own pictures are held back, however late the watcher comes.
+    prompt = demo_graph(PREVIEWS, steps=2000, seconds=0.05)
+    insert(prompt, "9", "ProbeSampling", name="held back", decoder_seconds=60.0)
+    prompt_id = client.queue(prompt, OURS)
     assert wait_until(lambda: client.get("/queue")["queue_running"] != [])
     one = watch(key)
     assert wait_until(lambda: bool(one.pictures))
     assert np.array_equal(decoded(one.pictures[0]), decoded(seen.frames[-1].image))
     assert wait_until(lambda: one.progress[-1].get("step", 0) >= 1)
-    assert one.progress[-1]["total_steps"] == 20
+    assert one.progress[-1]["total_steps"] == 2000
     client.interrupt()
+    client.post("/probe/release", {})
     assert client.collect(prompt_id).outcome == "interrupted"
     client.post("/sidestream/sharing", {"on": False})
     client.post("/sidestream/sharing", {"on": True})
