@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from sidestream.preview import records
-from sidestream.preview.capture.runs import Run
+from sidestream.preview.capture.runs import Run, Runs
 from sidestream.preview.deliver import encode
 from sidestream.preview.deliver.transport import Transport
 from sidestream.preview.records import Encoded, Info, NodeContext, Socket
@@ -160,9 +160,11 @@ def encoded_frame(
     return Encoded(run.capture(records.now()), info, file, kind)
 
 
-def a_run(client: str | None = "c", **settings: Any) -> Run:
-    context = NodeContext("p", "1:3", "1", "1", "3", client)
-    return start_run(a_book(), FakeSource(), context=context, **settings)
+def a_run(
+    client: str | None = "c", book: Runs | None = None, node: str = "1", **settings: Any
+) -> Run:
+    context = NodeContext("p", f"{node}:3", node, node, "3", client)
+    return start_run(book or a_book(), FakeSource(), context=context, **settings)
 
 
 @pytest.fixture
@@ -346,6 +348,7 @@ def test_i5_a_client_that_does_not_read_costs_the_others_nothing(wire, transport
 
 
 def test_i5_of_everybodys_frames_a_stuck_client_misses_some_and_the_others_none(wire, transport):
+    """The last one it gets, too, once it reads (I14)."""
     connection = wire.connect("stuck", reads=False)
     wire.connect("quick")
     run = a_run(client=None)
@@ -357,8 +360,46 @@ def test_i5_of_everybodys_frames_a_stuck_client_misses_some_and_the_others_none(
     wire.resume(connection)
     assert wait_until(lambda: run.outcomes.sent == 10)
     assert wire.steps("quick") == list(range(1, 11))
-    assert wire.steps("stuck") == [1]
+    assert wait_until(lambda: len(wire.steps("stuck")) == 2)
+    assert wire.steps("stuck") == [1, 10]
     assert run.open_frames == 0
+    transport.send(encoded_frame(run, step=11))
+    assert wait_until(lambda: wire.steps("stuck")[2:] == [11])  # it is free again
+
+
+def test_i14_a_client_that_reads_late_is_owed_the_newest_of_each_node_and_no_older_ones(
+    wire, transport
+):
+    wire.late = True
+    connection = wire.connect("late", reads=False)
+    wire.connect("quick")
+    book = a_book()
+    runs = [a_run(None, book, str(number)) for number in range(7)]
+    for number, run in enumerate(runs):
+        for step in (1, 2):
+            transport.send(encoded_frame(run, step=10 * number + step))
+            wire.settle()
+    transport.send(encoded_frame(a_run(None, book, "6"), step=71))
+    wire.settle()
+    assert wire.steps("late") == []
+    wire.resume(connection)
+    assert wait_until(lambda: len(wire.steps("late")) == 5)
+    wire.settle()
+    # The first was under way; of what came later, four are kept.
+    assert wire.steps("late") == [1, 32, 42, 52, 71]
+
+
+def test_i14_a_client_is_owed_what_only_watchers_took(wire):
+    transport = Transport(wire, lambda: None, FakeAudience())
+    connection = wire.connect("c", reads=False)
+    run = a_run()
+    for step in (1, 2, 3):
+        transport.send(encoded_frame(run, step=step))
+        wire.settle()
+    assert run.outcomes == {records.SENT: 2}
+    wire.resume(connection)
+    assert wait_until(lambda: wire.steps("c") == [1, 3])
+    assert wait_until(lambda: run.open_frames == 0)
 
 
 def test_i5_what_waits_for_a_stuck_client_does_not_grow_with_runs(wire, transport):

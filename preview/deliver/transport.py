@@ -90,7 +90,8 @@ class Transport:
     """Sends frames to the client that queued their prompt.
 
     A socket is given a frame only after it took the previous one, so a client that does not read
-    holds up one frame, and nobody else.
+    holds up one frame, and nobody else. What others took meanwhile it is owed: the newest of each
+    node, so that no client of several lacks the last step.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Transport:
         self._audience = audience or Nobody()
         self._newest: OrderedDict[Place, Moment] = OrderedDict()
         self._busy: set[object] = set()
+        self._owed: dict[object, OrderedDict[Place, Encoded]] = {}
         self._notes: Counter[object] = Counter()
         self._lock = threading.RLock()  # a run may end, and be announced, while it is held
 
@@ -159,21 +161,43 @@ class Transport:
 
     def send(self, frame: Encoded) -> None:
         """Send an encoded frame. Closes it when every free socket of its client has taken it."""
+        shown = self._audience.show(frame)
         with self._lock:
-            free = [
+            sockets = [
                 socket
                 for socket in self._wire.sockets(frame.label.run.context.client_id)
-                if socket.connection not in self._busy
-                and (socket.metadata or frame.info.animation is None)
+                if socket.metadata or frame.info.animation is None
             ]
+            free = [socket for socket in sockets if socket.connection not in self._busy]
+            if free or shown:  # else it is lost to all
+                for socket in sockets:
+                    if socket.connection in self._busy:
+                        self._owe(frame, socket)
             self._busy.update(socket.connection for socket in free)
-        shown = self._audience.show(frame)
         if not free:
             frame.label.close(records.SENT if shown else records.BUSY)
             return
         delivery = Delivery(frame, len(free))
         for socket in free:
             self._wire.start(self._deliver(delivery, socket))
+
+    def _owe(self, frame: Encoded, socket: Socket) -> None:
+        owed = self._owed.setdefault(socket.connection, OrderedDict())
+        place = place_of(frame, socket)
+        owed[place] = frame
+        owed.move_to_end(place)
+        if len(owed) > OWED:
+            owed.popitem(last=False)
+
+    def _next_owed(self, socket: Socket) -> Encoded | None:
+        """What a socket is given next; if nothing, it is free."""
+        with self._lock:
+            owed = self._owed.get(socket.connection)
+            if owed:
+                return owed.popitem(last=False)[1]
+            self._owed.pop(socket.connection, None)
+            self._busy.discard(socket.connection)
+            return None
 
     def announce(self, run: Run, state: str) -> None:
         """Tell the run's client its `state` (`start`, `sampling` or `end`) and its counters."""
@@ -218,13 +242,12 @@ class Transport:
     def _is_newest(self, frame: Encoded, socket: Socket) -> bool:
         """Whether `frame` may be shown, and no newer one was, by another device for example."""
         run = frame.label.run
-        newest = self._newest.get((socket.id, run.context.shown_on), NEVER)
+        newest = self._newest.get(place_of(frame, socket), NEVER)
         return self.live(run) and (run.number, frame.label.seq) >= newest
 
     def _remember(self, frame: Encoded, socket: Socket) -> None:
-        run = frame.label.run
-        place = (socket.id, run.context.shown_on)
-        self._newest[place] = (run.number, frame.label.seq)
+        place = place_of(frame, socket)
+        self._newest[place] = (frame.label.run.number, frame.label.seq)
         self._newest.move_to_end(place)
         while len(self._newest) > PLACES:
             self._newest.popitem(last=False)
@@ -248,9 +271,10 @@ class Transport:
                     "[SideStream] A preview could not be sent (%s) and is lost.", in_a_line(error)
                 )
         finally:
-            with self._lock:
-                self._busy.discard(socket.connection)
+            owed = self._next_owed(socket)
             delivery.done(sent)
+            if owed is not None:
+                self._wire.start(self._deliver(Delivery(owed, 1), socket))
             self._on_free()
 
 
@@ -275,6 +299,13 @@ Moment = tuple[int, int]
 
 NEVER: Moment = (0, 0)
 PLACES = 256
+OWED = 4
+"""Frames for which a socket that has not taken the last one may wait."""
+
+
+def place_of(frame: Encoded, socket: Socket) -> Place:
+    """Where a client that has that socket shows a frame."""
+    return socket.id, frame.label.run.context.shown_on
 
 
 class Delivery:
