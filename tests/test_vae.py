@@ -236,6 +236,12 @@ def test_i11_what_torch_keeps_for_the_next_frame_is_not_taken_twice(memory):
     memory(RESERVE, kept=taken(96))  # it took all that there was
     vae(latent, 512)
     assert set(shapes(vae)) == {(96, 96)}
+    vae(latent[..., :32, :32], 512)  # a smaller one gives nothing back
+    vae(latent, 512)
+    assert shapes(vae)[-1] == (96, 96)
+    memory(RESERVE + taken(64), kept=taken(96))  # what lies in two places is no room for one
+    vae(latent, 512)
+    assert shapes(vae)[-1] == (96, 96)
 
 
 @pytest.mark.parametrize("said_by", ["returns", "kept"])
@@ -268,6 +274,11 @@ def test_pixels_that_are_not_shown_are_averaged_away_at_once(min_side, shrink):
     expected = nn.functional.avg_pool2d(load()(latent, EVERYTHING), shrink)
     assert picture.shape == (3, 100 * SCALE // shrink, 128 * SCALE // shrink)
     assert torch.allclose(picture, expected, atol=1e-5)
+
+
+def test_pixels_are_averaged_only_as_many_as_a_latent_pixel_has():
+    latent = torch.randn(1, 4, 6, 7)
+    assert torch.equal(load(Frames(), scale=1)(latent, 1), latent[0, :3])
 
 
 # Latents
@@ -329,16 +340,47 @@ def test_i6_what_is_no_picture_is_refused():
         load(scale=2)(torch.randn(1, 4, 8, 8), 512)
 
 
+class Manifold(Net):
+    """Gives more than colours."""
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        return torch.cat([super().decode(z)] * 2, dim=1)
+
+
+def test_of_more_channels_than_colours_and_transparency_the_first_three_are_shown():
+    latent = torch.randn(1, 4, 6, 7)
+    assert torch.equal(load(Manifold())(latent, EVERYTHING), load()(latent, EVERYTHING))
+
+
 class Noisy(Net):
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         return super().decode(z + torch.randn_like(z))
 
 
-def test_i4_a_decoder_that_draws_random_numbers_is_refused_before_it_does():
+class Dropping(Net):
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        return super().decode(nn.functional.dropout(z, training=True))
+
+
+@pytest.mark.parametrize("kind", [Noisy, Dropping])
+@pytest.mark.parametrize("inference", [False, True])  # in which a dropout is one operation
+def test_i4_a_decoder_that_draws_random_numbers_is_refused_before_it_does(kind, inference):
     before = torch.get_rng_state()
-    vae = load(Noisy())
-    with pytest.raises(DecoderError, match="random"):
+    vae = load(kind())
+    with torch.inference_mode(inference), pytest.raises(DecoderError, match="random"):
         vae(torch.zeros(1, 4, 8, 8), 512)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+class NoisyByItself(Net):
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        own = torch.Generator().manual_seed(1)
+        return super().decode(z + torch.randn(z.shape, generator=own))
+
+
+def test_i4_a_decoder_may_draw_from_a_generator_of_its_own():
+    before = torch.get_rng_state()
+    assert load(NoisyByItself())(torch.zeros(1, 4, 8, 8), 512).shape == (3, 64, 64)
     assert torch.equal(torch.get_rng_state(), before)
 
 
