@@ -15,7 +15,7 @@ import pytest
 import torch
 from aiohttp import web
 from sidestream.tests.graphs import demo_graph
-from sidestream.tools import doctor, server
+from sidestream.tools import doctor
 from sidestream.tools.cli import main
 from sidestream.tools.comfy_client import ComfyClient
 from sidestream.tools.environment import SetupError
@@ -293,8 +293,10 @@ def test_the_doctor_prints_the_report_of_the_comfyui_that_runs(
 def test_the_doctor_starts_a_comfyui_where_none_runs(
     comfy_host: HostFactory, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    free = server.free_port()
-    assert doctor.doctor(free, lambda: comfy_host(fresh=True)) == 0
+    with socket.socket() as held:  # or another test's server could take the port meanwhile
+        held.bind(("127.0.0.1", 0))
+        free = held.getsockname()[1]
+        assert doctor.doctor(free, lambda: comfy_host(fresh=True)) == 0
     said = capsys.readouterr().out
     assert f"No ComfyUI is running on port {free}." in said
     assert "\nSideStream report\n" in said
@@ -305,11 +307,11 @@ def test_the_doctor_says_where_there_is_no_sidestream() -> None:
     async def ask() -> None:
         runner = web.AppRunner(web.Application())
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", server.free_port())
-        await site.start()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        [(host, port)] = runner.addresses
         try:
             with pytest.raises(SetupError, match="without SideStream"):
-                await asyncio.to_thread(doctor.ask, site.name)
+                await asyncio.to_thread(doctor.ask, f"http://{host}:{port}")
         finally:
             await runner.cleanup()
 
