@@ -565,6 +565,20 @@ def test_i6_a_file_of_another_network_is_refused(tmp_path, spoil):
         load(tmp_path, weights, 16)
 
 
+@pytest.mark.parametrize(
+    "member",
+    [
+        Member(16, strides=(4, 2, 2)),
+        Member(16, patch=5),
+        Member(16, widths=(16, 12, 8, 1028)),
+    ],
+    ids=["frames", "patch", "wide"],
+)
+def test_i6_a_network_that_makes_more_than_any_of_the_family_is_refused(tmp_path, member):
+    with pytest.raises(DecoderError, match="its layers are inconsistent"):
+        load(tmp_path, random_weights(member.shapes()), 16)
+
+
 def test_i6_a_bad_file_gives_an_error_that_names_it(tmp_path):
     path = tmp_path / "taehv.pth"
     with pytest.raises(DecoderError, match=r"taehv\.pth no longer exists"):
