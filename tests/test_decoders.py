@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import math
 import os
+import pickle
 import struct
 import tracemalloc
 import weakref
@@ -15,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from sidestream.preview.decoders import taesd
+from sidestream.preview.decoders import files, taesd
 from sidestream.preview.decoders.cache import DecoderCache
 from sidestream.preview.decoders.latent2rgb import Latent2RGBSource
 from sidestream.preview.decoders.picture import contained, on_chequerboard, shrunk, to_uint8
@@ -142,6 +144,12 @@ def test_taesd_reads_its_layout_off_the_file(tmp_path, channels, pooled):
     torch.testing.assert_close(picture, expected, rtol=0, atol=1e-5)
 
 
+def test_a_latent_that_was_staged_for_another_decoder_is_decoded_in_this_ones_precision(tmp_path):
+    decoder = TaesdSource.of(write_decoder(tmp_path / "taesd_decoder.pth"), 4).load(CPU)
+    latent = torch.randn(1, 4, 3, 5).half()
+    assert torch.equal(decoder(latent, EVERYTHING), decoder(latent.float(), EVERYTHING))
+
+
 def test_taesd_unpacks_flux2_latents(tmp_path):
     path = write_decoder(tmp_path / "taef2_decoder.pth", 32, pooled=True)
     decoder = TaesdSource.of(path, 128).load(CPU)
@@ -198,7 +206,9 @@ def test_unpacking_is_flux2s_order():
 def test_safetensors_files_load_too(tmp_path):
     safetensors = pytest.importorskip("safetensors.torch")
     path = write_decoder(tmp_path / "a.pth")
-    safetensors.save_file(torch.load(path, weights_only=True), tmp_path / "a.safetensors")
+    weights = torch.load(path, weights_only=True)
+    weights["steps"] = torch.zeros(1, dtype=torch.int64)  # which no decoder needs
+    safetensors.save_file(weights, tmp_path / "a.safetensors")
     latent = torch.randn(1, 4, 4, 4)
     one = TaesdSource.of(path, 4).load(CPU)(latent, 512)
     other = TaesdSource.of(str(tmp_path / "a.safetensors"), 4).load(CPU)(latent, 512)
@@ -341,18 +351,53 @@ def safetensors_of(path, header, data=b""):
     path.write_bytes(struct.pack("<Q", len(text)) + text + data)
 
 
-def test_i6_a_file_that_claims_gigabytes_is_refused_before_anything_is_built(tmp_path, monkeypatch):
-    path = tmp_path / "taesd_decoder.safetensors"
+def claiming(path, shapes):
+    """Write a .safetensors file that has weights of these shapes, all 0, and takes no room."""
     place, header = 0, {}
-    for name, weight in decoder_layers(4, False).state_dict().items():
-        shape = [1_400_000 if length == 4 else length for length in weight.shape]
+    for name, shape in shapes.items():
         size = 4 * math.prod(shape)
         header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [place, place + size]}
         place += size
     safetensors_of(path, header)
     os.truncate(path, path.stat().st_size + place)
+
+
+@pytest.mark.parametrize(
+    ("widths", "says"),
+    [((1028, 8, 8, 8), r"\[1028, 8, 8, 8\] wide"), ((1024,) * 4, "more than any decoder")],
+)
+def test_i6_a_network_larger_than_any_decoder_is_refused_unread(
+    tmp_path, monkeypatch, widths, says
+):
+    path = tmp_path / "taesd_decoder.safetensors"
+    with torch.device("meta"):
+        weights = layers_of(Layout(4, widths)).state_dict()
+    claiming(path, {name: list(weight.shape) for name, weight in weights.items()})
+    monkeypatch.setattr(files, "_numbers", None)
+    with pytest.raises(DecoderError, match=says):
+        TaesdSource.of(str(path), 4).load(CPU)
+
+
+@pytest.mark.parametrize("offsets", [[0, 4], [0, 12], [4, 12], [-8, 0], [8, 0]])
+def test_i6_a_header_that_says_other_than_its_file_holds_is_refused(tmp_path, offsets):
+    path = tmp_path / "taesd_decoder.safetensors"
+    entry = {"dtype": "F32", "shape": [2], "data_offsets": offsets}
+    safetensors_of(path, {"1.weight": entry}, bytes(8))
+    with pytest.raises(DecoderError, match="its header does not match its size"):
+        TaesdSource.of(str(path), 4).load(CPU)
+
+
+def test_i6_a_file_that_claims_gigabytes_is_refused_before_anything_is_built(tmp_path, monkeypatch):
+    path = tmp_path / "taesd_decoder.safetensors"
+    claiming(
+        path,
+        {
+            name: [1_400_000 if length == 4 else length for length in weight.shape]
+            for name, weight in decoder_layers(4, False).state_dict().items()
+        },
+    )
     built = []
-    monkeypatch.setattr(taesd.nn, "Conv2d", lambda *sizes, **options: built.append(sizes))
+    monkeypatch.setattr(taesd, "Conv2d", lambda *sizes, **options: built.append(sizes))
     with pytest.raises(DecoderError, match=r"1\.weight is \[64, 1400000, 3, 3\]"):
         TaesdSource.of(str(path), 4).load(CPU)
     assert built == []
@@ -386,6 +431,66 @@ def test_i6_an_archive_whose_list_says_more_than_it_holds_is_refused(tmp_path):
     rewritten(path, lambda name, content: [content[:9] if name.endswith(first) else content])
     with pytest.raises(DecoderError, match="does not match"):
         TaesdSource.of(str(path), 4).load(CPU)
+
+
+HUGE = pickle.BYTEARRAY8 + struct.pack("<Q", 1 << 50)
+"""The beginning of a list of weights that wants as much memory as it says."""
+
+
+@pytest.mark.parametrize(
+    ("member", "content", "says"),
+    [
+        ("byteorder", b"big", "it has another byte order"),
+        ("data.pkl", bytes(2 << 20), "its list of weights is too large"),
+        ("data.pkl", pickle.PROTO + b"\5" + HUGE, "is damaged"),
+    ],
+)
+def test_i6_an_archive_whose_list_is_no_decoders_is_refused(tmp_path, member, content, says):
+    path = tmp_path / "taesd_decoder.pth"
+    write_decoder(path)
+    rewritten(path, lambda name, old: [content if name.endswith(f"/{member}") else old])
+    with pytest.raises(DecoderError, match=says):
+        TaesdSource.of(str(path), 4).load(CPU)
+
+
+def test_i6_an_archive_of_very_many_members_is_refused(tmp_path):
+    path = tmp_path / "taesd_decoder.pth"
+    write_decoder(path)
+    with zipfile.ZipFile(path, "a") as archive:
+        for number in range(6000):
+            archive.writestr(f"{number:0200}", b"")
+    with pytest.raises(DecoderError, match="its directory is too large"):
+        TaesdSource.of(str(path), 4).load(CPU)
+
+
+def test_i6_weights_with_gaps_between_their_numbers_are_refused(tmp_path):
+    path = tmp_path / "taesd_decoder.pth"
+    weights = torch.load(write_decoder(path), weights_only=True)
+    weights["3.conv.0.bias"] = torch.zeros(128)[::2]
+    torch.save(weights, path)
+    with pytest.raises(DecoderError, match="not contiguous"):
+        TaesdSource.of(str(path), 4).load(CPU)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(errno.EIO, "Input/output error"), "cannot be read: Input/output error"),
+        (MemoryError(), "cannot be read: not enough memory"),
+    ],
+)
+def test_i6_a_file_that_could_not_be_read_is_tried_again(tmp_path, monkeypatch, error, says):
+    def fail(*about):
+        raise error
+
+    source = TaesdSource.of(write_decoder(tmp_path / "taesd_decoder.pth"), 4)
+    cache = DecoderCache()
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "_weights", fail)
+        with pytest.raises(DecoderError, match=says):
+            cache.get(source, CPU)
+    assert not cache.is_broken(source)
+    cache.get(source, CPU)
 
 
 def test_i6_a_bomb_of_an_archive_is_refused_unread(tmp_path, monkeypatch):
@@ -516,6 +621,47 @@ def test_i11_the_cache_is_bounded():
     assert len(cache.names()) == DecoderCache.LIMIT
     cache.get(sources[-1], CPU)
     assert sources[-1].loads == 1
+
+
+def test_i11_what_was_used_last_stays_in_the_cache():
+    cache = DecoderCache()
+    first, *others = [FakeSource() for _ in range(DecoderCache.LIMIT + 1)]
+    for source in (first, *others[:-1], first, others[-1], first):
+        cache.get(source, CPU)
+    assert first.loads == 1
+
+
+def test_i11_what_lies_on_another_device_stays_there():
+    cache, elsewhere = DecoderCache(), torch.device("meta")
+    cache.get(FakeSource(FlatDecoder(light=False)), elsewhere)
+    gc.collect()
+    cache.get(FakeSource(), CPU)
+    cache.release(CPU)
+    assert cache.names() == [f"flat on {elsewhere}", f"flat on {CPU}"]
+    cache.release(elsewhere)
+    assert cache.names() == [f"flat on {CPU}"]
+
+
+class Resting(FlatDecoder):
+    """Counts how often it was told to free what it keeps."""
+
+    rested = 0
+
+    def to_picture(self, latent, min_side, width, height):
+        return None
+
+    def rest(self):
+        self.rested += 1
+
+
+def test_i11_what_decoders_of_an_idle_device_keep_is_freed():
+    cache, other, busy = DecoderCache(), FakeSource(), FakeSource(Resting())
+    cache.get(other, CPU)
+    cache.get(busy, torch.device("meta"))
+    idle = FakeSource(Resting())
+    cache.get(idle, CPU)
+    cache.rest(CPU)
+    assert (idle.decoder.rested, busy.decoder.rested) == (1, 0)
 
 
 def test_i6_a_broken_source_is_remembered():
