@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import sys
+import types
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sidestream.preview.deliver import encode
 from sidestream.preview.deliver.encode import TYPES, encoded
@@ -32,11 +35,27 @@ def test_every_format_decodes_back_to_the_picture(kind):
     assert psnr(decoded(image), picture) > 30
 
 
-@pytest.fixture(params=["the best", "Pillow's"])
+def torchvisions(picture: torch.Tensor, quality: int) -> torch.Tensor:
+    """Stands for torchvision's operator: takes uint8 [3, H, W], gives the file's bytes."""
+    assert (picture.dtype, len(picture)) == (torch.uint8, 3)
+    file = encode.pillow_jpeg(picture.movedim(0, -1).contiguous().numpy(), quality)
+    return torch.frombuffer(bytearray(file), dtype=torch.uint8)
+
+
+@pytest.fixture(params=["the best", "torchvision's", "Pillow's"])
 def jpeg_encoder(request, monkeypatch):
-    """Every JPEG encoder that may be at work: the best of this machine, and the last resort."""
+    """Every JPEG encoder that may be at work: the best of this machine, and the last resort.
+
+    The best is torchvision's, but not every machine has one that works.
+    """
     if request.param == "Pillow's":
         monkeypatch.setattr(encode, "jpeg_encoder", lambda: encode.pillow_jpeg)
+    elif request.param == "torchvision's":
+        for name in ("torchvision", "torchvision.io"):
+            monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+        monkeypatch.setattr(torch.ops.image, "encode_jpeg", torchvisions, raising=False)
+        monkeypatch.setattr(encode, "jpeg_encoder", encode.jpeg_encoder.__wrapped__)
+        assert encode.jpeg_encoder() is not encode.pillow_jpeg
 
 
 @pytest.mark.filterwarnings("error")
