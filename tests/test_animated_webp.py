@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageSequence
 from sidestream.preview.deliver.encode import encoded
-from sidestream.preview.deliver.webp import animated_webp
+from sidestream.preview.deliver.webp import animated_webp, riff_chunk
 from sidestream.preview.render.animation import parts
 
 WAN = [range(3, 4), *[range(4)] * 20]  # 21 latent frames, 81 pictures
@@ -78,6 +78,13 @@ def test_the_file_plays_every_picture_for_its_time(quality):
         assert abs(int(pixels.mean()) - levels[len(played) - 1]) <= 2
         assert pixels.std() < 2
     assert played == durations
+
+
+def test_a_picture_is_found_behind_what_else_a_file_holds():
+    picture = np.full((8, 8, 3), 200, np.uint8)
+    still = encoded(picture, (8, 8), "webp", 90)
+    odd = riff_chunk(b"RIFF", b"WEBP" + riff_chunk(b"ICCP", b"odd") + still[12:])
+    assert animated_webp([odd], [40], (8, 8)) == animated_webp([still], [40], (8, 8))
 
 
 def test_what_is_no_picture_is_refused():

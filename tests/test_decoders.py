@@ -79,6 +79,13 @@ def test_latent2rgb_takes_the_first_frame_of_a_video_and_reshapes():
     assert packed(torch.randn(1, 16, 6, 7), 512).shape == (3, 12, 14)
 
 
+@pytest.mark.parametrize("change", [{"factors": FACTORS[::-1]}, {"scale": 16}])
+def test_i12_latent2rgb_of_other_factors_or_sizes_is_another(change):
+    cache, one, other = DecoderCache(), latent2rgb(), latent2rgb(**change)
+    assert cache.get(one, CPU) is cache.get(latent2rgb(), CPU)
+    assert cache.get(one, CPU) is not cache.get(other, CPU)
+
+
 @pytest.mark.parametrize(
     ("width", "height", "max_size", "expected"),
     [

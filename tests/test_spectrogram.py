@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sidestream.preview.decoders.spectrogram import COLOURS, WIDEST, Spectrogram, SpectrogramSource
+from sidestream.preview.decoders.spectrogram import (
+    COLOURS,
+    WIDEST,
+    Spectrogram,
+    SpectrogramSource,
+    levels,
+)
 from sidestream.preview.render.job import RenderJob, shown_size
 from sidestream.tests.helpers import CPU
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -57,6 +63,12 @@ def test_larger_values_are_brighter_from_nearly_black_to_nearly_white(decoder):
     assert bright[-1] > 0.9
     light = (torch.tensor(COLOURS) / 255) ** 2.2 @ LUMINANCE
     assert (light.diff() > 0).all()
+
+
+def test_three_deviations_are_half_of_the_range():
+    normal = torch.randn(100_001)
+    seen = levels(normal * 7 + 40)
+    assert torch.allclose(seen, (normal / 6 + 0.5).clamp(0, 1), atol=0.01)
 
 
 def test_outliers_change_nothing_else(decoder):
