@@ -20,7 +20,13 @@ import torch.nn.functional as F
 from sidestream.preview.decoders import files, taesd
 from sidestream.preview.decoders.cache import DecoderCache
 from sidestream.preview.decoders.latent2rgb import Latent2RGBSource
-from sidestream.preview.decoders.picture import contained, on_chequerboard, shrunk, to_uint8
+from sidestream.preview.decoders.picture import (
+    contained,
+    on_chequerboard,
+    shrunk,
+    to_uint8,
+    without_nans,
+)
 from sidestream.preview.decoders.protocols import DecoderError
 from sidestream.preview.decoders.taesd import (
     Layout,
@@ -257,6 +263,21 @@ def test_i12_what_is_transparent_is_the_same_chequerboard_at_each_size():
     assert torch.equal(on_chequerboard(opaque), opaque[:3])
     assert torch.equal(whole.unique(), torch.tensor([0.6, 0.8]))
     assert torch.equal(shrunk(whole, 128, 96), on_chequerboard(clear[:, ::2, ::2]))
+
+
+def test_i12_a_small_pictures_chequerboard_has_squares_of_a_pixel():
+    [red, *_] = on_chequerboard(torch.zeros(4, 2, 3))
+    assert torch.equal(red, torch.tensor([[0.8, 0.6, 0.8], [0.6, 0.8, 0.6]]))
+
+
+def test_pixels_that_are_no_numbers_are_grey_and_counted():
+    rgb = torch.rand(3, 4, 5)
+    rgb[0, 1, 2] = rgb[:, 3, 3] = torch.nan
+    bad = rgb.isnan().any(dim=0)
+    grey, count = without_nans(rgb)
+    assert int(count) == 2
+    assert (grey[:, bad] == 0.5).all()
+    assert torch.equal(grey[:, ~bad], rgb[:, ~bad])
 
 
 def test_i12_sana_doubles_the_size_five_times(tmp_path):
