@@ -659,6 +659,14 @@ def test_i11_what_was_used_last_stays_in_the_cache():
     assert first.loads == 1
 
 
+def test_i12_a_decoder_in_another_precision_is_another():
+    cache, source = DecoderCache(), FakeSource()
+    for precision in (torch.float32, torch.float16, torch.float32):
+        source.precision = precision
+        cache.get(source, CPU)
+    assert source.loads == 2
+
+
 def test_i11_what_lies_on_another_device_stays_there():
     cache, elsewhere = DecoderCache(), torch.device("meta")
     cache.get(FakeSource(FlatDecoder(light=False)), elsewhere)
