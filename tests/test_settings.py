@@ -8,13 +8,16 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sidestream.preview import settings as settings_module
 from sidestream.preview.settings import (
     DEFAULTS,
     FIELDS,
     PRESETS,
+    SOUND,
     Choice,
     SettingError,
     Size,
+    accepts,
     checked,
     combined,
     explicit,
@@ -207,7 +210,9 @@ def test_a_bad_value_is_refused_by_name_and_range(name, value, part):
 
 
 def test_whole_floats_and_zero_size_are_fine():
-    assert checked({"throttle_ms": 5.0, "max_size": 0}) == {"throttle_ms": 5, "max_size": 0}
+    found = checked({"throttle_ms": 5.0, "max_size": 0.0})
+    assert found == {"throttle_ms": 5, "max_size": 0}
+    assert {type(value) for value in found.values()} == {int}
 
 
 def test_salvage_keeps_what_is_good():
@@ -215,6 +220,41 @@ def test_salvage_keeps_what_is_good():
     assert good == {"throttle_ms": 7}
     assert len(complaints) == 2
     assert salvaged([1])[0] == {}
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("x" * 81, "quality cannot be a string of 81 characters"),
+        (10**5000, "quality has too many digits"),
+        ({}, "quality cannot be a dict"),
+        (500, "quality must be a whole number from 1 to 100, not 500"),
+    ],
+    ids=["long", "digits", "object", "range"],
+)
+def test_salvage_says_what_is_wrong(value, says):
+    assert salvaged({"quality": value, "throttle_ms": 7}) == ({"throttle_ms": 7}, [says])
+
+
+def test_salvage_counts_what_is_unknown_besides_what_is_wrong():
+    _, [wrong, unknown] = salvaged({"a": 1, "quality": 500, "b": 2, "c": 3})
+    assert "quality" in wrong
+    assert unknown.startswith("'a' and 2 more are not settings;")
+
+
+@pytest.mark.parametrize(
+    "sent", [None, [], {}, {"accepts": SOUND}, {"accepts": {SOUND: True}}, {"accepts": ["sounds"]}]
+)
+def test_a_client_has_to_say_in_a_list_what_it_accepts(sent):
+    assert accepts({"accepts": ["more", SOUND]}, SOUND)
+    assert not accepts(sent, SOUND)
+
+
+def test_a_device_may_be_the_number_of_a_gpu_that_is_there(monkeypatch):
+    monkeypatch.setattr(settings_module, "gpu_numbers", lambda: ("0", "1"))
+    assert checked({"device": "1"}) == {"device": "1"}
+    with pytest.raises(SettingError, match="auto, same, cpu, 0, 1, not '2'"):
+        checked({"device": "2"})
 
 
 class Counted(dict[str, object]):
@@ -256,7 +296,7 @@ def test_a_vast_value_is_refused_in_a_short_line():
 def test_what_a_node_inherits_it_does_not_set():
     as_dropped = {"throttle_ms": -1, "method": "as in my settings", "quality": 5, "max_size": 0}
     assert explicit(as_dropped) == {"quality": 5, "max_size": 0}
-    assert of_node({"nodes": {"2": as_dropped}}, "2")[0] == {"quality": 5, "max_size": 0}
+    assert of_node({"nodes": {"2": as_dropped}}, "2") == ({"quality": 5, "max_size": 0}, [])
 
 
 @pytest.mark.parametrize(
