@@ -145,10 +145,47 @@ def test_unsuitable_layers_are_refused(layers, says):
         FusedTaesd.of(layers, CPU)
 
 
-@pytest.mark.parametrize("shape", [(1, 4, 8, 8), (1, 4, 1, 8, 8), (1, 4, 3, 8, 8), (2, 4, 8, 8)])
-def test_on_the_cpu_torch_decodes(shape):
+def test_layers_with_other_biases_are_refused():
+    layers = natural_layers(4).half()
+    convolutions = [layer for layer in layers.modules() if isinstance(layer, nn.Conv2d)]
+    convolutions[fused.UPSAMPLED[0]].bias = nn.Parameter(torch.zeros(64).half())
+    with pytest.raises(UnsuitableError, match="biases"):
+        fused.suitable(layers)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "capability", "says"),
+    [(None, (9, 0), "for NVIDIA devices"), ("13.0", (7, 0), "7.0 is below 7.5")],
+)
+def test_devices_that_the_kernels_are_not_for_are_refused(monkeypatch, cuda, capability, says):
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
+    monkeypatch.setattr(fused, "compiling", None)
+    with pytest.raises(UnsuitableError, match=says):
+        fused.kernels_on.__wrapped__(0)
+
+
+def test_on_the_cpu_torch_decodes():
     decoder = Taesd(decoder_layers(4, pooled=False).half(), packed=False)
-    assert decoder.to_picture(torch.zeros(shape).half(), 64, 64, 64) is None
+    assert decoder.to_picture(torch.zeros(1, 4, 8, 8).half(), 64, 64, 64) is None
+
+
+def test_the_kernels_get_single_pictures_and_how_much_of_them_is_shown(monkeypatch):
+    given = []
+
+    def to_picture(kernels, latent, *size_and_skipped):
+        given.append((tuple(latent.shape), *size_and_skipped))
+        return "a picture"
+
+    monkeypatch.setattr(fused.WhenReady, "to_picture", to_picture)
+    decoder, packed = (Taesd(decoder_layers(4, pooled=False), packed=p) for p in (False, True))
+    for shape in ((1, 4, 8, 8), (1, 4, 1, 8, 8), (1, 4, 8, 16)):
+        assert decoder.to_picture(torch.zeros(shape), 64, 32, 16) == "a picture"
+    whole, halved = ((1, 4, 8, 8), 32, 16, 0), ((1, 4, 8, 16), 32, 16, 1)
+    assert given == [whole, whole, halved]
+    for shape in ((1, 4, 3, 8, 8), (2, 4, 8, 8)):
+        assert decoder.to_picture(torch.zeros(shape), 64, 32, 16) is None
+    assert packed.to_picture(torch.zeros(1, 16, 8, 8), 64, 32, 16) is None
 
 
 def test_a_decoder_that_was_loaded_on_the_cpu_offers_nothing(tmp_path):
@@ -197,6 +234,22 @@ def ready(monkeypatch):
     monkeypatch.setattr(fused, "kernels_on", lambda index: kernels)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     return fused.WhenReady(natural_layers(4).half()), kernels
+
+
+@pytest.mark.parametrize("lacking", ["compiled", "not given up", "not recording", "half", "CUDA"])
+def test_i1_kernels_that_are_not_ready_are_not_waited_for(ready, monkeypatch, lacking):
+    class Latent(OnAGpu):
+        dtype = torch.float32 if lacking == "half" else torch.float16
+        device = CPU if lacking == "CUDA" else OnAGpu.device
+
+    decoder, kernels = ready
+    monkeypatch.setattr(FusedTaesd, "of", lambda *about: lambda *latent: "a picture")
+    kernels.given_up = lacking == "not given up"
+    monkeypatch.setattr(fused.Kernels, "compiled", lambda self: lacking != "compiled")
+    recording = lacking == "not recording"
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: recording)
+    assert decoder.to_picture(Latent, 64, 64, 0) is None
+    assert decoder._fused is None
 
 
 @pytest.mark.parametrize(
