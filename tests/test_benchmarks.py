@@ -15,7 +15,16 @@ import pytest
 import torch
 from PIL import Image
 from sidestream.benchmarks import __main__ as entry
-from sidestream.benchmarks import callback, measure, models, program, report, stages
+from sidestream.benchmarks import (
+    callback,
+    measure,
+    models,
+    overlap,
+    program,
+    report,
+    stages,
+    standin,
+)
 from sidestream.benchmarks.server import files, frames, modes, packs, plan, prompts, ratios, tables
 from sidestream.benchmarks.server.session import Setup
 from sidestream.preview.render.backends.cpu import CpuBackend
@@ -62,11 +71,40 @@ def test_a_result_is_saved_and_printed(tmp_path, monkeypatch, capsys):
 
 
 def test_ratios_are_of_medians_of_pairs_and_of_minima():
-    row = measure.row(models.CASES["sdxl"], "one", SEEN, BASE)
-    assert (row["ratio_median"], row["ratio_paired"], row["ratio_min"]) == (2.0, 2.0, 2.0)
+    seen, base = replace(SEEN, seconds=[2.1, 1.5, 3.0]), replace(BASE, seconds=[1.0, 1.5, 1.2])
+    row = measure.row(models.CASES["sdxl"], "one", seen, base)
+    assert (row["ratio_median"], row["ratio_paired"], row["ratio_min"]) == (1.75, 2.1, 1.5)
     assert row["ms_per_step"] == pytest.approx(105.0)
     assert row["peak_mb_above_none"] == 2.0
     assert "–" in report.markdown([["head"], [row["sent_p50_ms"]]])  # no frame: no time
+
+
+def test_times_are_of_the_half_and_of_all_but_the_slowest():
+    ramp = [float(n) for n in range(101)]
+    times = {"callbacks_ms": ramp, "sent_ms": [1000 + n for n in ramp], "ready_ms": ramp[:11]}
+    row = measure.row(models.CASES["sdxl"], "one", replace(SEEN, **times), BASE)
+    assert (row["callback_p50_ms"], row["callback_p99_ms"]) == (50.0, 99.0)
+    assert (row["sent_p50_ms"], row["sent_p99_ms"]) == (1050.0, 1099.0)
+    assert (row["ready_p50_ms"], row["ready_p99_ms"]) == (5.0, 9.9)
+
+
+def test_a_picture_of_another_step_than_its_labels_is_wrong():
+    black, white = (np.full((8, 8, 3), level, np.uint8) for level in (0, 255))
+    encoded = io.BytesIO()
+    Image.fromarray(white).save(encoded, "png")
+    shown = standin.Picture(2, b"", encoded.getvalue(), 0.0)
+    assert not measure.is_wrong(shown, {1: black, 2: white})
+    assert measure.is_wrong(shown, {1: white, 2: black})
+
+
+def test_an_overlap_is_when_both_streams_work():
+    sampler = overlap.merged([(20.0, 30.0), (0.0, 4.0), (3.0, 10.0), (10.0, 12.0)])
+    preview = overlap.merged([(5.0, 6.0), (11.0, 21.0), (29.0, 40.0)])
+    assert sampler == [(0.0, 12.0), (20.0, 30.0)]
+    assert overlap.merged(sampler, gap=8.0) == [(0.0, 30.0)]
+    both = [(5.0, 6.0), (11.0, 12.0), (20.0, 21.0), (29.0, 30.0)]
+    assert overlap.common(sampler, preview) == overlap.common(preview, sampler) == both
+    assert overlap.length(both) == 4.0
 
 
 def test_every_case_can_be_asked_for():
@@ -145,6 +183,10 @@ def test_a_step_with_a_frame_is_compared_with_the_one_after_it():
     result = {"case": "a case", "date": "today", "device": "a device", "torch": "2"}
     made = report.stages(result | {"command": "it", "rows": [row]})
     assert "| captured only | 24 | 24.0 | 1.0 | 1.0 to 1.0 | 4.2 |" in made
+    noise = np.random.default_rng(0).normal(0.0, 1.0, (2, 400))
+    noisy = stages.row("captured only", [(25 + noise[0], 24 + noise[1])])
+    # 3.29 standard errors of 1.25 * sqrt(2 / 400), those of two medians.
+    assert 0.22 < noisy["high_ms"] - noisy["low_ms"] < 0.37
 
 
 # In a real ComfyUI
@@ -191,6 +233,10 @@ def test_an_interval_is_as_wide_as_the_noise():
     low, high = found["ratio_95"]
     assert 0.03 < high - low < 0.05  # 4 standard errors of 0.2 / sqrt(400)
     assert ratios.ratio(noise[:1], np.ones(1)) == {}
+    noise[::10] *= 5  # which moves the sum, not the median
+    found = ratios.ratio(noise, np.ones(400))
+    assert found["ratio_95"][0] > 1.2
+    assert 0.9 < found["median_ratio_95"][0] < found["median_ratio_95"][1] < 1.1
     # Of one provider alone, neighbouring pairs share a block without previews.
     blocks = blocks_taking(plan.order(("a",), 216, seed=0), {plan.NONE: 1.0, "a": 1.0})
     widths = []
@@ -220,10 +266,24 @@ def test_a_picture_of_another_step_is_wrong():
     assert (seen["frames"], seen["judged"], seen["wrong"]) == (3, 3, [2])
     assert (seen["missing"], seen["in_order"]) == ([4], True)
     assert not frames.judged(sent[::-1], 4, {"taesd": right})["in_order"]
+    assert not frames.judged([sent[0], *sent], 4, {"taesd": right})["in_order"]
     mislabelled = frames.judged([a_frame(0, right[1]), a_frame(5, right[1])], 4, {"taesd": right})
     assert mislabelled["wrong"] == [0, 5]
     unknown = frames.judged(sent, 4, {"taesd": {}})
     assert (unknown["judged"], unknown["wrong"]) == (0, [])
+
+
+def test_a_picture_is_right_if_it_is_near_to_its_own_step_and_no_nearer_to_others():
+    near, far = frames.RIGHT_FROM + 0.5, frames.RIGHT_FROM - 0.5
+    assert frames.Comparison(near, (near + 0.9, far)).right
+    assert not frames.Comparison(near, (far, near + 1.1)).right
+    assert not frames.Comparison(far, ()).right
+
+
+def test_a_packs_memory_is_what_it_takes_above_none():
+    on, off = [{"most_reserved": 30 << 20}], [{"most_reserved": 10 << 20}]
+    assert packs.above(on, off) == 20.0
+    assert packs.above([], []) is None  # no GPU
 
 
 def test_a_model_file_that_is_not_finished_is_written_again(tmp_path):
