@@ -32,7 +32,7 @@ from sidestream.preview.decoders.vae import (
     places,
 )
 from sidestream.preview.vae_copy import SMALLEST, VaeCopy, copied
-from sidestream.tests.helpers import CPU, HALF, SAMPLES_ON
+from sidestream.tests.helpers import CPU, HALF, SAMPLES_ON, FakeSource
 from sidestream.tests.stage import all_told
 from torch import nn
 
@@ -439,6 +439,17 @@ def test_i11_a_vae_is_loaded_once_for_each_latent_space():
     assert of(one) is of(one)
     assert of(one) is not of(other)
     assert of(one) is not of(one, "SDXL")
+
+
+def test_i11_a_vae_stays_while_any_of_the_runs_that_show_it_goes_on():
+    cache, shown = DecoderCache(), vae_copy()
+    first, second = VaeSource(shown, unchanged), VaeSource(shown, unchanged)
+    decoder = weakref.ref(cache.get(first, CPU))
+    cache.get(second, CPU)
+    del first
+    gc.collect()
+    cache.get(FakeSource(), CPU)
+    assert decoder() is not None
 
 
 def test_i6_weights_that_do_not_fit_are_not_loaded(memory, monkeypatch):
