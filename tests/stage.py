@@ -100,6 +100,9 @@ class Stage:
         running[self._count] = (0, prompt, {}, dict(extra_data or {}), [], {})
         self.server.client_id, self.server.last_prompt_id = client, prompt
         self.server.last_node_id = node
+        set_method = getattr(self.comfy("latent_preview"), "set_preview_method", None)
+        if extra_data and "preview_method" in extra_data and set_method:  # of a newer ComfyUI
+            set_method(extra_data["preview_method"])
         progress.reset_progress_state(prompt, graph)
         registry = progress.get_progress_state()
         registry.start_progress(node)
