@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+DYNAMIC = "COMFY_DYNAMICCOMBO_V3"
+"""A choice that brings inputs of its own, in newer ComfyUIs."""
+WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", DYNAMIC}
 NOTES = {"MarkdownNote", "Note"}
 
 Types = Mapping[str, Mapping[str, Any]]
@@ -26,7 +28,9 @@ def to_prompt(workflow: Mapping[str, Any], types_of: Callable[[str], Types]) -> 
         assert not unknown, f"{node['type']} has no {unknown}"
         values = iter(node["widgets_values"])
         linked = {i["name"] for i in node["inputs"] if "widget" in i and i["name"] in inputs}
-        for name, (kind, *options) in {**types["required"], **optional}.items():
+        left = list({**types["required"], **optional}.items())
+        while left:
+            name, (kind, *options) = left.pop(0)
             if name in linked:
                 next(values)  # the page keeps the widget's own
             if name in inputs or not (isinstance(kind, list) or kind in WIDGETS):
@@ -36,6 +40,10 @@ def to_prompt(workflow: Mapping[str, Any], types_of: Callable[[str], Types]) -> 
                 assert name in optional, f"{node['type']} lacks {name}"
                 break
             inputs[name] = value
+            if kind == DYNAMIC:
+                [chosen] = [one["inputs"] for one in options[0]["options"] if one["key"] == value]
+                own = {**chosen.get("required", {}), **chosen.get("optional", {})}
+                left = [(f"{name}.{of_choice}", told) for of_choice, told in own.items()] + left
             if options and options[0].get("control_after_generate"):
                 assert next(values) == "increment"  # the page's own widget
         assert next(values, None) is None, f"{node['type']} has a widget value too many"
