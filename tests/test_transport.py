@@ -89,13 +89,16 @@ class FakeWire:
         for _ in range(3):
             asyncio.run_coroutine_threadsafe(asyncio.sleep(0.01), self.loop).result(5)
 
-    def close(self) -> None:
+    def cancel(self) -> None:
         async def cancel_all() -> None:
             for task in asyncio.all_tasks() - {asyncio.current_task()}:
                 task.cancel()
 
         asyncio.run_coroutine_threadsafe(cancel_all(), self.loop).result(5)
         self.settle()
+
+    def close(self) -> None:
+        self.cancel()
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(5)
         self.loop.close()
@@ -387,6 +390,36 @@ def test_i14_a_client_that_reads_late_is_owed_the_newest_of_each_node_and_no_old
     wire.settle()
     # The first was under way; of what came later, four are kept.
     assert wire.steps("late") == [1, 32, 42, 52, 71]
+
+
+def test_i7_a_frame_is_open_until_its_free_clients_have_it_whoever_was_owed_it(wire, transport):
+    first, second = (wire.connect(name, reads=False) for name in ("first", "second"))
+    run = a_run(client=None)
+    transport.send(encoded_frame(run, step=1))
+    wire.resume(second)
+    assert wait_until(lambda: wire.steps("second") == [1])
+    wire.settle()
+    second.reads.clear()
+    transport.send(encoded_frame(run, step=2))
+    wire.settle()
+    wire.resume(first)
+    assert wait_until(lambda: wire.steps("first") == [1, 2])
+    wire.settle()
+    assert run.open_frames == 1
+    wire.resume(second)
+    assert wait_until(lambda: run.outcomes == {records.SENT: 2})
+
+
+def test_nothing_is_owed_when_the_server_ends(wire, transport):
+    wire.connect("stuck", reads=False)
+    wire.connect("quick")
+    run = a_run(client=None)
+    for step in (1, 2):
+        transport.send(encoded_frame(run, step=step))
+        wire.settle()
+    started = wire.started
+    wire.cancel()
+    assert wire.started == started
 
 
 def test_i14_a_client_is_owed_what_only_watchers_took(wire):

@@ -171,7 +171,7 @@ class Transport:
             free = [socket for socket in sockets if socket.connection not in self._busy]
             if free or shown:  # else it is lost to all
                 for socket in sockets:
-                    if socket.connection in self._busy:
+                    if socket not in free:
                         self._owe(frame, socket)
             self._busy.update(socket.connection for socket in free)
         if not free:
@@ -179,7 +179,7 @@ class Transport:
             return
         delivery = Delivery(frame, len(free))
         for socket in free:
-            self._wire.start(self._deliver(delivery, socket))
+            self._wire.start(self._deliver(frame, socket, delivery.done))
 
     def _owe(self, frame: Encoded, socket: Socket) -> None:
         owed = self._owed.setdefault(socket.connection, OrderedDict())
@@ -252,8 +252,10 @@ class Transport:
         while len(self._newest) > PLACES:
             self._newest.popitem(last=False)
 
-    async def _deliver(self, delivery: Delivery, socket: Socket) -> None:
-        frame, run = delivery.frame, delivery.frame.label.run
+    async def _deliver(
+        self, frame: Encoded, socket: Socket, done: Callable[[bool], None] | None = None
+    ) -> None:
+        run = frame.label.run
         sent = False
         try:
             if self._is_newest(frame, socket):
@@ -272,10 +274,12 @@ class Transport:
                 )
         finally:
             owed = self._next_owed(socket)
-            delivery.done(sent)
-            if owed is not None:
-                self._wire.start(self._deliver(Delivery(owed, 1), socket))
+            if done is not None:
+                done(sent)
             self._on_free()
+        # Not when the server ends. It does not count: others have it, or are about to.
+        if owed is not None:
+            self._wire.start(self._deliver(owed, socket))
 
 
 class Nobody:

@@ -204,6 +204,7 @@ function fillPanel(root, shared, canPopOut) {
     const { watching } = shared;
     const focused = root.contains(document.activeElement) ? document.activeElement : null;
     sheet.update();
+    // The sheet's tiles ask for theirs as they come into view.
     const shown = watching.sheet ? [] : watching.grid ? shared.store.current : [watching.run];
     for (const run of shown) void shared.results.load(run);
     viewer.element.hidden = !watching.single;
